@@ -1,0 +1,153 @@
+/*
+ * The only process of the Linux that runs as L1: loads KVM's modules, runs kvm-guest, powers off.
+ *
+ * Module parameters come from the kernel's command line ("kvm_intel.ept=0", "kvm.ignore_msrs=1"), words
+ * after "--" there go to kvm-guest. The last line is "exit-status: N", which bindings/baremetal/boot reads.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char command_line[4096];
+
+static _Noreturn void power_off(int status)
+{
+    printf("exit-status: %d\n", status);
+    fflush(stdout);
+    sync();
+    reboot(RB_POWER_OFF);
+    for (;;) {
+        pause();
+    }
+}
+
+static _Noreturn void fail(const char *what)
+{
+    printf("init: FAILED: %s: %s\n", what, strerror(errno));
+    power_off(1);
+}
+
+static size_t read_text(const char *path, char *text, size_t size)
+{
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) {
+        fail(path);
+    }
+    size_t length = 0;
+    ssize_t got = 0;
+    while (length < size - 1 && (got = read(file, text + length, size - 1 - length)) > 0) {
+        length += (size_t)got;
+    }
+    close(file);
+    text[length] = 0;
+    return length;
+}
+
+/* Collects "NAME.parameter=value" words of the command line as "parameter=value ...". */
+static void module_parameters(const char *name, char *parameters, size_t size)
+{
+    char words[sizeof(command_line)];
+    char *rest = words;
+    size_t prefix = strlen(name);
+    size_t used = 0;
+    memcpy(words, command_line, sizeof(words));
+    parameters[0] = 0;
+    for (char *word = strtok_r(words, " \n", &rest); word != NULL; word = strtok_r(NULL, " \n", &rest)) {
+        size_t length = strlen(word);
+        if (length <= prefix || strncmp(word, name, prefix) != 0 || word[prefix] != '.') {
+            continue;
+        }
+        length -= prefix + 1;
+        if (used + length + 2 > size) {
+            errno = E2BIG;
+            fail(name);
+        }
+        used += (size_t)snprintf(parameters + used, size - used, "%s%s", used ? " " : "", word + prefix + 1);
+    }
+}
+
+static void load_module(const char *name)
+{
+    char path[64];
+    char parameters[1024];
+    snprintf(path, sizeof(path), "/modules/%s.ko", name);
+    module_parameters(name, parameters, sizeof(parameters));
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0 || syscall(SYS_finit_module, file, parameters, 0) != 0) {
+        fail(path);
+    }
+    close(file);
+    printf("init: module %s loaded%s%s\n", name, parameters[0] ? " with " : "", parameters);
+}
+
+static void report_cpu(void)
+{
+    static char text[16384];
+    read_text("/proc/cpuinfo", text, sizeof(text));
+    char *model = strstr(text, "model name");
+    char *end = model ? strchr(model, '\n') : NULL;
+    char *flags = strstr(text, "vmx flags");
+    if (end != NULL) {
+        *end = 0;
+        printf("init: %s\n", model);
+    }
+    if (flags == NULL) {
+        printf("init: the CPU has no VT-x\n");
+        return;
+    }
+    end = strchr(flags, '\n');
+    if (end != NULL) {
+        *end = 0;
+    }
+    printf("init: %s\n", flags);
+}
+
+static int run(char *const arguments[])
+{
+    int status = 0;
+    pid_t child = fork();
+    if (child < 0) {
+        fail("fork");
+    }
+    if (child == 0) {
+        execv(arguments[0], arguments);
+        fail(arguments[0]);
+    }
+    if (waitpid(child, &status, 0) != child) {
+        fail("waitpid");
+    }
+    if (WIFSIGNALED(status)) {
+        printf("init: FAILED: %s was killed by signal %d\n", arguments[0], WTERMSIG(status));
+        return 1;
+    }
+    return WEXITSTATUS(status);
+}
+
+int main(int argc, char **argv)
+{
+    static char program[] = "/kvm-guest";
+    struct utsname name;
+    (void)argc;
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    if (mount("proc", "/proc", "proc", 0, NULL) != 0 || mount("devtmpfs", "/dev", "devtmpfs", 0, NULL) != 0) {
+        fail("mount");
+    }
+    if (uname(&name) == 0) {
+        printf("init: %s %s is up\n", name.sysname, name.release);
+    }
+    read_text("/proc/cmdline", command_line, sizeof(command_line));
+    report_cpu();
+    load_module("irqbypass");
+    load_module("kvm");
+    load_module("kvm_intel");
+    argv[0] = program;
+    power_off(run(argv));
+}
