@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files of the bare-metal host share: the processor's state, and who offers what. */
+#ifndef HOST_H
+#define HOST_H
+
+#include <nvmx/host.h>
+#include <nvmx/types.h>
+
+#include "layout.h"
+#include "memory.h"
+#include "x86.h"
+
+#define VMCS02_SLOTS 4
+#define SLOTS (NVMX_VMCS02_FIRST + VMCS02_SLOTS)
+
+struct vmcs_slot {
+    uint64_t hpa;
+    bool launched; /* VMRESUME, not VMLAUNCH, is due */
+};
+
+/* One processor of the machine, and of L1. Lies at the top of its stack: see entry.S, which knows the first three members. */
+struct cpu {
+    struct nvmx_regs regs; /* of the guest, L1 or L2 */
+    volatile uint8_t nmi_pending; /* an NMI hit L0; it is L1's */
+    uint32_t selected;     /* slot whose VMCS is current in the processor */
+    struct vmcs_slot slot[SLOTS];
+    struct nvmx_vcpu *vcpu;
+    uint32_t exit_reason;  /* of the exit being handled, all 32 bits */
+};
+
+_Static_assert(offsetof(struct cpu, regs.gpr) == 0, "entry.S");
+_Static_assert(offsetof(struct cpu, regs.cr2) == CPU_CR2, "entry.S");
+_Static_assert(offsetof(struct cpu, nmi_pending) == CPU_NMI_PENDING, "entry.S");
+
+/* VMCS fields by name: VMCS_GUEST_RIP and so on, from the library's table. */
+enum vmcs_field {
+#define FIELD(encoding, name, text, exists, group, merge, shadow) VMCS_##name = encoding,
+#include <nvmx/vmcs_fields.def>
+#undef FIELD
+};
+
+/* -- boot options (main.c) ------------------------------------------------------------------------------------------------ */
+
+struct options {
+    bool stats;
+    uint64_t own_mib;
+};
+extern struct options options;
+
+/* -- entry.S, traps.c --------------------------------------------------------------------------------------------------- */
+
+void vmx_exit_point(void);
+_Noreturn void vmx_run(struct cpu *cpu);
+extern char vmx_window_start[], vmx_window_end[], vmx_again[];
+
+/* Called from entry.S: what to do after an exit, before an entry (0: VMRESUME, 1: VMLAUNCH), after a failed entry. */
+uint32_t host_exit(struct cpu *cpu);
+uint32_t host_enter(struct cpu *cpu);
+_Noreturn void host_entry_failed(struct cpu *cpu, bool invalid);
+
+/* The processor's own GDT, TSS and IDT. */
+void traps_init(void);
+uint64_t traps_gdt_base(void);
+uint64_t traps_idt_base(void);
+uint64_t traps_tss_base(void);
+
+/* The only processor. */
+struct cpu *this_cpu(void);
+
+/* -- VMX (vmx.c, vmcs01.c) ---------------------------------------------------------------------------------------------- */
+
+/* Check that the CPU has what L0 needs (panics with a clear message), and enter VMX operation. */
+void vmx_on(struct cpu *cpu);
+bool vmx_is_on(void);
+/* Does the CPU allow this bit of IA32_VMX_PROCBASED_CTLS2 / of IA32_VMX_EPT_VPID_CAP? */
+bool vmx_has_secondary(uint32_t bit);
+bool vmx_has_ept(uint32_t bit);
+/* A control word with the wanted bits and those that the CPU demands; panics if the CPU can't have one of them. */
+uint32_t vmx_controls(uint32_t true_msr, uint32_t wanted, const char *name);
+
+/* A zeroed region with the revision identifier; `shadow` sets the shadow-VMCS indicator. */
+uint64_t vmcs_region(bool shadow);
+void vmcs_use(struct cpu *cpu, uint32_t slot);
+uint64_t vmcs_get(enum vmcs_field field);
+void vmcs_put(enum vmcs_field field, uint64_t value);
+/* The host-state area, the same in every VMCS. */
+void vmcs_put_host_state(struct cpu *cpu);
+
+struct l1_start;
+void vmcs01_init(struct cpu *cpu, const struct l1_start *start);
+
+#define PROC2_EPT (1u << 1)
+#define PROC2_RDTSCP (1u << 3)
+#define PROC2_VPID (1u << 5)
+#define PROC2_UNRESTRICTED_GUEST (1u << 7)
+#define PROC2_INVPCID (1u << 12)
+#define PROC2_VMCS_SHADOWING (1u << 14)
+#define PROC2_XSAVES (1u << 20)
+#define PROC2_PT_CONCEALS (1u << 19)
+#define PROC2_USER_WAIT_PAUSE (1u << 26)
+#define PROC2_PCONFIG (1u << 27)
+
+#define EPT_CAP_WALK_4 6
+#define EPT_CAP_WB 14
+#define EPT_CAP_2M 16
+#define EPT_CAP_1G 17
+#define EPT_CAP_INVEPT 20
+#define EPT_CAP_INVEPT_SINGLE 25
+#define EPT_CAP_INVEPT_ALL 26
+#define EPT_CAP_INVVPID 32
+#define EPT_CAP_INVVPID_ADDRESS 40
+#define EPT_CAP_INVVPID_SINGLE 41
+#define EPT_CAP_INVVPID_ALL 42
+
+#define VPID01 1
+
+/* -- ept01 (ept01.c) ---------------------------------------------------------------------------------------------------- */
+
+/* Map all below 4 GiB and all RAM above it. */
+void ept01_init(void);
+uint64_t ept01_pointer(void);
+/* Map what holds gpa1, if it isn't mapped yet. False: the processor has no such physical address. */
+bool ept01_fill(uint64_t gpa1);
+/* As the library's callback asks. */
+enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out);
+
+/* -- exits (handlers.c) ------------------------------------------------------------------------------------------------- */
+
+/* An exit that the library leaves to the host. */
+void handle_exit(struct cpu *cpu);
+/* Leave the instruction that exited behind: RIP, interruptibility, a pending single step. */
+void skip_instruction(void);
+#define VECTOR_NMI 2
+#define VECTOR_UD 6
+#define VECTOR_GP 13
+void inject_exception(uint8_t vector, bool has_error_code, uint32_t error_code);
+/* Deliver an NMI that hit L0, if L1 can take it now. */
+void deliver_nmi(struct cpu *cpu);
+
+/* MSRs as L1 sees them (msrs.c); false: #GP. */
+bool l1_rdmsr(struct cpu *cpu, uint32_t index, uint64_t *value);
+bool l1_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value);
+/* The bitmap with which L1 runs. */
+uint64_t msr_bitmap01(void);
+
+/* -- the machine (acpi.c, ports.c) -------------------------------------------------------------------------------------- */
+
+void acpi_init(void);
+/* The RSDP's address (0: none), and the port of PM1a control (0: none). */
+uint64_t acpi_rsdp(void);
+uint16_t acpi_pm1a_control(void);
+/* Switch off by every means known; at the worst halt. */
+_Noreturn void power_off(void);
+
+/* I/O bitmaps A and B in two pages, or 0 if L0 intercepts no port. */
+bool io_bitmaps01(uint64_t *a, uint64_t *b);
+void handle_io(struct cpu *cpu);
+
+/* -- diagnosis (stats.c, crash.c) ---------------------------------------------------------------------------------------- */
+
+enum stats_who { STATS_HOST, STATS_EMULATED, STATS_REFLECTED, STATS_WHO_COUNT };
+#define STATS_REASONS 96
+
+void stats_exit(uint32_t reason, enum stats_who who);
+void stats_print(void);
+
+struct trap_frame;
+/* Registers of the guest and the VMCS that is current; `frame` (may be NULL): L0's own at an exception. */
+void crash_report(const struct trap_frame *frame);
+
+struct trap_frame {
+    uint64_t gpr[16];
+    uint64_t vector, error_code, rip, cs, rflags, rsp, ss;
+};
+
+#endif

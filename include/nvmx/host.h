@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The host's side: one struct of callbacks.
+ *
+ * Every callback gets the context of the vCPU (nvmx_vcpu_config.ctx) first, or that of the VM (nvmx_vm_config.ctx) where the call
+ * concerns the whole VM; each says which. The library holds no lock while it calls, calls only from inside a call of the host
+ * into it, and only on the thread that made that call. A callback may fail at any time, any number of times: the library then
+ * refuses the operation, undoes what it began, and passes the status on where a caller can see it. A callback must not call back
+ * into the library for the same vCPU.
+ */
+#ifndef NVMX_HOST_H
+#define NVMX_HOST_H
+
+#include <nvmx/types.h>
+
+/* Names of the VMCSs that a host keeps for one vCPU. The library never learns their addresses. */
+#define NVMX_VMCS01 0u        /* runs L1; set up by the host */
+#define NVMX_VMCS_SHADOW 1u   /* only if nvmx_vcpu_config.shadow_hpa is set: what VMCS shadowing reads and writes */
+#define NVMX_VMCS02_FIRST 2u  /* vmcs02 slot k is NVMX_VMCS02_FIRST + k */
+
+/* Kinds of access to memory: bits. */
+#define NVMX_ACCESS_READ 1u
+#define NVMX_ACCESS_WRITE 2u
+#define NVMX_ACCESS_EXECUTE 4u
+
+/* The mapping of ept01 (or the host's equivalent) that holds a gpa1. */
+struct nvmx_ept01_mapping {
+    uint64_t hpa;          /* of the page that contains the gpa1: aligned to the mapping's size */
+    uint64_t gpa1;         /* the first address the mapping covers: aligned alike */
+    uint32_t size_shift;   /* 12, 21 or 30: the mapping covers 2^size_shift bytes */
+    uint32_t access;       /* NVMX_ACCESS_ bits that the host grants now */
+    uint32_t memory_type;  /* EPT memory type: 0 UC, 1 WC, 4 WT, 5 WP, 6 WB */
+    bool ignore_pat;       /* bit 6 of the EPT entry */
+};
+
+/* What tlb_flush drops. */
+enum nvmx_flush {
+    NVMX_FLUSH_EPT,          /* all translations of one EPT root: value = EPTP02 (as INVEPT single-context) */
+    NVMX_FLUSH_EPT_ALL,      /* all translations of all roots of this VM (as INVEPT all-context) */
+    NVMX_FLUSH_VPID,         /* all linear and combined mappings of one VPID: value = VPID02 */
+    NVMX_FLUSH_VPID_ADDRESS, /* those of one linear address: value = VPID02, linear = the address */
+};
+
+/*
+ * Callbacks. `size` is sizeof(struct nvmx_host) as the host was compiled: members past it count as NULL, so an old host works with
+ * a newer library. Members marked optional may be NULL.
+ */
+struct nvmx_host {
+    uint32_t size;
+    uint32_t reserved; /* 0 */
+
+    /* -- L1's memory (ctx of the vCPU) ------------------------------------------------------------------------------------ */
+
+    /*
+     * Map the page of L1's memory at gpa1 (aligned to 4 KiB) for the given access and pin it until unmap_page. Stores its hpa in
+     * *hpa. Returns a pointer to 4096 bytes, or NULL: there is no memory there (a device, a hole, L0's own memory), or not with
+     * that access. The bytes may change at any time; the library reads each one once.
+     */
+    void *(*map_page)(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa);
+
+    /* Release a page. `dirtied`: the library wrote to it, or a vmcs02 that could write to it ran. Can't fail. */
+    void (*unmap_page)(void *ctx, uint64_t gpa1, void *page, bool dirtied);
+
+    /*
+     * Optional. Translate a linear address of L1 (in its current mode, as a supervisor access unless NVMX_ACCESS_USER is set) to gpa1.
+     * Returns NVMX_OK; NVMX_E_DENIED and *error_code for a page fault; or another status. Without it the library walks L1's page
+     * tables through map_page.
+     */
+    enum nvmx_status (*translate)(void *ctx, uint64_t linear, uint32_t access, uint64_t *gpa1, uint32_t *error_code);
+
+    /* -- ept01 (ctx of the VM) -------------------------------------------------------------------------------------------- */
+
+    /*
+     * Look up gpa1 in ept01. Returns NVMX_OK and the mapping; NVMX_E_UNMAPPED if nothing is mapped now (the access then becomes
+     * NVMX_HOST: the host resolves it and enters again, or emulates it). Must never answer with memory that L1 may not touch.
+     */
+    enum nvmx_status (*ept01_lookup)(void *ctx, uint64_t gpa1, struct nvmx_ept01_mapping *out);
+
+    /* -- pages for ept02 tables and merged bitmaps (ctx of the VM) -------------------------------------------------------- */
+
+    /* A 4 KiB page, zeroed, aligned; its hpa in *hpa. NULL: exhausted. */
+    void *(*page_alloc)(void *ctx, uint64_t *hpa);
+    void (*page_free)(void *ctx, void *page, uint64_t hpa);
+    /* The pointer that page_alloc gave for this hpa. Must be cheap; can't fail. */
+    void *(*page_pointer)(void *ctx, uint64_t hpa);
+
+    /* -- real VMCSs (ctx of the vCPU) ------------------------------------------------------------------------------------- */
+
+    /* Make VMCS `which` the one that vmcs_read and vmcs_write work on and that the next entry runs. */
+    enum nvmx_status (*vmcs_select)(void *ctx, uint32_t which);
+    /* Make vmcs02 `which` fresh: all fields zero or undefined, not launched, host-state area and the host's MSR lists set up
+     * by the host as for vmcs01. It need not stay selected. */
+    enum nvmx_status (*vmcs_reset)(void *ctx, uint32_t which);
+    /* Read or write `count` fields of the selected VMCS, by SDM encoding. All or nothing is not required: after a failure the
+     * library treats what it was going to change as unknown. */
+    enum nvmx_status (*vmcs_read)(void *ctx, uint32_t count, const uint32_t *encoding, uint64_t *value);
+    enum nvmx_status (*vmcs_write)(void *ctx, uint32_t count, const uint32_t *encoding, const uint64_t *value);
+
+    /* -- TLB (ctx of the vCPU) -------------------------------------------------------------------------------------------- */
+
+    /* Drop translations before any vCPU of this VM runs on. `linear` only with NVMX_FLUSH_VPID_ADDRESS. Can't fail: more may
+     * be dropped, never less. NVMX_FLUSH_EPT and _EPT_ALL concern every vCPU of the VM; VPIDs only the calling one. */
+    void (*tlb_flush)(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t linear);
+
+    /* -- MSRs as L1 sees them (ctx of the vCPU) --------------------------------------------------------------------------- */
+
+    /* RDMSR/WRMSR at CPL 0 by the guest that is current, checked as for the instruction. NVMX_E_DENIED: it would give #GP. Used for MSR-load and
+     * MSR-store lists, and for MSRs that no VMCS field switches. */
+    enum nvmx_status (*msr_read)(void *ctx, uint32_t index, uint64_t *value);
+    enum nvmx_status (*msr_write)(void *ctx, uint32_t index, uint64_t value);
+
+    /* -- events (ctx of the vCPU) ----------------------------------------------------------------------------------------- */
+
+    /*
+     * Optional; needed by a host that owns external interrupts (vmcs01 has "external-interrupt exiting"). Acknowledge the interrupt
+     * that nvmx_pending.interrupt announced to L1's (virtual) interrupt controller and return its vector; a negative number: none.
+     */
+    int (*ack_interrupt)(void *ctx);
+
+    /* Optional. Queue an exception for L1 (vector, error code or -1). Without it the library writes vmcs01's VM-entry
+     * interruption-information fields itself. */
+    void (*queue_exception)(void *ctx, uint8_t vector, int32_t error_code);
+
+    /* -- optional: a host that composes ept02 itself (ctx of the vCPU) ----------------------------------------------------- */
+
+    /*
+     * Give both or neither. With them the library composes nothing: ept02_root is told L2's EPTP12 before L2 runs on it (NVMX_NO_ADDRESS:
+     * vmcs12 has no EPT, L2 runs on L1's memory) and answers with the EPTP02 to use; ept02_invalidate is told what L1 invalidated:
+     * an INVEPT (NVMX_FLUSH_EPT with EPTP12, or _EPT_ALL). EPT violations of L2 then all go to the host, which reports those that
+     * are L1's through nvmx_l2_exit.
+     */
+    enum nvmx_status (*ept02_root)(void *ctx, uint64_t eptp12, uint64_t *eptp02);
+    void (*ept02_invalidate)(void *ctx, enum nvmx_flush kind, uint64_t eptp12);
+
+    /* -- optional services (ctx of the vCPU) ------------------------------------------------------------------------------ */
+
+    /* Fence speculation between L2 and L1 (both directions; `to_l2` says which), as IBPB where branch predictors are shared. */
+    void (*speculation_barrier)(void *ctx, bool to_l2);
+
+    /* One record per transition and refusal; see trace.h. Called last, with the state complete. */
+    void (*trace)(void *ctx, uint32_t event, uint64_t a, uint64_t b);
+};
+
+/* Added to `access` of nvmx_host.translate: the access is made with CPL 3. */
+#define NVMX_ACCESS_USER 8u
+
+/* Values of nvmx_host.trace's `event`; the meaning of a and b. */
+enum nvmx_trace_event {
+    NVMX_TRACE_ENTER_L2 = 1, /* a = vmcs12's gpa1, b = L2's RIP if known, else 0 */
+    NVMX_TRACE_REFLECT,      /* a = exit reason given to L1, b = qualification */
+    NVMX_TRACE_HOST_EXIT,    /* a = exit reason of L2 left to the host */
+    NVMX_TRACE_VMFAIL,       /* a = VM-instruction error (0: VMfailInvalid), b = entry-check row (NVMX_CHECK_NONE: none) */
+    NVMX_TRACE_ENTRY_FAIL,   /* a = exit reason (33 or 34), b = entry-check row */
+    NVMX_TRACE_FAULT,        /* a = vector given to L1 by a VMX instruction, b = error code */
+};
+
+#endif

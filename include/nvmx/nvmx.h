@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * libnvmx: nested VMX for any hypervisor. This is the header to start with.
+ *
+ * A host gives callbacks (host.h), makes one struct nvmx_vm per VM and one struct nvmx_vcpu per virtual processor in memory that it owns, and calls
+ *   nvmx_exit   after every hardware exit of the vCPU
+ *   nvmx_enter  before every entry
+ * Whatever concerns VMX happens in between. The rest of this header answers questions that only the library can answer
+ * (what RDMSR of a VMX MSR gives, whether a CR4 value is legal, whether L1 intercepts an instruction).
+ *
+ * Threading: calls for one vCPU come from one thread at a time; calls for different vCPUs of a VM are serialised by the host unless a
+ * function says otherwise. Nothing here allocates, locks, or keeps global state.
+ */
+#ifndef NVMX_NVMX_H
+#define NVMX_NVMX_H
+
+#include <nvmx/caps.h>
+#include <nvmx/checks.h>
+#include <nvmx/ept.h>
+#include <nvmx/host.h>
+#include <nvmx/types.h>
+#include <nvmx/version.h>
+#include <nvmx/vmcs.h>
+
+struct nvmx_vm;
+struct nvmx_vcpu;
+
+#define NVMX_VMCS02_MAX 8u /* most vmcs02 slots of one vCPU */
+
+/* Where vmcs12 fields lie in L1's VMCS regions. A host with a layout of its own (a migration ABI) gives it; else NULL: ours. */
+struct nvmx_vmcs12_layout {
+    uint32_t revision;                  /* VMCS revision identifier, bit 31 = 0 */
+    uint16_t launch_state;              /* byte offset of a dword: 0 clear, 1 launched */
+    uint16_t reserved;                  /* 0 */
+    uint16_t offset[NVMX_FIELD_COUNT];  /* byte offset of each field in its natural width (2, 4 or 8 bytes); 0: not kept in memory */
+};
+
+struct nvmx_vm_config {
+    uint32_t size;               /* sizeof(struct nvmx_vm_config) */
+    uint32_t ept_page_budget;    /* as nvmx_ept_config.page_budget */
+    void *ctx;                   /* for the VM's callbacks */
+    struct nvmx_caps machine;    /* the real CPU */
+    const struct nvmx_caps *mask; /* most that the host grants L1, or NULL; read during the call only */
+    const struct nvmx_vmcs12_layout *layout; /* or NULL; must outlive the VM */
+    bool expose;                 /* false: L1 sees a CPU without VMX in every way */
+    uint8_t reserved[7];         /* 0 */
+};
+
+struct nvmx_vcpu_config {
+    uint32_t size;            /* sizeof(struct nvmx_vcpu_config) */
+    uint32_t id;              /* of the vCPU in its VM: 0..31 */
+    void *ctx;                /* for the vCPU's callbacks */
+    struct nvmx_regs *regs;   /* L1's or L2's registers, whichever runs; the host owns them */
+    uint64_t shadow_hpa;      /* hpa of the shadow VMCS if vmcs01 uses VMCS shadowing, else NVMX_NO_ADDRESS */
+    uint16_t vmcs02_slots;    /* 1..NVMX_VMCS02_MAX: how many vmcs02 the host keeps */
+    uint16_t vpid02_first;    /* first of the VPIDs that the host gives for L2 on this vCPU; 0: no VPIDs (hardware flushes) */
+    uint16_t vpid02_count;    /* how many, from vpid02_first on */
+    uint16_t reserved;        /* 0 */
+};
+
+/*
+ * What waits for L1 while L2 runs (and only then; while L1 runs the host delivers as to any guest). A host that passes physical
+ * interrupts and NMIs through to L1 (vmcs01 without the exiting controls) leaves all of it 0.
+ */
+struct nvmx_pending {
+    bool interrupt;    /* L1's interrupt controller has an interrupt that is not masked by its TPR */
+    bool nmi;          /* an NMI for L1; the library clears it when it delivers it */
+    bool init;         /* INIT for L1's processor; cleared when delivered */
+    bool sipi;         /* start-up IPI; cleared when delivered */
+    uint8_t sipi_vector;
+};
+
+/* An exit of L2 that the host synthesises, or completes (nvmx_l2_exit). Fields that the exit does not define are 0. */
+struct nvmx_l2_exit_info {
+    uint32_t reason;                   /* basic exit reason */
+    uint32_t interruption_info;        /* VM-exit interruption information */
+    uint32_t interruption_error_code;
+    uint32_t idt_vectoring_info;       /* event in flight */
+    uint32_t idt_vectoring_error_code;
+    uint32_t instruction_length;
+    uint32_t instruction_info;
+    uint64_t qualification;
+    uint64_t guest_linear_address;
+    uint64_t guest_physical_address;   /* gpa2 */
+};
+
+/* Answers of nvmx_rdmsr and nvmx_wrmsr. */
+enum nvmx_msr_result {
+    NVMX_MSR_NOT_MINE = 0, /* not a VMX MSR: the host's */
+    NVMX_MSR_DONE,         /* read or written */
+    NVMX_MSR_FAULT,        /* the instruction must give #GP(0) */
+};
+
+NVMX_BEGIN_C
+
+/* -- life cycle ------------------------------------------------------------------------------------------------------------- */
+
+/* Bytes for one VM / one vCPU; memory must be aligned to 16 and stay until destroyed. */
+NVMX_API size_t nvmx_vm_size(void);
+NVMX_API size_t nvmx_vcpu_size(void);
+
+/*
+ * Make a VM. `host` must outlive it. NVMX_E_SIZE: memory too small or an unknown size member; NVMX_E_INVALID: a mandatory callback is
+ * missing or a value is out of range; NVMX_E_UNSUPPORTED: the machine has no VMX and expose is set.
+ */
+NVMX_API enum nvmx_status nvmx_vm_init(void *memory, size_t bytes, const struct nvmx_host *host,
+                                       const struct nvmx_vm_config *config, struct nvmx_vm **out);
+/* All vCPUs must be destroyed first. Frees every page. */
+NVMX_API void nvmx_vm_destroy(struct nvmx_vm *vm);
+
+/* Make a vCPU outside VMX operation, as after power-up. */
+NVMX_API enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm,
+                                         const struct nvmx_vcpu_config *config, struct nvmx_vcpu **out);
+/* Unmap and free all that it holds, in whatever state it is. */
+NVMX_API void nvmx_vcpu_destroy(struct nvmx_vcpu *vcpu);
+/* INIT or RESET of L1's processor (not INIT in VMX operation, which is blocked: SDM 25.3): VMX off, nothing current. */
+NVMX_API void nvmx_vcpu_reset(struct nvmx_vcpu *vcpu);
+
+/* -- the hot path ----------------------------------------------------------------------------------------------------------- */
+
+/*
+ * After every hardware exit of this vCPU, whether it ran L1 or L2. `exit_reason` is the whole field 4402H (bit 31: VM-entry failure).
+ * The VMCS that exited must be selected. See enum nvmx_next for what to do then; where that is NVMX_ENTER, the right VMCS is selected.
+ */
+NVMX_API enum nvmx_next nvmx_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason);
+
+/*
+ * Before every entry, after nvmx_exit or after the host did its own work. Delivers what is pending for L1 while L2 runs. Never returns
+ * NVMX_HOST. `pending` may be NULL if nothing is.
+ */
+NVMX_API enum nvmx_next nvmx_enter(struct nvmx_vcpu *vcpu, struct nvmx_pending *pending);
+
+/*
+ * VMLAUNCH/VMRESUME of a vmcs02 gave VMfail instead of an entry (a real CPU refused controls that the model accepted). L1 gets
+ * VMfailValid with the same number, and runs on.
+ */
+NVMX_API enum nvmx_next nvmx_entry_refused(struct nvmx_vcpu *vcpu, uint32_t vm_instruction_error);
+
+/*
+ * Give L1 an exit of L2 that the host found or completed itself (an EPT violation found by its own MMU, a triple fault, an
+ * intercept of an instruction that it emulates). Only in NVMX_MODE_L2, with vmcs02 selected.
+ */
+NVMX_API enum nvmx_next nvmx_l2_exit(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exit_info *info);
+
+/* -- questions --------------------------------------------------------------------------------------------------------------- */
+
+NVMX_API enum nvmx_mode nvmx_mode(const struct nvmx_vcpu *vcpu);
+/* The VMCS (NVMX_VMCS01 or a vmcs02) that the next entry runs. */
+NVMX_API uint32_t nvmx_selected(const struct nvmx_vcpu *vcpu);
+NVMX_API enum nvmx_stop nvmx_stop_reason(const struct nvmx_vcpu *vcpu);
+/* The status of the callback that failed, for NVMX_STOP_HOST. */
+NVMX_API enum nvmx_status nvmx_stop_status(const struct nvmx_vcpu *vcpu);
+
+/* gpa1 where the last exit to NVMX_HOST with reason 48 missed ept01 (else NVMX_NO_ADDRESS). */
+NVMX_API uint64_t nvmx_host_fault_gpa1(const struct nvmx_vcpu *vcpu);
+
+/* What L1 sees. */
+NVMX_API const struct nvmx_caps *nvmx_l1_caps(const struct nvmx_vm *vm);
+
+/*
+ * RDMSR/WRMSR by L1 of IA32_FEATURE_CONTROL and 480H-493H. nvmx_exit answers them itself when they exit; this is for hosts that emulate
+ * instructions or save MSRs. `by_host` in nvmx_wrmsr: the firmware or a restore writes, the lock bit does not refuse.
+ */
+NVMX_API enum nvmx_msr_result nvmx_rdmsr(const struct nvmx_vcpu *vcpu, uint32_t index, uint64_t *value);
+NVMX_API enum nvmx_msr_result nvmx_wrmsr(struct nvmx_vcpu *vcpu, uint32_t index, uint64_t value, bool by_host);
+
+/* Set or clear what CPUID leaf 1 says of VMX (ECX bit 5). regs: EAX EBX ECX EDX. Other leaves stay as they are. */
+NVMX_API void nvmx_cpuid(const struct nvmx_vm *vm, uint32_t leaf, uint32_t regs[4]);
+
+/*
+ * May L1 (not L2) load `value` into CR0 or CR4 (cr = 0 or 4)? False: #GP(0). Knows the fixed bits in VMX operation, that VMXE can't be
+ * cleared there, and that VMXE is reserved where VMX is not exposed (SDM 25.8). All other rules are the host's.
+ */
+NVMX_API bool nvmx_cr_allowed(const struct nvmx_vcpu *vcpu, unsigned int cr, uint64_t value);
+
+/* INIT signals are blocked (L1 is in VMX root operation): the host keeps it pending. A20M is blocked likewise. */
+NVMX_API bool nvmx_init_blocked(const struct nvmx_vcpu *vcpu);
+
+/*
+ * Does L1 intercept this exit of L2, by vmcs12's controls and L1's bitmaps? For a host that emulates an instruction for L2: `info` as the
+ * exit would have it (reason and qualification; for MSR accesses RCX is in the registers).
+ */
+NVMX_API bool nvmx_l1_intercepts(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exit_info *info);
+
+/*
+ * The architectural answer to a VMCALL by L1 that the host does not know as a hypercall: nvmx_exit leaves VMCALL of L1 to the host
+ * (NVMX_HOST), and the host calls this (SDM 33.3 VMCALL: #UD, #GP or VMfail). Returns NVMX_ENTER.
+ */
+NVMX_API enum nvmx_next nvmx_vmcall(struct nvmx_vcpu *vcpu);
+
+/* The entry-check row that refused L1's last VM entry, or NVMX_CHECK_NONE. */
+NVMX_API uint16_t nvmx_last_check(const struct nvmx_vcpu *vcpu);
+
+/* -- changes by the host ----------------------------------------------------------------------------------------------------- */
+
+/* The host changed control fields of vmcs01 (the merge reads them again), or guest fields behind the library's back. */
+NVMX_API void nvmx_vmcs01_changed(struct nvmx_vcpu *vcpu);
+
+/*
+ * ept01 changed for [gpa1, gpa1 + bytes): unmapped, moved, protected or made accessible. ept02 follows before this returns, and pages
+ * that vcpu holds there are released and taken anew at its next entry. Call it for every vCPU of the VM, none of them running.
+ */
+NVMX_API enum nvmx_status nvmx_memory_changed(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes);
+
+/* The two bitmaps for VMCS shadowing (4096 bytes each): bit clear = L1's VMREAD/VMWRITE of that encoding does not exit. */
+NVMX_API void nvmx_shadow_bitmaps(const struct nvmx_vm *vm, uint8_t *vmread_bitmap, uint8_t *vmwrite_bitmap);
+
+/* -- counts ------------------------------------------------------------------------------------------------------------------- */
+
+struct nvmx_counts {
+    uint64_t exits_l1;       /* exits while L1 ran */
+    uint64_t exits_l2;       /* exits while L2 ran */
+    uint64_t emulated;       /* VMX instructions and MSR accesses of L1 dealt with */
+    uint64_t reflected;      /* exits of L2 given to L1 */
+    uint64_t handled;        /* exits of L2 dealt with by the library without L1 */
+    uint64_t to_host;        /* NVMX_HOST */
+    uint64_t refused;        /* VMfail, entry failures and faults given to L1 */
+    uint64_t callback[24];   /* calls of each callback, in the order of struct nvmx_host from map_page on */
+    uint64_t vmreads;        /* fields read by vmcs_read */
+    uint64_t vmwrites;       /* fields written by vmcs_write */
+};
+
+NVMX_API const struct nvmx_counts *nvmx_counts(const struct nvmx_vcpu *vcpu);
+
+NVMX_END_C
+
+#endif

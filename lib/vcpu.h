@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Internal: the state of a VM and of a vCPU, and the seams between the folders of lib/.
+ *
+ * Arrows point down only: exits/ (machine) -> vmcs/ merge, msr/ bitmaps, ept/ composition (composer) -> fields, caps, checks, decoding (model).
+ */
+#ifndef NVMX_LIB_VCPU_H
+#define NVMX_LIB_VCPU_H
+
+#include <nvmx/decode.h>
+#include <nvmx/nvmx.h>
+
+#include "msr/bitmap.h"
+
+/* Default revision identifier and region layout of a VMCS region in L1's memory: see vmcs/README.md. */
+#define NVMX_REVISION 0x4e560001u
+/* SDM 27.2: a VMCS region is 4 KiB: dword 0 revision (bit 31: shadow), dword 1 VMX-abort indicator. */
+#define VMCS_REGION_ABORT 4u
+
+/* A page of L1's memory that stays mapped while a vmcs02 may use it. gpa1 == NVMX_NO_ADDRESS: none. */
+struct pin {
+    uint64_t gpa1;
+    uint64_t hpa;
+    void *page;
+};
+
+/* Pages that a vmcs02 uses in place. */
+enum pin_index { PIN_IO_A = 0, PIN_IO_B, PIN_VIRTUAL_APIC, PIN_APIC_ACCESS, PIN_COUNT };
+
+/* A recently used vmcs12 and the vmcs02 that runs it. */
+struct vmcs12 {
+    uint64_t gpa1;                /* of the region in L1's memory; NVMX_NO_ADDRESS: the slot is free */
+    uint64_t last_use;            /* for LRU */
+    bool launched;                /* launch state */
+    bool vmcs02_ready;            /* vmcs02 was reset and written once for this vmcs12 */
+    uint16_t vpid02;              /* VPID given to vmcs02; 0: none */
+    struct nvmx_field_set dirty;  /* written by L1 since the last entry */
+    struct nvmx_field_set stale;  /* the truth is in vmcs02 */
+    struct nvmx_field_set learned; /* stale fields that L1 read after earlier exits: read ahead of time */
+    struct nvmx_field_set known;  /* image[] equals what vmcs02 holds */
+    uint64_t value[NVMX_FIELD_COUNT];
+    uint64_t image[NVMX_FIELD_COUNT];
+    struct pin pin[PIN_COUNT];
+    struct bitmap_overlay msr_bitmap;
+    struct bitmap_overlay io_bitmap[2];
+    uint32_t checked;             /* groups (1 << enum nvmx_field_group) whose checks passed and that L1 has not written since */
+};
+
+struct nvmx_vm {
+    struct nvmx_host host;        /* completed with NULL past the caller's size */
+    void *ctx;
+    struct nvmx_caps caps;        /* what L1 sees */
+    struct nvmx_caps machine;
+    struct nvmx_vmcs12_layout layout;
+    struct nvmx_field_set exists; /* fields that L1 has */
+    struct nvmx_ept *ept;         /* NULL if the host composes */
+    bool expose;
+};
+
+struct nvmx_vcpu {
+    struct nvmx_vm *vm;
+    void *ctx;
+    struct nvmx_regs *regs;
+    uint32_t id;
+    uint32_t selected;            /* NVMX_VMCS01, ... */
+    enum nvmx_mode mode;
+    enum nvmx_stop stop;
+    enum nvmx_status stop_status;
+
+    uint64_t vmxon_pointer;       /* gpa1; NVMX_NO_ADDRESS outside VMX operation */
+    uint64_t feature_control;
+    int current;                  /* index in vmcs12[] of the current VMCS, or -1 */
+    uint16_t last_check;
+    uint64_t host_fault_gpa1;
+    uint64_t use_clock;
+
+    uint16_t vmcs02_slots;
+    uint16_t vpid02_first, vpid02_count, vpid02_next;
+    uint16_t vpid12_of[16];       /* VPID12 that uses vpid02_first + i; 0: free */
+    uint64_t shadow_hpa;
+
+    bool host_controls_known;     /* host_control[] holds vmcs01's control fields */
+    uint64_t host_control[NVMX_FIELD_COUNT]; /* by slot; only control fields */
+    struct nvmx_field_set known01; /* image01[] equals what vmcs01's guest area holds (after an L2 exit, before L1 ran) */
+
+    struct vmcs12 vmcs12[NVMX_VMCS02_MAX];
+    struct nvmx_counts counts;
+};
+
+/* -- host.c: the callbacks, counted ----------------------------------------------------------------------------------------- */
+
+/* A batch of fields to read or write, by slot. */
+#define BATCH_MAX 48
+struct batch {
+    uint32_t count;
+    uint32_t encoding[BATCH_MAX];
+    uint64_t value[BATCH_MAX];
+    uint8_t slot[BATCH_MAX];
+};
+
+enum nvmx_status host_select(struct nvmx_vcpu *vcpu, uint32_t which);
+/* Read or write one field of the selected VMCS. */
+enum nvmx_status host_read(struct nvmx_vcpu *vcpu, enum nvmx_field slot, uint64_t *value);
+enum nvmx_status host_write(struct nvmx_vcpu *vcpu, enum nvmx_field slot, uint64_t value);
+/* Read `count` fields named by slots[] into values[]. */
+enum nvmx_status host_read_many(struct nvmx_vcpu *vcpu, uint32_t count, const uint8_t *slots, uint64_t *values);
+void batch_init(struct batch *batch);
+/* Add to a batch of writes; when full it is written out. */
+enum nvmx_status batch_put(struct nvmx_vcpu *vcpu, struct batch *batch, unsigned int slot, uint64_t value);
+enum nvmx_status batch_flush(struct nvmx_vcpu *vcpu, struct batch *batch);
+/* vmcs_reset */
+enum nvmx_status host_reset(struct nvmx_vcpu *vcpu, uint32_t which);
+
+void *host_map(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t access, uint64_t *hpa);
+void host_unmap(struct nvmx_vcpu *vcpu, uint64_t gpa1, void *page, bool dirtied);
+enum nvmx_status host_msr_read(struct nvmx_vcpu *vcpu, uint32_t index, uint64_t *value);
+enum nvmx_status host_msr_write(struct nvmx_vcpu *vcpu, uint32_t index, uint64_t value);
+void host_flush(struct nvmx_vcpu *vcpu, enum nvmx_flush kind, uint64_t value, uint64_t linear);
+void host_trace(struct nvmx_vcpu *vcpu, enum nvmx_trace_event event, uint64_t a, uint64_t b);
+
+/* -- vmcs/memory.c: L1's memory ---------------------------------------------------------------------------------------------- */
+
+/* A fault that an instruction of L1 gets instead of its effect. vector < 0: none. */
+struct l1_fault {
+    int16_t vector;
+    bool has_error_code;
+    uint32_t error_code;
+    uint64_t cr2; /* for vector 14 */
+};
+
+/* Read or write `bytes` (at most 16) of L1's physical memory, possibly across a page. NVMX_E_UNMAPPED if there is none. */
+enum nvmx_status l1_physical_read(struct nvmx_vcpu *vcpu, uint64_t gpa1, void *to, uint32_t bytes);
+enum nvmx_status l1_physical_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, const void *from, uint32_t bytes);
+
+/* -- vmcs/instruction.c: VMX instructions of L1 ------------------------------------------------------------------------------- */
+
+/* An exit of L1 with reason 18-27, 50, 53 or 59. vmcs01 is selected. */
+enum nvmx_next instruction_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
+
+/* Results of a VMX instruction (SDM 33.2), each written to vmcs01 with RIP advanced. They return NVMX_ENTER, or NVMX_STOP. */
+enum nvmx_next vm_succeed(struct nvmx_vcpu *vcpu);
+enum nvmx_next vm_fail_invalid(struct nvmx_vcpu *vcpu);
+enum nvmx_next vm_fail_valid(struct nvmx_vcpu *vcpu, uint32_t error); /* there is a current VMCS */
+enum nvmx_next vm_fail(struct nvmx_vcpu *vcpu, uint32_t error);       /* valid or invalid by whether there is one */
+/* Give L1 an exception as a fault of the instruction that exited. */
+enum nvmx_next l1_raise(struct nvmx_vcpu *vcpu, const struct l1_fault *fault);
+enum nvmx_next l1_raise_gp(struct nvmx_vcpu *vcpu);
+enum nvmx_next l1_raise_ud(struct nvmx_vcpu *vcpu);
+/* Advance L1's RIP past the instruction that exited, ending STI and MOV SS blocking and noting a single step. */
+enum nvmx_status l1_skip(struct nvmx_vcpu *vcpu);
+
+/* -- vmcs/vmcs12.c: VMCS regions of L1 and the cache of them -------------------------------------------------------------------- */
+
+enum vmcs12_result {
+    VMCS12_OK = 0,
+    VMCS12_BAD_REVISION, /* wrong identifier, shadow indicator, or no memory there */
+    VMCS12_FAILED,       /* a callback failed; nothing changed */
+};
+
+/* VMPTRLD's effect. gpa1 is aligned, within the width, not the VMXON pointer. */
+enum vmcs12_result vmcs12_make_current(struct nvmx_vcpu *vcpu, uint64_t gpa1);
+/* VMCLEAR's effect: data into L1's memory, launch state clear; no longer current if it was. */
+enum nvmx_status vmcs12_clear(struct nvmx_vcpu *vcpu, uint64_t gpa1);
+/* Write back and forget all (VMXOFF, destroy). Best effort. */
+void vmcs12_drop_all(struct nvmx_vcpu *vcpu, bool write_back);
+/* The current one, or NULL; its gpa1, or NVMX_NO_ADDRESS. */
+struct vmcs12 *vmcs12_current(struct nvmx_vcpu *vcpu);
+uint64_t vmcs12_pointer(const struct nvmx_vcpu *vcpu);
+/* VMREAD/VMWRITE of the current VMCS by slot (which exists). Reading may fetch a stale field from vmcs02. */
+enum nvmx_status vmcs12_read(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t *value);
+void vmcs12_write(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t value);
+/* VMX-abort indicator into the current region (SDM 30.7). */
+void vmcs12_abort(struct nvmx_vcpu *vcpu, uint32_t indicator);
+
+/* -- vmcs/shadow.c: hardware VMCS shadowing -------------------------------------------------------------------------------------- */
+
+/* Fill the shadow VMCS from the current vmcs12 / take what L1 wrote there. No effect without a shadow VMCS. */
+enum nvmx_status shadow_push(struct nvmx_vcpu *vcpu);
+enum nvmx_status shadow_pull(struct nvmx_vcpu *vcpu);
+/* The current VMCS changed or went away: vmcs01's link pointer follows. */
+enum nvmx_status shadow_relink(struct nvmx_vcpu *vcpu);
+
+/* -- vmcs/merge.c, sync.c: vmcs12 + vmcs01 -> vmcs02 and back --------------------------------------------------------------------- */
+
+/* Write vmcs02 of the current vmcs12 for an entry to L2 (checks passed) and select it. */
+enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/* Release what a vmcs02 slot holds (pins, ept02 user, bitmaps). */
+void merge_release(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/* Read the listed fields from the selected vmcs02 into vmcs12's slots, plus the learned ones; all other guest state becomes stale. */
+enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/* Fetch every stale field of a vmcs12 (before it leaves the cache). Selects vmcs02 and back. */
+enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/* Load L1's state from vmcs12's host-state area into vmcs01 (SDM 30.5) and select it. */
+enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+
+/* -- msr/: capability MSRs, lists ---------------------------------------------------------------------------------------------------- */
+
+/* RDMSR/WRMSR exit of L1 (basic reason 31 or 32): NVMX_HOST if the MSR is not a VMX one. */
+enum nvmx_next msr_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
+
+/*
+ * SDM 29.4: the VM-entry MSR-load list at gpa1. Returns 0, or the 1-based index of the entry that fails (entries before it are loaded).
+ * SDM 30.4, 30.6: the VM-exit MSR-store and -load lists. 0, or the index of the failing entry (then: VMX abort).
+ */
+uint32_t msr_list_load(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count);
+uint32_t msr_list_store(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count);
+
+/* -- exits/ --------------------------------------------------------------------------------------------------------------------------- */
+
+/* VMLAUNCH/VMRESUME past the instruction's own checks: entry checks, merge, MSR lists; or the refusal. */
+enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool launch);
+/* An exit of L2. */
+enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason);
+/* A callback failed where neither L1 nor L2 can go on. */
+enum nvmx_next stop(struct nvmx_vcpu *vcpu, enum nvmx_stop reason, enum nvmx_status status);
+
+#endif

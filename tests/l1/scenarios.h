@@ -1,0 +1,16 @@
+/* The lists of scenarios, one for each scenario_*.c, in the order they run. */
+#ifndef L1_SCENARIOS_H
+#define L1_SCENARIOS_H
+
+#include "l2.h"
+
+struct scenario_list {
+    const struct scenario *scenarios;
+    uint32_t count;
+};
+#define DEFINE_SCENARIOS(NAME, TABLE) \
+    const struct scenario_list scenarios_##NAME = {(TABLE), sizeof(TABLE) / sizeof((TABLE)[0])}
+
+extern const struct scenario_list scenarios_basic;
+
+#endif
