@@ -165,7 +165,7 @@ class Machine:
             data = b""
         self.log_offset += len(data)
         self.log_text = (self.log_text + data)[-16384:]
-        self.resets += data.count(b"bx_pc_system_c::Reset(HARDWARE) called")
+        self.resets += len(re.findall(rb"bx_pc_system_c::Reset\(\w+\) called", data))
         return max(self.resets - 1, 0)
 
     def stopped_in_debugger(self):
