@@ -81,6 +81,7 @@ struct scenario {
     struct controls on, off;
     uint64_t misc, ept_vpid;            /* capability bits that are needed */
     bool (*offered)(void);              /* any other condition; NULL: none */
+    bool only_by_name;                  /* not part of the default run: no emulated CPU can do it */
     const uint8_t *code;
     const uint64_t *points;
     void (*setup)(struct l2 *l2);

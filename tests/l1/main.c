@@ -10,7 +10,7 @@ struct multiboot_info {
 };
 
 static const struct scenario_list *const lists[] = {
-    &scenarios_basic,
+    &scenarios_off, &scenarios_vmcs, &scenarios_instruction,
 };
 
 static char line[MAX_LINE];
@@ -57,7 +57,7 @@ static bool is_selected(const struct scenario *s) {
             return true;
         }
     }
-    return word_count == 0;
+    return word_count == 0 && !s->only_by_name;
 }
 
 static bool is_offered(const struct scenario *s) {

@@ -10,4 +10,4 @@ static const struct scenario table[] = {
     {.name = "cpuid", .kind = WITH_L2, L2_CODE(cpuid), EXITS(cpuid_exits)},
 };
 
-DEFINE_SCENARIOS(basic, table);
+DEFINE_SCENARIOS(instruction, table);
