@@ -78,10 +78,13 @@ struct nvmx_vcpu {
     uint16_t vpid02_first, vpid02_count, vpid02_next;
     uint16_t vpid12_of[16];       /* VPID12 that uses vpid02_first + i; 0: free */
     uint64_t shadow_hpa;
+    const uint64_t *host_msr_bitmap;
+    const uint64_t *host_io_bitmap[2];
 
+    bool entry_pending;           /* L1 executed VMLAUNCH/VMRESUME and L2 has not run since */
+    bool window_requested;        /* vmcs02 has a window-exiting bit that vmcs12 did not ask for */
     bool host_controls_known;     /* host_control[] holds vmcs01's control fields */
     uint64_t host_control[NVMX_FIELD_COUNT]; /* by slot; only control fields */
-    struct nvmx_field_set known01; /* image01[] equals what vmcs01's guest area holds (after an L2 exit, before L1 ran) */
 
     struct vmcs12 vmcs12[NVMX_VMCS02_MAX];
     struct nvmx_counts counts;
@@ -95,7 +98,6 @@ struct batch {
     uint32_t count;
     uint32_t encoding[BATCH_MAX];
     uint64_t value[BATCH_MAX];
-    uint8_t slot[BATCH_MAX];
 };
 
 enum nvmx_status host_select(struct nvmx_vcpu *vcpu, uint32_t which);
@@ -113,6 +115,8 @@ enum nvmx_status host_reset(struct nvmx_vcpu *vcpu, uint32_t which);
 
 void *host_map(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t access, uint64_t *hpa);
 void host_unmap(struct nvmx_vcpu *vcpu, uint64_t gpa1, void *page, bool dirtied);
+void *host_page_alloc(struct nvmx_vcpu *vcpu, uint64_t *hpa);
+void host_page_free(struct nvmx_vcpu *vcpu, void *page, uint64_t hpa);
 enum nvmx_status host_msr_read(struct nvmx_vcpu *vcpu, uint32_t index, uint64_t *value);
 enum nvmx_status host_msr_write(struct nvmx_vcpu *vcpu, uint32_t index, uint64_t value);
 void host_flush(struct nvmx_vcpu *vcpu, enum nvmx_flush kind, uint64_t value, uint64_t linear);

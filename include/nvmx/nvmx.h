@@ -54,8 +54,12 @@ struct nvmx_vcpu_config {
     uint64_t shadow_hpa;      /* hpa of the shadow VMCS if vmcs01 uses VMCS shadowing, else NVMX_NO_ADDRESS */
     uint16_t vmcs02_slots;    /* 1..NVMX_VMCS02_MAX: how many vmcs02 the host keeps */
     uint16_t vpid02_first;    /* first of the VPIDs that the host gives for L2 on this vCPU; 0: no VPIDs (hardware flushes) */
-    uint16_t vpid02_count;    /* how many, from vpid02_first on */
+    uint16_t vpid02_count;    /* how many, from vpid02_first on: at most 16 */
     uint16_t reserved;        /* 0 */
+    /* The bitmap pages (4096 bytes each) that vmcs01 uses, as the host reads them; they may change between calls. NULL: vmcs01 uses none
+     * (if its controls say that it does, every access of L2 exits). */
+    const uint64_t *msr_bitmap;
+    const uint64_t *io_bitmap[2];
 };
 
 /*

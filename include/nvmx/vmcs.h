@@ -34,7 +34,7 @@ enum nvmx_field_group {
     NVMX_GROUP_REGISTER,
     NVMX_GROUP_SEGMENT,
     NVMX_GROUP_NONREGISTER,
-    NVMX_GROUP_INFO,
+    NVMX_GROUP_UNCHECKED, /* exit information, and fields that no entry check looks at */
     NVMX_GROUP_COUNT,
 };
 
