@@ -75,24 +75,31 @@ NVMX_BEGIN_C
 /*
  * Compute what L1 may see.
  *   machine  the real CPU's capabilities
- *   mask     the most that the host grants, in the same form (allowed-1 halves, EPT/VPID bits, MISC bits; other parts are
- *            ignored), or NULL: all that is emulated
- *   out      L1's: for each bit, machine AND emulated AND mask, with dependent bits kept consistent
- * Returns NVMX_OK, or NVMX_E_UNSUPPORTED if the machine has no VMX (machine->msr[0] == 0).
+ *   mask     the most that the host grants, in the same form (allowed-1 halves of the plain MSRs, EPT/VPID bits, MISC bits; other
+ *            parts are ignored), or NULL: all that is emulated. Controls that the machine forces to 1 are granted in any case
+ *   out      L1's: for each bit, machine AND emulated AND mask, with dependent bits kept consistent. May be `machine`.
+ *            feature_control is what L1's firmware left: locked, with VMXON allowed outside SMX. Facts that no VMX MSR tells are the
+ *            machine's.
+ * Returns NVMX_OK, or NVMX_E_UNSUPPORTED if the machine has no VMX (machine->msr[0] == 0) or forces a control to 1 that the
+ * library can't emulate.
  */
 NVMX_API enum nvmx_status nvmx_caps_for_l1(const struct nvmx_caps *machine, const struct nvmx_caps *mask,
                                            struct nvmx_caps *out);
 
 /*
- * Are `wanted` capabilities a valid subset of `possible`, as when a host restores what L1 saw before? NVMX_OK, or NVMX_E_DENIED
- * with the first offending MSR index in *msr (may be NULL).
+ * Are `wanted` capabilities a valid subset of `possible`, as when a host restores what L1 saw before? They must also be consistent in
+ * themselves (no bit without what it needs). NVMX_OK, or NVMX_E_DENIED with the index of the first offending MSR in *msr (may be
+ * NULL): 480H-493H, or the MSR whose valid bits are too many, or 0 for the address width or the NVMX_CPU_ bits. Both
+ * feature_control are ignored: they are state.
  */
-NVMX_API enum nvmx_status nvmx_caps_check_subset(const struct nvmx_caps *wanted, const struct nvmx_caps *possible, uint32_t *msr);
+NVMX_API enum nvmx_status nvmx_caps_check_subset(const struct nvmx_caps *wanted, const struct nvmx_caps *possible,
+                                                 uint32_t *msr);
 
 /* One row of the table of capability bits (vmx_msrs.def). */
 struct nvmx_cap_bit {
     uint16_t msr;      /* 480H... */
-    uint8_t bit;       /* 0-63, as it stands in the MSR (allowed-1 half for controls) */
+    uint8_t bit;       /* 0-63, as it stands in the MSR (allowed-1 half for controls); the lowest bit of a field */
+    uint8_t width;     /* bits: 1, or more for a field that holds a number */
     uint8_t emulated;  /* 1: the library offers it when the machine has it */
     const char *name;  /* SDM name; static storage */
     const char *why;   /* if not emulated: the reason in words, else NULL */
@@ -101,11 +108,14 @@ struct nvmx_cap_bit {
 /* The rows, in order; NULL past the last. */
 NVMX_API const struct nvmx_cap_bit *nvmx_cap_bit(size_t row);
 
-/* Why `l1` (made from machine and mask) lacks the bit of this row, or NVMX_CAP_OFFERED. */
+/* Why `l1` (made from machine and mask) lacks the bit of this row, or NVMX_CAP_OFFERED. NVMX_CAP_NOT_ON_CPU past the last row. */
 NVMX_API enum nvmx_cap_reason nvmx_cap_bit_reason(size_t row, const struct nvmx_caps *machine, const struct nvmx_caps *mask,
                                                   const struct nvmx_caps *l1);
 
-/* Must-be-1 bits of a control field as they really are (TRUE MSRs where BASIC[55]=1), and may-be-1 bits. `which` is the plain MSR. */
+/*
+ * Must-be-1 bits of a control field as they really are (TRUE MSRs where BASIC[55]=1), and may-be-1 bits. `which` is the plain MSR of a
+ * control field; of the 64-bit ones (tertiary, secondary exit, VM functions) the low 32 controls.
+ */
 NVMX_API uint32_t nvmx_caps_must_be_1(const struct nvmx_caps *caps, enum nvmx_cap which);
 NVMX_API uint32_t nvmx_caps_may_be_1(const struct nvmx_caps *caps, enum nvmx_cap which);
 
