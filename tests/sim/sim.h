@@ -273,6 +273,7 @@ enum sim_outcome {
     SIM_ENTRY_FAILED,  /* L1 is in its exit handler: exit reason with bit 31 in vmcs12 */
     SIM_TO_HOST,       /* NVMX_HOST */
     SIM_STOPPED,       /* NVMX_STOP */
+    SIM_AGAIN,         /* nothing changed: L1 executes the instruction again */
 };
 const char *sim_outcome_text(enum sim_outcome outcome);
 

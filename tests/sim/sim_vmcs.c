@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The simulated processor: VMCSs and exits.
+ *
+ * Fields exist by the machine's capabilities; reading or writing another one fails, as VMREAD and VMWRITE do. A fresh vmcs02 holds poison, not
+ * zeros. The host-state area is the host's: the library must never write it.
+ */
+#include <string.h>
+
+#include "sim_internal.h"
+
+#define POISON UINT64_C(0xc3c3c3c3c3c3c3c3)
+
+struct sim_field {
+    uint32_t encoding;
+    bool host_state;
+    uint16_t msr[2]; /* the field exists if either bit is set; msr 0: always */
+    uint8_t bit[2];
+};
+
+/* Existence conditions and fields, from the same lists that the library reads, but evaluated here. */
+enum {
+#define EXISTS(name, msr_a, bit_a, msr_b, bit_b)                                                                                 \
+    EXISTS_MSR_A_##name = (msr_a), EXISTS_BIT_A_##name = (bit_a), EXISTS_MSR_B_##name = (msr_b), EXISTS_BIT_B_##name = (bit_b),
+#include <nvmx/field_exists.def>
+#undef EXISTS
+};
+
+static const struct sim_field fields[NVMX_FIELD_COUNT] = {
+#define FIELD(encoding, name, text, exists, group, merge, shadow)                                                                \
+    {encoding,                                                                                                                   \
+     NVMX_GROUP_##group == NVMX_GROUP_HOST,                                                                                      \
+     {EXISTS_MSR_A_##exists, EXISTS_MSR_B_##exists},                                                                             \
+     {EXISTS_BIT_A_##exists, EXISTS_BIT_B_##exists}},
+#include <nvmx/vmcs_fields.def>
+#undef FIELD
+};
+
+int sim_slot(uint32_t encoding) {
+    size_t low = 0, high = NVMX_FIELD_COUNT;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (fields[middle].encoding == encoding)
+            return (int)middle;
+        if (fields[middle].encoding < encoding)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return -1;
+}
+
+bool sim_has_field(const struct sim *sim, unsigned int slot) {
+    const struct sim_field *field = &fields[slot];
+    for (unsigned int i = 0; i < 2; i++) {
+        if (field->msr[i] == 0)
+            return true;
+        if ((sim->machine.msr[field->msr[i] - NVMX_MSR_VMX_FIRST] >> field->bit[i]) & 1)
+            return true;
+    }
+    return false;
+}
+
+static uint64_t width_mask(unsigned int slot) {
+    switch ((fields[slot].encoding >> 13) & 3) {
+    case NVMX_WIDTH_16:
+        return 0xffff;
+    case NVMX_WIDTH_32:
+        return 0xffffffff;
+    default:
+        return UINT64_MAX;
+    }
+}
+
+uint64_t sim_get(const struct sim *sim, uint32_t which, enum nvmx_field slot) {
+    return sim->vmcs[which].value[slot];
+}
+
+void sim_set(struct sim *sim, uint32_t which, enum nvmx_field slot, uint64_t value) {
+    sim->vmcs[which].value[slot] = value & width_mask(slot);
+}
+
+/* -- callbacks ---------------------------------------------------------------------------------------------------------------- */
+
+static void must_be_a_vmcs(const struct sim *sim, uint32_t which, const char *who) {
+    bool vmcs02 = which >= NVMX_VMCS02_FIRST && which < NVMX_VMCS02_FIRST + sim->options.vmcs02_slots;
+    bool shadow = which == NVMX_VMCS_SHADOW && sim->options.shadow;
+    if (which != NVMX_VMCS01 && !vmcs02 && !shadow)
+        sim_broken("%s: there is no VMCS %u", who, which);
+}
+
+static enum nvmx_status vmcs_select(void *ctx, uint32_t which) {
+    struct sim *sim = sim_of_vcpu(ctx);
+    must_be_a_vmcs(sim, which, "vmcs_select");
+    if (sim_fails(sim, SIM_VMCS_SELECT))
+        return NVMX_E_HOST;
+    sim->selected = which;
+    return NVMX_OK;
+}
+
+static enum nvmx_status vmcs_reset(void *ctx, uint32_t which) {
+    struct sim *sim = sim_of_vcpu(ctx);
+    must_be_a_vmcs(sim, which, "vmcs_reset");
+    if (which < NVMX_VMCS02_FIRST)
+        sim_broken("vmcs_reset of VMCS %u, which is the host's", which);
+    if (sim_fails(sim, SIM_VMCS_RESET))
+        return NVMX_E_HOST;
+    struct sim_vmcs *vmcs = &sim->vmcs[which];
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++)
+        vmcs->value[slot] = POISON & width_mask(slot);
+    memset(&vmcs->written, 0, sizeof(vmcs->written));
+    vmcs->resets++;
+    vmcs->entries = 0;
+    sim_host_state(sim, which);
+    return NVMX_OK;
+}
+
+static int accessible(struct sim *sim, uint32_t encoding) {
+    int slot = sim_slot(encoding);
+    if (slot >= 0 && sim_has_field(sim, (unsigned int)slot))
+        return slot;
+    sim->last_bad_encoding = encoding;
+    return -1;
+}
+
+static enum nvmx_status vmcs_read(void *ctx, uint32_t count, const uint32_t *encoding, uint64_t *value) {
+    struct sim *sim = sim_of_vcpu(ctx);
+    if (sim_fails(sim, SIM_VMCS_READ))
+        return NVMX_E_HOST;
+    for (uint32_t i = 0; i < count; i++) {
+        int slot = accessible(sim, encoding[i]);
+        if (slot < 0)
+            return NVMX_E_HOST;
+        value[i] = sim->vmcs[sim->selected].value[slot];
+    }
+    return NVMX_OK;
+}
+
+static enum nvmx_status vmcs_write(void *ctx, uint32_t count, const uint32_t *encoding, const uint64_t *value) {
+    struct sim *sim = sim_of_vcpu(ctx);
+    bool write_all = (sim->machine.msr[NVMX_CAP_MISC] >> 29) & 1;
+    if (sim_fails(sim, SIM_VMCS_WRITE))
+        return NVMX_E_HOST;
+    for (uint32_t i = 0; i < count; i++) {
+        int slot = accessible(sim, encoding[i]);
+        if (slot >= 0 && !write_all && nvmx_encoding_read_only(encoding[i])) {
+            sim->last_bad_encoding = encoding[i];
+            slot = -1;
+        }
+        if (slot < 0)
+            return NVMX_E_HOST;
+        if (sim->selected != NVMX_VMCS_SHADOW && fields[slot].host_state)
+            sim_broken("the library writes %#x, a field of the real host-state area", encoding[i]);
+        struct sim_vmcs *vmcs = &sim->vmcs[sim->selected];
+        vmcs->value[slot] = value[i] & width_mask((unsigned int)slot);
+        nvmx_set_add(&vmcs->written, (unsigned int)slot);
+    }
+    return NVMX_OK;
+}
+
+void sim_vmcs_callbacks(struct sim *sim) {
+    sim->host.vmcs_select = vmcs_select;
+    sim->host.vmcs_reset = vmcs_reset;
+    sim->host.vmcs_read = vmcs_read;
+    sim->host.vmcs_write = vmcs_write;
+}
+
+/* -- exits and entries ---------------------------------------------------------------------------------------------------------- */
+
+/* What the library wants entered must be what is selected. */
+static void check_entry(struct sim *sim) {
+    uint32_t which = nvmx_selected(sim->vcpu);
+    bool l2 = nvmx_mode(sim->vcpu) == NVMX_MODE_L2;
+    if (which != sim->selected)
+        sim_broken("VMCS %u is to be entered, but %u is selected", which, sim->selected);
+    if (l2 != (which >= NVMX_VMCS02_FIRST))
+        sim_broken("VMCS %u is to be entered in mode %d", which, (int)nvmx_mode(sim->vcpu));
+    if (l2 && sim->vmcs[which].resets == 0)
+        sim_broken("vmcs02 %u is to be entered without a reset ever", which);
+}
+
+static void set_information(struct sim *sim, const struct nvmx_l2_exit_info *info) {
+    const struct {
+        enum nvmx_field slot;
+        uint64_t value;
+    } all[] = {
+        {NVMX_F_EXIT_REASON, info->reason},
+        {NVMX_F_EXIT_QUALIFICATION, info->qualification},
+        {NVMX_F_VM_EXIT_INTERRUPTION_INFO, info->interruption_info},
+        {NVMX_F_VM_EXIT_INTERRUPTION_ERROR_CODE, info->interruption_error_code},
+        {NVMX_F_IDT_VECTORING_INFO, info->idt_vectoring_info},
+        {NVMX_F_IDT_VECTORING_ERROR_CODE, info->idt_vectoring_error_code},
+        {NVMX_F_VM_EXIT_INSTRUCTION_LENGTH, info->instruction_length},
+        {NVMX_F_VM_EXIT_INSTRUCTION_INFORMATION, info->instruction_info},
+        {NVMX_F_GUEST_LINEAR_ADDRESS, info->guest_linear_address},
+        {NVMX_F_GUEST_PHYSICAL_ADDRESS, info->guest_physical_address},
+    };
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+        sim_set(sim, sim->selected, all[i].slot, all[i].value);
+}
+
+enum nvmx_next sim_exit_info(struct sim *sim, const struct nvmx_l2_exit_info *info) {
+    check_entry(sim);
+    struct sim_vmcs *vmcs = &sim->vmcs[sim->selected];
+    vmcs->entries++;
+    /* SDM 30.2.1, 30.1: an exit after a successful entry clears the valid bit of the VM-entry interruption information. */
+    if (!(info->reason >> 31))
+        vmcs->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] &= 0x7fffffff;
+    sim->queued_vector = -1;
+    set_information(sim, info);
+    enum nvmx_next next = nvmx_exit(sim->vcpu, info->reason);
+    if (next == NVMX_ENTER)
+        check_entry(sim);
+    return next;
+}
+
+enum nvmx_next sim_exit(struct sim *sim, uint32_t reason, uint64_t qualification, uint32_t instruction_info, uint32_t length) {
+    struct nvmx_l2_exit_info info = {
+        .reason = reason,
+        .qualification = qualification,
+        .instruction_info = instruction_info,
+        .instruction_length = length,
+    };
+    return sim_exit_info(sim, &info);
+}
+
+enum nvmx_next sim_enter(struct sim *sim, struct nvmx_pending *pending) {
+    enum nvmx_next next = nvmx_enter(sim->vcpu, pending);
+    if (next == NVMX_HOST)
+        sim_broken("nvmx_enter answered NVMX_HOST");
+    if (next == NVMX_ENTER)
+        check_entry(sim);
+    return next;
+}
+
+/* -- what the host sets up -------------------------------------------------------------------------------------------------------- */
+
+void sim_host_state(struct sim *sim, uint32_t which) {
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++)
+        if (fields[slot].host_state)
+            sim->vmcs[which].value[slot] = (UINT64_C(0x4000) + slot * 16) & width_mask(slot);
+    sim_set(sim, which, NVMX_F_HOST_CR0, 0x80050033);
+    sim_set(sim, which, NVMX_F_HOST_CR4, 0x2020);
+    sim_set(sim, which, NVMX_F_VM_EXIT_MSR_STORE_COUNT, 0);
+    sim_set(sim, which, NVMX_F_VM_EXIT_MSR_LOAD_COUNT, 0);
+    sim_set(sim, which, NVMX_F_VM_ENTRY_MSR_LOAD_COUNT, 0);
+}
+
+static void set_segment(struct sim *sim, unsigned int index, uint16_t selector, uint32_t limit, uint32_t rights) {
+    static const enum nvmx_field base[] = {NVMX_F_GUEST_ES_BASE, NVMX_F_GUEST_CS_BASE, NVMX_F_GUEST_SS_BASE,
+                                           NVMX_F_GUEST_DS_BASE, NVMX_F_GUEST_FS_BASE, NVMX_F_GUEST_GS_BASE,
+                                           NVMX_F_GUEST_LDTR_BASE, NVMX_F_GUEST_TR_BASE};
+    sim_set(sim, NVMX_VMCS01, (enum nvmx_field)(NVMX_F_GUEST_ES_SELECTOR + index), selector);
+    sim_set(sim, NVMX_VMCS01, (enum nvmx_field)(NVMX_F_GUEST_ES_LIMIT + index), limit);
+    sim_set(sim, NVMX_VMCS01, (enum nvmx_field)(NVMX_F_GUEST_ES_ACCESS_RIGHTS + index), rights);
+    sim_set(sim, NVMX_VMCS01, base[index], 0);
+}
+
+static void set_mode(struct sim *sim, bool long_mode) {
+    enum { ES, CS, SS, DS, FS, GS, LDTR, TR };
+    for (unsigned int i = ES; i <= GS; i++)
+        set_segment(sim, i, 0x10, 0xffffffff, 0xc093);
+    set_segment(sim, CS, 0x08, 0xffffffff, long_mode ? 0xa09b : 0xc09b);
+    set_segment(sim, LDTR, 0, 0, 0x10000);
+    set_segment(sim, TR, 0x18, 0x67, 0x8b);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_CR0, long_mode ? 0x80050033 : 0x33);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_CR4, long_mode ? 0x2020 : 0x2000);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_EFER, long_mode ? 0xd00 : 0);
+    uint64_t entry = sim_get(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS) & ~UINT64_C(0x200);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS, entry | (long_mode ? 0x200 : 0));
+}
+
+void sim_l1_mode32(struct sim *sim) {
+    set_mode(sim, false);
+}
+
+void sim_l1_mode64(struct sim *sim) {
+    set_mode(sim, true);
+}
+
+/* PML4 -> PDPT -> PD: the first GiB in pages of 2 MiB, linear = gpa1. */
+static void build_l1_tables(struct sim *sim) {
+    sim_write64(sim, SIM_L1_PML4, (SIM_L1_PML4 + 0x1000) | 3);
+    sim_write64(sim, SIM_L1_PML4 + 0x1000, (SIM_L1_PML4 + 0x2000) | 3);
+    for (uint64_t i = 0; i < 512; i++)
+        sim_write64(sim, SIM_L1_PML4 + 0x2000 + i * 8, (i << 21) | 0x83);
+}
+
+static uint64_t machine_only(const struct sim *sim, enum nvmx_cap cap, uint64_t wanted) {
+    return (wanted & (sim->machine.msr[cap] >> 32)) | (sim->machine.msr[cap] & 0xffffffff);
+}
+
+static void set_controls(struct sim *sim) {
+    bool owns = sim->options.external_interrupts;
+    uint64_t primary = machine_only(sim, NVMX_CAP_TRUE_PROCBASED, UINT64_C(1) << 31 | 1u << 28 | 1u << 25);
+    uint64_t secondary = 1u << 1 | 1u << 3 | 1u << 5 | 1u << 7 | 1u << 12 | 1u << 20;
+    if (sim->options.shadow)
+        secondary |= 1u << 14;
+    uint64_t exit = machine_only(sim, NVMX_CAP_TRUE_EXIT, 1u << 9 | 1u << 18 | 1u << 19 | 1u << 20 | 1u << 21 | (owns ? 1u << 15 : 0));
+    const struct {
+        enum nvmx_field slot;
+        uint64_t value;
+    } all[] = {
+        {NVMX_F_PIN_BASED_CONTROLS, machine_only(sim, NVMX_CAP_TRUE_PINBASED, owns ? 0x29 : 0)},
+        {NVMX_F_PRIMARY_CONTROLS, primary},
+        {NVMX_F_SECONDARY_CONTROLS, machine_only(sim, NVMX_CAP_PROCBASED2, secondary)},
+        {NVMX_F_VM_EXIT_CONTROLS, exit},
+        {NVMX_F_VM_ENTRY_CONTROLS, machine_only(sim, NVMX_CAP_TRUE_ENTRY, 1u << 9 | 1u << 14 | 1u << 15)},
+        {NVMX_F_EPT_POINTER, SIM_EPTP01},
+        {NVMX_F_VPID, 1},
+        {NVMX_F_CR0_GUEST_HOST_MASK, 0x20},
+        {NVMX_F_CR0_READ_SHADOW, 0x20},
+        {NVMX_F_CR4_GUEST_HOST_MASK, 0x2000},
+        {NVMX_F_CR4_READ_SHADOW, 0x2000},
+        {NVMX_F_VMCS_LINK_POINTER, NVMX_NO_ADDRESS},
+    };
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+        sim_set(sim, NVMX_VMCS01, all[i].slot, all[i].value);
+}
+
+void sim_vmcs01(struct sim *sim) {
+    sim->selected = NVMX_VMCS01;
+    sim_host_state(sim, NVMX_VMCS01);
+    set_controls(sim);
+    set_mode(sim, true);
+    build_l1_tables(sim);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_CR3, SIM_L1_PML4);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_RIP, SIM_L1_CODE);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_RSP, SIM_L1_STACK);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_RFLAGS, 2);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_DR7, 0x400);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_PAT, UINT64_C(0x0007040600070406));
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_GDTR_LIMIT, 0x7f);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_IDTR_LIMIT, 0xfff);
+}
