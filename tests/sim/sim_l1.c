@@ -78,10 +78,10 @@ static enum sim_outcome execute(struct sim *sim, uint32_t reason, uint64_t quali
 
 /* -- instructions --------------------------------------------------------------------------------------------------------------- */
 
-/* Instruction information (SDM tables 30-13, 30-14): DS, neither base nor index; the address is the displacement. */
+/* Instruction information (SDM tables 30-13, 30-14): segment DS (3), neither base nor index; the address is the displacement. */
 static uint32_t memory_operand(const struct sim *sim) {
     bool long_mode = (sim_get(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS) >> 9) & 1;
-    return (long_mode ? 2u : 1u) << 7 | NVMX_DS << 15 | 1u << 22 | 1u << 27;
+    return (long_mode ? 2u : 1u) << 7 | 3u << 15 | 1u << 22 | 1u << 27;
 }
 
 static enum sim_outcome with_m64(struct sim *sim, uint32_t reason, uint64_t operand) {
