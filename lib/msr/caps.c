@@ -6,6 +6,7 @@
 #include <nvmx/vmcs.h>
 
 #include "../vcpu.h"
+#include "caps_internal.h"
 
 #define CR0_PE (UINT64_C(1) << 0)
 #define CR0_PG (UINT64_C(1) << 31)
@@ -70,12 +71,12 @@ static bool need_met(unsigned int need, const struct nvmx_caps *caps) {
     return need == NEED_NONE || ((caps->msr[need / 64] >> (need % 64)) & 1) != 0;
 }
 
-static bool msr_exists(unsigned int place, const struct nvmx_caps *caps) {
+bool caps_msr_exists(const struct nvmx_caps *caps, unsigned int place) {
     return need_met(exists[place][0], caps) || need_met(exists[place][1], caps);
 }
 
 static bool needs_met(const struct row *row, const struct nvmx_caps *caps) {
-    return need_met(row->need[0], caps) && need_met(row->need[1], caps) && msr_exists(place_of(row), caps);
+    return need_met(row->need[0], caps) && need_met(row->need[1], caps) && caps_msr_exists(caps, place_of(row));
 }
 
 /* A control MSR with both halves and a default1 class. */

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The MSR lists of a VMCS: VM-entry load (SDM 29.4), VM-exit store (30.4), VM-exit load (30.6).
+ *
+ * An entry is 16 bytes: dword 0 index, dword 1 reserved, then the value; lists are aligned to 16, so no entry crosses a page.
+ * MSRs of the library are answered here, all others by the host's msr_read and msr_write: see host.h and README.md for what these
+ * callbacks do with MSRs that a VMCS field switches.
+ */
+#include "../vcpu.h"
+
+#define ENTRY_BYTES 16u
+#define PAGE_MASK (uint64_t)(NVMX_PAGE_SIZE - 1)
+
+#define MSR_BIOS_UPDT_TRIG 0x79u
+#define MSR_BIOS_SIGN_ID 0x8bu
+#define MSR_SMM_MONITOR_CTL 0x9bu
+#define MSR_SMBASE 0x9eu
+#define MSR_FS_BASE 0xc0000100u
+#define MSR_GS_BASE 0xc0000101u
+
+/* What is done with one entry. False: it fails. */
+typedef bool entry_action(struct nvmx_vcpu *vcpu, uint64_t *entry);
+
+/* The recommended maximum of a list is taken as a hard one (SDM A.6, IA32_VMX_MISC 27:25). */
+static uint32_t list_max(const struct nvmx_vcpu *vcpu) {
+    return 512 * ((uint32_t)(vcpu->vm->caps.msr[NVMX_CAP_MISC] >> 25 & 7) + 1);
+}
+
+static bool is_x2apic(uint32_t index) {
+    return index >> 8 == 0x8;
+}
+
+/* Rows C-29.4-01 to C-29.4-04: FS and GS base lie in the guest-state area; microcode MSRs are refused as model-specific. */
+static bool load_forbidden(uint32_t index) {
+    return is_x2apic(index) || index == MSR_FS_BASE || index == MSR_GS_BASE || index == MSR_SMM_MONITOR_CTL ||
+           index == MSR_SMBASE || index == MSR_BIOS_UPDT_TRIG || index == MSR_BIOS_SIGN_ID;
+}
+
+static bool load_entry(struct nvmx_vcpu *vcpu, uint64_t *entry) {
+    uint64_t index = __atomic_load_n(&entry[0], __ATOMIC_RELAXED);
+    uint64_t value = __atomic_load_n(&entry[1], __ATOMIC_RELAXED);
+
+    if (index > UINT32_MAX || load_forbidden((uint32_t)index)) {
+        return false;
+    }
+    switch (nvmx_wrmsr(vcpu, (uint32_t)index, value, false)) {
+    case NVMX_MSR_DONE:
+        return true;
+    case NVMX_MSR_FAULT:
+        return false;
+    case NVMX_MSR_NOT_MINE:
+        break;
+    }
+    return host_msr_write(vcpu, (uint32_t)index, value) == NVMX_OK;
+}
+
+static bool store_entry(struct nvmx_vcpu *vcpu, uint64_t *entry) {
+    uint64_t index = __atomic_load_n(&entry[0], __ATOMIC_RELAXED);
+    uint64_t value = 0;
+    enum nvmx_msr_result result;
+
+    if (index > UINT32_MAX || is_x2apic((uint32_t)index) || index == MSR_SMBASE) {
+        return false;
+    }
+    result = nvmx_rdmsr(vcpu, (uint32_t)index, &value);
+    if (result == NVMX_MSR_FAULT ||
+        (result == NVMX_MSR_NOT_MINE && host_msr_read(vcpu, (uint32_t)index, &value) != NVMX_OK)) {
+        return false;
+    }
+    __atomic_store_n(&entry[1], value, __ATOMIC_RELAXED);
+    return true;
+}
+
+/* The entries that lie in one page, `count` of them from gpa1 on. How many went well. */
+static uint32_t page_entries(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count, bool store) {
+    entry_action *action = store ? store_entry : load_entry;
+    uint64_t base = gpa1 & ~PAGE_MASK;
+    uint32_t done = 0;
+    uint64_t hpa;
+    uint8_t *page = host_map(vcpu, base, store ? NVMX_ACCESS_READ | NVMX_ACCESS_WRITE : NVMX_ACCESS_READ, &hpa);
+
+    if (page == NULL) {
+        return 0;
+    }
+    while (done < count && action(vcpu, (uint64_t *)(void *)(page + (gpa1 & PAGE_MASK) + done * ENTRY_BYTES))) {
+        done++;
+    }
+    host_unmap(vcpu, base, page, store && done > 0);
+    return done;
+}
+
+static uint32_t walk_list(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count, bool store) {
+    uint32_t max = list_max(vcpu);
+    uint32_t done = 0;
+
+    if (count != 0 && gpa1 % ENTRY_BYTES != 0) {
+        return 1;
+    }
+    while (done < count && done < max) {
+        uint64_t at = gpa1 + (uint64_t)done * ENTRY_BYTES;
+        uint32_t room = (uint32_t)((NVMX_PAGE_SIZE - (at & PAGE_MASK)) / ENTRY_BYTES);
+        uint32_t left = (count < max ? count : max) - done;
+        uint32_t here = room < left ? room : left;
+        uint32_t good = page_entries(vcpu, at, here, store);
+
+        done += good;
+        if (good < here) {
+            return done + 1;
+        }
+    }
+    return done < count ? done + 1 : 0;
+}
+
+uint32_t msr_list_load(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count) {
+    return walk_list(vcpu, gpa1, count, false);
+}
+
+uint32_t msr_list_store(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count) {
+    return walk_list(vcpu, gpa1, count, true);
+}
