@@ -4,7 +4,8 @@
 #include "vmx.h"
 
 /* Fields that are defined for some exits only. The qualification is cleared where it means nothing. */
-enum { LENGTH = 1, LINEAR = 2, PHYSICAL = 4, MEMORY_FORM = 8, REGISTER2 = 16, RANDOM_FORM = 32, IDENTITY = 64 };
+enum { LENGTH = 1, LINEAR = 2, PHYSICAL = 4, MEMORY_FORM = 8, REGISTER2 = 16, RANDOM_FORM = 32, IDENTITY = 64,
+       IO_FORM = 128 };
 
 static const struct {
     const char *name;
@@ -61,7 +62,7 @@ static const struct {
     [REASON_RDSEED] = {"RDSEED", LENGTH | RANDOM_FORM},
 };
 
-enum { IO_STRING = 1u << 4 };
+enum { IO_IN = 1u << 3, IO_STRING = 1u << 4 };
 
 struct exit_info exit_read(uint64_t code) {
     return (struct exit_info){
@@ -83,6 +84,9 @@ struct exit_info exit_read(uint64_t code) {
 static uint64_t reduce_instruction(uint64_t info, uint8_t defined) {
     bool is_register = (info & 1u << 10) != 0;
     uint64_t keep = 1u << 10;
+    if ((defined & IO_FORM) != 0) {
+        return cap.io_info ? info & 0x38380 : 0;
+    }
     if ((defined & RANDOM_FORM) != 0) {
         return info & 0x1878;
     }
@@ -142,6 +146,11 @@ void exit_reduce(struct exit_info *e) {
                       (basic == REASON_EXCEPTION_NMI && is_software_event(e->interruption)) ||
                       basic == REASON_TASK_SWITCH;
     e->length = has_length ? e->length : 0;
+    if (basic == REASON_IO && (e->qualification & IO_STRING) != 0) {
+        /* The segment is defined for OUTS only. */
+        defined = IO_FORM;
+        e->instruction &= (e->qualification & IO_IN) != 0 ? ~0x38000ul : ~0ul;
+    }
     e->instruction = reduce_instruction(e->instruction, defined);
 }
 

@@ -21,6 +21,27 @@ enum {
     REASON_VMFUNC = 59, REASON_RDSEED = 61, REASON_COUNT = 70,
 };
 
+/* 440EH of an exit with a memory operand in 64-bit code (SDM vol. 3C, 30.2.5): parts to be ORed. */
+#define INFO_MEMORY(SCALE, SEGMENT) ((uint64_t)(SCALE) | 2u << 7 | (uint64_t)(SEGMENT) << 15)
+#define INFO_INDEX(REGISTER) ((uint64_t)(REGISTER) << 18)
+#define INFO_NO_INDEX (1u << 22)
+#define INFO_BASE(REGISTER) ((uint64_t)(REGISTER) << 23)
+#define INFO_NO_BASE (1u << 27)
+#define INFO_REGISTER(REGISTER) (1u << 10 | (uint64_t)(REGISTER) << 3)
+#define INFO_REGISTER2(REGISTER) ((uint64_t)(REGISTER) << 28)
+#define INFO_IDENTITY(NUMBER) ((uint64_t)(NUMBER) << 28)
+#define INFO_OPERAND64 (1u << 11)
+enum { SEGMENT_ES, SEGMENT_CS, SEGMENT_SS, SEGMENT_DS, SEGMENT_FS, SEGMENT_GS };
+
+/* 4404H, 4408H, 4016H (SDM vol. 3C, 27.9.2). */
+#define EVENT_EXTERNAL(VECTOR) (0x80000000u | (VECTOR))
+#define EVENT_NMI 0x80000202u
+#define EVENT_HARDWARE(VECTOR) (0x80000300u | (VECTOR))
+#define EVENT_HARDWARE_CODE(VECTOR) (0x80000b00u | (VECTOR))
+#define EVENT_SOFTWARE_INTERRUPT(VECTOR) (0x80000400u | (VECTOR))
+#define EVENT_PRIVILEGED_SOFTWARE(VECTOR) (0x80000500u | (VECTOR))
+#define EVENT_SOFTWARE_EXCEPTION(VECTOR) (0x80000600u | (VECTOR))
+
 struct exit_info {
     uint32_t reason;                    /* 4402H, all 32 bits */
     uint64_t qualification;

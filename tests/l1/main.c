@@ -10,7 +10,8 @@ struct multiboot_info {
 };
 
 static const struct scenario_list *const lists[] = {
-    &scenarios_off, &scenarios_vmcs, &scenarios_instruction,
+    &scenarios_off, &scenarios_vmcs, &scenarios_instruction, &scenarios_register,
+    &scenarios_exception,
 };
 
 static char line[MAX_LINE];

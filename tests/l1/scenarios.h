@@ -11,6 +11,7 @@ struct scenario_list {
 #define DEFINE_SCENARIOS(NAME, TABLE) \
     const struct scenario_list scenarios_##NAME = {(TABLE), sizeof(TABLE) / sizeof((TABLE)[0])}
 
-extern const struct scenario_list scenarios_off, scenarios_vmcs, scenarios_instruction;
+extern const struct scenario_list scenarios_off, scenarios_vmcs, scenarios_instruction, scenarios_register,
+    scenarios_exception;
 
 #endif

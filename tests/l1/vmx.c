@@ -27,6 +27,7 @@ void vmx_discover(void) {
     cap.may = (struct controls){(uint32_t)(pin >> 32), (uint32_t)(proc >> 32), 0, (uint32_t)(exit >> 32),
                                 (uint32_t)(entry >> 32)};
     cap.misc = rdmsr(MSR_VMX_MISC);
+    cap.io_info = (rdmsr(MSR_VMX_BASIC) >> 54 & 1) != 0;
     if ((cap.may.proc & PROC_SECONDARY) != 0) {
         cap.may.proc2 = (uint32_t)(rdmsr(MSR_VMX_PROC2) >> 32);
     }

@@ -97,6 +97,7 @@ struct capabilities {
     uint32_t revision;
     struct controls must, may;          /* allowed-0 and allowed-1 */
     uint64_t misc, ept_vpid;
+    bool io_info;                       /* instruction information for INS and OUTS */
     uint64_t physical_limit;            /* first address beyond the physical-address width */
 };
 
