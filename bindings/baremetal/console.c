@@ -10,7 +10,8 @@ enum { UART_DATA = COM1, UART_IER = COM1 + 1, UART_FCR = COM1 + 2, UART_LCR = CO
 
 #define LCR_8N1 3
 #define LCR_DLAB 0x80
-#define LSR_READY 0x20
+#define LSR_READY 0x20 /* takes a character */
+#define LSR_EMPTY 0x40 /* sent the last one */
 
 /* A line that never becomes ready (no UART there: all ones reads as ready; a stuck one doesn't) must not stop L0. */
 #define READY_TRIES 1000000u
@@ -26,10 +27,15 @@ void console_init(void)
     outb(UART_MCR, 3);
 }
 
+static void wait_for(uint8_t status)
+{
+    for (uint32_t i = 0; i < READY_TRIES && !(inb(UART_LSR) & status); i++) {
+    }
+}
+
 static void put_raw(char c)
 {
-    for (uint32_t i = 0; i < READY_TRIES && !(inb(UART_LSR) & LSR_READY); i++) {
-    }
+    wait_for(LSR_READY);
     outb(UART_DATA, (uint8_t)c);
 }
 
@@ -133,6 +139,7 @@ static void print_borrowed(const char *prefix, const char *format, va_list *argu
     for (; *prefix; prefix++)
         put(*prefix);
     vprint(format, arguments);
+    wait_for(LSR_EMPTY); /* the machine may be switched off next */
     outb(UART_IER, ier);
     outb(UART_LCR, lcr);
 }
@@ -151,7 +158,7 @@ void panic(const char *format, ...)
     va_list arguments;
 
     va_start(arguments, format);
-    print_borrowed("nvmx: ", format, &arguments);
+    print_borrowed("nvmx: fatal: ", format, &arguments);
     va_end(arguments);
     print("\n");
     crash_report(NULL);

@@ -14,7 +14,7 @@ void console_init(void);
  */
 void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Print "nvmx: MESSAGE" and the state (crash.c), then switch the machine off. */
+/* Print "nvmx: fatal: MESSAGE" and the state (crash.c), then switch the machine off. */
 _Noreturn void panic(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

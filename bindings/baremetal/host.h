@@ -3,8 +3,7 @@
 #ifndef HOST_H
 #define HOST_H
 
-#include <nvmx/host.h>
-#include <nvmx/types.h>
+#include <nvmx/nvmx.h>
 
 #include "layout.h"
 #include "memory.h"
@@ -24,26 +23,25 @@ struct cpu {
     volatile uint8_t nmi_pending; /* an NMI hit L0; it is L1's */
     uint32_t selected;     /* slot whose VMCS is current in the processor */
     struct vmcs_slot slot[SLOTS];
+    struct nvmx_vm *vm;
     struct nvmx_vcpu *vcpu;
-    uint32_t exit_reason;  /* of the exit being handled, all 32 bits */
+    uint32_t exit_reason;     /* of the exit being handled, all 32 bits */
+    bool l1_in_vmx_operation; /* as vmcs01 is set up for */
+    bool nmi_owed;            /* an NMI that L1 could not take yet */
+    bool has_run;             /* regs and the VMCS mean something */
 };
 
 _Static_assert(offsetof(struct cpu, regs.gpr) == 0, "entry.S");
 _Static_assert(offsetof(struct cpu, regs.cr2) == CPU_CR2, "entry.S");
 _Static_assert(offsetof(struct cpu, nmi_pending) == CPU_NMI_PENDING, "entry.S");
 
-/* VMCS fields by name: VMCS_GUEST_RIP and so on, from the library's table. */
-enum vmcs_field {
-#define FIELD(encoding, name, text, exists, group, merge, shadow) VMCS_##name = encoding,
-#include <nvmx/vmcs_fields.def>
-#undef FIELD
-};
-
 /* -- boot options (main.c) ------------------------------------------------------------------------------------------------ */
 
 struct options {
-    bool stats;
-    uint64_t own_mib;
+    bool stats;        /* print counts at the end */
+    bool hide_vmx;     /* L1 sees a CPU without VMX */
+    bool no_shadowing; /* use no VMCS shadowing, though the CPU has it */
+    uint64_t own_mib;  /* memory for L0; 0: L0 chooses */
 };
 extern struct options options;
 
@@ -81,13 +79,19 @@ uint32_t vmx_controls(uint32_t true_msr, uint32_t wanted, const char *name);
 /* A zeroed region with the revision identifier; `shadow` sets the shadow-VMCS indicator. */
 uint64_t vmcs_region(bool shadow);
 void vmcs_use(struct cpu *cpu, uint32_t slot);
-uint64_t vmcs_get(enum vmcs_field field);
-void vmcs_put(enum vmcs_field field, uint64_t value);
+uint64_t vmcs_get(uint32_t field);
+void vmcs_put(uint32_t field, uint64_t value);
 /* The host-state area, the same in every VMCS. */
 void vmcs_put_host_state(struct cpu *cpu);
 
+/* VMCLEAR and a region as new. */
+void vmcs_clean(struct cpu *cpu, uint32_t slot);
+
 struct l1_start;
 void vmcs01_init(struct cpu *cpu, const struct l1_start *start);
+/* L1 entered or left VMX operation (the selected VMCS is vmcs01). */
+void vmcs01_follow_mode(bool in_vmx_operation);
+void vmcs01_shadow_bitmaps(const struct nvmx_vm *vm);
 
 #define PROC2_EPT (1u << 1)
 #define PROC2_RDTSCP (1u << 3)
@@ -113,6 +117,11 @@ void vmcs01_init(struct cpu *cpu, const struct l1_start *start);
 #define EPT_CAP_INVVPID_ALL 42
 
 #define VPID01 1
+#define VPID02_COUNT 16
+
+/* Types of INVEPT and INVVPID. */
+enum { INVEPT_SINGLE = 1, INVEPT_ALL = 2 };
+enum { INVVPID_ADDRESS = 0, INVVPID_SINGLE = 1, INVVPID_ALL = 2 };
 
 /* -- ept01 (ept01.c) ---------------------------------------------------------------------------------------------------- */
 
@@ -161,7 +170,10 @@ void handle_io(struct cpu *cpu);
 enum stats_who { STATS_HOST, STATS_EMULATED, STATS_REFLECTED, STATS_WHO_COUNT };
 #define STATS_REASONS 96
 
-void stats_exit(uint32_t reason, enum stats_who who);
+/* RAX of the VMCALL by which L1 asks for the counts (option `stats`): "nvmxstat" read as a little-endian number. */
+#define STATS_VMCALL 0x74617473786d766eull
+
+void stats_exit(bool from_l2, uint32_t reason, enum stats_who who);
 void stats_print(void);
 
 struct trap_frame;

@@ -5,7 +5,7 @@
 #include "multiboot.h"
 #include "x86.h"
 
-#define RESERVATIONS_MAX 64
+#define RESERVATIONS_MAX 128
 #define OWN_ALIGNMENT (2 * MIB) /* so that ept01 splits no large page at the borders */
 #define OWN_MIN (8 * MIB)
 #define OWN_BASE (32 * MIB)
@@ -145,6 +145,17 @@ bool memory_is_ram(uint64_t start, uint64_t end)
     return false;
 }
 
+bool memory_is_usable(uint64_t start, uint64_t end)
+{
+    if (end <= 640 * KIB)
+        return true;
+    for (uint32_t i = 0; i < map.count; i++)
+        if (map.region[i].type != MEMORY_RESERVED && map.region[i].type <= MEMORY_NVS &&
+            start >= map.region[i].start && end <= map.region[i].end)
+            return true;
+    return false;
+}
+
 /* Cut [own.start, own.end) out of the RAM that L1 sees. */
 static void map_carve_own(void)
 {
@@ -198,6 +209,17 @@ void *page_get_or_die(uint64_t *hpa, const char *what)
     if (!page)
         panic("no memory of L0 left for %s; give it more with the option memory=MIB", what);
     return page;
+}
+
+void *pages_take(uint64_t bytes)
+{
+    uint64_t hpa = page_next;
+
+    bytes = (bytes + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
+    if (bytes > own.end - page_next)
+        panic("no memory of L0 left for %lu bytes; give it more with the option memory=MIB", bytes);
+    page_next += bytes;
+    return memset(phys_to_virt(hpa), 0, bytes);
 }
 
 void page_put(uint64_t hpa)

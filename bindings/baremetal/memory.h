@@ -43,6 +43,8 @@ uint64_t memory_find(uint64_t bytes, uint64_t alignment, uint64_t min, uint64_t 
 /* Is all of [start, end) RAM that belongs to L1? / Does it touch L0's range? */
 bool memory_is_ram(uint64_t start, uint64_t end);
 bool memory_is_own(uint64_t start, uint64_t end);
+/* Likewise, with ACPI's memory and the first 640 KiB: what behaves as memory and is not L0's. */
+bool memory_is_usable(uint64_t start, uint64_t end);
 
 /*
  * Choose L0's range (as high as possible below 4 GiB; own_mib MiB, 0: by the machine's size), move the running image there and
@@ -59,6 +61,9 @@ void *page_get(uint64_t *hpa);
 /* The same for what L0 can't do without: panics. */
 void *page_get_or_die(uint64_t *hpa, const char *what);
 void page_put(uint64_t hpa);
+
+/* Zeroed memory for as long as L0 runs: consecutive pages. Panics if there are none. */
+void *pages_take(uint64_t bytes);
 
 /* Memory types as the MTRRs have them: of the 2^shift bytes at hpa, or MTRR_MIXED. */
 #define MTRR_MIXED 0xffu

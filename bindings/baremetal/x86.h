@@ -9,10 +9,10 @@
 
 #include "layout.h"
 
-#define KIB 1024ull
+#define KIB 1024ul
 #define MIB (1024 * KIB)
 #define GIB (1024 * MIB)
-#define PAGE_BYTES 4096ull
+#define PAGE_BYTES 4096ul
 
 #define CR0_PE (1ull << 0)
 #define CR0_MP (1ull << 1)

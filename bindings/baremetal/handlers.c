@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: MIT */
+/* Exits that are the host's own business: a table of handlers by exit reason. They work on the VMCS that exited, L1's or L2's. */
+#include "console.h"
+#include "host.h"
+
+#define INTERRUPTION_VALID (1u << 31)
+#define INTERRUPTION_ERROR_CODE (1u << 11)
+#define INTERRUPTION_TYPE_SHIFT 8
+#define TYPE_NMI 2u
+#define TYPE_HARDWARE_EXCEPTION 3u
+#define TYPE_HAS_LENGTH(type) ((type) >= 4 && (type) <= 6) /* software interrupts and exceptions */
+#define BLOCKING_STI_MOVSS 3u
+#define BLOCKING_MOVSS 2u
+#define BLOCKING_NMI 8u
+#define DEBUG_BTF (1u << 1)
+#define PENDING_BS (1u << 14)
+#define CS_LONG (1u << 13)
+
+void skip_instruction(void)
+{
+    uint64_t rip = vmcs_get(NVMX_VMCS_GUEST_RIP) + vmcs_get(NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH);
+    uint64_t blocking = vmcs_get(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE);
+    bool is_64 = vmcs_get(NVMX_VMCS_GUEST_EFER) & EFER_LMA && vmcs_get(NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS) & CS_LONG;
+
+    vmcs_put(NVMX_VMCS_GUEST_RIP, is_64 ? rip : rip & 0xffffffff);
+    if (blocking & BLOCKING_STI_MOVSS)
+        vmcs_put(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE, blocking & ~(uint64_t)BLOCKING_STI_MOVSS);
+    if (vmcs_get(NVMX_VMCS_GUEST_RFLAGS) & RFLAGS_TF && !(vmcs_get(NVMX_VMCS_GUEST_DEBUGCTL) & DEBUG_BTF))
+        vmcs_put(NVMX_VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS,
+                 vmcs_get(NVMX_VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS) | PENDING_BS);
+}
+
+void inject_exception(uint8_t vector, bool has_error_code, uint32_t error_code)
+{
+    uint32_t info = vector | TYPE_HARDWARE_EXCEPTION << INTERRUPTION_TYPE_SHIFT | INTERRUPTION_VALID;
+
+    /* Real mode has no error codes (SDM 29.2.1.3). */
+    if (has_error_code && vmcs_get(NVMX_VMCS_GUEST_CR0) & CR0_PE) {
+        info |= INTERRUPTION_ERROR_CODE;
+        vmcs_put(NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE, error_code);
+    }
+    vmcs_put(NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, info);
+}
+
+static void inject_gp(void)
+{
+    inject_exception(VECTOR_GP, true, 0);
+}
+
+void deliver_nmi(struct cpu *cpu)
+{
+    uint64_t blocking = vmcs_get(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE);
+
+    if (blocking & (BLOCKING_NMI | BLOCKING_MOVSS) ||
+        vmcs_get(NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO) & INTERRUPTION_VALID)
+        return; /* tried again before the next entry */
+    vmcs_put(NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO,
+             VECTOR_NMI | TYPE_NMI << INTERRUPTION_TYPE_SHIFT | INTERRUPTION_VALID);
+    cpu->nmi_owed = false;
+}
+
+/* An event whose delivery the exit interrupted has to be delivered again (SDM 30.2.4). */
+static void restore_event_in_flight(void)
+{
+    uint32_t info = (uint32_t)vmcs_get(NVMX_VMCS_IDT_VECTORING_INFO);
+    uint32_t type = info >> INTERRUPTION_TYPE_SHIFT & 7;
+
+    if (!(info & INTERRUPTION_VALID))
+        return;
+    if (info & INTERRUPTION_ERROR_CODE)
+        vmcs_put(NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE, vmcs_get(NVMX_VMCS_IDT_VECTORING_ERROR_CODE));
+    if (TYPE_HAS_LENGTH(type))
+        vmcs_put(NVMX_VMCS_VM_ENTRY_INSTRUCTION_LENGTH, vmcs_get(NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH));
+    vmcs_put(NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, info & ~(1u << 12)); /* bit 12 is undefined here, reserved there */
+}
+
+/* -- one handler per reason -------------------------------------------------------------------------------------------- */
+
+static void handle_triple_fault(struct cpu *cpu)
+{
+    (void)cpu;
+    panic("L1 shut down (triple fault)");
+}
+
+static void handle_init(struct cpu *cpu)
+{
+    (void)cpu;
+    panic("L1's processor got an INIT signal, which L0 does not emulate");
+}
+
+static void handle_task_switch(struct cpu *cpu)
+{
+    (void)cpu;
+    panic("L1 switched tasks through a TSS, which L0 does not emulate");
+}
+
+static void handle_cpuid(struct cpu *cpu)
+{
+    uint64_t *gpr = cpu->regs.gpr;
+    uint32_t leaf = (uint32_t)gpr[NVMX_RAX];
+    struct cpuid r = cpuid(leaf, (uint32_t)gpr[NVMX_RCX]);
+    uint64_t cr4 = vmcs_get(NVMX_VMCS_GUEST_CR4);
+    uint32_t regs[4];
+
+    if (leaf == 1) {
+        r.ecx &= ~(1u << 6 | 1u << 27); /* SMX; OSXSAVE is L0's */
+        r.ecx |= cr4 & CR4_OSXSAVE ? 1u << 27 : 0;
+    } else if (leaf == 7 && !gpr[NVMX_RCX]) {
+        r.ebx &= ~(1u << 25); /* processor trace: see msrs.c */
+        r.ecx &= ~(1u << 4);
+        r.ecx |= cr4 & CR4_PKE ? 1u << 4 : 0; /* OSPKE */
+    }
+    regs[0] = r.eax;
+    regs[1] = r.ebx;
+    regs[2] = r.ecx;
+    regs[3] = r.edx;
+    nvmx_cpuid(cpu->vm, leaf, regs);
+    gpr[NVMX_RAX] = regs[0];
+    gpr[NVMX_RBX] = regs[1];
+    gpr[NVMX_RCX] = regs[2];
+    gpr[NVMX_RDX] = regs[3];
+    skip_instruction();
+}
+
+/* CR4.SMXE can't be set, so the processor gives #UD by itself; for completeness. */
+static void handle_getsec(struct cpu *cpu)
+{
+    (void)cpu;
+    inject_exception(VECTOR_UD, false, 0);
+}
+
+/* To drop the caches without writing them back would lose L0's data too. */
+static void handle_invd(struct cpu *cpu)
+{
+    (void)cpu;
+    wbinvd();
+    skip_instruction();
+}
+
+static void handle_vmcall(struct cpu *cpu)
+{
+    if (cpu->regs.gpr[NVMX_RAX] == STATS_VMCALL && options.stats) {
+        stats_print();
+        skip_instruction();
+    } else {
+        nvmx_vmcall(cpu->vcpu);
+    }
+}
+
+/*
+ * L1 wrote a masked bit of CR0 or CR4 differently from its read shadow. If it may, the shadow follows and the instruction runs again: it then agrees
+ * with the shadow, so the processor carries it out, with all its own checks and mode changes, and keeps the real bit.
+ */
+static void handle_cr_access(struct cpu *cpu)
+{
+    uint64_t qualification = vmcs_get(NVMX_VMCS_EXIT_QUALIFICATION);
+    uint32_t number = qualification & 15, gpr = qualification >> 8 & 15;
+    uint32_t shadow_field = number ? NVMX_VMCS_CR4_READ_SHADOW : NVMX_VMCS_CR0_READ_SHADOW;
+    uint64_t mask = vmcs_get(number ? NVMX_VMCS_CR4_GUEST_HOST_MASK : NVMX_VMCS_CR0_GUEST_HOST_MASK);
+    uint64_t shadow = vmcs_get(shadow_field);
+    uint64_t value;
+
+    if ((number && number != 4) || (qualification >> 4 & 3) == 1)
+        panic("unexpected control-register exit, qualification 0x%lx", qualification);
+    if ((qualification >> 4 & 3) == 3) { /* LMSW: only PE is masked, and can only be set */
+        vmcs_put(shadow_field, shadow | CR0_PE);
+        return;
+    }
+    value = gpr == NVMX_RSP ? vmcs_get(NVMX_VMCS_GUEST_RSP) : cpu->regs.gpr[gpr];
+    if (!nvmx_cr_allowed(cpu->vcpu, number, value) || (number && value & CR4_SMXE)) {
+        inject_gp();
+        return;
+    }
+    vmcs_put(shadow_field, (shadow & ~mask) | (value & mask));
+}
+
+static void handle_rdmsr(struct cpu *cpu)
+{
+    uint64_t value;
+
+    if (!l1_rdmsr(cpu, (uint32_t)cpu->regs.gpr[NVMX_RCX], &value)) {
+        inject_gp();
+        return;
+    }
+    cpu->regs.gpr[NVMX_RAX] = (uint32_t)value;
+    cpu->regs.gpr[NVMX_RDX] = value >> 32;
+    skip_instruction();
+}
+
+static void handle_wrmsr(struct cpu *cpu)
+{
+    uint64_t value = (uint32_t)cpu->regs.gpr[NVMX_RAX] | cpu->regs.gpr[NVMX_RDX] << 32;
+
+    if (l1_wrmsr(cpu, (uint32_t)cpu->regs.gpr[NVMX_RCX], value))
+        skip_instruction();
+    else
+        inject_gp();
+}
+
+static void handle_entry_failure(struct cpu *cpu)
+{
+    panic("the processor refused the state in VMCS %u (exit reason 0x%x, qualification 0x%lx)", cpu->selected,
+          cpu->exit_reason, vmcs_get(NVMX_VMCS_EXIT_QUALIFICATION));
+}
+
+static void handle_ept_violation(struct cpu *cpu)
+{
+    uint64_t gpa1 = cpu->selected == NVMX_VMCS01 ? vmcs_get(NVMX_VMCS_GUEST_PHYSICAL_ADDRESS)
+                                                 : nvmx_host_fault_gpa1(cpu->vcpu);
+
+    if (!ept01_fill(gpa1))
+        panic("access to 0x%lx, an address that this processor does not have", gpa1);
+    restore_event_in_flight();
+}
+
+/* XCR0 is L1's: L0 never uses the registers that it controls. */
+static void handle_xsetbv(struct cpu *cpu)
+{
+    uint64_t value = (uint32_t)cpu->regs.gpr[NVMX_RAX] | cpu->regs.gpr[NVMX_RDX] << 32;
+    bool ok;
+
+    write_cr4(read_cr4() | CR4_OSXSAVE);
+    ok = xsetbv_safe((uint32_t)cpu->regs.gpr[NVMX_RCX], value);
+    write_cr4(read_cr4() & ~CR4_OSXSAVE);
+    if (ok)
+        skip_instruction();
+    else
+        inject_gp();
+}
+
+static void (*const handler[])(struct cpu *) = {
+    [2] = handle_triple_fault,
+    [3] = handle_init,
+    [9] = handle_task_switch,
+    [10] = handle_cpuid,
+    [11] = handle_getsec,
+    [13] = handle_invd,
+    [18] = handle_vmcall,
+    [28] = handle_cr_access,
+    [30] = handle_io,
+    [31] = handle_rdmsr,
+    [32] = handle_wrmsr,
+    [33] = handle_entry_failure,
+    [34] = handle_entry_failure,
+    [41] = handle_entry_failure,
+    [48] = handle_ept_violation,
+    [55] = handle_xsetbv,
+};
+
+void handle_exit(struct cpu *cpu)
+{
+    uint32_t reason = cpu->exit_reason & 0xffff;
+
+    if (reason >= sizeof handler / sizeof handler[0] || !handler[reason])
+        panic("exit with reason %u, which L0 does not expect", reason);
+    handler[reason](cpu);
+}

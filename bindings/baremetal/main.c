@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: MIT */
+/* From the boot loader's information to L1's first instruction, and the loop of exits and entries. */
+#include "callbacks.h"
+#include "console.h"
+#include "host.h"
+#include "l1.h"
+#include "multiboot.h"
+
+#define TEXT_BYTES 16384
+
+void host_main(uint32_t information); /* boot.S */
+
+struct options options;
+static char text[TEXT_BYTES]; /* the loader's strings, kept */
+static struct boot_modules modules;
+
+/* The stack grows down from the struct: entry.S. */
+static struct {
+    uint8_t stack[CPU_STACK_BYTES];
+    struct cpu cpu;
+} only_cpu __attribute__((aligned(4096)));
+
+struct cpu *this_cpu(void)
+{
+    return &only_cpu.cpu;
+}
+
+/* -- boot ---------------------------------------------------------------------------------------------------------------- */
+
+static const char *keep_string(uint32_t hpa)
+{
+    static uint32_t used;
+    const char *from = phys_to_virt(hpa);
+    char *to = text + used;
+
+    do {
+        if (used == TEXT_BYTES)
+            panic("the boot loader's command lines are too long");
+        text[used++] = *from;
+    } while (*from++);
+    return to;
+}
+
+static bool is_word(const char *at, const char *word, size_t *length)
+{
+    for (*length = 0; word[*length]; ++*length)
+        if (at[*length] != word[*length])
+            return false;
+    return true;
+}
+
+static uint64_t read_number(const char *at, size_t *length)
+{
+    uint64_t value = 0;
+
+    for (; at[*length] >= '0' && at[*length] <= '9' && value < 1000000; ++*length)
+        value = value * 10 + (uint64_t)(at[*length] - '0');
+    return value;
+}
+
+static bool at_end(char c)
+{
+    return !c || c == ' ';
+}
+
+static void read_options(const char *at)
+{
+    const char *first = at;
+
+    while (*at) {
+        size_t length = 0;
+
+        if (*at == ' ') {
+            at++;
+            continue;
+        }
+        if (is_word(at, "stats", &length) && at_end(at[length]))
+            options.stats = true;
+        else if (is_word(at, "novmx", &length) && at_end(at[length]))
+            options.hide_vmx = true;
+        else if (is_word(at, "noshadow", &length) && at_end(at[length]))
+            options.no_shadowing = true;
+        else if (is_word(at, "memory=", &length))
+            options.own_mib = read_number(at, &length);
+        if (!at_end(at[length])) {
+            for (length = 0; !at_end(at[length]); length++) {
+            }
+            if (at != first) /* the first word may be L0's own name */
+                print("nvmx: unknown option at \"%s\"\n", at);
+        }
+        at += length;
+    }
+}
+
+static void read_modules(const struct multiboot_info *info)
+{
+    uint32_t count = info->flags & MULTIBOOT_INFO_MODULES ? info->module_count : 0;
+
+    if (!count)
+        panic("nothing to run: the first boot module must be L1's image");
+    if (count > MODULES_MAX)
+        panic("more than %d boot modules", MODULES_MAX);
+    for (uint32_t i = 0; i < count; i++) {
+        struct multiboot_module m;
+
+        memcpy(&m, phys_to_virt(info->module_address + i * sizeof m), sizeof m);
+        modules.module[i] = (struct boot_module){m.start, m.end, m.string ? keep_string(m.string) : ""};
+        memory_reserve(m.start, m.end);
+    }
+    modules.count = count;
+}
+
+/* The loader's structures may lie anywhere: all of them are read before L0 moves. */
+static void read_loader(uint32_t information)
+{
+    struct multiboot_info info;
+
+    memcpy(&info, phys_to_virt(information), sizeof info);
+    memory_init(&info);
+    if (info.flags & MULTIBOOT_INFO_COMMAND_LINE)
+        read_options(keep_string(info.command_line));
+    read_modules(&info);
+}
+
+/* -- the library ----------------------------------------------------------------------------------------------------------- */
+
+static uint32_t cpu_facts(void)
+{
+    struct cpuid extended = cpuid(0x80000001, 0), structured = cpuid(0, 0).eax >= 7 ? cpuid(7, 0) : (struct cpuid){0};
+
+    return NVMX_CPU_LONG_MODE | NVMX_CPU_NX | (extended.edx & 1u << 11 ? NVMX_CPU_SYSCALL : 0) |
+           (structured.ecx & 1u << 16 ? NVMX_CPU_LA57 : 0) | (structured.ebx & 1u << 2 ? NVMX_CPU_SGX : 0) |
+           (structured.ebx & 1u << 11 ? NVMX_CPU_RTM : 0) | (structured.edx & 1u << 5 ? NVMX_CPU_UINTR : 0);
+}
+
+static void read_machine(struct nvmx_caps *caps)
+{
+    struct cpuid perf = cpuid(0, 0).eax >= 10 ? cpuid(10, 0) : (struct cpuid){0};
+    uint32_t structured_edx = cpuid(0, 0).eax >= 7 ? cpuid(7, 0).edx : 0;
+
+    for (uint32_t i = 0; i < NVMX_CAP_MSRS; i++)
+        if (!rdmsr_safe(NVMX_MSR_VMX_FIRST + i, &caps->msr[i]))
+            caps->msr[i] = 0;
+    caps->feature_control = rdmsr(MSR_FEATURE_CONTROL);
+    caps->debugctl_valid = 0x5fc3 | (cpuid(0, 0).eax >= 7 && cpuid(7, 0).ebx & 1u << 11 ? 1u << 15 : 0);
+    if (perf.eax & 0xff)
+        caps->perf_global_ctrl_valid =
+            ((1ull << (perf.eax >> 8 & 0xff)) - 1) | ((1ull << (perf.edx & 0x1f)) - 1) << 32;
+    caps->spec_ctrl_valid = (structured_edx & 1u << 26 ? 1 : 0) | (structured_edx & 1u << 27 ? 2 : 0) |
+                            (structured_edx & 1u << 31 ? 4 : 0);
+    caps->physical_address_bits = (uint8_t)cpuid(0x80000008, 0).eax;
+    caps->cpu = cpu_facts();
+}
+
+static void make_vm(struct cpu *cpu)
+{
+    static struct nvmx_vm_config vm = {.size = sizeof vm};
+    struct nvmx_vcpu_config vcpu = {
+        .size = sizeof vcpu,
+        .ctx = cpu,
+        .regs = &cpu->regs,
+        .shadow_hpa = vmx_has_secondary(PROC2_VMCS_SHADOWING) ? cpu->slot[NVMX_VMCS_SHADOW].hpa : NVMX_NO_ADDRESS,
+        .vmcs02_slots = VMCS02_SLOTS,
+        .vpid02_first = vmx_has_secondary(PROC2_VPID) ? VPID01 + 1 : 0,
+        .vpid02_count = vmx_has_secondary(PROC2_VPID) ? VPID02_COUNT : 0,
+    };
+    enum nvmx_status status;
+
+    read_machine(&vm.machine);
+    vm.expose = !options.hide_vmx;
+    status = nvmx_vm_init(pages_take(nvmx_vm_size()), nvmx_vm_size(), &callbacks, &vm, &cpu->vm);
+    if (status == NVMX_OK)
+        status = nvmx_vcpu_init(pages_take(nvmx_vcpu_size()), nvmx_vcpu_size(), cpu->vm, &vcpu, &cpu->vcpu);
+    if (status != NVMX_OK)
+        panic("libnvmx does not start: %s", nvmx_status_text(status));
+}
+
+/* -- exits and entries ----------------------------------------------------------------------------------------------------- */
+
+/* VMXON and VMXOFF of L1 change what vmcs01 intercepts. Both leave vmcs01 selected. */
+static void follow_mode(struct cpu *cpu)
+{
+    bool in_vmx_operation = nvmx_mode(cpu->vcpu) != NVMX_MODE_OFF;
+
+    if (in_vmx_operation == cpu->l1_in_vmx_operation)
+        return;
+    cpu->l1_in_vmx_operation = in_vmx_operation;
+    vmcs01_follow_mode(in_vmx_operation);
+    nvmx_vmcs01_changed(cpu->vcpu);
+}
+
+static _Noreturn void stop(struct cpu *cpu)
+{
+    if (options.stats)
+        stats_print();
+    switch (nvmx_stop_reason(cpu->vcpu)) {
+    case NVMX_STOP_VMX_ABORT:
+        panic("L1 stopped: VMX abort");
+    case NVMX_STOP_SHUTDOWN:
+        panic("L1 shut down (triple fault)");
+    default:
+        panic("L1 can't go on: %s", nvmx_status_text(nvmx_stop_status(cpu->vcpu)));
+    }
+}
+
+uint32_t host_enter(struct cpu *cpu)
+{
+    struct nvmx_pending pending = {0};
+    struct vmcs_slot *slot;
+    bool launch;
+
+    if (cpu->nmi_pending) {
+        cpu->nmi_pending = 0;
+        cpu->nmi_owed = true;
+    }
+    if (cpu->nmi_owed && nvmx_mode(cpu->vcpu) == NVMX_MODE_L2) {
+        pending.nmi = true;
+        if (nvmx_enter(cpu->vcpu, &pending) == NVMX_STOP)
+            stop(cpu);
+        cpu->nmi_owed = pending.nmi;
+    } else {
+        if (cpu->nmi_owed)
+            deliver_nmi(cpu);
+        if (nvmx_enter(cpu->vcpu, NULL) == NVMX_STOP)
+            stop(cpu);
+    }
+    slot = &cpu->slot[cpu->selected];
+    launch = !slot->launched;
+    slot->launched = true;
+    cpu->has_run = true;
+    return launch;
+}
+
+uint32_t host_exit(struct cpu *cpu)
+{
+    bool from_l2 = nvmx_mode(cpu->vcpu) == NVMX_MODE_L2;
+    enum stats_who who = STATS_EMULATED;
+
+    cpu->exit_reason = (uint32_t)vmcs_get(NVMX_VMCS_EXIT_REASON);
+    switch (nvmx_exit(cpu->vcpu, cpu->exit_reason)) {
+    case NVMX_ENTER:
+        if (from_l2 && nvmx_mode(cpu->vcpu) != NVMX_MODE_L2)
+            who = STATS_REFLECTED;
+        break;
+    case NVMX_HOST:
+        who = STATS_HOST;
+        break;
+    case NVMX_STOP:
+        stop(cpu);
+    }
+    stats_exit(from_l2, cpu->exit_reason, who);
+    if (who == STATS_HOST)
+        handle_exit(cpu);
+    follow_mode(cpu);
+    return host_enter(cpu);
+}
+
+void host_entry_failed(struct cpu *cpu, bool invalid)
+{
+    uint32_t error = invalid ? 0 : (uint32_t)vmcs_get(NVMX_VMCS_VM_INSTRUCTION_ERROR);
+
+    panic("entry to VMCS %u failed with VM-instruction error %u", cpu->selected, error);
+}
+
+void host_main(uint32_t information)
+{
+    struct cpu *cpu = this_cpu();
+    struct l1_start start = {.code_selector = 0x08, .data_selector = 0x10};
+
+    console_init();
+    read_loader(information);
+    memory_take_own(options.own_mib);
+    traps_init();
+    acpi_init();
+    mtrr_init();
+    print("nvmx: L0 at 0x%lx-0x%lx\n", memory_own()->start, memory_own()->end);
+
+    vmx_on(cpu);
+    ept01_init();
+    if (linux_is_image(&modules.module[0]))
+        linux_load(&modules, &start);
+    else
+        multiboot_load(&modules, &start);
+    make_vm(cpu);
+    vmcs01_init(cpu, &start);
+    if (vmx_has_secondary(PROC2_VMCS_SHADOWING))
+        vmcs01_shadow_bitmaps(cpu->vm);
+    print("nvmx: starting L1 at 0x%x\n", start.eip);
+    vmx_run(cpu);
+}

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: MIT */
+/* MSRs: which of L1's accesses exit, and what they do then. Everything else is L1's own, on the processor. */
+#include "console.h"
+#include "host.h"
+
+#define BITMAP_READ_LOW 0u /* byte offsets in the MSR bitmap, SDM 27.6.9 */
+#define BITMAP_WRITE_LOW 2048u
+
+#define EFER_DEFINED 0xd01ull /* SCE LME LMA NXE */
+
+/* All of these are below 2000H. */
+static const struct {
+    uint16_t first, last;
+    bool read, write;
+} intercepted[] = {
+    {MSR_FEATURE_CONTROL, MSR_FEATURE_CONTROL, true, true},   /* L1's own, from the library */
+    {MSR_VMX_BASIC, MSR_VMX_LAST, true, true},                /* likewise */
+    {MSR_BIOS_UPDT_TRIG, MSR_BIOS_UPDT_TRIG, false, true},    /* microcode would change the processor under L0 */
+    {MSR_SMM_MONITOR_CTL, MSR_SMM_MONITOR_CTL, false, true},  /* an SMM monitor would be above L0 */
+    {MSR_RTIT_FIRST, MSR_RTIT_LAST, true, true},              /* processor trace writes to physical addresses, around EPT */
+};
+
+static void set_bits(uint8_t *bitmap, uint32_t first, uint32_t last)
+{
+    for (uint32_t i = first; i <= last; i++)
+        bitmap[i / 8] = (uint8_t)(bitmap[i / 8] | 1u << i % 8);
+}
+
+uint64_t msr_bitmap01(void)
+{
+    uint64_t hpa;
+    uint8_t *page = page_get_or_die(&hpa, "the MSR bitmap");
+
+    for (uint32_t i = 0; i < sizeof intercepted / sizeof intercepted[0]; i++) {
+        if (intercepted[i].read)
+            set_bits(page + BITMAP_READ_LOW, intercepted[i].first, intercepted[i].last);
+        if (intercepted[i].write)
+            set_bits(page + BITMAP_WRITE_LOW, intercepted[i].first, intercepted[i].last);
+    }
+    return hpa;
+}
+
+/* The VMCS field that holds an MSR of the current guest; 0: the MSR is in the processor. */
+static uint32_t field_of(uint32_t index)
+{
+    switch (index) {
+    case MSR_SYSENTER_CS:
+        return NVMX_VMCS_GUEST_SYSENTER_CS;
+    case MSR_SYSENTER_ESP:
+        return NVMX_VMCS_GUEST_SYSENTER_ESP;
+    case MSR_SYSENTER_EIP:
+        return NVMX_VMCS_GUEST_SYSENTER_EIP;
+    case MSR_FS_BASE:
+        return NVMX_VMCS_GUEST_FS_BASE;
+    case MSR_GS_BASE:
+        return NVMX_VMCS_GUEST_GS_BASE;
+    case MSR_EFER:
+        return NVMX_VMCS_GUEST_EFER;
+    case MSR_PAT:
+        return NVMX_VMCS_GUEST_PAT;
+    case MSR_DEBUGCTL:
+        return NVMX_VMCS_GUEST_DEBUGCTL;
+    default:
+        return 0;
+    }
+}
+
+static bool is_trace(uint32_t index)
+{
+    return index >= MSR_RTIT_FIRST && index <= MSR_RTIT_LAST;
+}
+
+bool l1_rdmsr(struct cpu *cpu, uint32_t index, uint64_t *value)
+{
+    switch (nvmx_rdmsr(cpu->vcpu, index, value)) {
+    case NVMX_MSR_DONE:
+        return true;
+    case NVMX_MSR_FAULT:
+        return false;
+    case NVMX_MSR_NOT_MINE:
+        break;
+    }
+    if (field_of(index)) {
+        *value = vmcs_get(field_of(index));
+        return true;
+    }
+    return !is_trace(index) && rdmsr_safe(index, value);
+}
+
+static bool is_canonical(uint64_t value)
+{
+    return (uint64_t)((int64_t)(value << 16) >> 16) == value;
+}
+
+static bool efer_allowed(uint64_t value)
+{
+    uint64_t old = vmcs_get(NVMX_VMCS_GUEST_EFER);
+
+    return !(value & ~EFER_DEFINED) && (!((value ^ old) & EFER_LME) || !(vmcs_get(NVMX_VMCS_GUEST_CR0) & CR0_PG));
+}
+
+/* Ask the processor itself whether it takes a value, for MSRs that hold nothing of L0's in between. */
+static bool processor_takes(uint32_t index, uint64_t value)
+{
+    uint64_t own = rdmsr(index);
+    bool ok = wrmsr_safe(index, value);
+
+    wrmsr(index, own);
+    return ok;
+}
+
+static bool write_field(uint32_t index, uint64_t value)
+{
+    bool ok = true;
+
+    if (index == MSR_EFER)
+        ok = efer_allowed(value);
+    else if (index == MSR_PAT || index == MSR_DEBUGCTL)
+        ok = processor_takes(index, value);
+    else if (index != MSR_SYSENTER_CS)
+        ok = is_canonical(value);
+    if (index == MSR_EFER)
+        value = (value & ~EFER_LMA) | (vmcs_get(NVMX_VMCS_GUEST_EFER) & EFER_LMA);
+    if (ok)
+        vmcs_put(field_of(index), index == MSR_SYSENTER_CS ? value & 0xffffffff : value);
+    return ok;
+}
+
+bool l1_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value)
+{
+    switch (nvmx_wrmsr(cpu->vcpu, index, value, false)) {
+    case NVMX_MSR_DONE:
+        return true;
+    case NVMX_MSR_FAULT:
+        return false;
+    case NVMX_MSR_NOT_MINE:
+        break;
+    }
+    if (field_of(index))
+        return write_field(index, value);
+    if (index == MSR_BIOS_UPDT_TRIG)
+        return true; /* as a processor that finds nothing newer in the update */
+    return index != MSR_SMM_MONITOR_CTL && !is_trace(index) && wrmsr_safe(index, value);
+}
