@@ -10,6 +10,16 @@
 
 #define NVMX_CHECK_NONE UINT16_MAX
 
+/* Rows by name: NVMX_C_29_2_1_1_07 is the row "C-29.2.1.1-07". */
+enum nvmx_check_id {
+#define CHECK(section, number, ...) NVMX_C_##section##_##number,
+#define CHECK_ELSEWHERE(section, number, ...) NVMX_C_##section##_##number,
+#include <nvmx/entry_checks.def>
+#undef CHECK
+#undef CHECK_ELSEWHERE
+    NVMX_CHECK_COUNT,
+};
+
 /* Which parts to check: bits of (1 << enum nvmx_field_group), as a field of the group was written. All: */
 #define NVMX_CHECK_ALL 0x7fu
 
@@ -52,7 +62,11 @@ NVMX_BEGIN_C
 
 /*
  * The first failing rule in SDM order among the rows that concern `groups` (NVMX_CHECK_ALL or some bits). True: all passed; false:
- * *out says what failed.
+ * *out says what failed. Rows that read something besides fields that can change without a VMWRITE (vtpr, what the link pointer and
+ * CR3 lead to, L1's mode) are among them whatever `groups` is.
+ *
+ * A row concerns a group if it reads a field of it, and it reads fields of other groups too: `field` must be right for all of them
+ * (nvmx_check_row(row)->groups).
  */
 NVMX_API bool nvmx_check_first(const struct nvmx_check_input *in, uint32_t groups, struct nvmx_check_failure *out);
 
