@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: MIT */
+/* Deciding about an access of L2: L1's fault, the host's fault, or a page to map. */
+#include "ept.h"
+
+/* -- what an access needs ------------------------------------------------------------------------------------------------------ */
+
+/*
+ * The access as ept12 sees it (SDM 31.3.3.2). With accessed and dirty flags, what the CPU does to L2's own page tables counts as a write. Loads of PDPTEs
+ * by MOV to CR are plain reads: they have no linear address.
+ */
+static uint64_t needed_access(uint64_t qualification, bool ad)
+{
+    uint64_t access = qualification & EPT_Q_ACCESS;
+
+    if (ad && (qualification & (EPT_Q_LINEAR | EPT_Q_FINAL)) == EPT_Q_LINEAR) {
+        access |= EPT_Q_READ | EPT_Q_WRITE;
+    }
+    return access;
+}
+
+/*
+ * Which of the two execute bits a fetch needs. The mode of the linear address is told by advanced information; else by the
+ * bits that ept02 granted: the one that it lacked. If it lacked both it can't be known before one is granted: either will do.
+ */
+static uint64_t needed_execute(const struct nvmx_ept *ept, uint64_t qualification, bool mbec)
+{
+    uint64_t linear = EPT_Q_LINEAR | EPT_Q_FINAL;
+    uint64_t granted = qualification & (EPT_Q_EXECUTABLE | EPT_Q_USER_EXECUTABLE);
+
+    if (!mbec) {
+        return NVMX_EPT_EXECUTE;
+    }
+    if ((ept->machine.msr[NVMX_CAP_EPT_VPID] >> EPT_CAP_ADVANCED_INFO & 1) != 0 && (qualification & linear) == linear) {
+        return (qualification & EPT_Q_USER_MODE) != 0 ? NVMX_EPT_USER_EXECUTE : NVMX_EPT_EXECUTE;
+    }
+    if (granted == EPT_Q_EXECUTABLE) {
+        return NVMX_EPT_USER_EXECUTE;
+    }
+    return granted == EPT_Q_USER_EXECUTABLE ? NVMX_EPT_EXECUTE : NVMX_EPT_EXECUTE | NVMX_EPT_USER_EXECUTE;
+}
+
+/* An access to be decided. */
+struct request {
+    struct ept_root *root;
+    uint64_t gpa2;
+    uint64_t qualification; /* as hardware gave it */
+    uint64_t access;        /* EPT_Q_ACCESS bits */
+    uint64_t execute;       /* a fetch needs one of these */
+    bool misconfiguration;
+};
+
+static bool permits(uint64_t rights, const struct request *request)
+{
+    return ((request->access & EPT_Q_READ) == 0 || (rights & NVMX_EPT_READ) != 0) &&
+           ((request->access & EPT_Q_WRITE) == 0 || (rights & NVMX_EPT_WRITE) != 0) &&
+           ((request->access & EPT_Q_FETCH) == 0 || (rights & request->execute) != 0);
+}
+
+/* The exit qualification that L1 gets (SDM 30.2.1): the access, what ept12 permits, and what hardware knows about the linear address. */
+static uint64_t qualification12(const struct nvmx_ept *ept, const struct ept_walk *walk, const struct request *request)
+{
+    uint64_t linear = request->qualification & (EPT_Q_LINEAR | EPT_Q_FINAL);
+    uint64_t result = request->access | (walk->rights & EPT_RWX) << 3;
+
+    if (walk->mbec && (walk->rights & NVMX_EPT_USER_EXECUTE) != 0) {
+        result |= EPT_Q_USER_EXECUTABLE;
+    }
+    if ((linear & EPT_Q_LINEAR) != 0) {
+        result |= linear;
+    }
+    if (linear == (EPT_Q_LINEAR | EPT_Q_FINAL) && (ept->l1.msr[NVMX_CAP_EPT_VPID] >> EPT_CAP_ADVANCED_INFO & 1) != 0) {
+        result |= request->qualification & EPT_Q_ADVANCED;
+    }
+    return result | (request->qualification & (EPT_Q_NMI_UNBLOCKING | EPT_Q_ASYNCHRONOUS));
+}
+
+/* -- the decision -------------------------------------------------------------------------------------------------------------- */
+
+/* Rights that the page may get in ept02: those of ept12 and of ept01, in a form that the machine does not call misconfigured. */
+static uint64_t common_rights(const struct nvmx_ept *ept, const struct ept_walk *walk, uint32_t access01, bool write)
+{
+    uint64_t rights = walk->rights;
+
+    if (walk->ad && !write && (walk->entry[walk->level] & NVMX_EPT_DIRTY) == 0) {
+        rights &= ~NVMX_EPT_WRITE; /* the first write has to come back here and set the dirty flag */
+    }
+    if ((access01 & NVMX_ACCESS_READ) == 0) {
+        rights &= ~NVMX_EPT_READ;
+    }
+    if ((access01 & NVMX_ACCESS_WRITE) == 0 || (rights & NVMX_EPT_READ) == 0) {
+        rights &= ~NVMX_EPT_WRITE;
+    }
+    if ((access01 & NVMX_ACCESS_EXECUTE) == 0) {
+        rights &= ~(NVMX_EPT_EXECUTE | NVMX_EPT_USER_EXECUTE);
+    }
+    if ((rights & NVMX_EPT_READ) == 0 && (ept->machine.msr[NVMX_CAP_EPT_VPID] >> EPT_CAP_EXECUTE_ONLY & 1) == 0) {
+        rights = 0;
+    }
+    return rights;
+}
+
+static bool mapping_sound(const struct nvmx_ept01_mapping *mapping, uint64_t gpa1)
+{
+    uint64_t offset = (UINT64_C(1) << (mapping->size_shift & 63)) - 1;
+    bool size = mapping->size_shift == 12 || mapping->size_shift == 21 || mapping->size_shift == 30;
+
+    return size && (mapping->hpa & (offset | ~EPT_ADDRESS)) == 0 && mapping->gpa1 == (gpa1 & ~offset);
+}
+
+static enum nvmx_ept_verdict failed(struct nvmx_ept_fault *fault, enum nvmx_status status)
+{
+    fault->status = status;
+    return NVMX_EPT_FAILED;
+}
+
+/* Map the page that ept12 grants, as far as ept01 does. */
+static enum nvmx_ept_verdict grant(struct nvmx_ept *ept, void *vcpu_ctx, const struct request *request, const struct ept_walk *walk,
+                                   struct nvmx_ept_fault *fault)
+{
+    bool write = (request->access & EPT_Q_WRITE) != 0;
+    bool was_there = false;
+    struct nvmx_ept01_mapping mapping;
+    enum nvmx_status status;
+    uint64_t rights;
+
+    memset(&mapping, 0, sizeof(mapping));
+    fault->gpa1 = walk->gpa1;
+    status = ept->host.ept01_lookup(ept->vm_ctx, walk->gpa1, &mapping);
+    if (status == NVMX_E_UNMAPPED) {
+        return NVMX_EPT_HOST_FAULT;
+    }
+    if (status != NVMX_OK || !mapping_sound(&mapping, walk->gpa1)) {
+        return failed(fault, status != NVMX_OK ? status : NVMX_E_HOST);
+    }
+    rights = common_rights(ept, walk, mapping.access, write);
+    if (rights == 0 || !permits(rights, request)) {
+        return NVMX_EPT_HOST_FAULT;
+    }
+    status = ept_map(ept, vcpu_ctx, request->root, request->gpa2, walk, rights, &mapping, &was_there);
+    if (status != NVMX_OK) {
+        return failed(fault, status);
+    }
+    if (was_there && request->misconfiguration) {
+        return failed(fault, NVMX_E_HOST); /* the machine refuses what its capabilities promise */
+    }
+    if (was_there) {
+        ept_want_flush(ept, ept_root_index(ept, request->root)); /* another processor was first, or a TLB holds something old */
+    }
+    return NVMX_EPT_RETRY;
+}
+
+static enum nvmx_ept_verdict decide(struct nvmx_ept *ept, void *vcpu_ctx, const struct request *request, struct ept_walk *walk,
+                                    struct nvmx_ept_fault *fault)
+{
+    ept_walk_run(ept, vcpu_ctx, walk, request->gpa2);
+    if (walk->result == NVMX_EPT_MISCONFIG) {
+        return NVMX_EPT_L1_MISCONFIG;
+    }
+    if (walk->result != NVMX_EPT_LEAF || !permits(walk->rights, request)) {
+        fault->qualification = qualification12(ept, walk, request);
+        return NVMX_EPT_L1_VIOLATION;
+    }
+    if (walk->ad && !ept_walk_set_flags(ept, vcpu_ctx, walk, request->gpa2, (request->access & EPT_Q_WRITE) != 0)) {
+        return NVMX_EPT_RETRY;
+    }
+    return grant(ept, vcpu_ctx, request, walk, fault);
+}
+
+/*
+ * Begin a walk where ept02 already knows the way, as a CPU does with its paging-structure caches (SDM 31.4.1): what is remembered is from
+ * entries that L1 has not invalidated since. False: ept02 knows nothing that would save a read.
+ */
+static bool start_below(struct ept_walk *walk, const struct ept_root *root, uint64_t gpa2)
+{
+    struct ept_table *table = root->top;
+    unsigned int index = ept_index(gpa2, table->level);
+
+    while (ept_is_reference(table->level, ept_load(&table->hw[index]))) {
+        table = ept_child(table, index);
+        index = ept_index(gpa2, table->level);
+    }
+    while (table->gpa1 == NVMX_NO_ADDRESS) {
+        table = table->parent;
+    }
+    if (table->parent == NULL) {
+        return false;
+    }
+    walk->from = table->level;
+    walk->table[table->level] = table->gpa1;
+    for (; table->parent != NULL; table = table->parent) {
+        walk->table[table->level] = table->gpa1;
+        walk->entry[table->level + 1] = table->entry12;
+        walk->rights &= table->entry12;
+    }
+    return true;
+}
+
+enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,
+                                     struct nvmx_ept_fault *fault)
+{
+    struct request request = {.gpa2 = access->gpa2, .misconfiguration = access->misconfiguration};
+    enum nvmx_ept_verdict verdict = NVMX_EPT_FAILED;
+    struct ept_walk walk;
+
+    memset(fault, 0, sizeof(*fault));
+    request.root = ept_root_find(ept, ept_root_key(access->eptp12, access->mbec));
+    if (request.root == NULL) {
+        return failed(fault, NVMX_E_INVALID);
+    }
+    ept->stamp++;
+    request.root->top->stamp = ept->stamp;
+    if (!access->misconfiguration) {
+        request.qualification = access->qualification;
+        request.access = needed_access(access->qualification, (access->eptp12 & NVMX_EPTP_AD) != 0);
+        request.execute = needed_execute(ept, access->qualification, access->mbec);
+    }
+    ept_walk_start(&walk, access->eptp12, access->mbec);
+    if (!request.root->stale && start_below(&walk, request.root, access->gpa2)) {
+        verdict = decide(ept, vcpu_ctx, &request, &walk, fault);
+        if (verdict == NVMX_EPT_RETRY) {
+            ept_settle(ept, vcpu_ctx);
+            return verdict;
+        }
+        memset(fault, 0, sizeof(*fault));
+        ept_walk_start(&walk, access->eptp12, access->mbec);
+    }
+    verdict = decide(ept, vcpu_ctx, &request, &walk, fault); /* whatever L1 or the host is told comes from a walk from the root */
+    ept_settle(ept, vcpu_ctx);
+    return verdict;
+}
+
+enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t eptp12, uint64_t gpa2, uint32_t access,
+                                         struct nvmx_ept_fault *fault)
+{
+    struct request request = {
+        .gpa2 = gpa2,
+        .access = access & EPT_Q_ACCESS, /* NVMX_ACCESS_ bits are the qualification's */
+        .execute = NVMX_EPT_EXECUTE,
+    };
+    struct ept_walk walk;
+
+    memset(fault, 0, sizeof(*fault));
+    if (ept_eptp_levels(eptp12) < 4 || ept_eptp_levels(eptp12) > 5) {
+        return failed(fault, NVMX_E_INVALID);
+    }
+    /* L1 may change an entry while its flags are set: then walk anew, but not for ever. */
+    for (unsigned int attempt = 0; attempt < 8; attempt++) {
+        ept_walk_start(&walk, eptp12, false);
+        ept_walk_run(ept, vcpu_ctx, &walk, gpa2);
+        if (walk.result == NVMX_EPT_MISCONFIG) {
+            return NVMX_EPT_L1_MISCONFIG;
+        }
+        if (walk.result != NVMX_EPT_LEAF || !permits(walk.rights, &request)) {
+            fault->qualification = qualification12(ept, &walk, &request);
+            return NVMX_EPT_L1_VIOLATION;
+        }
+        if (!walk.ad || ept_walk_set_flags(ept, vcpu_ctx, &walk, gpa2, (access & NVMX_ACCESS_WRITE) != 0)) {
+            fault->gpa1 = walk.gpa1;
+            return NVMX_EPT_RETRY;
+        }
+    }
+    return failed(fault, NVMX_E_HOST);
+}
