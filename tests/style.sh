@@ -1,0 +1,42 @@
+#!/bin/sh
+# Rules that no compiler checks.
+#   style.sh SOURCE
+# Files of the repository only (git ls-files where there is git, else all): at most 600 lines for lib/ and include/ headers and sources, a README.md in each
+# folder, licence lines, no tabs and no blanks at line ends in C, no allocation and no libc headers in lib/.
+set -u
+cd "$1" || exit 1
+failed=0
+complain() {
+    echo "$*"
+    failed=1
+}
+
+list() {
+    git ls-files --cached --others --exclude-standard 2>/dev/null || find . -type f -not -path './build*' -not -path './.git/*' | sed 's|^\./||'
+}
+files=$(list | sort -u | while read -r file; do [ -f "$file" ] && echo "$file"; done)
+[ -n "$files" ] || { echo "no files in $1"; exit 1; }
+
+for file in $(echo "$files" | grep -E '^(lib|include|tests|bindings)/.*\.[chS]$'); do
+    lines=$(wc -l < "$file")
+    [ "$lines" -le 600 ] || complain "$file: $lines lines (600 at most)"
+    head -3 "$file" | grep -q 'SPDX-License-Identifier: MIT' || complain "$file: no SPDX line"
+    grep -n -E '	| +$' "$file" | grep -v -E '\.S$' | head -3 | sed "s|^|$file: tab or blank at the end of line |" | grep . && failed=1
+    awk -v file="$file" 'length($0) > 160 { print file ":" NR ": longer than 160 columns"; bad = 1 } END { exit bad }' "$file" || failed=1
+done
+
+for folder in $(echo "$files" | grep / | sed 's|/[^/]*$||' | sort -u); do
+    while [ "$folder" != . ]; do
+        case $folder in .ci | .github) ;; *) [ -f "$folder/README.md" ] || echo "$folder: no README.md" ;; esac
+        folder=$(dirname "$folder")
+    done
+done | sort -u | grep . && failed=1
+
+for file in $(echo "$files" | grep -E '^lib/.*\.[ch]$'); do
+    grep -n -E '^#include <(stdio|stdlib|math|time|unistd|pthread|assert)\.h>' "$file" | sed "s|^|$file:|" | grep . && failed=1
+    grep -n -w -E 'malloc|calloc|realloc|free|printf|float|double' "$file" | grep -v -E '^[0-9]+: *(/?\*|//)|\*/ *$|"[^"]*(free|double)[^"]*"' |
+        grep -E '\b(malloc|calloc|realloc|free|printf) *\(|\b(float|double) +[a-z_]+ *[;=,)]' | sed "s|^|$file:|" | grep . && failed=1
+done
+
+[ $failed = 0 ] && echo "$(echo "$files" | wc -l) files keep the rules"
+exit $failed
