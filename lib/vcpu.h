@@ -24,6 +24,44 @@ struct pin {
     void *page;
 };
 
+/* Bits of the control fields that the code names (SDM 27.6, 27.7, 27.8). */
+#define PIN_EXTERNAL_INTERRUPT (1u << 0)
+#define PIN_NMI (1u << 3)
+#define PIN_VIRTUAL_NMIS (1u << 5)
+#define PIN_PREEMPTION_TIMER (1u << 6)
+#define PROC_INTERRUPT_WINDOW (1u << 2)
+#define PROC_TSC_OFFSETTING (1u << 3)
+#define PROC_CR3_LOAD (1u << 15)
+#define PROC_CR3_STORE (1u << 16)
+#define PROC_TERTIARY (1u << 17)
+#define PROC_CR8_LOAD (1u << 19)
+#define PROC_CR8_STORE (1u << 20)
+#define PROC_TPR_SHADOW (1u << 21)
+#define PROC_NMI_WINDOW (1u << 22)
+#define PROC_UNCONDITIONAL_IO (1u << 24)
+#define PROC_IO_BITMAPS (1u << 25)
+#define PROC_MONITOR_TRAP (1u << 27)
+#define PROC_MSR_BITMAPS (1u << 28)
+#define PROC_SECONDARY (1u << 31)
+#define PROC2_APIC_ACCESSES (1u << 0)
+#define PROC2_EPT (1u << 1)
+#define PROC2_X2APIC (1u << 4)
+#define PROC2_VPID (1u << 5)
+#define PROC2_UNRESTRICTED (1u << 7)
+#define PROC2_APIC_REGISTER (1u << 8)
+#define PROC2_VIRTUAL_INTERRUPTS (1u << 9)
+#define PROC2_PLE (1u << 10)
+#define PROC2_XSAVES (1u << 20)
+#define PROC2_MBEC (1u << 22)
+#define PROC2_TSC_SCALING (1u << 25)
+#define EXIT_SAVE_DEBUG (1u << 2)
+#define EXIT_HOST_64 (1u << 9)
+#define EXIT_ACKNOWLEDGE (1u << 15)
+#define EXIT_SAVE_TIMER (1u << 22)
+#define ENTRY_IA32E (1u << 9)
+#define EVENT_VALID (1u << 31)
+#define EVENT_ERROR_CODE (1u << 11)
+
 /* Pages that a vmcs02 uses in place. */
 enum pin_index { PIN_IO_A = 0, PIN_IO_B, PIN_VIRTUAL_APIC, PIN_APIC_ACCESS, PIN_COUNT };
 
@@ -34,9 +72,12 @@ struct vmcs12 {
     bool launched;                /* launch state */
     bool vmcs02_ready;            /* vmcs02 was reset and written once for this vmcs12 */
     uint16_t vpid02;              /* VPID given to vmcs02; 0: none */
+    uint32_t bitmap_bits;         /* primary controls of vmcs02 about I/O and MSR bitmaps */
     struct nvmx_field_set dirty;  /* written by L1 since the last entry */
     struct nvmx_field_set stale;  /* the truth is in vmcs02 */
+    struct nvmx_field_set saved;  /* guest state that an exit stores into vmcs12, by its controls */
     struct nvmx_field_set learned; /* stale fields that L1 read after earlier exits: read ahead of time */
+    bool controls_merged;         /* vmcs02's controls are right but for the dirty fields */
     struct nvmx_field_set known;  /* image[] equals what vmcs02 holds */
     uint64_t value[NVMX_FIELD_COUNT];
     uint64_t image[NVMX_FIELD_COUNT];
@@ -53,6 +94,10 @@ struct nvmx_vm {
     struct nvmx_caps machine;
     struct nvmx_vmcs12_layout layout;
     struct nvmx_field_set exists; /* fields that L1 has */
+    struct nvmx_field_set machine_fields; /* fields that the real CPU has */
+    struct nvmx_field_set guest_state; /* fields of the guest-state area */
+    struct nvmx_field_set copied; /* those with NVMX_MERGE_COPY that L1 has */
+    struct nvmx_field_set controls; /* fields from which vmcs02's controls are merged */
     struct nvmx_ept *ept;         /* NULL if the host composes */
     bool expose;
 };
@@ -82,6 +127,7 @@ struct nvmx_vcpu {
     const uint64_t *host_io_bitmap[2];
 
     bool entry_pending;           /* L1 executed VMLAUNCH/VMRESUME and L2 has not run since */
+    bool pages_changed;           /* pages that a vmcs02 used in place were released while L2 runs on it */
     bool window_requested;        /* vmcs02 has a window-exiting bit that vmcs12 did not ask for */
     bool host_controls_known;     /* host_control[] holds vmcs01's control fields */
     uint64_t host_control[NVMX_FIELD_COUNT]; /* by slot; only control fields */
@@ -161,6 +207,10 @@ enum vmcs12_result {
     VMCS12_FAILED,       /* a callback failed; nothing changed */
 };
 
+/* An empty place of the cache. */
+void vmcs12_init(struct vmcs12 *v);
+/* The name (NVMX_VMCS02_FIRST + k) of a cached vmcs12's vmcs02. */
+uint32_t vmcs02_of(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v);
 /* VMPTRLD's effect. gpa1 is aligned, within the width, not the VMXON pointer. */
 enum vmcs12_result vmcs12_make_current(struct nvmx_vcpu *vcpu, uint64_t gpa1);
 /* VMCLEAR's effect: data into L1's memory, launch state clear; no longer current if it was. */
@@ -186,16 +236,44 @@ enum nvmx_status shadow_relink(struct nvmx_vcpu *vcpu);
 
 /* -- vmcs/merge.c, sync.c: vmcs12 + vmcs01 -> vmcs02 and back --------------------------------------------------------------------- */
 
-/* Write vmcs02 of the current vmcs12 for an entry to L2 (checks passed) and select it. */
-enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/* MSRs and debug registers that VMCS controls switch between L1 and L2 (SDM 29.3.2.1, 30.3.1, 30.5.1). */
+struct gate {
+    uint8_t guest;      /* slot */
+    uint8_t host;       /* slot; equal to `guest`: none, a VM exit sets a fixed value */
+    uint8_t entry_load; /* bit of the VM-entry controls */
+    uint8_t exit_save;  /* bit of the VM-exit controls */
+    uint8_t exit_load;  /* bit of the VM-exit controls; 0xff: none */
+    uint32_t msr;       /* 0: not an MSR */
+};
+enum { GATE_DEBUGCTL = 0, GATE_DR7, GATE_PAT, GATE_EFER, GATE_PERF_GLOBAL_CTRL, GATE_COUNT };
+extern const struct gate gates[GATE_COUNT];
+
+/* vmcs01's control fields, read if they aren't known. vmcs01 must be selected unless they are. */
+enum nvmx_status host_controls(struct nvmx_vcpu *vcpu);
+/* Write vmcs02 of the current vmcs12 for an entry to L2 (checks passed) and select it. `pdpte`: what PAE paging without EPT loads, or NULL. */
+enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *pdpte);
+/* Take the pages that vmcs02 uses in place again (after nvmx_memory_changed). vmcs02 is selected. */
+enum nvmx_status merge_pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/* Release pages of L1 in [gpa1, gpa1 + bytes). */
+void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes);
+/* Neither L1 nor the host intercepts this MSR or port access of L2: let it through from now on. */
+enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t bit);
+enum nvmx_status merge_heat_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int which, uint32_t bit);
 /* Release what a vmcs02 slot holds (pins, ept02 user, bitmaps). */
 void merge_release(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Read the listed fields from the selected vmcs02 into vmcs12's slots, plus the learned ones; all other guest state becomes stale. */
 enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/* The controls changed: what does an exit save now? */
+void sync_saved_fields(const struct nvmx_vm *vm, struct vmcs12 *v);
 /* Fetch every stale field of a vmcs12 (before it leaves the cache). Selects vmcs02 and back. */
 enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
-/* Load L1's state from vmcs12's host-state area into vmcs01 (SDM 30.5) and select it. */
-enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/*
+ * Load L1's state from vmcs12's host-state area into vmcs01 (SDM 30.5) and select it. `from_l2`: L2 ran, and vmcs02 is selected; else the entry
+ * failed and state that the host-state area does not name is still L1's. *abort: VMX-abort indicator, 0 if none.
+ */
+enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool from_l2, bool nmi_exit, uint32_t *abort);
+/* Controls of vmcs12 that count only if another activates them. */
+uint32_t secondary_controls(const struct vmcs12 *v);
 
 /* -- msr/: capability MSRs, lists ---------------------------------------------------------------------------------------------------- */
 

@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: MIT */
+/* Life cycle of VMs and vCPUs, the two entry points, and the questions that need no more than the state. */
+#include "vcpu.h"
+
+#include <string.h>
+
+#define ALIGNMENT 16u
+
+/* -- life cycle ------------------------------------------------------------------------------------------------------------- */
+
+static size_t align_up(size_t bytes) {
+    return (bytes + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1);
+}
+
+size_t nvmx_vm_size(void) {
+    return align_up(sizeof(struct nvmx_vm)) + nvmx_ept_size();
+}
+
+size_t nvmx_vcpu_size(void) {
+    return align_up(sizeof(struct nvmx_vcpu));
+}
+
+/* Members past the caller's struct stay NULL. The smallest known struct reaches up to msr_write. */
+static enum nvmx_status copy_host(struct nvmx_host *to, const struct nvmx_host *from) {
+    if (from->size < offsetof(struct nvmx_host, ack_interrupt) || from->size > sizeof(*to)) {
+        return NVMX_E_SIZE;
+    }
+    memset(to, 0, sizeof(*to));
+    memcpy(to, from, from->size);
+    to->size = sizeof(*to);
+    bool complete = to->map_page && to->unmap_page && to->ept01_lookup && to->page_alloc && to->page_free &&
+                    to->page_pointer && to->vmcs_select && to->vmcs_reset && to->vmcs_read && to->vmcs_write &&
+                    to->tlb_flush && to->msr_read && to->msr_write;
+    bool ept02_whole = (to->ept02_root == NULL) == (to->ept02_invalidate == NULL);
+    return complete && ept02_whole ? NVMX_OK : NVMX_E_INVALID;
+}
+
+/* Our layout of a VMCS region: fields one after the other, 8 bytes each, from byte 64 on. */
+static void default_layout(struct nvmx_vmcs12_layout *layout) {
+    layout->revision = NVMX_REVISION;
+    layout->launch_state = 8;
+    layout->reserved = 0;
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        layout->offset[slot] = (uint16_t)(64 + 8 * slot);
+    }
+}
+
+static bool layout_valid(const struct nvmx_vmcs12_layout *layout) {
+    bool ok = (layout->revision >> 31) == 0 && layout->launch_state >= 8 && layout->launch_state <= NVMX_PAGE_SIZE - 4;
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        uint16_t offset = layout->offset[slot];
+        ok = ok && (offset == 0 || (offset >= 8 && offset <= NVMX_PAGE_SIZE - 8));
+    }
+    return ok;
+}
+
+/* Sets of fields by the table, so that the hot paths are operations on words. */
+static void field_sets(struct nvmx_vm *vm) {
+    nvmx_fields_existing(&vm->caps, &vm->exists);
+    nvmx_fields_existing(&vm->machine, &vm->machine_fields);
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        const struct nvmx_field_info *info = nvmx_field_info(slot);
+        bool is_guest_state = ((info->encoding >> 10) & 3) == 2;
+        bool is_control = ((info->encoding >> 10) & 3) == 0 && info->group != NVMX_GROUP_EVENT;
+
+        if (is_guest_state) {
+            nvmx_set_add(&vm->guest_state, slot);
+        }
+        if (is_guest_state && info->merge == NVMX_MERGE_COPY && nvmx_set_has(&vm->exists, slot)) {
+            nvmx_set_add(&vm->copied, slot);
+        }
+        if (is_control) {
+            nvmx_set_add(&vm->controls, slot);
+        }
+    }
+}
+
+static enum nvmx_status vm_caps(struct nvmx_vm *vm, const struct nvmx_vm_config *config) {
+    vm->machine = config->machine;
+    vm->expose = config->expose;
+    if (!config->expose) {
+        return NVMX_OK;
+    }
+    enum nvmx_status status = nvmx_caps_for_l1(&config->machine, config->mask, &vm->caps);
+    vm->caps.msr[NVMX_CAP_BASIC] = (vm->caps.msr[NVMX_CAP_BASIC] & ~UINT64_C(0x7fffffff)) | vm->layout.revision;
+    field_sets(vm);
+    return status;
+}
+
+static enum nvmx_status vm_ept(struct nvmx_vm *vm, void *memory, size_t bytes, const struct nvmx_vm_config *config) {
+    struct nvmx_ept_config ept = {
+        .size = sizeof(ept),
+        .page_budget = config->ept_page_budget,
+        .l1 = &vm->caps,
+        .machine = &vm->machine,
+    };
+    if (!vm->expose || vm->host.ept02_root != NULL) {
+        return NVMX_OK;
+    }
+    return nvmx_ept_init(memory, bytes, &vm->host, vm->ctx, &ept, &vm->ept);
+}
+
+enum nvmx_status nvmx_vm_init(void *memory, size_t bytes, const struct nvmx_host *host,
+                              const struct nvmx_vm_config *config, struct nvmx_vm **out) {
+    struct nvmx_vm *vm = memory;
+
+    if (memory == NULL || host == NULL || config == NULL || out == NULL || (uintptr_t)memory % ALIGNMENT != 0) {
+        return NVMX_E_INVALID;
+    }
+    if (bytes < nvmx_vm_size() || config->size != sizeof(*config)) {
+        return NVMX_E_SIZE;
+    }
+    memset(vm, 0, sizeof(*vm));
+    enum nvmx_status status = copy_host(&vm->host, host);
+    if (status != NVMX_OK) {
+        return status;
+    }
+    vm->ctx = config->ctx;
+    if (config->layout != NULL) {
+        vm->layout = *config->layout;
+    } else {
+        default_layout(&vm->layout);
+    }
+    if (!layout_valid(&vm->layout)) {
+        return NVMX_E_INVALID;
+    }
+    status = vm_caps(vm, config);
+    if (status == NVMX_OK) {
+        size_t used = align_up(sizeof(*vm));
+        status = vm_ept(vm, (char *)memory + used, bytes - used, config);
+    }
+    if (status == NVMX_OK) {
+        *out = vm;
+    }
+    return status;
+}
+
+void nvmx_vm_destroy(struct nvmx_vm *vm) {
+    if (vm != NULL && vm->ept != NULL) {
+        nvmx_ept_destroy(vm->ept, NULL);
+        vm->ept = NULL;
+    }
+}
+
+/* Outside VMX operation, nothing current or cached. */
+static void power_up(struct nvmx_vcpu *vcpu) {
+    vcpu->mode = NVMX_MODE_OFF;
+    vcpu->stop = NVMX_STOP_NONE;
+    vcpu->stop_status = NVMX_OK;
+    vcpu->vmxon_pointer = NVMX_NO_ADDRESS;
+    vcpu->current = -1;
+    vcpu->last_check = NVMX_CHECK_NONE;
+    vcpu->host_fault_gpa1 = NVMX_NO_ADDRESS;
+    vcpu->entry_pending = false;
+    vcpu->window_requested = false;
+}
+
+enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, const struct nvmx_vcpu_config *config,
+                                struct nvmx_vcpu **out) {
+    struct nvmx_vcpu *vcpu = memory;
+
+    if (memory == NULL || vm == NULL || config == NULL || out == NULL || (uintptr_t)memory % ALIGNMENT != 0) {
+        return NVMX_E_INVALID;
+    }
+    if (bytes < nvmx_vcpu_size() || config->size != sizeof(*config)) {
+        return NVMX_E_SIZE;
+    }
+    if (config->regs == NULL || config->id >= 32 || config->vmcs02_slots == 0 ||
+        config->vmcs02_slots > NVMX_VMCS02_MAX || config->vpid02_count > 16 ||
+        (config->vpid02_first == 0 && config->vpid02_count != 0)) {
+        return NVMX_E_INVALID;
+    }
+    memset(vcpu, 0, sizeof(*vcpu));
+    vcpu->vm = vm;
+    vcpu->ctx = config->ctx;
+    vcpu->regs = config->regs;
+    vcpu->id = config->id;
+    vcpu->selected = NVMX_VMCS01;
+    vcpu->vmcs02_slots = config->vmcs02_slots;
+    vcpu->vpid02_first = config->vpid02_first;
+    vcpu->vpid02_count = config->vpid02_count;
+    vcpu->shadow_hpa = config->shadow_hpa;
+    vcpu->host_msr_bitmap = config->msr_bitmap;
+    vcpu->host_io_bitmap[0] = config->io_bitmap[0];
+    vcpu->host_io_bitmap[1] = config->io_bitmap[1];
+    vcpu->feature_control = vm->caps.feature_control;
+    for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
+        vmcs12_init(&vcpu->vmcs12[i]);
+    }
+    power_up(vcpu);
+    *out = vcpu;
+    return NVMX_OK;
+}
+
+void nvmx_vcpu_destroy(struct nvmx_vcpu *vcpu) {
+    if (vcpu != NULL) {
+        vmcs12_drop_all(vcpu, false);
+        power_up(vcpu);
+    }
+}
+
+void nvmx_vcpu_reset(struct nvmx_vcpu *vcpu) {
+    vmcs12_drop_all(vcpu, false);
+    power_up(vcpu);
+    memset(vcpu->vpid12_of, 0, sizeof(vcpu->vpid12_of));
+    vcpu->host_controls_known = false;
+    if (host_select(vcpu, NVMX_VMCS01) != NVMX_OK || shadow_relink(vcpu) != NVMX_OK) {
+        stop(vcpu, NVMX_STOP_HOST, NVMX_E_HOST);
+    }
+}
+
+/* -- the entry point after an exit ------------------------------------------------------------------------------------------ */
+
+enum nvmx_next stop(struct nvmx_vcpu *vcpu, enum nvmx_stop reason, enum nvmx_status status) {
+    vcpu->stop = reason;
+    vcpu->stop_status = status;
+    return NVMX_STOP;
+}
+
+/* What an exit of L1 is to the library. */
+enum l1_exit { L1_EXIT_HOST = 0, L1_EXIT_INSTRUCTION, L1_EXIT_MSR };
+
+static const uint8_t l1_exit_kind[64] = {
+    [19] = L1_EXIT_INSTRUCTION, /* VMCLEAR */
+    [20] = L1_EXIT_INSTRUCTION, /* VMLAUNCH */
+    [21] = L1_EXIT_INSTRUCTION, /* VMPTRLD */
+    [22] = L1_EXIT_INSTRUCTION, /* VMPTRST */
+    [23] = L1_EXIT_INSTRUCTION, /* VMREAD */
+    [24] = L1_EXIT_INSTRUCTION, /* VMRESUME */
+    [25] = L1_EXIT_INSTRUCTION, /* VMWRITE */
+    [26] = L1_EXIT_INSTRUCTION, /* VMXOFF */
+    [27] = L1_EXIT_INSTRUCTION, /* VMXON */
+    [31] = L1_EXIT_MSR,         /* RDMSR */
+    [32] = L1_EXIT_MSR,         /* WRMSR */
+    [50] = L1_EXIT_INSTRUCTION, /* INVEPT */
+    [53] = L1_EXIT_INSTRUCTION, /* INVVPID */
+    [59] = L1_EXIT_INSTRUCTION, /* VMFUNC */
+};
+
+static enum nvmx_next l1_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+    uint8_t kind = exit_reason < 64 ? l1_exit_kind[exit_reason] : L1_EXIT_HOST;
+
+    vcpu->counts.exits_l1++;
+    switch (kind) {
+    case L1_EXIT_INSTRUCTION:
+        return instruction_exit(vcpu, exit_reason);
+    case L1_EXIT_MSR:
+        return msr_exit(vcpu, exit_reason);
+    default:
+        return NVMX_HOST;
+    }
+}
+
+enum nvmx_next nvmx_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+    enum nvmx_next next;
+
+    if (vcpu->stop != NVMX_STOP_NONE) {
+        return NVMX_STOP;
+    }
+    if (vcpu->mode == NVMX_MODE_L2) {
+        vcpu->counts.exits_l2++;
+        next = l2_exit(vcpu, exit_reason);
+    } else {
+        next = l1_exit(vcpu, exit_reason);
+    }
+    if (next == NVMX_HOST) {
+        vcpu->counts.to_host++;
+    }
+    return next;
+}
+
+/* -- questions --------------------------------------------------------------------------------------------------------------- */
+
+enum nvmx_mode nvmx_mode(const struct nvmx_vcpu *vcpu) {
+    return vcpu->mode;
+}
+
+uint32_t nvmx_selected(const struct nvmx_vcpu *vcpu) {
+    return vcpu->selected;
+}
+
+enum nvmx_stop nvmx_stop_reason(const struct nvmx_vcpu *vcpu) {
+    return vcpu->stop;
+}
+
+enum nvmx_status nvmx_stop_status(const struct nvmx_vcpu *vcpu) {
+    return vcpu->stop_status;
+}
+
+uint64_t nvmx_host_fault_gpa1(const struct nvmx_vcpu *vcpu) {
+    return vcpu->host_fault_gpa1;
+}
+
+const struct nvmx_caps *nvmx_l1_caps(const struct nvmx_vm *vm) {
+    return &vm->caps;
+}
+
+uint16_t nvmx_last_check(const struct nvmx_vcpu *vcpu) {
+    return vcpu->last_check;
+}
+
+const struct nvmx_counts *nvmx_counts(const struct nvmx_vcpu *vcpu) {
+    return &vcpu->counts;
+}
+
+/* -- changes by the host ----------------------------------------------------------------------------------------------------- */
+
+void nvmx_vmcs01_changed(struct nvmx_vcpu *vcpu) {
+    vcpu->host_controls_known = false;
+}

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vmcs12 + vmcs01 -> vmcs02, at an entry to L2.
+ *
+ * Only what differs from what vmcs02 is known to hold is written. What L1 has not written since the last exit is not even looked at: vmcs02
+ * still has what hardware left there.
+ */
+#include "merge.h"
+
+/* Control fields of vmcs01 that the merge looks at. */
+static const uint8_t host_control_fields[] = {
+    NVMX_F_PIN_BASED_CONTROLS,
+    NVMX_F_PRIMARY_CONTROLS,
+    NVMX_F_SECONDARY_CONTROLS,
+    NVMX_F_VM_EXIT_CONTROLS,
+    NVMX_F_VM_ENTRY_CONTROLS,
+    NVMX_F_EXCEPTION_BITMAP,
+    NVMX_F_PAGE_FAULT_ERROR_CODE_MASK,
+    NVMX_F_PAGE_FAULT_ERROR_CODE_MATCH,
+    NVMX_F_IO_BITMAP_A_ADDRESS,
+    NVMX_F_IO_BITMAP_B_ADDRESS,
+    NVMX_F_MSR_BITMAP_ADDRESS,
+    NVMX_F_TSC_OFFSET,
+    NVMX_F_TSC_MULTIPLIER,
+    NVMX_F_CR0_GUEST_HOST_MASK,
+    NVMX_F_CR4_GUEST_HOST_MASK,
+    NVMX_F_EPT_POINTER,
+    NVMX_F_VPID,
+    NVMX_F_XSS_EXITING_BITMAP,
+    NVMX_F_ENCLS_EXITING_BITMAP,
+    NVMX_F_PLE_GAP,
+    NVMX_F_PLE_WINDOW,
+};
+
+enum nvmx_status host_controls(struct nvmx_vcpu *vcpu) {
+    uint8_t slots[sizeof(host_control_fields)];
+    uint64_t value[sizeof(host_control_fields)];
+    uint32_t count = 0;
+
+    if (vcpu->host_controls_known) {
+        return NVMX_OK;
+    }
+    for (unsigned int i = 0; i < sizeof(host_control_fields); i++) {
+        if (nvmx_set_has(&vcpu->vm->machine_fields, host_control_fields[i])) {
+            slots[count++] = host_control_fields[i];
+        }
+    }
+    enum nvmx_status status = host_read_many(vcpu, count, slots, value);
+    if (status != NVMX_OK) {
+        return status;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        vcpu->host_control[slots[i]] = value[i];
+    }
+    for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
+        vcpu->vmcs12[i].controls_merged = false;
+    }
+    vcpu->host_controls_known = true;
+    return NVMX_OK;
+}
+
+void merge_put(struct merge *m, unsigned int slot, uint64_t value) {
+    if (nvmx_set_has(&m->v->known, slot) && m->v->image[slot] == value) {
+        return;
+    }
+    m->v->image[slot] = value;
+    nvmx_set_add(&m->put, slot);
+}
+
+/* -- MSRs and debug registers that controls switch ------------------------------------------------------------------------------- */
+
+static bool host_switches(const struct merge *m, const struct gate *gate) {
+    return ((m->host[NVMX_F_VM_ENTRY_CONTROLS] >> gate->entry_load) & 1) != 0;
+}
+
+static bool l1_loads(const struct merge *m, const struct gate *gate) {
+    return ((m->v->value[NVMX_F_VM_ENTRY_CONTROLS] >> gate->entry_load) & 1) != 0;
+}
+
+/* L1's own values of what L2 inherits, while vmcs01 is selected. */
+static enum nvmx_status read_l1_values(struct merge *m) {
+    uint8_t slots[GATE_COUNT];
+    uint64_t value[GATE_COUNT];
+    unsigned int which[GATE_COUNT];
+    uint32_t count = 0;
+
+    for (unsigned int i = 0; i < GATE_COUNT; i++) {
+        if (host_switches(m, &gates[i]) && !l1_loads(m, &gates[i])) {
+            which[count] = i;
+            slots[count++] = gates[i].guest;
+        }
+    }
+    enum nvmx_status status = host_read_many(m->vcpu, count, slots, value);
+    for (uint32_t i = 0; status == NVMX_OK && i < count; i++) {
+        m->l1_value[which[i]] = value[i];
+    }
+    return status;
+}
+
+#define EFER_LME (UINT64_C(1) << 8)
+#define EFER_LMA (UINT64_C(1) << 10)
+#define CR0_PG (UINT64_C(1) << 31)
+
+/* SDM 29.3.2.1: without "load IA32_EFER" the entry sets LMA, and with paging LME, by "IA-32e mode guest". */
+static uint64_t inherited_efer(const struct merge *m) {
+    uint64_t efer = m->l1_value[GATE_EFER] & ~EFER_LMA;
+    bool ia32e = (m->v->value[NVMX_F_VM_ENTRY_CONTROLS] & ENTRY_IA32E) != 0;
+
+    if ((m->v->value[NVMX_F_GUEST_CR0] & CR0_PG) != 0) {
+        efer &= ~EFER_LME;
+        efer |= ia32e ? EFER_LME : 0;
+    }
+    return efer | (ia32e ? EFER_LMA : 0);
+}
+
+static void put_gates(struct merge *m) {
+    for (unsigned int i = 0; i < GATE_COUNT; i++) {
+        const struct gate *gate = &gates[i];
+
+        if (l1_loads(m, gate)) {
+            if (!nvmx_set_has(&m->v->stale, gate->guest)) {
+                merge_put(m, gate->guest, m->v->value[gate->guest]);
+            }
+        } else if (host_switches(m, gate)) {
+            merge_put(m, gate->guest, i == GATE_EFER ? inherited_efer(m) : m->l1_value[i]);
+        }
+    }
+}
+
+/* -- guest state and events ------------------------------------------------------------------------------------------------------ */
+
+static void put_guest_state(struct merge *m, const uint64_t *pdpte) {
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        uint64_t written = m->v->dirty.word[w] & m->vcpu->vm->copied.word[w];
+
+        for (; written != 0; written &= written - 1) {
+            unsigned int slot = w * 64 + (unsigned int)__builtin_ctzll(written);
+            merge_put(m, slot, m->v->value[slot]);
+        }
+    }
+    merge_put(m, NVMX_F_GUEST_CR0, m->v->value[NVMX_F_GUEST_CR0]);
+    merge_put(m, NVMX_F_GUEST_CR4, m->v->value[NVMX_F_GUEST_CR4]);
+    merge_put(m, NVMX_F_VMCS_LINK_POINTER, NVMX_NO_ADDRESS);
+    if ((m->v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_PREEMPTION_TIMER) != 0 &&
+        !nvmx_set_has(&m->v->stale, NVMX_F_PREEMPTION_TIMER_VALUE)) {
+        merge_put(m, NVMX_F_PREEMPTION_TIMER_VALUE, m->v->value[NVMX_F_PREEMPTION_TIMER_VALUE]);
+    }
+    for (unsigned int i = 0; pdpte != NULL && i < 4; i++) {
+        merge_put(m, NVMX_F_GUEST_PDPTE0 + i, pdpte[i]);
+    }
+}
+
+/* The host may have used these fields since: they are written whenever they count. */
+static void put_event(struct merge *m) {
+    uint64_t info = m->v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
+
+    merge_put(m, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, info);
+    if ((info & EVENT_VALID) == 0) {
+        return;
+    }
+    nvmx_set_add(&m->put, NVMX_F_VM_ENTRY_INTERRUPTION_INFO);
+    if ((info & EVENT_ERROR_CODE) != 0) {
+        m->v->image[NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE] = m->v->value[NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE];
+        nvmx_set_add(&m->put, NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE);
+    }
+    m->v->image[NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH] = m->v->value[NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH];
+    nvmx_set_add(&m->put, NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH);
+}
+
+/* -- the whole ------------------------------------------------------------------------------------------------------------------- */
+
+static bool controls_written(const struct merge *m) {
+    uint64_t written = 0;
+
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        written |= m->v->dirty.word[w] & m->vcpu->vm->controls.word[w];
+    }
+    return written != 0;
+}
+
+static enum nvmx_status write_out(struct merge *m) {
+    struct batch batch;
+    enum nvmx_status status = NVMX_OK;
+
+    batch_init(&batch);
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS && status == NVMX_OK; w++) {
+        for (uint64_t put = m->put.word[w]; put != 0 && status == NVMX_OK; put &= put - 1) {
+            unsigned int slot = w * 64 + (unsigned int)__builtin_ctzll(put);
+            status = batch_put(m->vcpu, &batch, slot, m->v->image[slot]);
+        }
+    }
+    return status == NVMX_OK ? batch_flush(m->vcpu, &batch) : status;
+}
+
+static enum nvmx_status collect(struct merge *m, const uint64_t *pdpte) {
+    enum nvmx_status status = read_l1_values(m);
+    uint32_t bitmap_bits = m->v->bitmap_bits;
+    uint16_t vpid02 = m->v->vpid02;
+
+    if (status == NVMX_OK) {
+        status = merge_pages(m);
+    }
+    if (status != NVMX_OK) {
+        return status;
+    }
+    if (!m->v->controls_merged || bitmap_bits != m->v->bitmap_bits || vpid02 != m->v->vpid02 || controls_written(m)) {
+        merge_controls(m);
+        sync_saved_fields(m->vcpu->vm, m->v);
+    }
+    put_gates(m);
+    put_guest_state(m, pdpte);
+    put_event(m);
+    return NVMX_OK;
+}
+
+enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *pdpte) {
+    struct merge m = {.vcpu = vcpu, .v = v, .host = vcpu->host_control};
+    enum nvmx_status status = host_controls(vcpu);
+
+    if (status == NVMX_OK && !v->vmcs02_ready) {
+        status = host_reset(vcpu, vmcs02_of(vcpu, v));
+        v->vmcs02_ready = status == NVMX_OK;
+    }
+    if (status == NVMX_OK) {
+        status = collect(&m, pdpte);
+    }
+    if (status == NVMX_OK) {
+        status = host_select(vcpu, vmcs02_of(vcpu, v));
+    }
+    if (status == NVMX_OK) {
+        status = write_out(&m);
+    }
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        if (status == NVMX_OK) {
+            v->known.word[w] |= m.put.word[w];
+            v->dirty.word[w] = 0;
+        } else {
+            v->known.word[w] = 0;
+        }
+    }
+    v->controls_merged = status == NVMX_OK;
+    return status;
+}

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vmcs02's control fields: vmcs12's wishes plus what the host insists on (SDM 27.6-27.8).
+ *
+ * Each bit of a control field has one of four origins. What no mask names is the host's: an unknown control never passes through.
+ */
+#include "merge.h"
+
+/* A control field's bits by origin. */
+struct origin {
+    uint32_t either; /* set if vmcs12 or the host sets it: intercepts */
+    uint32_t l1;     /* as vmcs12 has it: features that L2 gets, events that L1 waits for */
+};
+
+static const struct origin pin_origin = {
+    .either = PIN_EXTERNAL_INTERRUPT | PIN_NMI | PIN_VIRTUAL_NMIS,
+    .l1 = PIN_PREEMPTION_TIMER,
+};
+
+static const struct origin primary_origin = {
+    .either = (1u << 7) | (1u << 9) | (1u << 10) | (1u << 11) | (1u << 12) | PROC_CR3_LOAD | PROC_CR3_STORE |
+              PROC_CR8_LOAD | PROC_CR8_STORE | (1u << 23) | (1u << 29) | (1u << 30) | PROC_TSC_OFFSETTING,
+    .l1 = PROC_INTERRUPT_WINDOW | PROC_TPR_SHADOW | PROC_NMI_WINDOW | PROC_MONITOR_TRAP,
+};
+
+static const struct origin secondary_origin = {
+    .either = (1u << 2) | (1u << 6) | PROC2_PLE | (1u << 11) | (1u << 16),
+    .l1 = PROC2_APIC_ACCESSES | (1u << 3) | PROC2_X2APIC | PROC2_UNRESTRICTED | PROC2_APIC_REGISTER |
+          PROC2_VIRTUAL_INTERRUPTS | (1u << 12) | PROC2_XSAVES | PROC2_MBEC | (1u << 26),
+};
+
+/* What the host has in vmcs01 that must never reach a vmcs02 as it is. */
+#define SECONDARY_NEVER ((1u << 13) | (1u << 14) | (1u << 17) | (1u << 18) | (1u << 21) | (1u << 23))
+
+static uint32_t combine(const struct origin *origin, uint64_t l1, uint64_t host) {
+    uint32_t host_bits = (uint32_t)host & ~origin->l1;
+
+    return host_bits | ((uint32_t)l1 & (origin->either | origin->l1));
+}
+
+/* The first of vmcs12's and the host's values that is in use. */
+static uint64_t pick(bool l1_uses, uint64_t l1, uint64_t host) {
+    return l1_uses ? l1 : host;
+}
+
+static uint32_t host_secondary(const struct merge *m) {
+    bool active = (m->host[NVMX_F_PRIMARY_CONTROLS] & PROC_SECONDARY) != 0;
+
+    return active ? (uint32_t)m->host[NVMX_F_SECONDARY_CONTROLS] : 0;
+}
+
+static void put_if_exists(struct merge *m, unsigned int slot, uint64_t value) {
+    if (nvmx_set_has(&m->vcpu->vm->machine_fields, slot)) {
+        merge_put(m, slot, value);
+    }
+}
+
+/* Which bitmaps are used merge_pages has decided, which knows the pages. */
+static void put_primary(struct merge *m) {
+    uint64_t l1 = m->v->value[NVMX_F_PRIMARY_CONTROLS];
+    uint64_t host = m->host[NVMX_F_PRIMARY_CONTROLS];
+    uint32_t primary = combine(&primary_origin, l1, host);
+    uint32_t bitmaps = PROC_IO_BITMAPS | PROC_UNCONDITIONAL_IO | PROC_MSR_BITMAPS;
+
+    primary = (primary & ~bitmaps) | m->v->bitmap_bits;
+    /* Without a TPR shadow of L1's, CR8 would reach the TPR that the host virtualizes. */
+    if ((host & PROC_TPR_SHADOW) != 0 && (l1 & PROC_TPR_SHADOW) == 0) {
+        primary |= PROC_CR8_LOAD | PROC_CR8_STORE;
+    }
+    primary |= PROC_SECONDARY;
+    merge_put(m, NVMX_F_PRIMARY_CONTROLS, primary);
+}
+
+static void put_secondary(struct merge *m) {
+    uint32_t l1 = secondary_controls(m->v);
+    uint32_t secondary = combine(&secondary_origin, l1, host_secondary(m) & ~SECONDARY_NEVER);
+
+    secondary |= PROC2_EPT;
+    if (m->v->vpid02 != 0) {
+        secondary |= PROC2_VPID;
+    } else {
+        secondary &= ~PROC2_VPID;
+    }
+    merge_put(m, NVMX_F_SECONDARY_CONTROLS, secondary);
+    put_if_exists(m, NVMX_F_PLE_GAP,
+                  pick((l1 & PROC2_PLE) != 0, m->v->value[NVMX_F_PLE_GAP], m->host[NVMX_F_PLE_GAP]));
+    put_if_exists(m, NVMX_F_PLE_WINDOW,
+                  pick((l1 & PROC2_PLE) != 0, m->v->value[NVMX_F_PLE_WINDOW], m->host[NVMX_F_PLE_WINDOW]));
+    put_if_exists(m, NVMX_F_XSS_EXITING_BITMAP,
+                  ((l1 & PROC2_XSAVES) != 0 ? m->v->value[NVMX_F_XSS_EXITING_BITMAP] : 0) |
+                      ((host_secondary(m) & PROC2_XSAVES) != 0 ? m->host[NVMX_F_XSS_EXITING_BITMAP] : 0));
+    put_if_exists(m, NVMX_F_ENCLS_EXITING_BITMAP, m->host[NVMX_F_ENCLS_EXITING_BITMAP]);
+    put_if_exists(m, NVMX_F_TSC_MULTIPLIER, m->host[NVMX_F_TSC_MULTIPLIER]);
+}
+
+/*
+ * A host that does not take external interrupts passes them through to L1: whether one is acknowledged on an exit is then L1's choice.
+ */
+static void put_exit_controls(struct merge *m) {
+    uint32_t l1 = (uint32_t)m->v->value[NVMX_F_VM_EXIT_CONTROLS];
+    uint32_t controls = (uint32_t)m->host[NVMX_F_VM_EXIT_CONTROLS];
+
+    if ((m->host[NVMX_F_PIN_BASED_CONTROLS] & PIN_EXTERNAL_INTERRUPT) == 0) {
+        controls = (controls & ~EXIT_ACKNOWLEDGE) | (l1 & EXIT_ACKNOWLEDGE);
+    }
+    for (unsigned int i = 0; i < GATE_COUNT; i++) {
+        controls |= l1 & (1u << gates[i].exit_save);
+    }
+    /* The timer runs on over exits that L1 does not see. */
+    if ((m->v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_PREEMPTION_TIMER) != 0) {
+        controls |= EXIT_SAVE_TIMER;
+    }
+    merge_put(m, NVMX_F_VM_EXIT_CONTROLS, controls);
+}
+
+static void put_entry_controls(struct merge *m) {
+    uint32_t l1 = (uint32_t)m->v->value[NVMX_F_VM_ENTRY_CONTROLS];
+    uint32_t controls = (uint32_t)m->host[NVMX_F_VM_ENTRY_CONTROLS] & ~ENTRY_IA32E;
+
+    controls |= l1 & ENTRY_IA32E;
+    for (unsigned int i = 0; i < GATE_COUNT; i++) {
+        controls |= l1 & (1u << gates[i].entry_load);
+    }
+    merge_put(m, NVMX_F_VM_ENTRY_CONTROLS, controls);
+}
+
+/*
+ * L1's mask and match for page faults hold only while the host lets page faults alone; else all exit, and the router applies L1's.
+ */
+static void put_exceptions(struct merge *m) {
+    uint32_t page_fault = 1u << 14;
+    uint32_t l1 = (uint32_t)m->v->value[NVMX_F_EXCEPTION_BITMAP];
+    uint32_t host = (uint32_t)m->host[NVMX_F_EXCEPTION_BITMAP];
+    bool host_faults = (host & page_fault) != 0 || m->host[NVMX_F_PAGE_FAULT_ERROR_CODE_MASK] != 0 ||
+                       m->host[NVMX_F_PAGE_FAULT_ERROR_CODE_MATCH] != 0;
+
+    merge_put(m, NVMX_F_EXCEPTION_BITMAP, l1 | host | (host_faults ? page_fault : 0));
+    merge_put(m, NVMX_F_PAGE_FAULT_ERROR_CODE_MASK,
+              host_faults ? 0 : m->v->value[NVMX_F_PAGE_FAULT_ERROR_CODE_MASK]);
+    merge_put(m, NVMX_F_PAGE_FAULT_ERROR_CODE_MATCH,
+              host_faults ? 0 : m->v->value[NVMX_F_PAGE_FAULT_ERROR_CODE_MATCH]);
+}
+
+static void put_cr3_targets(struct merge *m) {
+    /* A host that wants every MOV to CR3 gets it; L1's targets then only matter to the router. */
+    bool host_wants = (m->host[NVMX_F_PRIMARY_CONTROLS] & PROC_CR3_LOAD) != 0;
+
+    merge_put(m, NVMX_F_CR3_TARGET_COUNT, host_wants ? 0 : m->v->value[NVMX_F_CR3_TARGET_COUNT]);
+    for (unsigned int i = 0; i < 4; i++) {
+        merge_put(m, NVMX_F_CR3_TARGET_VALUE_0 + i, m->v->value[NVMX_F_CR3_TARGET_VALUE_0 + i]);
+    }
+}
+
+static void put_tsc(struct merge *m) {
+    uint64_t offset = 0;
+
+    if ((m->host[NVMX_F_PRIMARY_CONTROLS] & PROC_TSC_OFFSETTING) != 0) {
+        offset += m->host[NVMX_F_TSC_OFFSET];
+    }
+    if ((m->v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TSC_OFFSETTING) != 0) {
+        offset += m->v->value[NVMX_F_TSC_OFFSET];
+    }
+    merge_put(m, NVMX_F_TSC_OFFSET, offset);
+}
+
+static void put_apic(struct merge *m) {
+    uint64_t threshold = m->v->value[NVMX_F_TPR_THRESHOLD];
+    bool delivery = (secondary_controls(m->v) & PROC2_VIRTUAL_INTERRUPTS) != 0;
+    bool shadow = (m->v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TPR_SHADOW) != 0;
+
+    put_if_exists(m, NVMX_F_TPR_THRESHOLD, shadow && !delivery ? threshold : 0);
+    for (unsigned int i = 0; i < 4; i++) {
+        put_if_exists(m, NVMX_F_EOI_EXIT_BITMAP_0 + i, delivery ? m->v->value[NVMX_F_EOI_EXIT_BITMAP_0 + i] : 0);
+    }
+}
+
+/*
+ * Bits of CR0/CR4 that the host masks only because VMX fixes them need no mask in L2: the CPU itself gives #GP there, as L1 expects.
+ */
+static uint64_t host_mask(const struct merge *m, unsigned int slot, enum nvmx_cap fixed0, enum nvmx_cap fixed1) {
+    const struct nvmx_caps *machine = &m->vcpu->vm->machine;
+
+    return m->host[slot] & ~machine->msr[fixed0] & machine->msr[fixed1];
+}
+
+/* In bits that only the host masks L2 reads what L1 gave it. */
+static void put_masks(struct merge *m) {
+    uint64_t cr0 = m->v->value[NVMX_F_CR0_GUEST_HOST_MASK];
+    uint64_t cr4 = m->v->value[NVMX_F_CR4_GUEST_HOST_MASK];
+
+    merge_put(m, NVMX_F_CR0_GUEST_HOST_MASK,
+              cr0 | host_mask(m, NVMX_F_CR0_GUEST_HOST_MASK, NVMX_CAP_CR0_FIXED0, NVMX_CAP_CR0_FIXED1));
+    merge_put(m, NVMX_F_CR4_GUEST_HOST_MASK,
+              cr4 | host_mask(m, NVMX_F_CR4_GUEST_HOST_MASK, NVMX_CAP_CR4_FIXED0, NVMX_CAP_CR4_FIXED1));
+    merge_put(m, NVMX_F_CR0_READ_SHADOW,
+              (m->v->value[NVMX_F_CR0_READ_SHADOW] & cr0) | (m->v->value[NVMX_F_GUEST_CR0] & ~cr0));
+    merge_put(m, NVMX_F_CR4_READ_SHADOW,
+              (m->v->value[NVMX_F_CR4_READ_SHADOW] & cr4) | (m->v->value[NVMX_F_GUEST_CR4] & ~cr4));
+}
+
+void merge_controls(struct merge *m) {
+    merge_put(m, NVMX_F_PIN_BASED_CONTROLS,
+              combine(&pin_origin, m->v->value[NVMX_F_PIN_BASED_CONTROLS], m->host[NVMX_F_PIN_BASED_CONTROLS]));
+    put_primary(m);
+    put_secondary(m);
+    put_exit_controls(m);
+    put_entry_controls(m);
+    put_exceptions(m);
+    put_cr3_targets(m);
+    put_tsc(m);
+    put_apic(m);
+    put_masks(m);
+}

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: MIT */
+/* What vmcs02 uses in memory: intercept bitmaps, APIC pages, the EPT root, and its VPID. */
+#include "merge.h"
+
+/* -- pages of L1 used in place ------------------------------------------------------------------------------------------------------ */
+
+static void unpin(struct nvmx_vcpu *vcpu, struct pin *pin) {
+    if (pin->gpa1 != NVMX_NO_ADDRESS) {
+        host_unmap(vcpu, pin->gpa1, pin->page, true);
+        pin->gpa1 = NVMX_NO_ADDRESS;
+    }
+}
+
+static enum nvmx_status repin(struct nvmx_vcpu *vcpu, struct pin *pin, uint64_t gpa1, uint32_t access) {
+    struct pin wanted = {.gpa1 = gpa1};
+
+    if (pin->gpa1 == gpa1) {
+        return NVMX_OK;
+    }
+    wanted.page = host_map(vcpu, gpa1, access, &wanted.hpa);
+    if (wanted.page == NULL) {
+        return NVMX_E_UNMAPPED;
+    }
+    unpin(vcpu, pin);
+    *pin = wanted;
+    return NVMX_OK;
+}
+
+/* A page pinned where `used`, its hpa in vmcs02's field. */
+static enum nvmx_status pin_field(struct merge *m, enum pin_index index, unsigned int slot, bool used, uint32_t access) {
+    struct pin *pin = &m->v->pin[index];
+
+    if (!used) {
+        unpin(m->vcpu, pin);
+        return NVMX_OK;
+    }
+    enum nvmx_status status = repin(m->vcpu, pin, m->v->value[slot], access);
+    if (status == NVMX_OK) {
+        merge_put(m, slot, pin->hpa);
+    }
+    return status;
+}
+
+static enum nvmx_status apic_pages(struct merge *m) {
+    bool shadow = (m->v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TPR_SHADOW) != 0;
+    bool accesses = (secondary_controls(m->v) & PROC2_APIC_ACCESSES) != 0;
+    enum nvmx_status status = pin_field(m, PIN_VIRTUAL_APIC, NVMX_F_VIRTUAL_APIC_ADDRESS, shadow,
+                                        NVMX_ACCESS_READ | NVMX_ACCESS_WRITE);
+
+    if (status == NVMX_OK) {
+        status = pin_field(m, PIN_APIC_ACCESS, NVMX_F_APIC_ACCESS_ADDRESS, accesses, NVMX_ACCESS_READ);
+    }
+    return status;
+}
+
+/* -- intercept bitmaps ---------------------------------------------------------------------------------------------------------------- */
+
+static enum nvmx_status overlay_page(struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay) {
+    uint64_t hpa;
+    void *page;
+
+    if (overlay->page != NULL) {
+        return NVMX_OK;
+    }
+    page = host_page_alloc(vcpu, &hpa);
+    if (page == NULL) {
+        return NVMX_E_NO_MEMORY;
+    }
+    bitmap_init(overlay, page, hpa);
+    return NVMX_OK;
+}
+
+static void overlay_free(struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay) {
+    if (overlay->page != NULL) {
+        host_page_free(vcpu, overlay->page, overlay->hpa);
+        overlay->page = NULL;
+    }
+}
+
+/* Merge L1's bitmap at gpa1 with the host's. *exits_all: L1's page has no memory behind it, whose bits then read as 1. */
+static enum nvmx_status overlay_merge(struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay, uint64_t gpa1,
+                                      const uint64_t *host, bool *exits_all) {
+    enum nvmx_status status = overlay_page(vcpu, overlay);
+
+    *exits_all = false;
+    if (status != NVMX_OK || overlay->hot_count == 0) {
+        return status;
+    }
+    void *l1 = host_map(vcpu, gpa1, NVMX_ACCESS_READ, NULL);
+    if (l1 == NULL) {
+        *exits_all = true;
+        return NVMX_OK;
+    }
+    bitmap_merge(overlay, l1, host);
+    host_unmap(vcpu, gpa1, l1, false);
+    return NVMX_OK;
+}
+
+/* MSR bitmaps are used only if both L1 and the host use them: whoever has none intercepts every access. */
+static enum nvmx_status msr_bitmap(struct merge *m, uint32_t *bits) {
+    bool l1_uses = (m->v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0;
+    bool host_uses = (m->host[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0;
+    bool exits_all;
+
+    if (!l1_uses || !host_uses || m->vcpu->host_msr_bitmap == NULL) {
+        return NVMX_OK;
+    }
+    enum nvmx_status status = overlay_merge(m->vcpu, &m->v->msr_bitmap, m->v->value[NVMX_F_MSR_BITMAP_ADDRESS],
+                                            m->vcpu->host_msr_bitmap, &exits_all);
+    if (status == NVMX_OK && !exits_all) {
+        *bits |= PROC_MSR_BITMAPS;
+        merge_put(m, NVMX_F_MSR_BITMAP_ADDRESS, m->v->msr_bitmap.hpa);
+    }
+    return status;
+}
+
+/* The host intercepts no port: L1's pages serve as they are. */
+static enum nvmx_status io_in_place(struct merge *m, uint32_t *bits) {
+    for (unsigned int i = 0; i < 2; i++) {
+        enum nvmx_status status =
+            pin_field(m, PIN_IO_A + i, NVMX_F_IO_BITMAP_A_ADDRESS + i, true, NVMX_ACCESS_READ);
+
+        if (status == NVMX_E_UNMAPPED) {
+            *bits |= PROC_UNCONDITIONAL_IO;
+            return NVMX_OK;
+        }
+        if (status != NVMX_OK) {
+            return status;
+        }
+    }
+    *bits |= PROC_IO_BITMAPS;
+    return NVMX_OK;
+}
+
+static enum nvmx_status io_merged(struct merge *m, uint32_t *bits) {
+    for (unsigned int i = 0; i < 2; i++) {
+        bool exits_all;
+        enum nvmx_status status =
+            overlay_merge(m->vcpu, &m->v->io_bitmap[i], m->v->value[NVMX_F_IO_BITMAP_A_ADDRESS + i],
+                          m->vcpu->host_io_bitmap[i], &exits_all);
+
+        if (status != NVMX_OK) {
+            return status;
+        }
+        if (exits_all) {
+            *bits |= PROC_UNCONDITIONAL_IO;
+            return NVMX_OK;
+        }
+        merge_put(m, NVMX_F_IO_BITMAP_A_ADDRESS + i, m->v->io_bitmap[i].hpa);
+    }
+    *bits |= PROC_IO_BITMAPS;
+    return NVMX_OK;
+}
+
+static void io_of_host(struct merge *m, uint32_t *bits) {
+    *bits |= PROC_IO_BITMAPS;
+    merge_put(m, NVMX_F_IO_BITMAP_A_ADDRESS, m->host[NVMX_F_IO_BITMAP_A_ADDRESS]);
+    merge_put(m, NVMX_F_IO_BITMAP_B_ADDRESS, m->host[NVMX_F_IO_BITMAP_B_ADDRESS]);
+}
+
+static enum nvmx_status io_bitmaps(struct merge *m, uint32_t *bits) {
+    uint64_t l1 = m->v->value[NVMX_F_PRIMARY_CONTROLS];
+    uint64_t host = m->host[NVMX_F_PRIMARY_CONTROLS];
+    bool l1_bitmaps = (l1 & PROC_IO_BITMAPS) != 0;
+    bool l1_all = !l1_bitmaps && (l1 & PROC_UNCONDITIONAL_IO) != 0;
+    bool host_bitmaps = (host & PROC_IO_BITMAPS) != 0;
+    bool host_readable = m->vcpu->host_io_bitmap[0] != NULL && m->vcpu->host_io_bitmap[1] != NULL;
+    bool host_all = (!host_bitmaps && (host & PROC_UNCONDITIONAL_IO) != 0);
+
+    if (l1_all || host_all || (l1_bitmaps && host_bitmaps && !host_readable)) {
+        *bits |= PROC_UNCONDITIONAL_IO;
+        return NVMX_OK;
+    }
+    if (l1_bitmaps) {
+        return host_bitmaps ? io_merged(m, bits) : io_in_place(m, bits);
+    }
+    if (host_bitmaps) {
+        io_of_host(m, bits);
+    }
+    return NVMX_OK;
+}
+
+/* -- EPT and VPID ---------------------------------------------------------------------------------------------------------------------- */
+
+static unsigned int ept_user(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    return vcpu->id * NVMX_VMCS02_MAX + (unsigned int)(v - vcpu->vmcs12);
+}
+
+static enum nvmx_status ept_root(struct merge *m) {
+    struct nvmx_vcpu *vcpu = m->vcpu;
+    uint32_t secondary = secondary_controls(m->v);
+    bool l1_ept = (secondary & PROC2_EPT) != 0;
+    uint64_t eptp12 = l1_ept ? m->v->value[NVMX_F_EPT_POINTER] : NVMX_NO_ADDRESS;
+    uint64_t eptp02;
+    enum nvmx_status status;
+
+    if (vcpu->vm->host.ept02_root != NULL) {
+        status = vcpu->vm->host.ept02_root(vcpu->ctx, eptp12, &eptp02);
+    } else if (l1_ept) {
+        status = nvmx_ept_root(vcpu->vm->ept, vcpu->ctx, ept_user(vcpu, m->v), eptp12, (secondary & PROC2_MBEC) != 0,
+                               &eptp02);
+    } else {
+        /* L2's physical addresses are L1's. */
+        nvmx_ept_release(vcpu->vm->ept, vcpu->ctx, ept_user(vcpu, m->v));
+        eptp02 = m->host[NVMX_F_EPT_POINTER];
+        status = NVMX_OK;
+    }
+    if (status == NVMX_OK) {
+        merge_put(m, NVMX_F_EPT_POINTER, eptp02);
+    }
+    return status;
+}
+
+/*
+ * VPID02s are given to VPID12s as they come. The first serves a vmcs12 without VPIDs, whose transitions flush (SDM 31.4.3.1); when all are taken
+ * the next in turn is taken over and flushed.
+ */
+static uint16_t vpid_for(struct nvmx_vcpu *vcpu, uint16_t vpid12) {
+    uint16_t index = 0;
+
+    if (vpid12 != 0 && vcpu->vpid02_count > 1) {
+        for (uint16_t i = 1; i < vcpu->vpid02_count; i++) {
+            if (vcpu->vpid12_of[i] == vpid12) {
+                return (uint16_t)(vcpu->vpid02_first + i);
+            }
+        }
+        index = (uint16_t)(1 + vcpu->vpid02_next % (vcpu->vpid02_count - 1));
+        vcpu->vpid02_next++;
+        vcpu->vpid12_of[index] = vpid12;
+    }
+    uint16_t vpid02 = (uint16_t)(vcpu->vpid02_first + index);
+    host_flush(vcpu, NVMX_FLUSH_VPID, vpid02, 0);
+    return vpid02;
+}
+
+static void vpid(struct merge *m) {
+    struct nvmx_vcpu *vcpu = m->vcpu;
+    bool l1_vpid = (secondary_controls(m->v) & PROC2_VPID) != 0;
+
+    if (vcpu->vpid02_count == 0) {
+        m->v->vpid02 = 0;
+        return;
+    }
+    m->v->vpid02 = vpid_for(vcpu, l1_vpid ? (uint16_t)m->v->value[NVMX_F_VPID] : 0);
+    merge_put(m, NVMX_F_VPID, m->v->vpid02);
+}
+
+/* -- the whole ---------------------------------------------------------------------------------------------------------------------------- */
+
+enum nvmx_status merge_pages(struct merge *m) {
+    uint32_t bits = 0;
+    enum nvmx_status status = apic_pages(m);
+
+    if (status == NVMX_OK) {
+        status = msr_bitmap(m, &bits);
+    }
+    if (status == NVMX_OK) {
+        status = io_bitmaps(m, &bits);
+    }
+    if (status == NVMX_OK) {
+        status = ept_root(m);
+    }
+    if (status == NVMX_OK) {
+        vpid(m);
+        m->v->bitmap_bits = bits;
+    }
+    return status;
+}
+
+void merge_release(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    for (unsigned int i = 0; i < PIN_COUNT; i++) {
+        unpin(vcpu, &v->pin[i]);
+    }
+    overlay_free(vcpu, &v->msr_bitmap);
+    overlay_free(vcpu, &v->io_bitmap[0]);
+    overlay_free(vcpu, &v->io_bitmap[1]);
+    if (vcpu->vm->ept != NULL) {
+        nvmx_ept_release(vcpu->vm->ept, vcpu->ctx, ept_user(vcpu, v));
+    }
+}
+
+/* An overlay's word is merged at once, so that the access goes through when L2 repeats it. */
+static enum nvmx_status heat(struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay, uint64_t gpa1,
+                             const uint64_t *host, uint32_t bit) {
+    bool exits_all;
+
+    bitmap_heat(overlay, bit);
+    return overlay_merge(vcpu, overlay, gpa1, host, &exits_all);
+}
+
+enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t bit) {
+    return heat(vcpu, &v->msr_bitmap, v->value[NVMX_F_MSR_BITMAP_ADDRESS], vcpu->host_msr_bitmap, bit);
+}
+
+enum nvmx_status merge_heat_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int which, uint32_t bit) {
+    return heat(vcpu, &v->io_bitmap[which], v->value[NVMX_F_IO_BITMAP_A_ADDRESS + which], vcpu->host_io_bitmap[which],
+                bit);
+}
+
+/* -- memory of L1 changed --------------------------------------------------------------------------------------------------------------------- */
+
+void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes) {
+    for (unsigned int i = 0; i < vcpu->vmcs02_slots; i++) {
+        struct vmcs12 *v = &vcpu->vmcs12[i];
+
+        for (unsigned int p = 0; p < PIN_COUNT; p++) {
+            uint64_t pinned = v->pin[p].gpa1;
+            bool apart = pinned >= gpa1 ? pinned - gpa1 >= bytes : gpa1 - pinned >= NVMX_PAGE_SIZE;
+
+            if (pinned != NVMX_NO_ADDRESS && !apart) {
+                unpin(vcpu, &v->pin[p]);
+                vcpu->pages_changed = true;
+            }
+        }
+    }
+}
+
+enum nvmx_status merge_pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    struct merge m = {.vcpu = vcpu, .v = v, .host = vcpu->host_control};
+    uint32_t bits_before = v->bitmap_bits;
+    struct batch batch;
+    enum nvmx_status status = merge_pages(&m);
+
+    if (status == NVMX_OK && bits_before != v->bitmap_bits) {
+        merge_controls(&m);
+    }
+    batch_init(&batch);
+    for (unsigned int slot = 0; status == NVMX_OK && slot < NVMX_FIELD_COUNT; slot++) {
+        if (nvmx_set_has(&m.put, slot)) {
+            status = batch_put(vcpu, &batch, slot, v->image[slot]);
+            nvmx_set_add(&v->known, slot);
+        }
+    }
+    return status == NVMX_OK ? batch_flush(vcpu, &batch) : status;
+}

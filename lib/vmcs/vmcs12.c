@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * VMCS regions of L1 and the cache of recently used ones.
+ *
+ * A cached vmcs12 is an array of values, one per field; the region in L1's memory is read when VMPTRLD brings it into the cache and written when
+ * it leaves (VMCLEAR, eviction, VMXOFF). In between L1's memory is not looked at: SDM 27.11.1 leaves the contents of an active VMCS's
+ * region undefined. Each cached vmcs12 has its own vmcs02.
+ */
+#include "vcpu.h"
+
+#include <string.h>
+
+#define SHADOW_INDICATOR 0x80000000u
+
+void vmcs12_init(struct vmcs12 *v) {
+    memset(v, 0, sizeof(*v));
+    v->gpa1 = NVMX_NO_ADDRESS;
+    for (unsigned int i = 0; i < PIN_COUNT; i++) {
+        v->pin[i].gpa1 = NVMX_NO_ADDRESS;
+    }
+}
+
+struct vmcs12 *vmcs12_current(struct nvmx_vcpu *vcpu) {
+    return vcpu->current < 0 ? NULL : &vcpu->vmcs12[vcpu->current];
+}
+
+uint64_t vmcs12_pointer(const struct nvmx_vcpu *vcpu) {
+    return vcpu->current < 0 ? NVMX_NO_ADDRESS : vcpu->vmcs12[vcpu->current].gpa1;
+}
+
+uint32_t vmcs02_of(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    return NVMX_VMCS02_FIRST + (uint32_t)(v - vcpu->vmcs12);
+}
+
+/* -- the region in L1's memory ----------------------------------------------------------------------------------------------- */
+
+static uint32_t field_bytes(unsigned int slot) {
+    static const uint8_t bytes[4] = {
+        [NVMX_WIDTH_16] = 2,
+        [NVMX_WIDTH_64] = 8,
+        [NVMX_WIDTH_32] = 4,
+        [NVMX_WIDTH_NATURAL] = 8,
+    };
+    return bytes[(nvmx_field_info(slot)->encoding >> 13) & 3];
+}
+
+/* Fields that L1 does not have hold 0, whatever its memory says. */
+static void values_from_region(const struct nvmx_vm *vm, const uint8_t *region, uint64_t *value) {
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        uint16_t offset = vm->layout.offset[slot];
+
+        value[slot] = 0;
+        if (offset != 0 && nvmx_set_has(&vm->exists, slot)) {
+            memcpy(&value[slot], region + offset, field_bytes(slot));
+        }
+    }
+}
+
+static void region_from_values(const struct nvmx_vm *vm, uint8_t *region, const struct vmcs12 *v) {
+    uint32_t launched = v->launched ? 1 : 0;
+
+    memcpy(region + vm->layout.launch_state, &launched, sizeof(launched));
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        uint16_t offset = vm->layout.offset[slot];
+
+        if (offset != 0 && nvmx_set_has(&vm->exists, slot)) {
+            memcpy(region + offset, &v->value[slot], field_bytes(slot));
+        }
+    }
+}
+
+/* Data of a region without memory behind it is lost, as on a bus without a device. */
+static void store_region(struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    uint8_t *region = host_map(vcpu, v->gpa1, NVMX_ACCESS_WRITE, NULL);
+
+    if (region != NULL) {
+        region_from_values(vcpu->vm, region, v);
+        host_unmap(vcpu, v->gpa1, region, true);
+    }
+}
+
+static void store_dword(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t offset, uint32_t value) {
+    uint8_t *region = host_map(vcpu, gpa1, NVMX_ACCESS_WRITE, NULL);
+
+    if (region != NULL) {
+        memcpy(region + offset, &value, sizeof(value));
+        host_unmap(vcpu, gpa1, region, true);
+    }
+}
+
+void vmcs12_abort(struct nvmx_vcpu *vcpu, uint32_t indicator) {
+    if (vcpu->current >= 0) {
+        store_dword(vcpu, vmcs12_pointer(vcpu), VMCS_REGION_ABORT, indicator);
+    }
+}
+
+/* -- the cache ------------------------------------------------------------------------------------------------------------------ */
+
+static int find(const struct nvmx_vcpu *vcpu, uint64_t gpa1) {
+    for (int i = 0; i < vcpu->vmcs02_slots; i++) {
+        if (vcpu->vmcs12[i].gpa1 == gpa1) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+/* A free place, else the least recently used one that is not current. One slot only: the current one. */
+static int victim(const struct nvmx_vcpu *vcpu) {
+    int best = -1;
+
+    for (int i = 0; i < vcpu->vmcs02_slots; i++) {
+        const struct vmcs12 *v = &vcpu->vmcs12[i];
+
+        if (v->gpa1 == NVMX_NO_ADDRESS) {
+            return i;
+        }
+        if (i != vcpu->current && (best < 0 || v->last_use < vcpu->vmcs12[best].last_use)) {
+            best = i;
+        }
+    }
+    return best >= 0 ? best : vcpu->current;
+}
+
+static void forget(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    merge_release(vcpu, v);
+    vmcs12_init(v);
+}
+
+/* Complete a cached vmcs12, put it into L1's memory and free its place. */
+static enum nvmx_status evict(struct nvmx_vcpu *vcpu, int index) {
+    struct vmcs12 *v = &vcpu->vmcs12[index];
+
+    if (v->gpa1 == NVMX_NO_ADDRESS) {
+        return NVMX_OK;
+    }
+    enum nvmx_status status = sync_all(vcpu, v);
+    if (status == NVMX_OK) {
+        store_region(vcpu, v);
+        forget(vcpu, v);
+        if (vcpu->current == index) {
+            vcpu->current = -1;
+        }
+    }
+    return status;
+}
+
+static void all_written(struct nvmx_field_set *set) {
+    memset(set, 0, sizeof(*set));
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        nvmx_set_add(set, slot);
+    }
+}
+
+static void fill(const struct nvmx_vm *vm, struct vmcs12 *v, uint64_t gpa1, const uint8_t *region) {
+    uint32_t launch_state;
+
+    vmcs12_init(v);
+    v->gpa1 = gpa1;
+    memcpy(&launch_state, region + vm->layout.launch_state, sizeof(launch_state));
+    v->launched = launch_state != 0;
+    values_from_region(vm, region, v->value);
+    all_written(&v->dirty);
+}
+
+/* The revision identifier and what follows are read through one mapping, each byte once. */
+enum vmcs12_result vmcs12_make_current(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
+    uint8_t *region = host_map(vcpu, gpa1, NVMX_ACCESS_READ, NULL);
+    uint32_t revision;
+
+    if (region == NULL) {
+        return VMCS12_BAD_REVISION;
+    }
+    memcpy(&revision, region, sizeof(revision));
+    if (revision != vcpu->vm->layout.revision) {
+        host_unmap(vcpu, gpa1, region, false);
+        return VMCS12_BAD_REVISION;
+    }
+    enum nvmx_status status = shadow_pull(vcpu);
+    int index = find(vcpu, gpa1);
+    if (status == NVMX_OK && index < 0) {
+        index = victim(vcpu);
+        status = evict(vcpu, index);
+        if (status == NVMX_OK) {
+            fill(vcpu->vm, &vcpu->vmcs12[index], gpa1, region);
+        }
+    }
+    host_unmap(vcpu, gpa1, region, false);
+    if (status != NVMX_OK) {
+        return VMCS12_FAILED;
+    }
+    vcpu->current = index;
+    vcpu->vmcs12[index].last_use = ++vcpu->use_clock;
+    if (shadow_push(vcpu) != NVMX_OK || shadow_relink(vcpu) != NVMX_OK) {
+        return VMCS12_FAILED;
+    }
+    return VMCS12_OK;
+}
+
+enum nvmx_status vmcs12_clear(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
+    int index = find(vcpu, gpa1);
+    enum nvmx_status status = NVMX_OK;
+
+    if (index < 0) {
+        store_dword(vcpu, gpa1, vcpu->vm->layout.launch_state, 0);
+        return NVMX_OK;
+    }
+    bool was_current = index == vcpu->current;
+    if (was_current) {
+        status = shadow_pull(vcpu);
+    }
+    if (status == NVMX_OK) {
+        status = sync_all(vcpu, &vcpu->vmcs12[index]);
+    }
+    if (status != NVMX_OK) {
+        return status;
+    }
+    vcpu->vmcs12[index].launched = false;
+    status = evict(vcpu, index);
+    return status == NVMX_OK && was_current ? shadow_relink(vcpu) : status;
+}
+
+void vmcs12_drop_all(struct nvmx_vcpu *vcpu, bool write_back) {
+    if (write_back && vcpu->current >= 0) {
+        /* What L1 wrote to the shadow VMCS is lost if the host fails here; L1 did not VMCLEAR before VMXOFF. */
+        (void)shadow_pull(vcpu);
+    }
+    for (int i = 0; i < vcpu->vmcs02_slots; i++) {
+        struct vmcs12 *v = &vcpu->vmcs12[i];
+
+        if (v->gpa1 == NVMX_NO_ADDRESS) {
+            continue;
+        }
+        if (write_back && sync_all(vcpu, v) == NVMX_OK) {
+            store_region(vcpu, v);
+        }
+        forget(vcpu, v);
+    }
+    vcpu->current = -1;
+}
+
+/* -- VMREAD, VMWRITE ------------------------------------------------------------------------------------------------------------ */
+
+enum nvmx_status vmcs12_read(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t *value) {
+    struct vmcs12 *v = vmcs12_current(vcpu);
+
+    if (nvmx_set_has(&v->stale, slot)) {
+        nvmx_set_add(&v->learned, slot);
+        enum nvmx_status status = sync_all(vcpu, v);
+        if (status != NVMX_OK) {
+            return status;
+        }
+    }
+    *value = v->value[slot];
+    return NVMX_OK;
+}
+
+/* A change of these bits of the primary controls alone breaks no rule of SDM 29.2 that held before: interrupt-window exiting and the
+ * monitor trap flag, if L1 may set them at all. */
+#define FREE_PRIMARY_BITS ((1u << 2) | (1u << 27))
+
+static bool needs_check(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, unsigned int slot, uint64_t value) {
+    if (slot == NVMX_F_PRIMARY_CONTROLS) {
+        uint64_t changed = v->value[slot] ^ value;
+        uint32_t may_be_1 = nvmx_caps_may_be_1(&vcpu->vm->caps, NVMX_CAP_PROCBASED);
+
+        return (changed & ~(uint64_t)(FREE_PRIMARY_BITS & may_be_1)) != 0;
+    }
+    return true;
+}
+
+#define RFLAGS_VM (UINT64_C(1) << 17)
+
+void vmcs12_write(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t value) {
+    struct vmcs12 *v = vmcs12_current(vcpu);
+
+    value &= nvmx_field_mask(slot);
+    if (needs_check(vcpu, v, slot, value)) {
+        v->checked &= ~(1u << nvmx_field_info(slot)->group);
+    }
+    /* Virtual-8086 mode changes the rules for every segment. */
+    if (slot == NVMX_F_GUEST_RFLAGS && ((v->value[slot] ^ value) & RFLAGS_VM) != 0) {
+        v->checked &= ~(1u << NVMX_GROUP_SEGMENT);
+    }
+    v->value[slot] = value;
+    nvmx_set_add(&v->dirty, slot);
+    nvmx_set_remove(&v->stale, slot);
+}
