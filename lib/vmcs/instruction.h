@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Internal: one VMX instruction of L1 on its way through the phases of the SDM's operation text (33.3).
+ *
+ * instruction.c drives the phases and completes the instruction; instruction_mode.c (VMXON, VMXOFF, VM entry, VMCALL),
+ * instruction_vmcs.c (VMCLEAR to VMWRITE) and instruction_tlb.c (INVEPT, INVVPID) say what each one does.
+ */
+#ifndef NVMX_LIB_INSTRUCTION_H
+#define NVMX_LIB_INSTRUCTION_H
+
+#include "operand.h"
+
+#define VECTOR_UD  6
+#define VECTOR_GP0 13
+
+/* How a phase ends. */
+enum verdict_kind {
+    GO_ON = 0,    /* the next phase */
+    SUCCEED,      /* VMsucceed */
+    FAIL_INVALID, /* VMfailInvalid */
+    FAIL,         /* VMfail(number) */
+    FAULT,        /* instruction.fault */
+    RETRY,        /* nothing happened: L1 executes the instruction anew */
+    STOP,         /* a callback failed and L1 can't go on: number is the enum nvmx_status */
+    ENTERED,      /* L2 was entered, or refused, by enter_l2: number is the enum nvmx_next */
+};
+
+struct verdict {
+    enum verdict_kind kind;
+    uint32_t number;
+};
+
+#define VERDICT(...) ((struct verdict){__VA_ARGS__})
+
+struct instruction;
+typedef struct verdict (*instruction_phase)(struct instruction *);
+
+enum operand_kind {
+    OPERAND_NONE = 0,
+    OPERAND_READ,     /* memory of operand_bytes is read into memory[] */
+    OPERAND_WRITE,    /* memory of operand_bytes: instruction_store */
+    OPERAND_RM_READ,  /* register or memory of the operand size is read into memory[0] */
+    OPERAND_RM_WRITE, /* register or memory of the operand size: instruction_store */
+};
+
+/* A row of the table of instructions. */
+struct instruction_row {
+    uint8_t reason;
+    uint8_t operand; /* enum operand_kind */
+    uint8_t operand_bytes;
+    bool has_reg2;
+    bool outside_vmx;         /* legal outside VMX operation: VMXON */
+    bool enters;              /* VM entry: RIP and length are not needed if it succeeds */
+    uint8_t secondary_bit;    /* #UD unless IA32_VMX_PROCBASED_CTLS2 has this bit (0: any) ... */
+    uint8_t ept_vpid_bit;     /* ... and IA32_VMX_EPT_VPID_CAP this one (0: any) */
+    instruction_phase before; /* checks that come before the memory operand; or NULL */
+    instruction_phase effect; /* checks after it, and the effect */
+};
+
+struct instruction {
+    struct nvmx_vcpu *vcpu;
+    const struct instruction_row *row;
+    /* from vmcs01 */
+    uint64_t rip;
+    uint64_t rflags;
+    uint64_t cr0; /* as L1 sees it; outside long mode and for VMXON only */
+    uint64_t cr4; /* as L1 sees it; for VMXON only */
+    uint32_t length;
+    uint32_t cs_access_rights;
+    uint32_t ss_access_rights;
+    uint32_t interruptibility;
+    bool rip_known; /* rip and length are valid */
+    /* operands */
+    struct nvmx_operand operand;
+    struct l1_paging paging;
+    uint64_t linear; /* of the memory operand */
+    uint64_t reg2;   /* cut to the operand size */
+    uint64_t memory[2];
+    int slot; /* VMREAD, VMWRITE */
+    bool high;
+    struct l1_fault fault;
+    struct batch *out; /* fields of vmcs01 that change when the instruction completes */
+};
+
+/* Size of register and r/m operands in bytes: 8 in 64-bit mode, else 4. */
+uint32_t instruction_operand_bytes(const struct instruction *in);
+/* Write a destination operand: GO_ON, FAULT, RETRY or STOP. */
+struct verdict instruction_store(struct instruction *in, uint64_t value, uint32_t bytes);
+struct verdict instruction_fault(struct instruction *in, int vector);
+/* Aligned, and within the physical-address width that L1 sees (32 bits if IA32_VMX_BASIC[48]). */
+bool instruction_region_ok(const struct instruction *in, uint64_t gpa1);
+
+/* The phases by instruction. */
+struct verdict vmxon_before(struct instruction *in);
+struct verdict vmxon_effect(struct instruction *in);
+struct verdict vmxoff_effect(struct instruction *in);
+struct verdict vmcall_effect(struct instruction *in);
+struct verdict vmlaunch_effect(struct instruction *in);
+struct verdict vmresume_effect(struct instruction *in);
+struct verdict vmclear_effect(struct instruction *in);
+struct verdict vmptrld_effect(struct instruction *in);
+struct verdict vmptrst_effect(struct instruction *in);
+struct verdict vmread_before(struct instruction *in);
+struct verdict vmread_effect(struct instruction *in);
+struct verdict vmwrite_before(struct instruction *in);
+struct verdict vmwrite_effect(struct instruction *in);
+struct verdict invept_before(struct instruction *in);
+struct verdict invept_effect(struct instruction *in);
+struct verdict invvpid_before(struct instruction *in);
+struct verdict invvpid_effect(struct instruction *in);
+
+#endif

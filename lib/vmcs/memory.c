@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: MIT */
+/* L1's memory: physical, and linear through L1's own page tables (SDM chapter 5). */
+#include "memory.h"
+
+#include <string.h>
+
+#define CR0_WP   (UINT64_C(1) << 16)
+#define CR0_PG   (UINT64_C(1) << 31)
+#define CR4_PSE  (UINT64_C(1) << 4)
+#define CR4_PAE  (UINT64_C(1) << 5)
+#define CR4_LA57 (UINT64_C(1) << 12)
+#define CR4_SMAP (UINT64_C(1) << 21)
+
+#define ENTRY_P  UINT64_C(1)
+#define ENTRY_RW (UINT64_C(1) << 1)
+#define ENTRY_US (UINT64_C(1) << 2)
+#define ENTRY_A  (UINT64_C(1) << 5)
+#define ENTRY_D  (UINT64_C(1) << 6)
+#define ENTRY_PS (UINT64_C(1) << 7)
+#define ENTRY_XD (UINT64_C(1) << 63)
+
+/* Page-fault error code (SDM 5.7); U/S and I/D are 0 here always. */
+#define PF_P        1u
+#define PF_WRITE    2u
+#define PF_RSVD     8u
+
+#define MSR_EFER    0xc0000080u
+#define EFER_NXE    (UINT64_C(1) << 11)
+
+#define OFFSET_MASK (uint64_t)(NVMX_PAGE_SIZE - 1)
+#define CALLBACK_NUMBER(member)                                                                                        \
+    ((offsetof(struct nvmx_host, member) - offsetof(struct nvmx_host, map_page)) / sizeof(void (*)(void)))
+
+enum nvmx_status l1_physical_read(struct nvmx_vcpu *vcpu, uint64_t gpa1, void *to, uint32_t bytes) {
+    uint8_t *out = to;
+    while (bytes > 0) {
+        uint32_t offset = (uint32_t)(gpa1 & OFFSET_MASK);
+        uint32_t here = bytes < NVMX_PAGE_SIZE - offset ? bytes : NVMX_PAGE_SIZE - offset;
+        uint64_t hpa;
+        uint8_t *page = host_map(vcpu, gpa1 & ~OFFSET_MASK, NVMX_ACCESS_READ, &hpa);
+        if (page == NULL) {
+            return NVMX_E_UNMAPPED;
+        }
+        memcpy(out, page + offset, here);
+        host_unmap(vcpu, gpa1 & ~OFFSET_MASK, page, false);
+        out += here;
+        gpa1 += here;
+        bytes -= here;
+    }
+    return NVMX_OK;
+}
+
+enum nvmx_status l1_physical_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, const void *from, uint32_t bytes) {
+    uint32_t offset = (uint32_t)(gpa1 & OFFSET_MASK);
+    uint32_t first = bytes < NVMX_PAGE_SIZE - offset ? bytes : NVMX_PAGE_SIZE - offset;
+    uint64_t base = gpa1 & ~OFFSET_MASK;
+    uint64_t next = base + NVMX_PAGE_SIZE;
+    uint64_t hpa;
+    uint8_t *second = NULL;
+    uint8_t *page = host_map(vcpu, base, NVMX_ACCESS_READ | NVMX_ACCESS_WRITE, &hpa);
+    if (page == NULL) {
+        return NVMX_E_UNMAPPED;
+    }
+    if (first < bytes) {
+        second = host_map(vcpu, next, NVMX_ACCESS_READ | NVMX_ACCESS_WRITE, &hpa);
+        if (second == NULL) {
+            host_unmap(vcpu, base, page, false);
+            return NVMX_E_UNMAPPED;
+        }
+    }
+    memcpy(page + offset, from, first);
+    if (second != NULL) {
+        memcpy(second, (const uint8_t *)from + first, bytes - first);
+        host_unmap(vcpu, next, second, true);
+    }
+    host_unmap(vcpu, base, page, true);
+    return NVMX_OK;
+}
+
+/* -- paging
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+#define LEVELS_MAX 5u
+
+/* The entries that one translation used, outermost first. */
+struct walk {
+    unsigned int count;
+    unsigned int entry_bytes;
+    uint64_t gpa1[LEVELS_MAX];
+    uint64_t entry[LEVELS_MAX];
+    bool shared[LEVELS_MAX]; /* the same entry as in the translation of the operand's first page */
+    unsigned int size_shift; /* of the page found */
+    uint64_t linear;
+    uint64_t page_gpa1;
+};
+
+static uint64_t bit_range(unsigned int high, unsigned int low) {
+    return high < low ? 0 : ((UINT64_C(2) << high) - 1) & ~((UINT64_C(1) << low) - 1);
+}
+
+static unsigned int physical_bits(const struct nvmx_vcpu *vcpu) {
+    unsigned int bits = vcpu->vm->caps.physical_address_bits;
+    return bits > 52 ? 52 : bits < 32 ? 32 : bits;
+}
+
+/* One aligned load, so that an entry is never seen half written. Without memory there: all ones. */
+static uint64_t read_entry(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int bytes) {
+    uint64_t hpa;
+    uint64_t value;
+    uint8_t *page = host_map(vcpu, gpa1 & ~OFFSET_MASK, NVMX_ACCESS_READ, &hpa);
+    if (page == NULL) {
+        return bytes == 4 ? UINT32_MAX : UINT64_MAX;
+    }
+    void *at = page + (gpa1 & OFFSET_MASK);
+    value = bytes == 4 ? __atomic_load_n((uint32_t *)at, __ATOMIC_RELAXED)
+                       : __atomic_load_n((uint64_t *)at, __ATOMIC_RELAXED);
+    host_unmap(vcpu, gpa1 & ~OFFSET_MASK, page, false);
+    return value;
+}
+
+/* Set bits in an entry that must still be what it was. False: it changed. Read-only memory swallows the update. */
+static bool update_entry(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int bytes, uint64_t old, uint64_t set) {
+    uint64_t hpa;
+    bool same;
+    uint8_t *page = host_map(vcpu, gpa1 & ~OFFSET_MASK, NVMX_ACCESS_READ | NVMX_ACCESS_WRITE, &hpa);
+    if (page == NULL) {
+        return true;
+    }
+    void *at = page + (gpa1 & OFFSET_MASK);
+    if (bytes == 4) {
+        uint32_t expected = (uint32_t)old;
+        same = __atomic_compare_exchange_n((uint32_t *)at, &expected, (uint32_t)(old | set), false, __ATOMIC_SEQ_CST,
+                                           __ATOMIC_RELAXED);
+    } else {
+        same = __atomic_compare_exchange_n((uint64_t *)at, &old, old | set, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+    }
+    host_unmap(vcpu, gpa1 & ~OFFSET_MASK, page, same);
+    return same;
+}
+
+static bool page_fault(struct l1_fault *fault, uint64_t linear, uint32_t error_code) {
+    *fault = (struct l1_fault){.vector = 14, .has_error_code = true, .error_code = error_code, .cr2 = linear};
+    return false;
+}
+
+/* Is XD a reserved bit? Asked only when an entry has it set: the host then says what L1's EFER is. */
+static bool xd_reserved(struct nvmx_vcpu *vcpu) {
+    uint64_t efer;
+    return host_msr_read(vcpu, MSR_EFER, &efer) == NVMX_OK && (efer & EFER_NXE) == 0;
+}
+
+/* How one paging mode is walked. */
+struct format {
+    unsigned int levels;
+    unsigned int index_bits;
+    unsigned int entry_bytes;
+    uint64_t root;
+};
+
+static struct format paging_format(const struct nvmx_vcpu *vcpu, const struct l1_paging *paging, uint64_t linear) {
+    if (paging->long_mode) {
+        return (struct format){(paging->cr4 & CR4_LA57) ? 5 : 4, 9, 8,
+                               paging->cr3 & bit_range(physical_bits(vcpu) - 1, 12)};
+    }
+    if (paging->cr4 & CR4_PAE) {
+        return (struct format){2, 9, 8, paging->pdpte[(linear >> 30) & 3] & bit_range(physical_bits(vcpu) - 1, 12)};
+    }
+    return (struct format){2, 10, 4, paging->cr3 & bit_range(31, 12)};
+}
+
+/* Does an entry of this level map a page? */
+static bool is_leaf(const struct l1_paging *paging, const struct format *format, unsigned int level, uint64_t entry) {
+    if (level == 1) {
+        return true;
+    }
+    if ((entry & ENTRY_PS) == 0 || level > 3) {
+        return false;
+    }
+    return format->entry_bytes == 8 || (paging->cr4 & CR4_PSE) != 0;
+}
+
+/* Bits of a present entry that must be 0 (SDM tables 5-4, 5-9 to 5-11, 5-14 to 5-20). */
+static uint64_t reserved_bits(const struct nvmx_vcpu *vcpu, const struct l1_paging *paging, const struct format *format,
+                              unsigned int level, unsigned int shift, bool leaf) {
+    unsigned int width = physical_bits(vcpu);
+    uint64_t reserved;
+    if (format->entry_bytes == 4) {
+        return leaf && level == 2 ? bit_range(21, (width < 40 ? width : 40) - 19) : 0;
+    }
+    reserved = bit_range(paging->long_mode ? 51 : 62, width);
+    if (leaf && level > 1) {
+        reserved |= bit_range(shift - 1, 13);
+    }
+    if (level > 3) {
+        reserved |= ENTRY_PS;
+    }
+    return reserved;
+}
+
+static uint64_t leaf_address(const struct nvmx_vcpu *vcpu, const struct format *format, unsigned int level,
+                             unsigned int shift, uint64_t entry) {
+    if (format->entry_bytes == 4 && level == 2) {
+        /* PSE-36: address bits 39:32 lie in entry bits 20:13. */
+        return ((entry & bit_range(31, 22)) | ((entry & bit_range(20, 13)) << 19)) &
+               bit_range(physical_bits(vcpu) - 1, 22);
+    }
+    return entry & bit_range(format->entry_bytes == 4 ? 31 : physical_bits(vcpu) - 1, shift);
+}
+
+/* Rights of the whole path for a supervisor-mode access (SDM 5.6). */
+static bool access_permitted(const struct l1_paging *paging, uint64_t path, bool write) {
+    if ((path & ENTRY_US) && (paging->cr4 & CR4_SMAP) && !paging->smap_off) {
+        return false;
+    }
+    return !write || (path & ENTRY_RW) || (paging->cr0 & CR0_WP) == 0;
+}
+
+/* Translate without changing anything. `first`: the translation of the operand's first page, whose entries are not read
+ * again; or NULL. */
+static bool walk_tables(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, uint64_t linear, bool write,
+                        const struct walk *first, struct walk *walk, struct l1_fault *fault) {
+    const uint32_t error = write ? PF_WRITE : 0;
+    const struct format format = paging_format(vcpu, paging, linear);
+    uint64_t table = format.root;
+    uint64_t path = ENTRY_RW | ENTRY_US;
+    if (!paging->long_mode && (paging->cr4 & CR4_PAE) && (paging->pdpte[(linear >> 30) & 3] & ENTRY_P) == 0) {
+        return page_fault(fault, linear, error);
+    }
+    walk->entry_bytes = format.entry_bytes;
+    for (unsigned int level = format.levels; level > 0; level--) {
+        const unsigned int shift = 12 + format.index_bits * (level - 1);
+        const uint64_t gpa1 = table + ((linear >> shift) & bit_range(format.index_bits - 1, 0)) * format.entry_bytes;
+        const unsigned int i = walk->count++;
+        const bool shared = first != NULL && i < first->count && first->gpa1[i] == gpa1;
+        const uint64_t entry = shared ? first->entry[i] : read_entry(vcpu, gpa1, format.entry_bytes);
+        const bool leaf = is_leaf(paging, &format, level, entry);
+        walk->gpa1[i] = gpa1;
+        walk->entry[i] = entry;
+        walk->shared[i] = shared;
+        if ((entry & ENTRY_P) == 0) {
+            return page_fault(fault, linear, error);
+        }
+        if ((entry & reserved_bits(vcpu, paging, &format, level, shift, leaf)) ||
+            ((entry & ENTRY_XD) && format.entry_bytes == 8 && xd_reserved(vcpu))) {
+            return page_fault(fault, linear, error | PF_P | PF_RSVD);
+        }
+        path &= entry;
+        if (leaf) {
+            walk->size_shift = shift;
+            walk->page_gpa1 = leaf_address(vcpu, &format, level, shift, entry);
+            return access_permitted(paging, path, write) || page_fault(fault, linear, error | PF_P);
+        }
+        table = entry & bit_range(format.entry_bytes == 4 ? 31 : physical_bits(vcpu) - 1, 12);
+    }
+    return page_fault(fault, linear, error); /* not reached: level 1 is a leaf */
+}
+
+/* Accessed and dirty flags (SDM 5.8). False: an entry changed since it was read. */
+static bool set_accessed_dirty(struct nvmx_vcpu *vcpu, const struct walk *walk, bool write) {
+    for (unsigned int i = 0; i < walk->count; i++) {
+        uint64_t set = ENTRY_A | (write && i + 1 == walk->count ? ENTRY_D : 0);
+        if (walk->shared[i] || (walk->entry[i] & set) == set) {
+            continue;
+        }
+        if (!update_entry(vcpu, walk->gpa1[i], walk->entry_bytes, walk->entry[i], set)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static uint64_t next_linear(const struct l1_paging *paging, uint64_t linear, uint32_t bytes) {
+    return paging->mode64 ? linear + bytes : (uint32_t)(linear + bytes);
+}
+
+static uint64_t walked_address(const struct walk *walk, uint64_t linear) {
+    return walk->page_gpa1 + (linear & ((UINT64_C(1) << walk->size_shift) - 1));
+}
+
+/* gpa1[0] of the first byte; gpa1[1] of the second page if `count` is 2. */
+static enum l1_access translate_by_walk(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, const uint64_t *linear,
+                                        unsigned int count, bool write, uint64_t *gpa1, struct l1_fault *fault) {
+    struct walk walk[2] = {{0}, {0}};
+    bool second;
+    if ((paging->cr0 & CR0_PG) == 0) {
+        gpa1[0] = linear[0];
+        gpa1[1] = linear[count - 1];
+        return L1_ACCESS_DONE;
+    }
+    if (!walk_tables(vcpu, paging, linear[0], write, NULL, &walk[0], fault)) {
+        return L1_ACCESS_FAULT;
+    }
+    second = count == 2 && (linear[0] ^ linear[1]) >> walk[0].size_shift != 0;
+    if (second && !walk_tables(vcpu, paging, linear[1], write, &walk[0], &walk[1], fault)) {
+        return L1_ACCESS_FAULT;
+    }
+    if (!set_accessed_dirty(vcpu, &walk[0], write) || (second && !set_accessed_dirty(vcpu, &walk[1], write))) {
+        return L1_ACCESS_RETRY;
+    }
+    gpa1[0] = walked_address(&walk[0], linear[0]);
+    gpa1[1] = walked_address(&walk[second ? 1 : 0], linear[count - 1]);
+    return L1_ACCESS_DONE;
+}
+
+/* A host that can't say where the address leads has refused the access: #GP(0), and nothing is done. */
+static enum l1_access translate_by_host(struct nvmx_vcpu *vcpu, const uint64_t *linear, unsigned int count, bool write,
+                                        uint64_t *gpa1, struct l1_fault *fault) {
+    for (unsigned int i = 0; i < count; i++) {
+        uint32_t error_code = 0;
+        vcpu->counts.callback[CALLBACK_NUMBER(translate)]++;
+        enum nvmx_status status = vcpu->vm->host.translate(
+            vcpu->ctx, linear[i], write ? NVMX_ACCESS_WRITE : NVMX_ACCESS_READ, &gpa1[i], &error_code);
+        if (status == NVMX_E_DENIED) {
+            page_fault(fault, linear[i], error_code);
+            return L1_ACCESS_FAULT;
+        }
+        if (status != NVMX_OK) {
+            *fault = (struct l1_fault){.vector = 13, .has_error_code = true};
+            return L1_ACCESS_FAULT;
+        }
+    }
+    return L1_ACCESS_DONE;
+}
+
+static enum l1_access translate(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, const uint64_t *linear,
+                                unsigned int count, bool write, uint64_t *gpa1, struct l1_fault *fault) {
+    if (vcpu->vm->host.translate != NULL) {
+        return translate_by_host(vcpu, linear, count, write, gpa1, fault);
+    }
+    return translate_by_walk(vcpu, paging, linear, count, write, gpa1, fault);
+}
+
+enum nvmx_status l1_paging_pdptes(struct nvmx_vcpu *vcpu, struct l1_paging *paging) {
+    static const uint8_t fields[] = {NVMX_F_GUEST_PDPTE0, NVMX_F_GUEST_PDPTE1, NVMX_F_GUEST_PDPTE2,
+                                     NVMX_F_GUEST_PDPTE3};
+    static const uint8_t controls[] = {NVMX_F_PRIMARY_CONTROLS, NVMX_F_SECONDARY_CONTROLS};
+    const uint64_t secondary = UINT64_C(1) << 31, ept = UINT64_C(1) << 1;
+    uint64_t value[2];
+    uint64_t at = paging->cr3 & bit_range(31, 5);
+    if (paging->long_mode || (paging->cr0 & CR0_PG) == 0 || (paging->cr4 & CR4_PAE) == 0) {
+        return NVMX_OK;
+    }
+    if ((vcpu->vm->machine.msr[NVMX_CAP_PROCBASED2] >> 33) & 1) {
+        enum nvmx_status status = host_read_many(vcpu, 2, controls, value);
+        if (status != NVMX_OK) {
+            return status;
+        }
+        if ((value[0] & secondary) && (value[1] & ept)) {
+            return host_read_many(vcpu, 4, fields, paging->pdpte);
+        }
+    }
+    for (unsigned int i = 0; i < 4; i++) {
+        paging->pdpte[i] = read_entry(vcpu, at + 8 * i, 8);
+    }
+    return NVMX_OK;
+}
+
+/* -- linear access
+ * ------------------------------------------------------------------------------------------------------------ */
+
+/* The pages of an operand of up to 16 bytes. */
+struct span {
+    unsigned int count;
+    uint32_t first_bytes;
+    uint64_t linear[2];
+    uint64_t gpa1[2];
+};
+
+static enum l1_access span_make(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, uint64_t linear, uint32_t bytes,
+                                bool write, struct span *span, struct l1_fault *fault) {
+    uint32_t room = NVMX_PAGE_SIZE - (uint32_t)(linear & OFFSET_MASK);
+    span->first_bytes = bytes < room ? bytes : room;
+    span->count = bytes > room ? 2 : 1;
+    span->linear[0] = linear;
+    span->linear[1] = next_linear(paging, linear, span->first_bytes);
+    return translate(vcpu, paging, span->linear, span->count, write, span->gpa1, fault);
+}
+
+enum l1_access l1_linear_read(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, uint64_t linear, void *to,
+                              uint32_t bytes, struct l1_fault *fault) {
+    struct span span;
+    enum l1_access result = span_make(vcpu, paging, linear, bytes, false, &span, fault);
+    if (result != L1_ACCESS_DONE) {
+        return result;
+    }
+    if (l1_physical_read(vcpu, span.gpa1[0], to, span.first_bytes) != NVMX_OK) {
+        memset(to, 0xff, span.first_bytes);
+    }
+    if (span.count == 2) {
+        uint8_t *rest = (uint8_t *)to + span.first_bytes;
+        if (l1_physical_read(vcpu, span.gpa1[1], rest, bytes - span.first_bytes) != NVMX_OK) {
+            memset(rest, 0xff, bytes - span.first_bytes);
+        }
+    }
+    return L1_ACCESS_DONE;
+}
+
+enum l1_access l1_linear_write(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, uint64_t linear,
+                               const void *from, uint32_t bytes, struct l1_fault *fault) {
+    struct span span;
+    enum l1_access result = span_make(vcpu, paging, linear, bytes, true, &span, fault);
+    if (result != L1_ACCESS_DONE) {
+        return result;
+    }
+    (void)l1_physical_write(vcpu, span.gpa1[0], from, span.first_bytes);
+    if (span.count == 2) {
+        (void)l1_physical_write(vcpu, span.gpa1[1], (const uint8_t *)from + span.first_bytes, bytes - span.first_bytes);
+    }
+    return L1_ACCESS_DONE;
+}
