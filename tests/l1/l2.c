@@ -62,6 +62,16 @@ static void build_descriptors(void) {
     }
 }
 
+void invalidate_all(void) {
+    static const uint64_t descriptor[2];
+    if ((cap.ept_vpid & 1u << 20) != 0 && (cap.ept_vpid & 1u << 26) != 0) {
+        vmx_invept(2, descriptor);
+    }
+    if ((cap.ept_vpid & 1ul << 32) != 0 && (cap.ept_vpid & 1ul << 42) != 0) {
+        vmx_invvpid(2, descriptor);
+    }
+}
+
 void l2_prepare(struct l2 *l2, const struct scenario *s) {
     memset(l2_memory, 0, sizeof l2_memory);
     memcpy(l2_memory + L2_CODE, l2text_start, (size_t)(l2text_end - l2text_start));
@@ -71,8 +81,16 @@ void l2_prepare(struct l2 *l2, const struct scenario *s) {
     for (uint64_t gpa2 = 0; gpa2 < L2_MEMORY; gpa2 += 4096) {
         ept_map(gpa2, (uint64_t)l2_memory + gpa2, EPT_LEVEL_4K, EPT_ALL | EPT_WB);
     }
+    invalidate_all();
     *l2 = (struct l2){.vmcs = &vmcs_a, .code = s->code, .points = s->points, .next_point = 1};
-    vmcs_prepare(l2->vmcs, &s->on, &s->off, s->code != 0 ? l2_address(s->code) : L2_CODE);
+    l2->base = s->code != 0 ? l2_address(s->code) : L2_CODE;
+    vmcs_prepare(l2->vmcs, &s->on, &s->off, l2->base);
+}
+
+void l2_move_code(struct l2 *l2) {
+    memcpy(l2_memory + L2_CODE, l2_memory + l2->base, 0x200);
+    l2->base = L2_CODE;
+    vmwrite(GUEST_RIP, L2_CODE);
 }
 
 void map_large_page(uint64_t flags) {
@@ -86,7 +104,7 @@ struct vmx_result l2_enter_result(struct l2 *l2) {
 }
 
 static void note_exit(struct l2 *l2) {
-    l2->exit = exit_read(l2_address(l2->code));
+    l2->exit = exit_read(l2->base);
     if ((l2->exit.reason & ENTRY_FAILURE) == 0) {
         l2->launched = true;
     }
@@ -154,7 +172,7 @@ void l2_expect_entry_failure(struct l2 *l2, const char *name, uint32_t reason, u
     struct expected_exit expected = {
         .name = name, .exit = {.reason = reason | ENTRY_FAILURE, .qualification = qualification}, .point = NO_POINT,
     };
-    expected.exit.rip = (int64_t)(vmread(GUEST_RIP) - l2_address(l2->code));
+    expected.exit.rip = (int64_t)(vmread(GUEST_RIP) - l2->base);
     l2_expect(l2, &expected);
 }
 

@@ -41,6 +41,7 @@ struct l2 {
     struct vmcs_region *vmcs;
     const uint8_t *code;                /* in section .l2text */
     const uint64_t *points;             /* where exits are expected, in order */
+    uint64_t base;                      /* where the code is in L2; guest RIPs are reported relative to it */
     uint32_t next_point;
     bool launched;
     struct exit_info exit;              /* the last exit */
@@ -115,12 +116,17 @@ void l2_expect_fail(struct l2 *l2, const char *name, uint32_t error);
 /* ... or with an entry failure (exit reason bit 31). */
 void l2_expect_entry_failure(struct l2 *l2, const char *name, uint32_t reason, uint64_t qualification);
 
+/* Drops everything that the CPU caches for EPT and VPIDs. */
+void invalidate_all(void);
+
 /* gpa2 (and L2 linear address) of a label in .l2text. */
 uint64_t l2_address(const void *label);
 uint64_t l2_point(const struct l2 *l2, uint32_t number);
 uint64_t *l2_u64(uint64_t gpa2);
 void l2_gate(uint32_t vector, const void *label, uint8_t ist, uint8_t dpl);
 void map_large_page(uint64_t flags);
+/* Runs the code from the fixed address L2_CODE, for scenarios whose exits happen outside it. */
+void l2_move_code(struct l2 *l2);
 
 /* Things to do about an exit. */
 void then_skip(struct l2 *l2);

@@ -1,0 +1,434 @@
+/* EPT: violations, misconfigurations, page sizes, invalidation (SDM vol. 3C, chapter 31). */
+#include "scenarios.h"
+
+/* Exit qualification of a violation (SDM table 30-7). */
+enum { READ = 1, WRITE = 2, FETCH = 4, READABLE = 8, WRITABLE = 0x10, EXECUTABLE = 0x20, LINEAR = 0x80, FINAL = 0x100 };
+
+enum { SPARE = 0x100000 };              /* gpa2 1 MB-2 MB: L2 maps it, ept12 doesn't yet */
+#define PAGE_B (large_page + 0x3000)    /* another frame of L1 */
+
+#define VIOLATION(NAME, QUALIFICATION, GPA2, ...)                                                     \
+    {.name = NAME, .exit = {.reason = REASON_EPT_VIOLATION, .qualification = (QUALIFICATION) | LINEAR | FINAL, \
+                            .linear = GPA2, .physical = GPA2}, __VA_ARGS__}
+#define VMCALL_EXIT(NAME, ...) {.name = NAME, .exit = {.reason = REASON_VMCALL, .length = 3}, __VA_ARGS__}
+
+static void advance(uint64_t bytes) {
+    vmwrite(GUEST_RIP, vmread(GUEST_RIP) + bytes);
+}
+static void skip3(struct l2 *l2) {
+    (void)l2;
+    advance(3);
+}
+static void skip7(struct l2 *l2) {
+    (void)l2;
+    advance(7);
+}
+
+static void invept(void) {
+    uint64_t descriptor[2] = {ept_pointer(), 0};
+    step_succeed("invept", vmx_invept(1, descriptor));
+}
+
+static void map_b(uint64_t gpa2, uint64_t flags) {
+    ept_map(gpa2, (uint64_t)PAGE_B, EPT_LEVEL_4K, flags);
+}
+
+/* MMIO: nothing there. L1 emulates and skips. */
+DEFINE_L2_CODE(mmio,
+    "mov $0x40000000, %ebx\n" EXIT "mov 0x20(%rbx), %eax\n mov %eax, %ecx\n"
+    EXIT "movl $0x77, (%rbx)\n" EXIT "movb %al, 0x7f(%rbx)\n" EXIT "mov 0x100(%rbx), %r8\n"
+    "lea 1f(%rip), %rdx\n jmp *%rbx\n 1: " EXIT "vmcall\n");
+static void mmio_read(struct l2 *l2) {
+    l2->regs.gpr[RAX] = 0x12345678;
+    advance(3);
+}
+static void skip6(struct l2 *l2) {
+    (void)l2;
+    advance(6);
+}
+static void to_rdx(struct l2 *l2) {
+    vmwrite(GUEST_RIP, l2->regs.gpr[RDX]);
+    l2->next_point = 5;
+}
+static void mmio_value(struct l2 *l2) {
+    step_equal("value", l2->regs.gpr[RCX], 0x12345678);
+}
+static const struct expected_exit mmio_exits[] = {
+    VIOLATION("read", READ, L2_HOLE + 0x20, .then = mmio_read),
+    VIOLATION("write", WRITE, L2_HOLE, .then = skip6),
+    VIOLATION("write_byte", WRITE, L2_HOLE + 0x7f, .then = skip3),
+    VIOLATION("read_8", READ, L2_HOLE + 0x100, .then = skip7),
+    {.name = "fetch", .exit = {.reason = REASON_EPT_VIOLATION, .qualification = FETCH | LINEAR | FINAL, .linear = L2_HOLE,
+                               .physical = L2_HOLE, .rip = L2_HOLE - L2_CODE}, .point = NO_POINT, .then = to_rdx},
+    VMCALL_EXIT("end", .then = mmio_value),
+};
+
+/* Not present -> present needs no INVEPT: the violation dropped what was cached (SDM 31.4.3.1). */
+DEFINE_L2_CODE(demand, "mov $0x100000, %ebx\n mov $0x1111, %ecx\n" EXIT "mov %rcx, 8(%rbx)\n mov 8(%rbx), %rdx\n"
+    "mov $0x180000, %ebx\n" EXIT "mov 8(%rbx), %rsi\n" EXIT "vmcall\n");
+static void map_spare(struct l2 *l2) {
+    (void)l2;
+    map_b(SPARE, EPT_ALL | EPT_WB);
+}
+static void map_alias(struct l2 *l2) {
+    (void)l2;
+    map_b(SPARE + 0x80000, EPT_READ | EPT_WB);
+}
+static void demand_check(struct l2 *l2) {
+    uint64_t value;
+    memcpy(&value, PAGE_B + 8, 8);
+    step_equal("in_l1", value, 0x1111);
+    step_equal("in_l2", l2->regs.gpr[RDX], 0x1111);
+    step_equal("through_alias", l2->regs.gpr[RSI], 0x1111);
+}
+static const struct expected_exit demand_exits[] = {
+    VIOLATION("write", WRITE, SPARE + 8, .then = map_spare),
+    VIOLATION("read", READ, SPARE + 0x80008, .then = map_alias),
+    VMCALL_EXIT("end", .then = demand_check),
+};
+
+/* Permissions, and raising them without INVEPT. */
+DEFINE_L2_CODE(permission, "mov $0xb000, %ebx\n mov $0x55, %eax\n mov (%rbx), %rcx\n" EXIT "mov %eax, 4(%rbx)\n mov %eax, 8(%rbx)\n"
+    "lea 1f(%rip), %rdx\n" EXIT "1: vmcall\n");
+static void read_only_setup(struct l2 *l2) {
+    (void)l2;
+    *ept_entry(L2_DATA2, EPT_LEVEL_4K) &= ~(EPT_WRITE | EPT_EXECUTE);
+}
+static void allow_write(struct l2 *l2) {
+    (void)l2;
+    *ept_entry(L2_DATA2, EPT_LEVEL_4K) |= EPT_WRITE;
+}
+static void permission_check(struct l2 *l2) {
+    (void)l2;
+    step_equal("written", *l2_u64(L2_DATA2), 0x5500000000);
+}
+static const struct expected_exit permission_exits[] = {
+    VIOLATION("write", WRITE | READABLE, L2_DATA2 + 4, .then = allow_write),
+    VMCALL_EXIT("end", .then = permission_check),
+};
+
+DEFINE_L2_CODE(no_execute, "mov $0xb000, %ebx\n movl $0x90c3, (%rbx)\n" "lea 1f(%rip), %rdx\n jmp *%rbx\n 1: " EXIT "vmcall\n");
+static void no_execute_setup(struct l2 *l2) {
+    l2_move_code(l2);
+    *ept_entry(L2_DATA2, EPT_LEVEL_4K) &= ~EPT_EXECUTE;
+}
+static void back_to_rdx(struct l2 *l2) {
+    vmwrite(GUEST_RIP, l2->regs.gpr[RDX]);
+    l2->next_point = 1;
+}
+static const struct expected_exit no_execute_exits[] = {
+    {.name = "fetch", .exit = {.reason = REASON_EPT_VIOLATION, .qualification = FETCH | READABLE | WRITABLE | LINEAR | FINAL,
+                               .linear = L2_DATA2, .physical = L2_DATA2, .rip = L2_DATA2 - L2_CODE}, .point = NO_POINT,
+     .then = back_to_rdx},
+    VMCALL_EXIT("end", .point = 0),
+};
+
+DEFINE_L2_CODE(execute_only, "mov $0xb000, %ebx\n call *%rbx\n" EXIT "mov 1(%rbx), %eax\n" EXIT "mov %eax, 2(%rbx)\n" EXIT "vmcall\n");
+static void execute_only_setup(struct l2 *l2) {
+    (void)l2;
+    l2_memory[L2_DATA2] = 0xc3;         /* RET */
+    *ept_entry(L2_DATA2, EPT_LEVEL_4K) &= ~(EPT_READ | EPT_WRITE);
+}
+static const struct expected_exit execute_only_exits[] = {
+    VIOLATION("read", READ | EXECUTABLE, L2_DATA2 + 1, .then = skip3),
+    VIOLATION("write", WRITE | EXECUTABLE, L2_DATA2 + 2, .then = skip3),
+    VMCALL_EXIT("end", .point = 0),
+};
+
+/* Permissions are the AND over all levels: the table above takes the right away. */
+DEFINE_L2_CODE(upper_level, "mov $0x40001000, %ebx\n mov (%rbx), %rcx\n" EXIT "mov %eax, 4(%rbx)\n" EXIT "vmcall\n");
+static void upper_level_setup(struct l2 *l2) {
+    (void)l2;
+    map_b(L2_HOLE + 0x1000, EPT_ALL | EPT_WB);
+    *ept_entry(L2_HOLE, EPT_LEVEL_1G) &= ~EPT_WRITE;
+}
+static const struct expected_exit upper_level_exits[] = {
+    VIOLATION("write", WRITE | READABLE | EXECUTABLE, L2_HOLE + 0x1004, .then = skip3),
+    VMCALL_EXIT("end", .point = 0),
+};
+
+/* Taking rights away, or another frame, needs INVEPT. */
+DEFINE_L2_CODE(revoke, "mov $0xb000, %ebx\n movl $0x11, (%rbx)\n" EXIT "vmcall\n" EXIT "movl $0x22, (%rbx)\n" EXIT "vmcall\n"
+    "mov (%rbx), %eax\n" EXIT "vmcall\n" EXIT "mov 4(%rbx), %eax\n" EXIT "vmcall\n");
+static void revoke_write(struct l2 *l2) {
+    *ept_entry(L2_DATA2, EPT_LEVEL_4K) &= ~EPT_WRITE;
+    invept();
+    then_skip(l2);
+}
+static void change_frame(struct l2 *l2) {
+    uint64_t value = 0x9999;
+    memcpy(PAGE_B, &value, sizeof value);
+    map_b(L2_DATA2, EPT_ALL | EPT_WB);
+    invept();
+    then_skip(l2);
+}
+static void unmap(struct l2 *l2) {
+    step_equal("new_frame", l2->regs.gpr[RAX], 0x9999);
+    *ept_entry(L2_DATA2, EPT_LEVEL_4K) = 0;
+    invept();
+    then_skip(l2);
+}
+static const struct expected_exit revoke_exits[] = {
+    VMCALL_EXIT("start", .then = revoke_write),
+    VIOLATION("write", WRITE | READABLE | EXECUTABLE, L2_DATA2, .then = skip6),
+    VMCALL_EXIT("frame", .then = change_frame),
+    VMCALL_EXIT("unmap", .then = unmap),
+    VIOLATION("read", READ, L2_DATA2 + 4, .then = skip3),
+    VMCALL_EXIT("end", .point = 0),
+};
+
+/* The same at an upper level: a whole table goes away and comes back. */
+DEFINE_L2_CODE(revoke_table, "mov $0x40001000, %ebx\n mov (%rbx), %eax\n" EXIT "vmcall\n" EXIT "mov (%rbx), %al\n mov (%rbx), %al\n" EXIT "vmcall\n");
+static uint64_t saved_entry;
+static void revoke_table_setup(struct l2 *l2) {
+    (void)l2;
+    map_b(L2_HOLE + 0x1000, EPT_ALL | EPT_WB);
+}
+static void drop_table(struct l2 *l2) {
+    uint64_t *entry = ept_entry(L2_HOLE, EPT_LEVEL_2M);
+    saved_entry = *entry;
+    *entry = 0;
+    uint64_t descriptor[2] = {0, 0};
+    step_succeed("invept_global", vmx_invept(2, descriptor));
+    then_skip(l2);
+}
+static void restore_table(struct l2 *l2) {
+    (void)l2;
+    *ept_entry(L2_HOLE, EPT_LEVEL_2M) = saved_entry;
+}
+static const struct expected_exit revoke_table_exits[] = {
+    VMCALL_EXIT("start", .then = drop_table),
+    VIOLATION("read", READ, L2_HOLE + 0x1000, .then = restore_table),
+    VMCALL_EXIT("end", .point = 0),
+};
+
+/* Misconfigurations: one page each, gpa2 SPARE + n pages (SDM 31.3.3.1). */
+DEFINE_L2_CODE(misconfig, "mov $0x100000, %ebx\n"
+    EXIT "mov 0x0040(%rbx), %eax\n" EXIT "mov 0x1040(%rbx), %eax\n" EXIT "mov 0x2040(%rbx), %eax\n" EXIT "mov 0x3040(%rbx), %eax\n"
+    EXIT "mov 0x4040(%rbx), %eax\n" EXIT "mov 0x5040(%rbx), %eax\n" EXIT "mov 0x40000000, %al\n" EXIT "vmcall\n");
+static void misconfig_setup(struct l2 *l2) {
+    (void)l2;
+    map_b(SPARE, EPT_WRITE | EPT_WB);
+    map_b(SPARE + 0x1000, EPT_WRITE | EPT_EXECUTE | EPT_WB);
+    map_b(SPARE + 0x2000, EPT_ALL | 2ul << 3);
+    map_b(SPARE + 0x3000, EPT_ALL | 3ul << 3);
+    map_b(SPARE + 0x4000, EPT_ALL | 7ul << 3);
+    map_b(SPARE + 0x5000, EPT_ALL | EPT_WB | cap.physical_limit);
+    map_b(L2_HOLE, EPT_ALL | EPT_WB);
+    *ept_entry(L2_HOLE, EPT_LEVEL_1G) |= 1ul << 5;
+}
+#define MISCONFIG(NAME, GPA2, THEN) {.name = NAME, .exit = {.reason = REASON_EPT_MISCONFIG, .physical = GPA2}, .then = THEN}
+static const struct expected_exit misconfig_exits[] = {
+    MISCONFIG("write_only", SPARE + 0x40, skip3), MISCONFIG("write_execute", SPARE + 0x1040, skip6),
+    MISCONFIG("type2", SPARE + 0x2040, skip6), MISCONFIG("type3", SPARE + 0x3040, skip6),
+    MISCONFIG("type7", SPARE + 0x4040, skip6), MISCONFIG("beyond_width", SPARE + 0x5040, skip6),
+    MISCONFIG("upper_reserved", L2_HOLE, skip7),
+    VMCALL_EXIT("end", .point = 0),
+};
+
+/* 2-MB pages. */
+DEFINE_L2_CODE(large, "mov $0x200000, %ebx\n movl $0xabcd, 0x12345(%rbx)\n mov 0x1ffff8(%rbx), %rcx\n" EXIT "vmcall\n"
+    EXIT "movb $1, 0x100000(%rbx)\n" EXIT "vmcall\n");
+static void large_setup(struct l2 *l2) {
+    (void)l2;
+    uint64_t value = 0x1122334455667788;
+    memset(large_page + 0x12340, 0, 16);
+    memcpy(large_page + 0x1ffff8, &value, sizeof value);
+    map_large_page(EPT_ALL | EPT_WB);
+}
+static void large_check(struct l2 *l2) {
+    uint32_t value;
+    memcpy(&value, large_page + 0x12345, sizeof value);
+    step_equal("in_l1", value, 0xabcd);
+    step_equal("in_l2", l2->regs.gpr[RCX], 0x1122334455667788);
+    map_large_page(EPT_READ | EPT_WB);
+    invept();
+    then_skip(l2);
+}
+static const struct expected_exit large_exits[] = {
+    VMCALL_EXIT("first", .then = large_check),
+    VIOLATION("write", WRITE | READABLE, L2_LARGE + 0x100000, .then = skip7),
+    VMCALL_EXIT("end", .point = 0),
+};
+
+/* A 1-GB page at the hole: frame 0 of L1, so L2 reaches L1's own variables at L2_HOLE + their address. */
+DEFINE_L2_CODE(huge, "mov 0x40000000(%rbx), %rcx\n addq $1, 0x40000000(%rbx)\n" EXIT "vmcall\n");
+static volatile uint64_t huge_target;
+static void huge_setup(struct l2 *l2) {
+    huge_target = 0x700;
+    l2->regs.gpr[RBX] = (uint64_t)&huge_target;
+    ept_map(L2_HOLE, 0, EPT_LEVEL_1G, EPT_ALL | EPT_WB);
+}
+static void huge_check(struct l2 *l2) {
+    step_equal("in_l2", l2->regs.gpr[RCX], 0x700);
+    step_equal("in_l1", huge_target, 0x701);
+}
+static const struct expected_exit huge_exits[] = {
+    VMCALL_EXIT("vmcall", .then = huge_check),
+};
+
+/* 256 pages, each to another frame, in reverse order. */
+DEFINE_L2_CODE(many, "mov $0x100000, %ebx\n xor %ecx, %ecx\n 1: mov %ecx, (%rbx)\n add $0x1000, %ebx\n inc %ecx\n cmp $256, %ecx\n jb 1b\n" EXIT "vmcall\n");
+static void many_setup(struct l2 *l2) {
+    (void)l2;
+    for (uint64_t i = 0; i < 256; i++) {
+        ept_map(SPARE + i * 4096, (uint64_t)large_page + (255 - i) * 4096, EPT_LEVEL_4K, EPT_READ | EPT_WRITE | EPT_WB);
+    }
+}
+static void many_check(struct l2 *l2) {
+    uint64_t wrong = 0;
+    (void)l2;
+    for (uint32_t i = 0; i < 256; i++) {
+        uint32_t value;
+        memcpy(&value, large_page + (255 - i) * 4096, sizeof value);
+        wrong += value != i ? 1 : 0;
+    }
+    step_equal("wrong_pages", wrong, 0);
+}
+static const struct expected_exit many_exits[] = {
+    VMCALL_EXIT("vmcall", .then = many_check),
+};
+
+/* The walk of L2's own page tables meets a hole: a read, linear address valid, not the final translation. */
+DEFINE_L2_CODE(walk, "mov $0x40200000, %ebx\n" EXIT "mov 8(%rbx), %al\n" EXIT "vmcall\n");
+static void walk_setup(struct l2 *l2) {
+    (void)l2;
+    *ept_entry(L2_PD_HIGH, EPT_LEVEL_4K) = 0;
+    map_b(L2_HOLE + 0x200000, EPT_ALL | EPT_WB);
+}
+static void walk_repair(struct l2 *l2) {
+    (void)l2;
+    ept_map(L2_PD_HIGH, (uint64_t)l2_memory + L2_PD_HIGH, EPT_LEVEL_4K, EPT_ALL | EPT_WB);
+}
+static const struct expected_exit walk_exits[] = {
+    {.name = "walk", .exit = {.reason = REASON_EPT_VIOLATION, .qualification = READ | LINEAR, .linear = L2_HOLE + 0x200008,
+                              .physical = L2_PD_HIGH + 8}, .then = walk_repair},
+    VMCALL_EXIT("end", .point = 0),
+};
+
+/* Event delivery meets a hole: the stack of the handler (SDM 30.2.4). */
+DEFINE_L2_CODE(delivery, EXIT "ud2\n" ".global l2_delivery_handler\n l2_delivery_handler: " EXIT "vmcall\n");
+DEFINE_L2_CODE(delivery_int, EXIT "int $6\n");
+extern const uint8_t l2_delivery_handler[];
+static void delivery_setup(struct l2 *l2) {
+    (void)l2;
+    l2_gate(6, l2_delivery_handler, 1, 0);
+    *ept_entry(L2_IST_TOP - 0x1000, EPT_LEVEL_4K) = 0;
+}
+static void delivery_repair(struct l2 *l2) {
+    (void)l2;
+    ept_map(L2_IST_TOP - 0x1000, (uint64_t)l2_memory + L2_IST_TOP - 0x1000, EPT_LEVEL_4K, EPT_ALL | EPT_WB);
+    vmwrite(ENTRY_INTERRUPTION_INFO, vmread(IDT_VECTORING_INFO));
+    vmwrite(ENTRY_INSTRUCTION_LENGTH, vmread(EXIT_INSTRUCTION_LENGTH));
+}
+static void delivery_check(struct l2 *l2) {
+    step_equal("pushed_rip", *l2_u64(vmread(GUEST_RSP)) - l2_point(l2, 1), 0);
+    step_equal("rsp", vmread(GUEST_RSP), L2_IST_TOP - 40);
+}
+static const struct expected_exit delivery_exits[] = {
+    {.name = "stack", .exit = {.reason = REASON_EPT_VIOLATION, .qualification = WRITE | LINEAR | FINAL, .linear = L2_IST_TOP - 8,
+                               .physical = L2_IST_TOP - 8, .vectoring = EVENT_HARDWARE(6)}, .then = delivery_repair},
+    VMCALL_EXIT("handler", .then = delivery_check),
+};
+static const struct expected_exit delivery_int_exits[] = {
+    {.name = "stack", .exit = {.reason = REASON_EPT_VIOLATION, .qualification = WRITE | LINEAR | FINAL, .linear = L2_IST_TOP - 8,
+                               .physical = L2_IST_TOP - 8, .length = 2, .vectoring = EVENT_SOFTWARE_INTERRUPT(6)},
+     .then = delivery_repair},
+};
+
+/* ... and the IDT itself. */
+static void delivery_idt_setup(struct l2 *l2) {
+    (void)l2;
+    *ept_entry(L2_IDT, EPT_LEVEL_4K) = 0;
+}
+static const struct expected_exit delivery_idt_exits[] = {
+    {.name = "idt", .exit = {.reason = REASON_EPT_VIOLATION, .qualification = READ | LINEAR | FINAL, .linear = L2_IDT + 6 * 16,
+                             .physical = L2_IDT + 6 * 16, .vectoring = EVENT_HARDWARE(6)}},
+};
+
+/* Accessed and dirty flags (SDM 31.3.5). */
+DEFINE_L2_CODE(flags, "mov 0xb000, %al\n" EXIT "vmcall\n mov %al, 0xb001\n" EXIT "vmcall\n");
+static void flags_setup(struct l2 *l2) {
+    (void)l2;
+    vmwrite(EPT_POINTER, ept_pointer() | 0x40);
+}
+static void flags_first(struct l2 *l2) {
+    step_equal("after_read", *ept_entry(L2_DATA2, EPT_LEVEL_4K) & (EPT_ACCESSED | EPT_DIRTY), EPT_ACCESSED);
+    step_equal("upper", *ept_entry(L2_DATA2, EPT_LEVEL_2M) & EPT_ACCESSED, EPT_ACCESSED);
+    step_equal("untouched", *ept_entry(0xd000, EPT_LEVEL_4K) & (EPT_ACCESSED | EPT_DIRTY), 0);
+    then_skip(l2);
+}
+static void flags_second(struct l2 *l2) {
+    (void)l2;
+    step_equal("after_write", *ept_entry(L2_DATA2, EPT_LEVEL_4K) & (EPT_ACCESSED | EPT_DIRTY), EPT_ACCESSED | EPT_DIRTY);
+}
+static const struct expected_exit flags_exits[] = {
+    VMCALL_EXIT("read", .then = flags_first),
+    VMCALL_EXIT("write", .then = flags_second),
+};
+
+/* Another EPTP for the same VMCS: its mappings hold at the next entry. */
+DEFINE_L2_CODE(switch_eptp, "mov 0xb000, %rax\n" EXIT "vmcall\n mov 0xb000, %rax\n" EXIT "vmcall\n mov 0xb000, %rax\n" EXIT "vmcall\n");
+static uint64_t second_root[512] __attribute__((aligned(4096)));
+static uint64_t second_tables[3][512] __attribute__((aligned(4096)));
+static void switch_setup(struct l2 *l2) {
+    (void)l2;
+    uint64_t value = 0xb0b0;
+    memcpy(PAGE_B, &value, sizeof value);
+    *l2_u64(L2_DATA2) = 0xa0a0;
+    uint64_t *old_leaves = ept_entry(0, EPT_LEVEL_4K);
+    memset(second_tables, 0, sizeof second_tables);
+    memcpy(second_tables[2], old_leaves, sizeof second_tables[2]);
+    second_tables[2][L2_DATA2 >> 12] = (uint64_t)PAGE_B | EPT_ALL | EPT_WB;
+    second_tables[1][0] = (uint64_t)second_tables[2] | EPT_ALL;
+    second_tables[0][0] = (uint64_t)second_tables[1] | EPT_ALL;
+    memset(second_root, 0, sizeof second_root);
+    second_root[0] = (uint64_t)second_tables[0] | EPT_ALL;
+}
+static void to_second(struct l2 *l2) {
+    step_equal("in_first", l2->regs.gpr[RAX], 0xa0a0);
+    vmwrite(EPT_POINTER, (uint64_t)second_root | 3u << 3 | 6);
+    then_skip(l2);
+}
+static void to_first(struct l2 *l2) {
+    step_equal("in_second", l2->regs.gpr[RAX], 0xb0b0);
+    vmwrite(EPT_POINTER, ept_pointer());
+    then_skip(l2);
+}
+static void in_first_again(struct l2 *l2) {
+    step_equal("in_first_again", l2->regs.gpr[RAX], 0xa0a0);
+}
+static const struct expected_exit switch_eptp_exits[] = {
+    VMCALL_EXIT("first", .then = to_second),
+    VMCALL_EXIT("second", .then = to_first),
+    VMCALL_EXIT("third", .then = in_first_again),
+};
+
+enum { EXECUTE_ONLY = 1, TWO_MB = 1 << 16, ONE_GB = 1 << 17, INVEPT_SINGLE = 1 << 20 | 1 << 25, INVEPT_ALL = 1 << 20 | 1 << 26,
+       ACCESSED_DIRTY = 1 << 21 };
+
+#define SIMPLE(NAME, CODE_NAME, ...) \
+    {.name = NAME, .kind = WITH_L2, L2_CODE(CODE_NAME), EXITS(CODE_NAME##_exits), __VA_ARGS__}
+
+static const struct scenario table[] = {
+    SIMPLE("ept.mmio", mmio, .setup = l2_move_code),
+    SIMPLE("ept.demand", demand, .setup = 0),
+    SIMPLE("ept.permission", permission, .setup = read_only_setup),
+    SIMPLE("ept.no_execute", no_execute, .setup = no_execute_setup),
+    SIMPLE("ept.execute_only", execute_only, .ept_vpid = EXECUTE_ONLY, .setup = execute_only_setup),
+    SIMPLE("ept.upper_level", upper_level, .setup = upper_level_setup),
+    SIMPLE("ept.revoke", revoke, .ept_vpid = INVEPT_SINGLE),
+    SIMPLE("ept.revoke_table", revoke_table, .ept_vpid = INVEPT_ALL, .setup = revoke_table_setup),
+    SIMPLE("ept.misconfiguration", misconfig, .setup = misconfig_setup),
+    SIMPLE("ept.large_page", large, .ept_vpid = TWO_MB | INVEPT_SINGLE, .setup = large_setup),
+    SIMPLE("ept.huge_page", huge, .ept_vpid = ONE_GB, .setup = huge_setup),
+    SIMPLE("ept.many_pages", many, .setup = many_setup),
+    SIMPLE("ept.guest_walk", walk, .setup = walk_setup),
+    SIMPLE("ept.delivery", delivery, .setup = delivery_setup),
+    SIMPLE("ept.delivery_int", delivery_int, .setup = delivery_setup),
+    {.name = "ept.delivery_idt", .kind = WITH_L2, L2_CODE(delivery), EXITS(delivery_idt_exits), .setup = delivery_idt_setup},
+    SIMPLE("ept.accessed_dirty", flags, .ept_vpid = ACCESSED_DIRTY, .setup = flags_setup),
+    SIMPLE("ept.switch_eptp", switch_eptp, .setup = switch_setup),
+};
+
+DEFINE_SCENARIOS(ept, table);
