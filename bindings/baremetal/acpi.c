@@ -116,7 +116,7 @@ void power_off(void)
         for (const char *p = "Shutdown"; *p; p++)
             outb(BOCHS_SHUTDOWN_PORT, (uint8_t)*p);
     if (acpi.pm1a_control && acpi.has_s5)
-        outw(acpi.pm1a_control, (uint16_t)(acpi.sleep_type_s5 << SLEEP_TYPE_SHIFT | SLEEP_ENABLE));
+        outw(acpi.pm1a_control, (uint16_t)((uint32_t)acpi.sleep_type_s5 << SLEEP_TYPE_SHIFT | SLEEP_ENABLE));
     for (;;)
         halt();
 }

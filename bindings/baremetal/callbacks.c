@@ -79,8 +79,7 @@ static enum nvmx_status vmcs_reset(void *ctx, uint32_t which)
     vmcs_put(NVMX_VMCS_VM_EXIT_MSR_STORE_COUNT, 0);
     vmcs_put(NVMX_VMCS_VM_EXIT_MSR_LOAD_COUNT, 0);
     vmcs_put(NVMX_VMCS_VM_ENTRY_MSR_LOAD_COUNT, 0);
-    if (selected != which)
-        vmcs_use(cpu, selected);
+    vmcs_use(cpu, selected);
     return NVMX_OK;
 }
 

@@ -32,6 +32,7 @@ static void print_vmcs(const struct cpu *cpu)
 void crash_report(const struct trap_frame *frame)
 {
     struct cpu *cpu = this_cpu();
+    uint64_t rip = 0;
 
     if (frame) {
         print_registers("L0's", frame->gpr);
@@ -40,6 +41,9 @@ void crash_report(const struct trap_frame *frame)
     }
     if (!vmx_is_on() || !cpu->has_run)
         return;
+    vmread_safe(NVMX_VMCS_GUEST_RSP, &cpu->regs.gpr[NVMX_RSP]);
+    vmread_safe(NVMX_VMCS_GUEST_RIP, &rip);
     print_registers(cpu->selected == NVMX_VMCS01 ? "L1's" : "L2's", cpu->regs.gpr);
+    print("  rip %016lx  cr2 %016lx\n", rip, cpu->regs.cr2);
     print_vmcs(cpu);
 }

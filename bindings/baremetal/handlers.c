@@ -167,7 +167,9 @@ static void handle_cr_access(struct cpu *cpu)
         return;
     }
     value = gpr == NVMX_RSP ? vmcs_get(NVMX_VMCS_GUEST_RSP) : cpu->regs.gpr[gpr];
-    if (!nvmx_cr_allowed(cpu->vcpu, number, value) || (number && value & CR4_SMXE)) {
+    /* Of L2's bits only SMXE is masked for L0's sake. */
+    if ((number && value & CR4_SMXE) ||
+        (cpu->selected == NVMX_VMCS01 && !nvmx_cr_allowed(cpu->vcpu, number, value))) {
         inject_gp();
         return;
     }

@@ -12,6 +12,12 @@
 #define VMCS02_SLOTS 4
 #define SLOTS (NVMX_VMCS02_FIRST + VMCS02_SLOTS)
 
+/* A page of L0's that a VMCS names. */
+struct page {
+    uint64_t hpa;
+    const uint64_t *words;
+};
+
 struct vmcs_slot {
     uint64_t hpa;
     bool launched; /* VMRESUME, not VMLAUNCH, is due */
@@ -21,8 +27,9 @@ struct vmcs_slot {
 struct cpu {
     struct nvmx_regs regs; /* of the guest, L1 or L2 */
     volatile uint8_t nmi_pending; /* an NMI hit L0; it is L1's */
-    uint32_t selected;     /* slot whose VMCS is current in the processor */
+    uint32_t selected;            /* slot whose VMCS is current in the processor */
     struct vmcs_slot slot[SLOTS];
+    struct page msr_bitmap, io_bitmap[2]; /* of vmcs01 */
     struct nvmx_vm *vm;
     struct nvmx_vcpu *vcpu;
     uint32_t exit_reason;     /* of the exit being handled, all 32 bits */
@@ -149,8 +156,8 @@ void deliver_nmi(struct cpu *cpu);
 /* MSRs as L1 sees them (msrs.c); false: #GP. */
 bool l1_rdmsr(struct cpu *cpu, uint32_t index, uint64_t *value);
 bool l1_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value);
-/* The bitmap with which L1 runs. */
-uint64_t msr_bitmap01(void);
+/* A new bitmap for vmcs01. */
+struct page msr_bitmap01(void);
 
 /* -- the machine (acpi.c, ports.c) -------------------------------------------------------------------------------------- */
 
@@ -161,8 +168,8 @@ uint16_t acpi_pm1a_control(void);
 /* Switch off by every means known; at the worst halt. */
 _Noreturn void power_off(void);
 
-/* I/O bitmaps A and B in two pages, or 0 if L0 intercepts no port. */
-bool io_bitmaps01(uint64_t *a, uint64_t *b);
+/* I/O bitmaps A and B for vmcs01; words == NULL: L0 intercepts no port. */
+void io_bitmaps01(struct page bitmaps[2]);
 void handle_io(struct cpu *cpu);
 
 /* -- diagnosis (stats.c, crash.c) ---------------------------------------------------------------------------------------- */

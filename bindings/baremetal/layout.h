@@ -8,7 +8,7 @@
 #define DIRECT_MAP_PML4_INDEX 256
 
 #define BOOT_STACK_BYTES 16384
-#define CPU_STACK_BYTES 16384
+#define CPU_STACK_BYTES 32768 /* libnvmx keeps arrays of all VMCS fields on it */
 #define TRAP_STACK_BYTES 8192
 
 #define SELECTOR_CODE 0x08

@@ -14,8 +14,9 @@ struct options options;
 static char text[TEXT_BYTES]; /* the loader's strings, kept */
 static struct boot_modules modules;
 
-/* The stack grows down from the struct: entry.S. */
+/* The stack grows down from the struct (entry.S) to a page that isn't mapped. */
 static struct {
+    uint8_t guard[PAGE_BYTES];
     uint8_t stack[CPU_STACK_BYTES];
     struct cpu cpu;
 } only_cpu __attribute__((aligned(4096)));
@@ -163,6 +164,8 @@ static void make_vm(struct cpu *cpu)
         .vmcs02_slots = VMCS02_SLOTS,
         .vpid02_first = vmx_has_secondary(PROC2_VPID) ? VPID01 + 1 : 0,
         .vpid02_count = vmx_has_secondary(PROC2_VPID) ? VPID02_COUNT : 0,
+        .msr_bitmap = cpu->msr_bitmap.words,
+        .io_bitmap = {cpu->io_bitmap[0].words, cpu->io_bitmap[1].words},
     };
     enum nvmx_status status;
 
@@ -269,7 +272,7 @@ void host_main(uint32_t information)
 
     console_init();
     read_loader(information);
-    memory_take_own(options.own_mib);
+    memory_take_own(options.own_mib, (uintptr_t)only_cpu.guard);
     traps_init();
     acpi_init();
     mtrr_init();
@@ -281,6 +284,8 @@ void host_main(uint32_t information)
         linux_load(&modules, &start);
     else
         multiboot_load(&modules, &start);
+    cpu->msr_bitmap = msr_bitmap01();
+    io_bitmaps01(cpu->io_bitmap);
     make_vm(cpu);
     vmcs01_init(cpu, &start);
     if (vmx_has_secondary(PROC2_VMCS_SHADOWING))

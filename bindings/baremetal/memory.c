@@ -263,7 +263,7 @@ static uint64_t image_rights(uint64_t address)
     return address < (uintptr_t)image_rodata_end ? PTE_NX : PTE_NX | PTE_WRITE;
 }
 
-static uint64_t build_page_tables(void)
+static uint64_t build_page_tables(uint64_t guard)
 {
     bool has_1g = cpuid(0x80000001, 0).edx & 1u << 26;
     uint32_t shift = has_1g ? 30 : 21;
@@ -275,7 +275,8 @@ static uint64_t build_page_tables(void)
     for (uintptr_t address = (uintptr_t)image_start; address < (uintptr_t)image_end; address += PAGE_BYTES) {
         uint64_t hpa = own.start + (address - (uintptr_t)image_start);
 
-        *table_for(pml4, address, 12) = hpa | PTE_PRESENT | image_rights(address);
+        if (address != guard)
+            *table_for(pml4, address, 12) = hpa | PTE_PRESENT | image_rights(address);
     }
     return cr3;
 }
@@ -297,7 +298,7 @@ static uint64_t own_bytes(uint64_t own_mib)
     return (bytes + OWN_ALIGNMENT - 1) & ~(OWN_ALIGNMENT - 1);
 }
 
-void memory_take_own(uint64_t own_mib)
+void memory_take_own(uint64_t own_mib, uint64_t guard)
 {
     uint64_t bytes = own_bytes(own_mib);
     uint64_t image_bytes = (uint64_t)(image_end - image_start);
@@ -311,6 +312,6 @@ void memory_take_own(uint64_t own_mib)
     page_next = own.start + image_bytes;
     map_carve_own();
     map_sort();
-    cr3 = build_page_tables();
+    cr3 = build_page_tables(guard);
     boot_relocate(cr3, phys_to_virt(own.start), image_start, image_bytes);
 }

@@ -26,18 +26,19 @@ static void set_bits(uint8_t *bitmap, uint32_t first, uint32_t last)
         bitmap[i / 8] = (uint8_t)(bitmap[i / 8] | 1u << i % 8);
 }
 
-uint64_t msr_bitmap01(void)
+struct page msr_bitmap01(void)
 {
-    uint64_t hpa;
-    uint8_t *page = page_get_or_die(&hpa, "the MSR bitmap");
+    struct page bitmap;
+    uint8_t *bytes = page_get_or_die(&bitmap.hpa, "the MSR bitmap");
 
     for (uint32_t i = 0; i < sizeof intercepted / sizeof intercepted[0]; i++) {
         if (intercepted[i].read)
-            set_bits(page + BITMAP_READ_LOW, intercepted[i].first, intercepted[i].last);
+            set_bits(bytes + BITMAP_READ_LOW, intercepted[i].first, intercepted[i].last);
         if (intercepted[i].write)
-            set_bits(page + BITMAP_WRITE_LOW, intercepted[i].first, intercepted[i].last);
+            set_bits(bytes + BITMAP_WRITE_LOW, intercepted[i].first, intercepted[i].last);
     }
-    return hpa;
+    bitmap.words = (const void *)bytes;
+    return bitmap;
 }
 
 /* The VMCS field that holds an MSR of the current guest; 0: the MSR is in the processor. */

@@ -14,18 +14,11 @@
 #define IO_STRING (1u << 4)
 #define IO_PORT(q) ((uint16_t)((q) >> 16))
 
-static struct {
-    uint64_t a, b;
-} bitmap;
-
-static uint8_t *bitmap_of(uint16_t port)
-{
-    return phys_to_virt(port < 0x8000 ? bitmap.a : bitmap.b);
-}
+static uint8_t *bitmap[2]; /* A: ports below 8000H, B: the others */
 
 static void intercept(uint16_t port, bool on)
 {
-    uint8_t *byte = bitmap_of(port) + (port & 0x7fff) / 8;
+    uint8_t *byte = bitmap[port >> 15] + (port & 0x7fff) / 8;
     uint8_t bit = (uint8_t)(1u << port % 8);
 
     *byte = on ? *byte | bit : *byte & (uint8_t)~bit;
@@ -42,16 +35,16 @@ static void intercept_all(bool on)
     intercept((uint16_t)(pm1a + 1), on);
 }
 
-bool io_bitmaps01(uint64_t *a, uint64_t *b)
+void io_bitmaps01(struct page bitmaps[2])
 {
+    bitmaps[0] = bitmaps[1] = (struct page){0};
     if (!options.stats)
-        return false;
-    page_get_or_die(&bitmap.a, "an I/O bitmap");
-    page_get_or_die(&bitmap.b, "an I/O bitmap");
+        return;
+    for (uint32_t i = 0; i < 2; i++) {
+        bitmap[i] = page_get_or_die(&bitmaps[i].hpa, "an I/O bitmap");
+        bitmaps[i].words = (const void *)bitmap[i];
+    }
     intercept_all(true);
-    *a = bitmap.a;
-    *b = bitmap.b;
-    return true;
 }
 
 /* Is this the write that ends the machine? */

@@ -40,15 +40,14 @@ static uint32_t secondary_controls(void)
     return wanted;
 }
 
-static void put_controls(void)
+static void put_controls(const struct cpu *cpu)
 {
     uint32_t primary = PROC_MSR_BITMAPS | PROC_SECONDARY;
-    uint64_t io_a, io_b;
 
-    if (io_bitmaps01(&io_a, &io_b)) {
+    if (cpu->io_bitmap[0].words) {
         primary |= PROC_IO_BITMAPS;
-        vmcs_put(NVMX_VMCS_IO_BITMAP_A_ADDRESS, io_a);
-        vmcs_put(NVMX_VMCS_IO_BITMAP_B_ADDRESS, io_b);
+        vmcs_put(NVMX_VMCS_IO_BITMAP_A_ADDRESS, cpu->io_bitmap[0].hpa);
+        vmcs_put(NVMX_VMCS_IO_BITMAP_B_ADDRESS, cpu->io_bitmap[1].hpa);
     }
     vmcs_put(NVMX_VMCS_PIN_BASED_CONTROLS, vmx_controls(MSR_VMX_TRUE_PINBASED_CTLS, 0, "pin-based"));
     vmcs_put(NVMX_VMCS_PRIMARY_CONTROLS, vmx_controls(MSR_VMX_TRUE_PROCBASED_CTLS, primary, "processor-based"));
@@ -70,7 +69,7 @@ static void put_controls(void)
     vmcs_put(NVMX_VMCS_VM_ENTRY_MSR_LOAD_COUNT, 0);
     vmcs_put(NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, 0);
     vmcs_put(NVMX_VMCS_TSC_OFFSET, 0);
-    vmcs_put(NVMX_VMCS_MSR_BITMAP_ADDRESS, msr_bitmap01());
+    vmcs_put(NVMX_VMCS_MSR_BITMAP_ADDRESS, cpu->msr_bitmap.hpa);
     vmcs_put(NVMX_VMCS_EPT_POINTER, ept01_pointer());
     if (vmx_has_secondary(PROC2_VPID))
         vmcs_put(NVMX_VMCS_VPID, VPID01);
@@ -172,7 +171,7 @@ void vmcs01_shadow_bitmaps(const struct nvmx_vm *vm)
 void vmcs01_init(struct cpu *cpu, const struct l1_start *start)
 {
     vmcs_use(cpu, NVMX_VMCS01);
-    put_controls();
+    put_controls(cpu);
     vmcs_put_host_state(cpu);
     put_guest_state(cpu, start);
 }

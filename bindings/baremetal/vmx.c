@@ -99,6 +99,7 @@ void vmx_on(struct cpu *cpu)
     if (!vmxon(region))
         panic("VMXON failed");
     vmx.on = true;
+    cpu->selected = SLOTS; /* none */
     for (uint32_t i = 0; i < SLOTS; i++) {
         cpu->slot[i].hpa = vmcs_region(i == NVMX_VMCS_SHADOW && vmx_has_secondary(PROC2_VMCS_SHADOWING));
         if (!vmclear(cpu->slot[i].hpa))
@@ -134,12 +135,19 @@ void vmcs_clean(struct cpu *cpu, uint32_t slot)
     memset(region, 0, PAGE_BYTES);
     *region = vmx.revision;
     cpu->slot[slot].launched = false;
+    if (cpu->selected == slot)
+        cpu->selected = SLOTS;
     if (!vmclear(cpu->slot[slot].hpa)) /* from zeroes to whatever the processor calls clear */
         panic("VMCLEAR of VMCS %u failed", slot);
 }
 
 void vmcs_use(struct cpu *cpu, uint32_t slot)
 {
+    if (slot == cpu->selected)
+        return;
+    /* What was written to the shadow VMCS must be in memory before L1 reads it through vmcs01's link pointer. */
+    if (cpu->selected == NVMX_VMCS_SHADOW && !vmclear(cpu->slot[NVMX_VMCS_SHADOW].hpa))
+        panic("VMCLEAR of the shadow VMCS failed");
     if (!vmptrld(cpu->slot[slot].hpa))
         panic("VMPTRLD of VMCS %u failed", slot);
     cpu->selected = slot;
