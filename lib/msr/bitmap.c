@@ -9,7 +9,7 @@
 
 /* SDM 27.6.9: four parts of 1 KiB, for reads and writes of low and high MSRs. */
 #define MSR_PART_BITS 0x2000u
-#define MSR_HIGH 0xc0000000u
+#define MSR_HIGH      0xc0000000u
 
 void bitmap_init(struct bitmap_overlay *overlay, void *page, uint64_t hpa) {
     overlay->page = page;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What L1 may see of VMX, computed from the machine's capability MSRs, the host's mask and the table vmx_msrs.def (SDM appendix A).
+ * What L1 may see of VMX, computed from the machine's capability MSRs, the host's mask and the table vmx_msrs.def (SDM
+ * appendix A).
  */
 #include <nvmx/caps.h>
 #include <nvmx/vmcs.h>
@@ -8,14 +9,14 @@
 #include "../vcpu.h"
 #include "caps_internal.h"
 
-#define CR0_PE (UINT64_C(1) << 0)
-#define CR0_PG (UINT64_C(1) << 31)
-#define VMCS_MEMORY_TYPE_WB 6u
-#define CR3_TARGETS_MAX 4u /* the SDM defines no more CR3-target fields */
+#define CR0_PE               (UINT64_C(1) << 0)
+#define CR0_PG               (UINT64_C(1) << 31)
+#define VMCS_MEMORY_TYPE_WB  6u
+#define CR3_TARGETS_MAX      4u /* the SDM defines no more CR3-target fields */
 #define FEATURE_CONTROL_LOCK (UINT64_C(1) << 0)
-#define FEATURE_CONTROL_VMX (UINT64_C(1) << 2)
+#define FEATURE_CONTROL_VMX  (UINT64_C(1) << 2)
 
-/* -- the table -------------------------------------------------------------------------------------------------------------- */
+/* -- the table ------------------------------------------------------------------ */
 
 enum rule { RULE_OFFER, RULE_COUNT, RULE_FACT, RULE_OWN, RULE_DEFAULT1, RULE_RELAXED, RULE_NO };
 
@@ -44,7 +45,7 @@ static const struct row rows[] = {
 static const uint16_t exists[NVMX_CAP_MSRS][2] = {
 #define EXISTS_AT(msr, bit) (uint16_t)((msr) == 0 ? NEED_NONE : NEED_AT(msr, bit))
 #define CAP_MSR(index, name, msr_a, bit_a, msr_b, bit_b)                                                               \
-    [(index) - NVMX_MSR_VMX_FIRST] = {EXISTS_AT(msr_a, bit_a), EXISTS_AT(msr_b, bit_b)},
+    [(index)-NVMX_MSR_VMX_FIRST] = {EXISTS_AT(msr_a, bit_a), EXISTS_AT(msr_b, bit_b)},
 #include <nvmx/vmx_msrs.def>
 };
 
@@ -108,7 +109,7 @@ const struct nvmx_cap_bit *nvmx_cap_bit(size_t row) {
     return row < ROWS ? &rows[row].bit : NULL;
 }
 
-/* -- L1's view -------------------------------------------------------------------------------------------------------------- */
+/* -- L1's view ------------------------------------------------------------------ */
 
 static uint64_t least(uint64_t a, uint64_t b) {
     return a < b ? a : b;
@@ -162,8 +163,8 @@ static int drop_unmet(struct nvmx_caps *caps, const struct nvmx_caps *machine) {
 }
 
 static void set_basic(struct nvmx_caps *l1) {
-    l1->msr[NVMX_CAP_BASIC] |= (uint64_t)NVMX_REVISION | (uint64_t)NVMX_PAGE_SIZE << 32 |
-                               (uint64_t)VMCS_MEMORY_TYPE_WB << 50;
+    l1->msr[NVMX_CAP_BASIC] |=
+        (uint64_t)NVMX_REVISION | (uint64_t)NVMX_PAGE_SIZE << 32 | (uint64_t)VMCS_MEMORY_TYPE_WB << 50;
 }
 
 /* SDM A.2: the plain MSR reports the whole default1 class as fixed; the TRUE MSR has what is really so. */
@@ -254,7 +255,7 @@ enum nvmx_cap_reason nvmx_cap_bit_reason(size_t row, const struct nvmx_caps *mac
     return NVMX_CAP_DEPENDENCY;
 }
 
-/* -- comparing -------------------------------------------------------------------------------------------------------------- */
+/* -- comparing ------------------------------------------------------------------ */
 
 static bool row_is_subset(const struct row *row, const struct nvmx_caps *wanted, const struct nvmx_caps *possible) {
     uint64_t want = value_of(row, wanted);
@@ -294,11 +295,13 @@ static bool rows_are_subset(unsigned int place, const struct nvmx_caps *wanted, 
     return (wanted->msr[place] & ~known) == 0;
 }
 
-/* Halves of control MSRs: allowed to be 1 at most what can be, fixed to 1 at least what must be, and nothing both ways. */
+/* Halves of control MSRs: allowed to be 1 at most what can be, fixed to 1 at least what must be, and nothing both ways.
+ */
 static bool halves_are_subset(uint64_t want, uint64_t can) {
     uint32_t want_must = (uint32_t)want, want_may = (uint32_t)(want >> 32);
 
-    return (want_may & ~(uint32_t)(can >> 32)) == 0 && ((uint32_t)can & ~want_must) == 0 && (want_must & ~want_may) == 0;
+    return (want_may & ~(uint32_t)(can >> 32)) == 0 && ((uint32_t)can & ~want_must) == 0 &&
+           (want_must & ~want_may) == 0;
 }
 
 static bool true_is_subset(unsigned int place, const struct nvmx_caps *wanted, const struct nvmx_caps *possible) {
@@ -388,7 +391,7 @@ enum nvmx_status nvmx_caps_check_subset(const struct nvmx_caps *wanted, const st
     return NVMX_E_DENIED;
 }
 
-/* -- questions about capabilities -------------------------------------------------------------------------------------------- */
+/* -- questions about capabilities ------------------------------------------------------------------ */
 
 /* The MSR that tells the truth about a control field. */
 static uint64_t control_msr(const struct nvmx_caps *caps, enum nvmx_cap which) {

@@ -2,21 +2,21 @@
 /*
  * The MSR lists of a VMCS: VM-entry load (SDM 29.4), VM-exit store (30.4), VM-exit load (30.6).
  *
- * An entry is 16 bytes: dword 0 index, dword 1 reserved, then the value; lists are aligned to 16, so no entry crosses a page.
- * MSRs of the library are answered here, all others by the host's msr_read and msr_write: see host.h and README.md for what these
- * callbacks do with MSRs that a VMCS field switches.
+ * An entry is 16 bytes: dword 0 index, dword 1 reserved, then the value; lists are aligned to 16, so no entry crosses a
+ * page. MSRs of the library are answered here, all others by the host's msr_read and msr_write: see host.h and
+ * README.md for what these callbacks do with MSRs that a VMCS field switches.
  */
 #include "../vcpu.h"
 
-#define ENTRY_BYTES 16u
-#define PAGE_MASK (uint64_t)(NVMX_PAGE_SIZE - 1)
+#define ENTRY_BYTES         16u
+#define PAGE_MASK           (uint64_t)(NVMX_PAGE_SIZE - 1)
 
-#define MSR_BIOS_UPDT_TRIG 0x79u
-#define MSR_BIOS_SIGN_ID 0x8bu
+#define MSR_BIOS_UPDT_TRIG  0x79u
+#define MSR_BIOS_SIGN_ID    0x8bu
 #define MSR_SMM_MONITOR_CTL 0x9bu
-#define MSR_SMBASE 0x9eu
-#define MSR_FS_BASE 0xc0000100u
-#define MSR_GS_BASE 0xc0000101u
+#define MSR_SMBASE          0x9eu
+#define MSR_FS_BASE         0xc0000100u
+#define MSR_GS_BASE         0xc0000101u
 
 /* What is done with one entry. False: it fails. */
 typedef bool entry_action(struct nvmx_vcpu *vcpu, uint64_t *entry);
@@ -30,7 +30,8 @@ static bool is_x2apic(uint32_t index) {
     return index >> 8 == 0x8;
 }
 
-/* Rows C-29.4-01 to C-29.4-04: FS and GS base lie in the guest-state area; microcode MSRs are refused as model-specific. */
+/* Rows C-29.4-01 to C-29.4-04: FS and GS base lie in the guest-state area; microcode MSRs are refused as
+ * model-specific. */
 static bool load_forbidden(uint32_t index) {
     return is_x2apic(index) || index == MSR_FS_BASE || index == MSR_GS_BASE || index == MSR_SMM_MONITOR_CTL ||
            index == MSR_SMBASE || index == MSR_BIOS_UPDT_TRIG || index == MSR_BIOS_SIGN_ID;

@@ -1,23 +1,25 @@
 /* SPDX-License-Identifier: MIT */
-/* IA32_FEATURE_CONTROL and the capability MSRs as L1 reads and writes them, and what else L1 can ask the processor about VMX. */
+/* IA32_FEATURE_CONTROL and the capability MSRs as L1 reads and writes them, and what else L1 can ask the processor
+ * about VMX. */
 #include "../vcpu.h"
 #include "caps_internal.h"
 
 #define EXIT_REASON_WRMSR 32u
 
 /* SDM table 2-2, IA32_FEATURE_CONTROL. L1 has no SMX, SGX or LMCE as far as this MSR goes: their bits can't be set. */
-#define FEATURE_CONTROL_LOCK (UINT64_C(1) << 0)
-#define FEATURE_CONTROL_VMX (UINT64_C(1) << 2)
+#define FEATURE_CONTROL_LOCK  (UINT64_C(1) << 0)
+#define FEATURE_CONTROL_VMX   (UINT64_C(1) << 2)
 #define FEATURE_CONTROL_VALID (FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX)
 
-#define CPUID_1_ECX_VMX (1u << 5)
-#define CR4_VMXE (UINT64_C(1) << 13)
+#define CPUID_1_ECX_VMX       (1u << 5)
+#define CR4_VMXE              (UINT64_C(1) << 13)
 
 static bool is_capability(uint32_t index) {
     return index >= NVMX_MSR_VMX_FIRST && index <= NVMX_MSR_VMX_LAST;
 }
 
-/* The place of a capability MSR, kept inside the array also where the processor speculates past the check of the index. */
+/* The place of a capability MSR, kept inside the array also where the processor speculates past the check of the index.
+ */
 static unsigned int place_of(uint32_t index) {
     uint32_t place = index - NVMX_MSR_VMX_FIRST;
     uint32_t inside;
@@ -27,7 +29,7 @@ static unsigned int place_of(uint32_t index) {
     return place & inside;
 }
 
-/* -- MSRs ------------------------------------------------------------------------------------------------------------------- */
+/* -- MSRs ------------------------------------------------------------------ */
 
 enum nvmx_msr_result nvmx_rdmsr(const struct nvmx_vcpu *vcpu, uint32_t index, uint64_t *value) {
     const struct nvmx_vm *vm = vcpu->vm;
@@ -76,8 +78,7 @@ enum nvmx_next msr_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {
     uint32_t index = (uint32_t)gpr[NVMX_RCX];
     bool write = basic_reason == EXIT_REASON_WRMSR;
     uint64_t value = (uint64_t)(uint32_t)gpr[NVMX_RDX] << 32 | (uint32_t)gpr[NVMX_RAX];
-    enum nvmx_msr_result result =
-        write ? nvmx_wrmsr(vcpu, index, value, false) : nvmx_rdmsr(vcpu, index, &value);
+    enum nvmx_msr_result result = write ? nvmx_wrmsr(vcpu, index, value, false) : nvmx_rdmsr(vcpu, index, &value);
     enum nvmx_status status;
 
     if (result == NVMX_MSR_NOT_MINE) {
@@ -98,7 +99,7 @@ enum nvmx_next msr_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {
     return NVMX_ENTER;
 }
 
-/* -- other questions --------------------------------------------------------------------------------------------------------- */
+/* -- other questions ------------------------------------------------------------------ */
 
 void nvmx_cpuid(const struct nvmx_vm *vm, uint32_t leaf, uint32_t regs[4]) {
     if (leaf == 1) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* L1's view of the VMX capabilities: every row of the table, the dependencies, and the questions that capabilities answer. */
+/* L1's view of the VMX capabilities: every row of the table, the dependencies, and the questions that capabilities
+ * answer. */
 #include <criterion/criterion.h>
 #include <string.h>
 
@@ -7,7 +8,7 @@
 #include <nvmx/vmcs.h>
 
 #define MSR(caps, index) ((caps)->msr[(index)-NVMX_MSR_VMX_FIRST])
-#define REVISION UINT64_C(0x4e560001)
+#define REVISION         UINT64_C(0x4e560001)
 
 /* A Skylake server as Linux sees it. */
 static struct nvmx_caps skylake(void) {
@@ -96,7 +97,8 @@ Test(caps, table_is_sorted_and_complete_in_itself) {
         last = place + bit->width;
         cr_assert(bit->width >= 1 && bit->bit + bit->width <= 64);
         cr_assert(bit->name != NULL && bit->name[0] != 0);
-        cr_assert_eq(bit->why == NULL, bit->emulated, "row %zu (%s): reason if and only if not emulated", rows, bit->name);
+        cr_assert_eq(bit->why == NULL, bit->emulated, "row %zu (%s): reason if and only if not emulated", rows,
+                     bit->name);
     }
     cr_assert_eq(rows, 186);
     cr_assert_null(nvmx_cap_bit(SIZE_MAX));
@@ -237,11 +239,11 @@ static const struct dependency dependencies[] = {
     {0x482, 54, 0x481, 35}, /* through virtual NMIs */
     {0x483, 54, 0x481, 38}, /* save preemption timer: the timer */
     {0x48b, 32, 0x482, 63}, {0x48b, 33, 0x482, 63}, {0x48b, 34, 0x482, 63}, {0x48b, 37, 0x482, 63},
-    {0x48b, 58, 0x482, 63}, /* secondary controls: their activation */
+    {0x48b, 58, 0x482, 63},                                                 /* secondary controls: their activation */
     {0x48b, 36, 0x482, 53}, {0x48b, 40, 0x482, 53}, {0x48b, 41, 0x482, 53}, /* TPR shadow */
-    {0x48b, 41, 0x481, 32}, /* virtual-interrupt delivery: external-interrupt exiting */
-    {0x48b, 39, 0x48b, 33}, /* unrestricted guest: EPT */
-    {0x48b, 39, 0x485, 5},  /* and LMA stored at exits */
+    {0x48b, 41, 0x481, 32},                         /* virtual-interrupt delivery: external-interrupt exiting */
+    {0x48b, 39, 0x48b, 33},                         /* unrestricted guest: EPT */
+    {0x48b, 39, 0x485, 5},                          /* and LMA stored at exits */
     {0x48b, 33, 0x48c, 6},  {0x48b, 33, 0x48c, 14}, /* EPT: a structure that can be described */
     {0x48c, 0, 0x48b, 33},  {0x48c, 16, 0x48b, 33}, {0x48c, 17, 0x48b, 33}, {0x48c, 20, 0x48b, 33},
     {0x48c, 25, 0x48c, 20}, {0x48c, 26, 0x48c, 20}, {0x48c, 26, 0x482, 63}, /* INVEPT types: INVEPT; through EPT */
@@ -368,7 +370,8 @@ Test(caps, numbers_are_the_smaller_ones) {
 
     cr_assert_eq((MSR(&l1, 0x485) >> 16) & 0x1ff, 4, "no more CR3 targets than there are fields");
     cr_assert_eq((MSR(&l1, 0x485) >> 25) & 7, 7);
-    MSR(&mask, 0x485) = (MSR(&mask, 0x485) & ~((UINT64_C(0x1ff) << 16) | (UINT64_C(7) << 25))) | (2u << 16) | (1u << 25);
+    MSR(&mask, 0x485) =
+        (MSR(&mask, 0x485) & ~((UINT64_C(0x1ff) << 16) | (UINT64_C(7) << 25))) | (2u << 16) | (1u << 25);
     l1 = l1_of(&machine, &mask);
     cr_assert_eq((MSR(&l1, 0x485) >> 16) & 0x1ff, 2);
     cr_assert_eq((MSR(&l1, 0x485) >> 25) & 7, 1);
@@ -429,8 +432,8 @@ Test(caps, subset_refuses_each_bit_that_is_too_many) {
                 continue; /* this direction takes away, not adds */
             }
             wanted.msr[place] ^= UINT64_C(1) << bit;
-            cr_assert_eq(nvmx_caps_check_subset(&wanted, &possible, &msr), NVMX_E_DENIED, "MSR %x bit %u", 0x480 + place,
-                         bit);
+            cr_assert_eq(nvmx_caps_check_subset(&wanted, &possible, &msr), NVMX_E_DENIED, "MSR %x bit %u",
+                         0x480 + place, bit);
             cr_assert(msr >= 0x480 && msr <= 0x480 + place);
         }
     }

@@ -6,7 +6,7 @@
 
 #define REASON_RDMSR 31u
 #define REASON_WRMSR 32u
-#define POISON UINT64_C(0xa5a5a5a5a5a5a5a5)
+#define POISON       UINT64_C(0xa5a5a5a5a5a5a5a5)
 
 /* RDMSR or WRMSR of L1 as hardware reports it. Moved on, or a fault that waits. */
 static enum sim_outcome msr_instruction(struct sim *sim, uint32_t reason, uint32_t index) {
@@ -89,9 +89,7 @@ Test(msr, capability_msrs_read_as_l1_sees_them) {
 }
 
 Test(msr, capability_msrs_vanish_with_their_condition) {
-    static const struct {
-        unsigned int place, bit;
-    } gone[] = {{NVMX_CAP_PROCBASED, 63}, {NVMX_CAP_BASIC, 55}};
+    static const struct { unsigned int place, bit; } gone[] = {{NVMX_CAP_PROCBASED, 63}, {NVMX_CAP_BASIC, 55}};
 
     for (size_t i = 0; i < sizeof(gone) / sizeof(gone[0]); i++) {
         struct nvmx_caps machine;

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* MSR-load and MSR-store lists: which entry fails, what happened before it, and that memory and callbacks are used as promised. */
+/* MSR-load and MSR-store lists: which entry fails, what happened before it, and that memory and callbacks are used as
+ * promised. */
 #include <criterion/criterion.h>
 
 #include "sim.h"
 #include "vcpu.h"
 
-#define LIST UINT64_C(0x200000)
-#define ENTRY(n) (LIST + (uint64_t)(n) * 16)
-#define POISON UINT64_C(0xa5a5a5a5a5a5a5a5)
-#define GOOD 0xc0000102u /* KERNEL_GS_BASE */
+#define LIST     UINT64_C(0x200000)
+#define ENTRY(n) (LIST + (uint64_t)(n)*16)
+#define POISON   UINT64_C(0xa5a5a5a5a5a5a5a5)
+#define GOOD     0xc0000102u /* KERNEL_GS_BASE */
 
 static void put(struct sim *sim, uint64_t n, uint64_t index, uint64_t value) {
     sim_write64(sim, ENTRY(n), index);
@@ -52,8 +53,21 @@ Test(msr_list, load_writes_each_in_order) {
 
 /* Indexes that fail although the host would take them: rows C-29.4-01 to C-29.4-05. */
 static const uint64_t never_loaded[] = {
-    0xc0000100, 0xc0000101, 0x800, 0x80b, 0x8ff, 0x9b, 0x9e, 0x79, 0x8b, 0x3a, 0x480, 0x485, 0x493,
-    UINT64_C(0x100000000) | GOOD, UINT64_C(0x8000000000000000) | GOOD,
+    0xc0000100,
+    0xc0000101,
+    0x800,
+    0x80b,
+    0x8ff,
+    0x9b,
+    0x9e,
+    0x79,
+    0x8b,
+    0x3a,
+    0x480,
+    0x485,
+    0x493,
+    UINT64_C(0x100000000) | GOOD,
+    UINT64_C(0x8000000000000000) | GOOD,
 };
 
 Test(msr_list, load_refuses_what_the_sdm_forbids) {
@@ -73,7 +87,8 @@ Test(msr_list, load_refuses_what_the_sdm_forbids) {
 }
 
 Test(msr_list, neighbours_of_forbidden_indexes_are_loaded) {
-    static const uint32_t fine[] = {0x7ff, 0x900, 0xc0000102, 0xc00000ff, 0x9a, 0x9c, 0x78, 0x8c, 0x47f, 0x494, 0x39, 0x3b};
+    static const uint32_t fine[] = {0x7ff, 0x900, 0xc0000102, 0xc00000ff, 0x9a, 0x9c,
+                                    0x78,  0x8c,  0x47f,      0x494,      0x39, 0x3b};
     struct sim *sim = with_msrs();
 
     for (uint32_t i = 0; i < sizeof(fine) / sizeof(fine[0]); i++) {
@@ -249,7 +264,8 @@ Test(msr_list, the_kth_failing_callback_fails_one_entry_and_leaks_nothing) {
             cr_assert_eq(sim->mapped, 0);
             for (uint32_t i = 0; i < 8; i++) {
                 bool done = failed == 0 || i + 1 < failed;
-                cr_assert_eq(store ? sim_read64(sim, ENTRY(252 + i) + 8) == 0x1000 + i : sim_msr(sim, GOOD + i)->writes == 1,
+                cr_assert_eq(store ? sim_read64(sim, ENTRY(252 + i) + 8) == 0x1000 + i
+                                   : sim_msr(sim, GOOD + i)->writes == 1,
                              done);
             }
             uint64_t hit = sim->failed;
