@@ -3,16 +3,16 @@
 #include "console.h"
 #include "host.h"
 
-#define BIOS_START 0xe0000u
-#define BIOS_END 0x100000u
-#define EBDA_SEGMENT 0x40eu
-#define RSDP_RSDT 16 /* 32-bit address of the RSDT */
-#define TABLE_LENGTH 4
-#define TABLE_HEADER 36
-#define FADT_DSDT 40
-#define FADT_PM1A_CONTROL 64
-#define SLEEP_ENABLE (1u << 13)
-#define SLEEP_TYPE_SHIFT 10
+#define BIOS_START          0xe0000u
+#define BIOS_END            0x100000u
+#define EBDA_SEGMENT        0x40eu
+#define RSDP_RSDT           16 /* 32-bit address of the RSDT */
+#define TABLE_LENGTH        4
+#define TABLE_HEADER        36
+#define FADT_DSDT           40
+#define FADT_PM1A_CONTROL   64
+#define SLEEP_ENABLE        (1u << 13)
+#define SLEEP_TYPE_SHIFT    10
 #define BOCHS_SHUTDOWN_PORT 0x8900
 
 static struct {
@@ -23,16 +23,14 @@ static struct {
     bool is_bochs;
 } acpi;
 
-static uint32_t read32(uint64_t hpa)
-{
+static uint32_t read32(uint64_t hpa) {
     uint32_t value;
 
     memcpy(&value, phys_to_virt(hpa), sizeof value);
     return value;
 }
 
-static uint64_t find_rsdp(uint64_t start, uint64_t end)
-{
+static uint64_t find_rsdp(uint64_t start, uint64_t end) {
     for (uint64_t at = start; at + 20 <= end; at += 16) {
         const uint8_t *bytes = phys_to_virt(at);
         uint8_t sum = 0;
@@ -47,8 +45,7 @@ static uint64_t find_rsdp(uint64_t start, uint64_t end)
     return 0;
 }
 
-static uint64_t find_table(uint64_t rsdt, const char *signature)
-{
+static uint64_t find_table(uint64_t rsdt, const char *signature) {
     uint32_t length = read32(rsdt + TABLE_LENGTH);
 
     for (uint64_t at = rsdt + TABLE_HEADER; at + 4 <= rsdt + length && length < MIB; at += 4) {
@@ -60,9 +57,9 @@ static uint64_t find_table(uint64_t rsdt, const char *signature)
     return 0;
 }
 
-/* \_S5 is a package whose first element is SLP_TYPa: NameOp "_S5_" PackageOp PkgLength NumElements (BytePrefix value | 0 | 1 ...). */
-static void read_s5(uint64_t dsdt)
-{
+/* \_S5 is a package whose first element is SLP_TYPa: NameOp "_S5_" PackageOp PkgLength NumElements (BytePrefix value |
+ * 0 | 1 ...). */
+static void read_s5(uint64_t dsdt) {
     uint32_t length = read32(dsdt + TABLE_LENGTH);
     const uint8_t *bytes = phys_to_virt(dsdt);
 
@@ -81,9 +78,8 @@ static void read_s5(uint64_t dsdt)
     }
 }
 
-void acpi_init(void)
-{
-    uint64_t ebda = (uint64_t)*(const uint16_t *)phys_to_virt(EBDA_SEGMENT) << 4;
+void acpi_init(void) {
+    uint64_t ebda = (uint64_t) * (const uint16_t *)phys_to_virt(EBDA_SEGMENT) << 4;
     uint64_t fadt;
 
     if (ebda)
@@ -100,18 +96,15 @@ void acpi_init(void)
     read_s5(read32(fadt + FADT_DSDT));
 }
 
-uint64_t acpi_rsdp(void)
-{
+uint64_t acpi_rsdp(void) {
     return acpi.rsdp;
 }
 
-uint16_t acpi_pm1a_control(void)
-{
+uint16_t acpi_pm1a_control(void) {
     return acpi.pm1a_control;
 }
 
-void power_off(void)
-{
+void power_off(void) {
     if (acpi.is_bochs)
         for (const char *p = "Shutdown"; *p; p++)
             outb(BOCHS_SHUTDOWN_PORT, (uint8_t)*p);

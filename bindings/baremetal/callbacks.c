@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The library's callbacks (nvmx/host.h). With an identity ept01 and a direct map of memory most are a line: this is the file to read
- * before writing them for another host.
+ * The library's callbacks (nvmx/host.h). With an identity ept01 and a direct map of memory most are a line: this is the
+ * file to read before writing them for another host.
  */
 #include "callbacks.h"
 
 #include "host.h"
 
 /*
- * Memory of L1 that L0 may read and write through its write-back direct map: RAM in the loader's map that is not L0's. Devices
- * and holes give NULL, and L1's instruction gets what the architecture says of such an operand.
+ * Memory of L1 that L0 may read and write through its write-back direct map: RAM in the loader's map that is not L0's.
+ * Devices and holes give NULL, and L1's instruction gets what the architecture says of such an operand.
  */
-static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa)
-{
+static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) {
     (void)ctx;
     (void)access; /* ept01 grants every access */
     if (gpa1 >= memory_direct_end() || !memory_is_usable(gpa1, gpa1 + PAGE_BYTES))
@@ -22,41 +21,35 @@ static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa)
 }
 
 /* Nothing is ever paged out or migrated, so a pin needs no record and a dirty page no mark. */
-static void unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied)
-{
+static void unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied) {
     (void)ctx;
     (void)gpa1;
     (void)page;
     (void)dirtied;
 }
 
-static enum nvmx_status ept01_lookup(void *ctx, uint64_t gpa1, struct nvmx_ept01_mapping *out)
-{
+static enum nvmx_status ept01_lookup(void *ctx, uint64_t gpa1, struct nvmx_ept01_mapping *out) {
     (void)ctx;
     return ept01_find(gpa1, out);
 }
 
-static void *page_alloc(void *ctx, uint64_t *hpa)
-{
+static void *page_alloc(void *ctx, uint64_t *hpa) {
     (void)ctx;
     return page_get(hpa);
 }
 
-static void page_free(void *ctx, void *page, uint64_t hpa)
-{
+static void page_free(void *ctx, void *page, uint64_t hpa) {
     (void)ctx;
     (void)page;
     page_put(hpa);
 }
 
-static void *page_pointer(void *ctx, uint64_t hpa)
-{
+static void *page_pointer(void *ctx, uint64_t hpa) {
     (void)ctx;
     return phys_to_virt(hpa);
 }
 
-static enum nvmx_status vmcs_select(void *ctx, uint32_t which)
-{
+static enum nvmx_status vmcs_select(void *ctx, uint32_t which) {
     struct cpu *cpu = ctx;
 
     if (which >= SLOTS)
@@ -66,8 +59,7 @@ static enum nvmx_status vmcs_select(void *ctx, uint32_t which)
 }
 
 /* VMCLEAR, a fresh region, and the host-state area: whatever the library writes afterwards, exits come back to L0. */
-static enum nvmx_status vmcs_reset(void *ctx, uint32_t which)
-{
+static enum nvmx_status vmcs_reset(void *ctx, uint32_t which) {
     struct cpu *cpu = ctx;
     uint32_t selected = cpu->selected;
 
@@ -83,8 +75,7 @@ static enum nvmx_status vmcs_reset(void *ctx, uint32_t which)
     return NVMX_OK;
 }
 
-static enum nvmx_status vmcs_read(void *ctx, uint32_t count, const uint32_t *encoding, uint64_t *value)
-{
+static enum nvmx_status vmcs_read(void *ctx, uint32_t count, const uint32_t *encoding, uint64_t *value) {
     (void)ctx;
     for (uint32_t i = 0; i < count; i++)
         if (!vmread_safe(encoding[i], &value[i]))
@@ -92,8 +83,7 @@ static enum nvmx_status vmcs_read(void *ctx, uint32_t count, const uint32_t *enc
     return NVMX_OK;
 }
 
-static enum nvmx_status vmcs_write(void *ctx, uint32_t count, const uint32_t *encoding, const uint64_t *value)
-{
+static enum nvmx_status vmcs_write(void *ctx, uint32_t count, const uint32_t *encoding, const uint64_t *value) {
     (void)ctx;
     for (uint32_t i = 0; i < count; i++)
         if (!vmwrite_safe(encoding[i], value[i]))
@@ -102,8 +92,7 @@ static enum nvmx_status vmcs_write(void *ctx, uint32_t count, const uint32_t *en
 }
 
 /* Where the CPU lacks the narrow kind of flush, a wider one does: more may be dropped, never less. */
-static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t linear)
-{
+static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t linear) {
     (void)ctx;
     switch (kind) {
     case NVMX_FLUSH_EPT:
@@ -128,19 +117,17 @@ static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t 
         invvpid(INVVPID_ALL, 0, 0);
 }
 
-static enum nvmx_status msr_read(void *ctx, uint32_t index, uint64_t *value)
-{
+static enum nvmx_status msr_read(void *ctx, uint32_t index, uint64_t *value) {
     return l1_rdmsr(ctx, index, value) ? NVMX_OK : NVMX_E_DENIED;
 }
 
-static enum nvmx_status msr_write(void *ctx, uint32_t index, uint64_t value)
-{
+static enum nvmx_status msr_write(void *ctx, uint32_t index, uint64_t value) {
     return l1_wrmsr(ctx, index, value) ? NVMX_OK : NVMX_E_DENIED;
 }
 
 /*
- * Not given: translate (the library walks L1's page tables), ack_interrupt and queue_exception (vmcs01 doesn't intercept
- * interrupts), speculation_barrier (L1 and L2 trust each other as they would without L0), trace.
+ * Not given: translate (the library walks L1's page tables), ack_interrupt and queue_exception (vmcs01 doesn't
+ * intercept interrupts), speculation_barrier (L1 and L2 trust each other as they would without L0), trace.
  */
 const struct nvmx_host callbacks = {
     .size = sizeof callbacks,

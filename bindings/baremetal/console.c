@@ -6,18 +6,24 @@
 #include "host.h"
 #include "x86.h"
 
-enum { UART_DATA = COM1, UART_IER = COM1 + 1, UART_FCR = COM1 + 2, UART_LCR = COM1 + 3, UART_MCR = COM1 + 4, UART_LSR = COM1 + 5 };
+enum {
+    UART_DATA = COM1,
+    UART_IER = COM1 + 1,
+    UART_FCR = COM1 + 2,
+    UART_LCR = COM1 + 3,
+    UART_MCR = COM1 + 4,
+    UART_LSR = COM1 + 5
+};
 
-#define LCR_8N1 3
-#define LCR_DLAB 0x80
+#define LCR_8N1   3
+#define LCR_DLAB  0x80
 #define LSR_READY 0x20 /* takes a character */
 #define LSR_EMPTY 0x40 /* sent the last one */
 
 /* A line that never becomes ready (no UART there: all ones reads as ready; a stuck one doesn't) must not stop L0. */
 #define READY_TRIES 1000000u
 
-void console_init(void)
-{
+void console_init(void) {
     outb(UART_IER, 0);
     outb(UART_LCR, LCR_DLAB | LCR_8N1);
     outb(UART_DATA, 1); /* divisor 1: 115200 */
@@ -27,20 +33,17 @@ void console_init(void)
     outb(UART_MCR, 3);
 }
 
-static void wait_for(uint8_t status)
-{
+static void wait_for(uint8_t status) {
     for (uint32_t i = 0; i < READY_TRIES && !(inb(UART_LSR) & status); i++) {
     }
 }
 
-static void put_raw(char c)
-{
+static void put_raw(char c) {
     wait_for(LSR_READY);
     outb(UART_DATA, (uint8_t)c);
 }
 
-static void put(char c)
-{
+static void put(char c) {
     if (c == '\n')
         put_raw('\r');
     put_raw(c);
@@ -52,8 +55,7 @@ struct conversion {
     char fill;
 };
 
-static void put_padded(const char *text, size_t length, const struct conversion *how)
-{
+static void put_padded(const char *text, size_t length, const struct conversion *how) {
     size_t fill = how->width > length ? how->width - length : 0;
 
     if (!how->left)
@@ -65,8 +67,7 @@ static void put_padded(const char *text, size_t length, const struct conversion 
         put(' ');
 }
 
-static void put_number(uint64_t value, uint32_t base, bool negative, const struct conversion *how)
-{
+static void put_number(uint64_t value, uint32_t base, bool negative, const struct conversion *how) {
     char digits[24];
     size_t at = sizeof digits;
 
@@ -79,13 +80,11 @@ static void put_number(uint64_t value, uint32_t base, bool negative, const struc
     put_padded(digits + at, sizeof digits - at, how);
 }
 
-static void put_signed(int64_t value, const struct conversion *how)
-{
+static void put_signed(int64_t value, const struct conversion *how) {
     put_number(value < 0 ? 0 - (uint64_t)value : (uint64_t)value, 10, value < 0, how);
 }
 
-static void put_string(const char *text, const struct conversion *how)
-{
+static void put_string(const char *text, const struct conversion *how) {
     size_t length = 0;
 
     if (!text)
@@ -95,8 +94,7 @@ static void put_string(const char *text, const struct conversion *how)
     put_padded(text, length, how);
 }
 
-static void vprint(const char *format, va_list *arguments)
-{
+static void vprint(const char *format, va_list *arguments) {
     for (const char *p = format; *p; p++) {
         struct conversion how = {.fill = ' '};
         bool is_long = false;
@@ -121,15 +119,14 @@ static void vprint(const char *format, va_list *arguments)
         else if (*p == 'd')
             put_signed(is_long ? va_arg(*arguments, long) : va_arg(*arguments, int), &how);
         else if (*p == 'u' || *p == 'x')
-            put_number(is_long ? va_arg(*arguments, unsigned long) : va_arg(*arguments, unsigned),
-                       *p == 'u' ? 10 : 16, false, &how);
+            put_number(is_long ? va_arg(*arguments, unsigned long) : va_arg(*arguments, unsigned), *p == 'u' ? 10 : 16,
+                       false, &how);
         else
             put(*p);
     }
 }
 
-static void print_borrowed(const char *prefix, const char *format, va_list *arguments)
-{
+static void print_borrowed(const char *prefix, const char *format, va_list *arguments) {
     uint8_t lcr = inb(UART_LCR);
     uint8_t ier;
 
@@ -144,8 +141,7 @@ static void print_borrowed(const char *prefix, const char *format, va_list *argu
     outb(UART_LCR, lcr);
 }
 
-void print(const char *format, ...)
-{
+void print(const char *format, ...) {
     va_list arguments;
 
     va_start(arguments, format);
@@ -153,8 +149,7 @@ void print(const char *format, ...)
     va_end(arguments);
 }
 
-void panic(const char *format, ...)
-{
+void panic(const char *format, ...) {
     va_list arguments;
 
     va_start(arguments, format);

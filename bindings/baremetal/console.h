@@ -9,8 +9,8 @@
 void console_init(void);
 
 /*
- * As printf, with %s %c %d %u %x, the l modifier, width, 0 and - flags, %%. Each call is one borrowing of the line, so L1's settings
- * are those it left. A newline becomes CR LF.
+ * As printf, with %s %c %d %u %x, the l modifier, width, 0 and - flags, %%. Each call is one borrowing of the line, so
+ * L1's settings are those it left. A newline becomes CR LF.
  */
 void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -3,8 +3,7 @@
 #include "console.h"
 #include "host.h"
 
-static void print_registers(const char *whose, const uint64_t *gpr)
-{
+static void print_registers(const char *whose, const uint64_t *gpr) {
     static const char *const name[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                        "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
 
@@ -14,10 +13,10 @@ static void print_registers(const char *whose, const uint64_t *gpr)
               name[i + 2], gpr[i + 2], name[i + 3], gpr[i + 3]);
 }
 
-static void print_vmcs(const struct cpu *cpu)
-{
-    const char *kind = cpu->selected == NVMX_VMCS01 ? "vmcs01" : cpu->selected == NVMX_VMCS_SHADOW ? "the shadow VMCS"
-                                                                                                  : "vmcs02";
+static void print_vmcs(const struct cpu *cpu) {
+    const char *kind = cpu->selected == NVMX_VMCS01        ? "vmcs01"
+                       : cpu->selected == NVMX_VMCS_SHADOW ? "the shadow VMCS"
+                                                           : "vmcs02";
 
     print("nvmx: VMCS %u (%s), last exit reason 0x%x:\n", cpu->selected, kind, cpu->exit_reason);
     for (uint32_t slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
@@ -29,15 +28,13 @@ static void print_vmcs(const struct cpu *cpu)
     }
 }
 
-void crash_report(const struct trap_frame *frame)
-{
+void crash_report(const struct trap_frame *frame) {
     struct cpu *cpu = this_cpu();
     uint64_t rip = 0;
 
     if (frame) {
         print_registers("L0's", frame->gpr);
-        print("  rip %016lx  rsp %016lx  flags %lx  cr2 %016lx\n", frame->rip, frame->rsp, frame->rflags,
-              read_cr2());
+        print("  rip %016lx  rsp %016lx  flags %lx  cr2 %016lx\n", frame->rip, frame->rsp, frame->rflags, read_cr2());
     }
     if (!vmx_is_on() || !cpu->has_run)
         return;

@@ -2,21 +2,21 @@
 /*
  * ept01: L1's physical memory is the machine's, except L0's own range.
  *
- * L0's range is mapped to one sacrificial page that starts as all ones. L1 was told that the range is reserved; should it touch it
- * nevertheless it meets something like a bus without a device, never L0: no instruction has to be decoded for that, and no access
- * has to be refused.
+ * L0's range is mapped to one sacrificial page that starts as all ones. L1 was told that the range is reserved; should
+ * it touch it nevertheless it meets something like a bus without a device, never L0: no instruction has to be decoded
+ * for that, and no access has to be refused.
  */
 #include "console.h"
 #include "host.h"
 
-#define EPT_RWX 7ull
-#define EPT_TYPE_SHIFT 3
-#define EPT_LARGE 0x80ull
-#define EPT_ADDRESS 0x000ffffffffff000ull
+#define EPT_RWX            7ull
+#define EPT_TYPE_SHIFT     3
+#define EPT_LARGE          0x80ull
+#define EPT_ADDRESS        0x000ffffffffff000ull
 #define EPT_POINTER_WALK_4 (3ull << 3)
-#define EPT_POINTER_WB 6ull
+#define EPT_POINTER_WB     6ull
 
-#define TYPE_WB 6u
+#define TYPE_WB            6u
 
 static struct {
     uint64_t root, decoy_table;
@@ -24,14 +24,12 @@ static struct {
     uint64_t end;     /* first physical address that the CPU has not */
 } ept01;
 
-static uint64_t *entry_at(uint64_t table, uint64_t gpa1, uint32_t shift)
-{
+static uint64_t *entry_at(uint64_t table, uint64_t gpa1, uint32_t shift) {
     return (uint64_t *)phys_to_virt(table) + (gpa1 >> shift & 511);
 }
 
 /* The largest page that may hold gpa1: of one memory type, and free of L0. */
-static uint32_t page_shift(uint64_t gpa1)
-{
+static uint32_t page_shift(uint64_t gpa1) {
     for (uint32_t shift = ept01.largest; shift > 12; shift -= 9) {
         uint64_t start = gpa1 & ~((1ull << shift) - 1);
 
@@ -41,8 +39,7 @@ static uint32_t page_shift(uint64_t gpa1)
     return 12;
 }
 
-bool ept01_fill(uint64_t gpa1)
-{
+bool ept01_fill(uint64_t gpa1) {
     bool is_own = memory_is_own(gpa1 & ~(PAGE_BYTES - 1), (gpa1 | (PAGE_BYTES - 1)) + 1);
     uint32_t leaf = is_own ? 21 : page_shift(gpa1);
     uint64_t table = ept01.root, hpa;
@@ -71,8 +68,7 @@ bool ept01_fill(uint64_t gpa1)
     return true;
 }
 
-static void fill_range(uint64_t start, uint64_t end)
-{
+static void fill_range(uint64_t start, uint64_t end) {
     while (start < end && start < ept01.end) {
         struct nvmx_ept01_mapping mapping;
 
@@ -82,8 +78,7 @@ static void fill_range(uint64_t start, uint64_t end)
     }
 }
 
-static void make_decoy(void)
-{
+static void make_decoy(void) {
     uint64_t decoy;
     uint64_t *table;
 
@@ -93,8 +88,7 @@ static void make_decoy(void)
         table[i] = decoy | EPT_RWX | TYPE_WB << EPT_TYPE_SHIFT;
 }
 
-void ept01_init(void)
-{
+void ept01_init(void) {
     const struct memory_map *map = memory_map();
     uint32_t width = cpuid(0x80000008, 0).eax & 0xff;
 
@@ -108,13 +102,11 @@ void ept01_init(void)
             fill_range(map->region[i].start & ~(PAGE_BYTES - 1), map->region[i].end);
 }
 
-uint64_t ept01_pointer(void)
-{
+uint64_t ept01_pointer(void) {
     return ept01.root | EPT_POINTER_WALK_4 | EPT_POINTER_WB;
 }
 
-enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out)
-{
+enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out) {
     uint64_t table = ept01.root;
 
     if (gpa1 >= ept01.end)

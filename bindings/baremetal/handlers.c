@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: MIT */
-/* Exits that are the host's own business: a table of handlers by exit reason. They work on the VMCS that exited, L1's or L2's. */
+/* Exits that are the host's own business: a table of handlers by exit reason. They work on the VMCS that exited, L1's
+ * or L2's. */
 #include "console.h"
 #include "host.h"
 
-#define INTERRUPTION_VALID (1u << 31)
+#define INTERRUPTION_VALID      (1u << 31)
 #define INTERRUPTION_ERROR_CODE (1u << 11)
 #define INTERRUPTION_TYPE_SHIFT 8
-#define TYPE_NMI 2u
+#define TYPE_NMI                2u
 #define TYPE_HARDWARE_EXCEPTION 3u
-#define TYPE_HAS_LENGTH(type) ((type) >= 4 && (type) <= 6) /* software interrupts and exceptions */
-#define BLOCKING_STI_MOVSS 3u
-#define BLOCKING_MOVSS 2u
-#define BLOCKING_NMI 8u
-#define DEBUG_BTF (1u << 1)
-#define PENDING_BS (1u << 14)
-#define CS_LONG (1u << 13)
+#define TYPE_HAS_LENGTH(type)   ((type) >= 4 && (type) <= 6) /* software interrupts and exceptions */
+#define BLOCKING_STI_MOVSS      3u
+#define BLOCKING_MOVSS          2u
+#define BLOCKING_NMI            8u
+#define DEBUG_BTF               (1u << 1)
+#define PENDING_BS              (1u << 14)
+#define CS_LONG                 (1u << 13)
 
-void skip_instruction(void)
-{
+void skip_instruction(void) {
     uint64_t rip = vmcs_get(NVMX_VMCS_GUEST_RIP) + vmcs_get(NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH);
     uint64_t blocking = vmcs_get(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE);
     bool is_64 = vmcs_get(NVMX_VMCS_GUEST_EFER) & EFER_LMA && vmcs_get(NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS) & CS_LONG;
@@ -30,8 +30,7 @@ void skip_instruction(void)
                  vmcs_get(NVMX_VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS) | PENDING_BS);
 }
 
-void inject_exception(uint8_t vector, bool has_error_code, uint32_t error_code)
-{
+void inject_exception(uint8_t vector, bool has_error_code, uint32_t error_code) {
     uint32_t info = vector | TYPE_HARDWARE_EXCEPTION << INTERRUPTION_TYPE_SHIFT | INTERRUPTION_VALID;
 
     /* Real mode has no error codes (SDM 29.2.1.3). */
@@ -42,13 +41,11 @@ void inject_exception(uint8_t vector, bool has_error_code, uint32_t error_code)
     vmcs_put(NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, info);
 }
 
-static void inject_gp(void)
-{
+static void inject_gp(void) {
     inject_exception(VECTOR_GP, true, 0);
 }
 
-void deliver_nmi(struct cpu *cpu)
-{
+void deliver_nmi(struct cpu *cpu) {
     uint64_t blocking = vmcs_get(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE);
 
     if (blocking & (BLOCKING_NMI | BLOCKING_MOVSS) ||
@@ -60,8 +57,7 @@ void deliver_nmi(struct cpu *cpu)
 }
 
 /* An event whose delivery the exit interrupted has to be delivered again (SDM 30.2.4). */
-static void restore_event_in_flight(void)
-{
+static void restore_event_in_flight(void) {
     uint32_t info = (uint32_t)vmcs_get(NVMX_VMCS_IDT_VECTORING_INFO);
     uint32_t type = info >> INTERRUPTION_TYPE_SHIFT & 7;
 
@@ -74,28 +70,25 @@ static void restore_event_in_flight(void)
     vmcs_put(NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, info & ~(1u << 12)); /* bit 12 is undefined here, reserved there */
 }
 
-/* -- one handler per reason -------------------------------------------------------------------------------------------- */
+/* -- one handler per reason
+ * -------------------------------------------------------------------------------------------- */
 
-static void handle_triple_fault(struct cpu *cpu)
-{
+static void handle_triple_fault(struct cpu *cpu) {
     (void)cpu;
     panic("L1 shut down (triple fault)");
 }
 
-static void handle_init(struct cpu *cpu)
-{
+static void handle_init(struct cpu *cpu) {
     (void)cpu;
     panic("L1's processor got an INIT signal, which L0 does not emulate");
 }
 
-static void handle_task_switch(struct cpu *cpu)
-{
+static void handle_task_switch(struct cpu *cpu) {
     (void)cpu;
     panic("L1 switched tasks through a TSS, which L0 does not emulate");
 }
 
-static void handle_cpuid(struct cpu *cpu)
-{
+static void handle_cpuid(struct cpu *cpu) {
     uint64_t *gpr = cpu->regs.gpr;
     uint32_t leaf = (uint32_t)gpr[NVMX_RAX];
     struct cpuid r = cpuid(leaf, (uint32_t)gpr[NVMX_RCX]);
@@ -123,22 +116,19 @@ static void handle_cpuid(struct cpu *cpu)
 }
 
 /* CR4.SMXE can't be set, so the processor gives #UD by itself; for completeness. */
-static void handle_getsec(struct cpu *cpu)
-{
+static void handle_getsec(struct cpu *cpu) {
     (void)cpu;
     inject_exception(VECTOR_UD, false, 0);
 }
 
 /* To drop the caches without writing them back would lose L0's data too. */
-static void handle_invd(struct cpu *cpu)
-{
+static void handle_invd(struct cpu *cpu) {
     (void)cpu;
     wbinvd();
     skip_instruction();
 }
 
-static void handle_vmcall(struct cpu *cpu)
-{
+static void handle_vmcall(struct cpu *cpu) {
     if (cpu->regs.gpr[NVMX_RAX] == STATS_VMCALL && options.stats) {
         stats_print();
         skip_instruction();
@@ -148,11 +138,11 @@ static void handle_vmcall(struct cpu *cpu)
 }
 
 /*
- * L1 wrote a masked bit of CR0 or CR4 differently from its read shadow. If it may, the shadow follows and the instruction runs again: it then agrees
- * with the shadow, so the processor carries it out, with all its own checks and mode changes, and keeps the real bit.
+ * L1 wrote a masked bit of CR0 or CR4 differently from its read shadow. If it may, the shadow follows and the
+ * instruction runs again: it then agrees with the shadow, so the processor carries it out, with all its own checks and
+ * mode changes, and keeps the real bit.
  */
-static void handle_cr_access(struct cpu *cpu)
-{
+static void handle_cr_access(struct cpu *cpu) {
     uint64_t qualification = vmcs_get(NVMX_VMCS_EXIT_QUALIFICATION);
     uint32_t number = qualification & 15, gpr = qualification >> 8 & 15;
     uint32_t shadow_field = number ? NVMX_VMCS_CR4_READ_SHADOW : NVMX_VMCS_CR0_READ_SHADOW;
@@ -168,16 +158,14 @@ static void handle_cr_access(struct cpu *cpu)
     }
     value = gpr == NVMX_RSP ? vmcs_get(NVMX_VMCS_GUEST_RSP) : cpu->regs.gpr[gpr];
     /* Of L2's bits only SMXE is masked for L0's sake. */
-    if ((number && value & CR4_SMXE) ||
-        (cpu->selected == NVMX_VMCS01 && !nvmx_cr_allowed(cpu->vcpu, number, value))) {
+    if ((number && value & CR4_SMXE) || (cpu->selected == NVMX_VMCS01 && !nvmx_cr_allowed(cpu->vcpu, number, value))) {
         inject_gp();
         return;
     }
     vmcs_put(shadow_field, (shadow & ~mask) | (value & mask));
 }
 
-static void handle_rdmsr(struct cpu *cpu)
-{
+static void handle_rdmsr(struct cpu *cpu) {
     uint64_t value;
 
     if (!l1_rdmsr(cpu, (uint32_t)cpu->regs.gpr[NVMX_RCX], &value)) {
@@ -189,8 +177,7 @@ static void handle_rdmsr(struct cpu *cpu)
     skip_instruction();
 }
 
-static void handle_wrmsr(struct cpu *cpu)
-{
+static void handle_wrmsr(struct cpu *cpu) {
     uint64_t value = (uint32_t)cpu->regs.gpr[NVMX_RAX] | cpu->regs.gpr[NVMX_RDX] << 32;
 
     if (l1_wrmsr(cpu, (uint32_t)cpu->regs.gpr[NVMX_RCX], value))
@@ -199,16 +186,14 @@ static void handle_wrmsr(struct cpu *cpu)
         inject_gp();
 }
 
-static void handle_entry_failure(struct cpu *cpu)
-{
+static void handle_entry_failure(struct cpu *cpu) {
     panic("the processor refused the state in VMCS %u (exit reason 0x%x, qualification 0x%lx)", cpu->selected,
           cpu->exit_reason, vmcs_get(NVMX_VMCS_EXIT_QUALIFICATION));
 }
 
-static void handle_ept_violation(struct cpu *cpu)
-{
-    uint64_t gpa1 = cpu->selected == NVMX_VMCS01 ? vmcs_get(NVMX_VMCS_GUEST_PHYSICAL_ADDRESS)
-                                                 : nvmx_host_fault_gpa1(cpu->vcpu);
+static void handle_ept_violation(struct cpu *cpu) {
+    uint64_t gpa1 =
+        cpu->selected == NVMX_VMCS01 ? vmcs_get(NVMX_VMCS_GUEST_PHYSICAL_ADDRESS) : nvmx_host_fault_gpa1(cpu->vcpu);
 
     if (!ept01_fill(gpa1))
         panic("access to 0x%lx, an address that this processor does not have", gpa1);
@@ -216,8 +201,7 @@ static void handle_ept_violation(struct cpu *cpu)
 }
 
 /* XCR0 is L1's: L0 never uses the registers that it controls. */
-static void handle_xsetbv(struct cpu *cpu)
-{
+static void handle_xsetbv(struct cpu *cpu) {
     uint64_t value = (uint32_t)cpu->regs.gpr[NVMX_RAX] | cpu->regs.gpr[NVMX_RDX] << 32;
     bool ok;
 
@@ -231,26 +215,15 @@ static void handle_xsetbv(struct cpu *cpu)
 }
 
 static void (*const handler[])(struct cpu *) = {
-    [2] = handle_triple_fault,
-    [3] = handle_init,
-    [9] = handle_task_switch,
-    [10] = handle_cpuid,
-    [11] = handle_getsec,
-    [13] = handle_invd,
-    [18] = handle_vmcall,
-    [28] = handle_cr_access,
-    [30] = handle_io,
-    [31] = handle_rdmsr,
-    [32] = handle_wrmsr,
-    [33] = handle_entry_failure,
-    [34] = handle_entry_failure,
-    [41] = handle_entry_failure,
-    [48] = handle_ept_violation,
+    [2] = handle_triple_fault,   [3] = handle_init,           [9] = handle_task_switch,
+    [10] = handle_cpuid,         [11] = handle_getsec,        [13] = handle_invd,
+    [18] = handle_vmcall,        [28] = handle_cr_access,     [30] = handle_io,
+    [31] = handle_rdmsr,         [32] = handle_wrmsr,         [33] = handle_entry_failure,
+    [34] = handle_entry_failure, [41] = handle_entry_failure, [48] = handle_ept_violation,
     [55] = handle_xsetbv,
 };
 
-void handle_exit(struct cpu *cpu)
-{
+void handle_exit(struct cpu *cpu) {
     uint32_t reason = cpu->exit_reason & 0xffff;
 
     if (reason >= sizeof handler / sizeof handler[0] || !handler[reason])

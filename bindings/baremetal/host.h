@@ -10,7 +10,7 @@
 #include "x86.h"
 
 #define VMCS02_SLOTS 4
-#define SLOTS (NVMX_VMCS02_FIRST + VMCS02_SLOTS)
+#define SLOTS        (NVMX_VMCS02_FIRST + VMCS02_SLOTS)
 
 /* A page of L0's that a VMCS names. */
 struct page {
@@ -23,9 +23,10 @@ struct vmcs_slot {
     bool launched; /* VMRESUME, not VMLAUNCH, is due */
 };
 
-/* One processor of the machine, and of L1. Lies at the top of its stack: see entry.S, which knows the first three members. */
+/* One processor of the machine, and of L1. Lies at the top of its stack: see entry.S, which knows the first three
+ * members. */
 struct cpu {
-    struct nvmx_regs regs; /* of the guest, L1 or L2 */
+    struct nvmx_regs regs;        /* of the guest, L1 or L2 */
     volatile uint8_t nmi_pending; /* an NMI hit L0; it is L1's */
     uint32_t selected;            /* slot whose VMCS is current in the processor */
     struct vmcs_slot slot[SLOTS];
@@ -42,7 +43,8 @@ _Static_assert(offsetof(struct cpu, regs.gpr) == 0, "entry.S");
 _Static_assert(offsetof(struct cpu, regs.cr2) == CPU_CR2, "entry.S");
 _Static_assert(offsetof(struct cpu, nmi_pending) == CPU_NMI_PENDING, "entry.S");
 
-/* -- boot options (main.c) ------------------------------------------------------------------------------------------------ */
+/* -- boot options (main.c)
+ * ------------------------------------------------------------------------------------------------ */
 
 struct options {
     bool stats;        /* print counts at the end */
@@ -52,7 +54,8 @@ struct options {
 };
 extern struct options options;
 
-/* -- entry.S, traps.c --------------------------------------------------------------------------------------------------- */
+/* -- entry.S, traps.c
+ * --------------------------------------------------------------------------------------------------- */
 
 void vmx_exit_point(void);
 _Noreturn void vmx_run(struct cpu *cpu);
@@ -72,7 +75,8 @@ uint64_t traps_tss_base(void);
 /* The only processor. */
 struct cpu *this_cpu(void);
 
-/* -- VMX (vmx.c, vmcs01.c) ---------------------------------------------------------------------------------------------- */
+/* -- VMX (vmx.c, vmcs01.c)
+ * ---------------------------------------------------------------------------------------------- */
 
 /* Check that the CPU has what L0 needs (panics with a clear message), and enter VMX operation. */
 void vmx_on(struct cpu *cpu);
@@ -100,37 +104,38 @@ void vmcs01_init(struct cpu *cpu, const struct l1_start *start);
 void vmcs01_follow_mode(bool in_vmx_operation);
 void vmcs01_shadow_bitmaps(const struct nvmx_vm *vm);
 
-#define PROC2_EPT (1u << 1)
-#define PROC2_RDTSCP (1u << 3)
-#define PROC2_VPID (1u << 5)
+#define PROC2_EPT                (1u << 1)
+#define PROC2_RDTSCP             (1u << 3)
+#define PROC2_VPID               (1u << 5)
 #define PROC2_UNRESTRICTED_GUEST (1u << 7)
-#define PROC2_INVPCID (1u << 12)
-#define PROC2_VMCS_SHADOWING (1u << 14)
-#define PROC2_XSAVES (1u << 20)
-#define PROC2_PT_CONCEALS (1u << 19)
-#define PROC2_USER_WAIT_PAUSE (1u << 26)
-#define PROC2_PCONFIG (1u << 27)
+#define PROC2_INVPCID            (1u << 12)
+#define PROC2_VMCS_SHADOWING     (1u << 14)
+#define PROC2_XSAVES             (1u << 20)
+#define PROC2_PT_CONCEALS        (1u << 19)
+#define PROC2_USER_WAIT_PAUSE    (1u << 26)
+#define PROC2_PCONFIG            (1u << 27)
 
-#define EPT_CAP_WALK_4 6
-#define EPT_CAP_WB 14
-#define EPT_CAP_2M 16
-#define EPT_CAP_1G 17
-#define EPT_CAP_INVEPT 20
-#define EPT_CAP_INVEPT_SINGLE 25
-#define EPT_CAP_INVEPT_ALL 26
-#define EPT_CAP_INVVPID 32
-#define EPT_CAP_INVVPID_ADDRESS 40
-#define EPT_CAP_INVVPID_SINGLE 41
-#define EPT_CAP_INVVPID_ALL 42
+#define EPT_CAP_WALK_4           6
+#define EPT_CAP_WB               14
+#define EPT_CAP_2M               16
+#define EPT_CAP_1G               17
+#define EPT_CAP_INVEPT           20
+#define EPT_CAP_INVEPT_SINGLE    25
+#define EPT_CAP_INVEPT_ALL       26
+#define EPT_CAP_INVVPID          32
+#define EPT_CAP_INVVPID_ADDRESS  40
+#define EPT_CAP_INVVPID_SINGLE   41
+#define EPT_CAP_INVVPID_ALL      42
 
-#define VPID01 1
-#define VPID02_COUNT 16
+#define VPID01                   1
+#define VPID02_COUNT             16
 
 /* Types of INVEPT and INVVPID. */
 enum { INVEPT_SINGLE = 1, INVEPT_ALL = 2 };
 enum { INVVPID_ADDRESS = 0, INVVPID_SINGLE = 1, INVVPID_ALL = 2 };
 
-/* -- ept01 (ept01.c) ---------------------------------------------------------------------------------------------------- */
+/* -- ept01 (ept01.c)
+ * ---------------------------------------------------------------------------------------------------- */
 
 /* Map all below 4 GiB and all RAM above it. */
 void ept01_init(void);
@@ -140,15 +145,16 @@ bool ept01_fill(uint64_t gpa1);
 /* As the library's callback asks. */
 enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out);
 
-/* -- exits (handlers.c) ------------------------------------------------------------------------------------------------- */
+/* -- exits (handlers.c)
+ * ------------------------------------------------------------------------------------------------- */
 
 /* An exit that the library leaves to the host. */
 void handle_exit(struct cpu *cpu);
 /* Leave the instruction that exited behind: RIP, interruptibility, a pending single step. */
 void skip_instruction(void);
 #define VECTOR_NMI 2
-#define VECTOR_UD 6
-#define VECTOR_GP 13
+#define VECTOR_UD  6
+#define VECTOR_GP  13
 void inject_exception(uint8_t vector, bool has_error_code, uint32_t error_code);
 /* Deliver an NMI that hit L0, if L1 can take it now. */
 void deliver_nmi(struct cpu *cpu);
@@ -159,7 +165,8 @@ bool l1_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value);
 /* A new bitmap for vmcs01. */
 struct page msr_bitmap01(void);
 
-/* -- the machine (acpi.c, ports.c) -------------------------------------------------------------------------------------- */
+/* -- the machine (acpi.c, ports.c)
+ * -------------------------------------------------------------------------------------- */
 
 void acpi_init(void);
 /* The RSDP's address (0: none), and the port of PM1a control (0: none). */
@@ -172,7 +179,8 @@ _Noreturn void power_off(void);
 void io_bitmaps01(struct page bitmaps[2]);
 void handle_io(struct cpu *cpu);
 
-/* -- diagnosis (stats.c, crash.c) ---------------------------------------------------------------------------------------- */
+/* -- diagnosis (stats.c, crash.c)
+ * ---------------------------------------------------------------------------------------- */
 
 enum stats_who { STATS_HOST, STATS_EMULATED, STATS_REFLECTED, STATS_WHO_COUNT };
 #define STATS_REASONS 96

@@ -37,8 +37,8 @@ struct l1_extent {
 const void *module_bytes(const struct boot_module *module, uint64_t offset, uint64_t bytes);
 
 /*
- * Get the modules out of the way of `extents`: each that overlaps one (or isn't page-aligned) moves to free RAM below `max`. On return modules and
- * extents are reserved. Panics if an extent isn't free RAM or memory is short.
+ * Get the modules out of the way of `extents`: each that overlaps one (or isn't page-aligned) moves to free RAM below
+ * `max`. On return modules and extents are reserved. Panics if an extent isn't free RAM or memory is short.
  */
 void modules_settle(struct boot_modules *modules, const struct l1_extent *extents, uint32_t count, uint64_t max);
 

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * L1 is a Linux bzImage, started by the 32-bit boot protocol (Linux, Documentation/x86/boot.rst): the real-mode part of the file is
- * not run; its set-up header, the memory map, the command line and the initramfs (module 1) are handed over in boot_params.
+ * L1 is a Linux bzImage, started by the 32-bit boot protocol (Linux, Documentation/x86/boot.rst): the real-mode part of
+ * the file is not run; its set-up header, the memory map, the command line and the initramfs (module 1) are handed over
+ * in boot_params.
  */
 #include "console.h"
 #include "host.h"
 #include "l1.h"
 
-#define LOW_START 0x1000
-#define LOW_END 0x90000
+#define LOW_START          0x1000
+#define LOW_END            0x90000
 
 #define BOOT_SELECTOR_CODE 0x10
 #define BOOT_SELECTOR_DATA 0x18
@@ -41,40 +42,36 @@ enum {
     PARAMS_E820 = 0x2d0,
     PARAMS_BYTES = 4096,
 };
-#define E820_MAX 128
+#define E820_MAX       128
 #define LOADER_UNKNOWN 0xff
-#define LOADED_HIGH 1u
-#define VERSION_2_10 0x20a /* has preferred address and init_size: 2009 */
-#define VERSION_2_14 0x20e /* has acpi_rsdp_addr */
+#define LOADED_HIGH    1u
+#define VERSION_2_10   0x20a /* has preferred address and init_size: 2009 */
+#define VERSION_2_14   0x20e /* has acpi_rsdp_addr */
 
 struct e820 {
     uint64_t start, bytes;
     uint32_t type;
 } __attribute__((packed));
 
-static uint64_t get(const uint8_t *bytes, uint32_t offset, uint32_t width)
-{
+static uint64_t get(const uint8_t *bytes, uint32_t offset, uint32_t width) {
     uint64_t value = 0;
 
     memcpy(&value, bytes + offset, width);
     return value;
 }
 
-static void put(uint8_t *params, uint32_t offset, uint32_t width, uint64_t value)
-{
+static void put(uint8_t *params, uint32_t offset, uint32_t width, uint64_t value) {
     memcpy(params + offset, &value, width);
 }
 
-bool linux_is_image(const struct boot_module *image)
-{
+bool linux_is_image(const struct boot_module *image) {
     const uint8_t *file = module_bytes(image, 0, PARAMS_MAGIC + 4);
 
     return file && get(file, PARAMS_BOOT_FLAG, 2) == 0xaa55 && !memcmp(file + PARAMS_MAGIC, "HdrS", 4);
 }
 
 /* Bytes of low memory, zeroed. */
-static uint64_t take_low(uint64_t bytes, const char *what)
-{
+static uint64_t take_low(uint64_t bytes, const char *what) {
     uint64_t at = memory_find(bytes, PAGE_BYTES, LOW_START, LOW_END);
 
     if (!at)
@@ -84,8 +81,7 @@ static uint64_t take_low(uint64_t bytes, const char *what)
     return at;
 }
 
-static void put_header(uint8_t *params, const struct boot_module *image)
-{
+static void put_header(uint8_t *params, const struct boot_module *image) {
     const uint8_t *file = module_bytes(image, 0, PARAMS_BYTES);
     uint32_t end = PARAMS_MAGIC + file[PARAMS_JUMP];
 
@@ -100,8 +96,7 @@ static void put_header(uint8_t *params, const struct boot_module *image)
         put(params, PARAMS_ACPI_RSDP, 8, acpi_rsdp());
 }
 
-static void put_e820(uint8_t *params)
-{
+static void put_e820(uint8_t *params) {
     const struct memory_map *map = memory_map();
     uint32_t count = map->count < E820_MAX ? map->count : E820_MAX;
 
@@ -115,8 +110,7 @@ static void put_e820(uint8_t *params)
 }
 
 /* The string is NAME ARGUMENTS; Linux wants the arguments. */
-static void put_command_line(uint8_t *params, const char *string)
-{
+static void put_command_line(uint8_t *params, const char *string) {
     uint64_t limit = get(params, PARAMS_COMMAND_LINE_MAX, 4), bytes = 0, at;
 
     while (*string && *string != ' ')
@@ -132,8 +126,7 @@ static void put_command_line(uint8_t *params, const char *string)
     put(params, PARAMS_COMMAND_LINE, 4, at);
 }
 
-static void put_gdt(struct l1_start *start)
-{
+static void put_gdt(struct l1_start *start) {
     static const uint64_t gdt[] = {0, 0, 0x00cf9b000000ffff, 0x00cf93000000ffff};
     uint64_t at = take_low(sizeof gdt, "GDT");
 
@@ -144,8 +137,7 @@ static void put_gdt(struct l1_start *start)
     start->data_selector = BOOT_SELECTOR_DATA;
 }
 
-void linux_load(struct boot_modules *modules, struct l1_start *start)
-{
+void linux_load(struct boot_modules *modules, struct l1_start *start) {
     struct boot_module *image = &modules->module[0];
     const uint8_t *file = module_bytes(image, 0, PARAMS_BYTES);
     uint64_t params_at, offset, bytes, to, initrd_max;

@@ -21,15 +21,14 @@ static struct {
     struct cpu cpu;
 } only_cpu __attribute__((aligned(4096)));
 
-struct cpu *this_cpu(void)
-{
+struct cpu *this_cpu(void) {
     return &only_cpu.cpu;
 }
 
-/* -- boot ---------------------------------------------------------------------------------------------------------------- */
+/* -- boot
+ * ---------------------------------------------------------------------------------------------------------------- */
 
-static const char *keep_string(uint32_t hpa)
-{
+static const char *keep_string(uint32_t hpa) {
     static uint32_t used;
     const char *from = phys_to_virt(hpa);
     char *to = text + used;
@@ -42,16 +41,14 @@ static const char *keep_string(uint32_t hpa)
     return to;
 }
 
-static bool is_word(const char *at, const char *word, size_t *length)
-{
+static bool is_word(const char *at, const char *word, size_t *length) {
     for (*length = 0; word[*length]; ++*length)
         if (at[*length] != word[*length])
             return false;
     return true;
 }
 
-static uint64_t read_number(const char *at, size_t *length)
-{
+static uint64_t read_number(const char *at, size_t *length) {
     uint64_t value = 0;
 
     for (; at[*length] >= '0' && at[*length] <= '9' && value < 1000000; ++*length)
@@ -59,13 +56,11 @@ static uint64_t read_number(const char *at, size_t *length)
     return value;
 }
 
-static bool at_end(char c)
-{
+static bool at_end(char c) {
     return !c || c == ' ';
 }
 
-static void read_options(const char *at)
-{
+static void read_options(const char *at) {
     const char *first = at;
 
     while (*at) {
@@ -93,8 +88,7 @@ static void read_options(const char *at)
     }
 }
 
-static void read_modules(const struct multiboot_info *info)
-{
+static void read_modules(const struct multiboot_info *info) {
     uint32_t count = info->flags & MULTIBOOT_INFO_MODULES ? info->module_count : 0;
 
     if (!count)
@@ -112,8 +106,7 @@ static void read_modules(const struct multiboot_info *info)
 }
 
 /* The loader's structures may lie anywhere: all of them are read before L0 moves. */
-static void read_loader(uint32_t information)
-{
+static void read_loader(uint32_t information) {
     struct multiboot_info info;
 
     memcpy(&info, phys_to_virt(information), sizeof info);
@@ -123,10 +116,10 @@ static void read_loader(uint32_t information)
     read_modules(&info);
 }
 
-/* -- the library ----------------------------------------------------------------------------------------------------------- */
+/* -- the library
+ * ----------------------------------------------------------------------------------------------------------- */
 
-static uint32_t cpu_facts(void)
-{
+static uint32_t cpu_facts(void) {
     struct cpuid extended = cpuid(0x80000001, 0), structured = cpuid(0, 0).eax >= 7 ? cpuid(7, 0) : (struct cpuid){0};
 
     return NVMX_CPU_LONG_MODE | NVMX_CPU_NX | (extended.edx & 1u << 11 ? NVMX_CPU_SYSCALL : 0) |
@@ -134,8 +127,7 @@ static uint32_t cpu_facts(void)
            (structured.ebx & 1u << 11 ? NVMX_CPU_RTM : 0) | (structured.edx & 1u << 5 ? NVMX_CPU_UINTR : 0);
 }
 
-static void read_machine(struct nvmx_caps *caps)
-{
+static void read_machine(struct nvmx_caps *caps) {
     struct cpuid perf = cpuid(0, 0).eax >= 10 ? cpuid(10, 0) : (struct cpuid){0};
     uint32_t structured_edx = cpuid(0, 0).eax >= 7 ? cpuid(7, 0).edx : 0;
 
@@ -145,16 +137,14 @@ static void read_machine(struct nvmx_caps *caps)
     caps->feature_control = rdmsr(MSR_FEATURE_CONTROL);
     caps->debugctl_valid = 0x5fc3 | (cpuid(0, 0).eax >= 7 && cpuid(7, 0).ebx & 1u << 11 ? 1u << 15 : 0);
     if (perf.eax & 0xff)
-        caps->perf_global_ctrl_valid =
-            ((1ull << (perf.eax >> 8 & 0xff)) - 1) | ((1ull << (perf.edx & 0x1f)) - 1) << 32;
-    caps->spec_ctrl_valid = (structured_edx & 1u << 26 ? 1 : 0) | (structured_edx & 1u << 27 ? 2 : 0) |
-                            (structured_edx & 1u << 31 ? 4 : 0);
+        caps->perf_global_ctrl_valid = ((1ull << (perf.eax >> 8 & 0xff)) - 1) | ((1ull << (perf.edx & 0x1f)) - 1) << 32;
+    caps->spec_ctrl_valid =
+        (structured_edx & 1u << 26 ? 1 : 0) | (structured_edx & 1u << 27 ? 2 : 0) | (structured_edx & 1u << 31 ? 4 : 0);
     caps->physical_address_bits = (uint8_t)cpuid(0x80000008, 0).eax;
     caps->cpu = cpu_facts();
 }
 
-static void make_vm(struct cpu *cpu)
-{
+static void make_vm(struct cpu *cpu) {
     static struct nvmx_vm_config vm = {.size = sizeof vm};
     struct nvmx_vcpu_config vcpu = {
         .size = sizeof vcpu,
@@ -178,11 +168,11 @@ static void make_vm(struct cpu *cpu)
         panic("libnvmx does not start: %s", nvmx_status_text(status));
 }
 
-/* -- exits and entries ----------------------------------------------------------------------------------------------------- */
+/* -- exits and entries
+ * ----------------------------------------------------------------------------------------------------- */
 
 /* VMXON and VMXOFF of L1 change what vmcs01 intercepts. Both leave vmcs01 selected. */
-static void follow_mode(struct cpu *cpu)
-{
+static void follow_mode(struct cpu *cpu) {
     bool in_vmx_operation = nvmx_mode(cpu->vcpu) != NVMX_MODE_OFF;
 
     if (in_vmx_operation == cpu->l1_in_vmx_operation)
@@ -192,8 +182,7 @@ static void follow_mode(struct cpu *cpu)
     nvmx_vmcs01_changed(cpu->vcpu);
 }
 
-static _Noreturn void stop(struct cpu *cpu)
-{
+static _Noreturn void stop(struct cpu *cpu) {
     if (options.stats)
         stats_print();
     switch (nvmx_stop_reason(cpu->vcpu)) {
@@ -206,8 +195,7 @@ static _Noreturn void stop(struct cpu *cpu)
     }
 }
 
-uint32_t host_enter(struct cpu *cpu)
-{
+uint32_t host_enter(struct cpu *cpu) {
     struct nvmx_pending pending = {0};
     struct vmcs_slot *slot;
     bool launch;
@@ -234,8 +222,7 @@ uint32_t host_enter(struct cpu *cpu)
     return launch;
 }
 
-uint32_t host_exit(struct cpu *cpu)
-{
+uint32_t host_exit(struct cpu *cpu) {
     bool from_l2 = nvmx_mode(cpu->vcpu) == NVMX_MODE_L2;
     enum stats_who who = STATS_EMULATED;
 
@@ -258,15 +245,13 @@ uint32_t host_exit(struct cpu *cpu)
     return host_enter(cpu);
 }
 
-void host_entry_failed(struct cpu *cpu, bool invalid)
-{
+void host_entry_failed(struct cpu *cpu, bool invalid) {
     uint32_t error = invalid ? 0 : (uint32_t)vmcs_get(NVMX_VMCS_VM_INSTRUCTION_ERROR);
 
     panic("entry to VMCS %u failed with VM-instruction error %u", cpu->selected, error);
 }
 
-void host_main(uint32_t information)
-{
+void host_main(uint32_t information) {
     struct cpu *cpu = this_cpu();
     struct l1_start start = {.code_selector = 0x08, .data_selector = 0x10};
 

@@ -6,10 +6,10 @@
 #include "x86.h"
 
 #define RESERVATIONS_MAX 128
-#define OWN_ALIGNMENT (2 * MIB) /* so that ept01 splits no large page at the borders */
-#define OWN_MIN (8 * MIB)
-#define OWN_BASE (32 * MIB)
-#define OWN_SHARE 128 /* plus one byte of this many of RAM: ept02 has 8 bytes per 4 KiB at worst, several roots */
+#define OWN_ALIGNMENT    (2 * MIB) /* so that ept01 splits no large page at the borders */
+#define OWN_MIN          (8 * MIB)
+#define OWN_BASE         (32 * MIB)
+#define OWN_SHARE        128 /* plus one byte of this many of RAM: ept02 has 8 bytes per 4 KiB at worst, several roots */
 
 /* baremetal.ld */
 extern char image_start[], image_text_end[], image_rodata_end[], image_end[];
@@ -20,11 +20,10 @@ static struct memory_region reservation[RESERVATIONS_MAX];
 static uint32_t reservation_count;
 static struct memory_region own;
 static uint64_t direct_end;
-static uint64_t page_next;     /* pages from here to own.end were never given out */
+static uint64_t page_next;      /* pages from here to own.end were never given out */
 static uint64_t page_free_list; /* hpa of the first returned page, which holds the hpa of the next; 0: empty */
 
-static void map_add(uint64_t start, uint64_t end, uint32_t type)
-{
+static void map_add(uint64_t start, uint64_t end, uint32_t type) {
     if (start >= end)
         return;
     if (map.count == MEMORY_MAP_MAX)
@@ -32,8 +31,7 @@ static void map_add(uint64_t start, uint64_t end, uint32_t type)
     map.region[map.count++] = (struct memory_region){start, end, type};
 }
 
-static void map_read(const struct multiboot_info *info)
-{
+static void map_read(const struct multiboot_info *info) {
     uint64_t at = info->memory_map_address;
     uint64_t end = at + info->memory_map_bytes;
 
@@ -46,8 +44,7 @@ static void map_read(const struct multiboot_info *info)
     }
 }
 
-void memory_init(const struct multiboot_info *info)
-{
+void memory_init(const struct multiboot_info *info) {
     if (info->flags & MULTIBOOT_INFO_MEMORY_MAP) {
         map_read(info);
     } else if (info->flags & MULTIBOOT_INFO_MEMORY) {
@@ -62,37 +59,31 @@ void memory_init(const struct multiboot_info *info)
             direct_end = (map.region[i].end + GIB - 1) & ~(GIB - 1);
 }
 
-const struct memory_map *memory_map(void)
-{
+const struct memory_map *memory_map(void) {
     return &map;
 }
 
-const struct memory_region *memory_own(void)
-{
+const struct memory_region *memory_own(void) {
     return &own;
 }
 
-uint64_t memory_direct_end(void)
-{
+uint64_t memory_direct_end(void) {
     return direct_end;
 }
 
-void memory_reserve(uint64_t start, uint64_t end)
-{
+void memory_reserve(uint64_t start, uint64_t end) {
     if (reservation_count == RESERVATIONS_MAX)
         panic("more than %d pieces of memory to keep apart: too many modules", RESERVATIONS_MAX);
     reservation[reservation_count++] = (struct memory_region){start, end, MEMORY_RESERVED};
 }
 
-void memory_release_all(void)
-{
+void memory_release_all(void) {
     reservation_count = 0;
     memory_reserve(own.start, own.end);
 }
 
 /* The highest free place in [min, max), all of which is RAM; 0: none. */
-static uint64_t find_in(uint64_t bytes, uint64_t alignment, uint64_t min, uint64_t max)
-{
+static uint64_t find_in(uint64_t bytes, uint64_t alignment, uint64_t min, uint64_t max) {
     uint64_t at;
 
     if (max < bytes)
@@ -113,8 +104,7 @@ static uint64_t find_in(uint64_t bytes, uint64_t alignment, uint64_t min, uint64
     return at >= min ? at : 0;
 }
 
-uint64_t memory_find(uint64_t bytes, uint64_t alignment, uint64_t min, uint64_t max)
-{
+uint64_t memory_find(uint64_t bytes, uint64_t alignment, uint64_t min, uint64_t max) {
     uint64_t best = 0;
 
     for (uint32_t i = 0; i < map.count; i++) {
@@ -132,33 +122,29 @@ uint64_t memory_find(uint64_t bytes, uint64_t alignment, uint64_t min, uint64_t 
     return best;
 }
 
-bool memory_is_own(uint64_t start, uint64_t end)
-{
+bool memory_is_own(uint64_t start, uint64_t end) {
     return start < own.end && end > own.start;
 }
 
-bool memory_is_ram(uint64_t start, uint64_t end)
-{
+bool memory_is_ram(uint64_t start, uint64_t end) {
     for (uint32_t i = 0; i < map.count; i++)
         if (map.region[i].type == MEMORY_RAM && start >= map.region[i].start && end <= map.region[i].end)
             return true;
     return false;
 }
 
-bool memory_is_usable(uint64_t start, uint64_t end)
-{
+bool memory_is_usable(uint64_t start, uint64_t end) {
     if (end <= 640 * KIB)
         return true;
     for (uint32_t i = 0; i < map.count; i++)
-        if (map.region[i].type != MEMORY_RESERVED && map.region[i].type <= MEMORY_NVS &&
-            start >= map.region[i].start && end <= map.region[i].end)
+        if (map.region[i].type != MEMORY_RESERVED && map.region[i].type <= MEMORY_NVS && start >= map.region[i].start &&
+            end <= map.region[i].end)
             return true;
     return false;
 }
 
 /* Cut [own.start, own.end) out of the RAM that L1 sees. */
-static void map_carve_own(void)
-{
+static void map_carve_own(void) {
     for (uint32_t i = 0; i < map.count; i++) {
         struct memory_region r = map.region[i];
 
@@ -175,8 +161,7 @@ static void map_carve_own(void)
     }
 }
 
-static void map_sort(void)
-{
+static void map_sort(void) {
     for (uint32_t i = 1; i < map.count; i++)
         for (uint32_t j = i; j && map.region[j - 1].start > map.region[j].start; j--) {
             struct memory_region swapped = map.region[j];
@@ -186,10 +171,10 @@ static void map_sort(void)
         }
 }
 
-/* -- pages ------------------------------------------------------------------------------------------------------------- */
+/* -- pages
+ * ------------------------------------------------------------------------------------------------------------- */
 
-void *page_get(uint64_t *hpa)
-{
+void *page_get(uint64_t *hpa) {
     if (page_free_list) {
         *hpa = page_free_list;
         page_free_list = *(uint64_t *)phys_to_virt(page_free_list);
@@ -202,8 +187,7 @@ void *page_get(uint64_t *hpa)
     return memset(phys_to_virt(*hpa), 0, PAGE_BYTES);
 }
 
-void *page_get_or_die(uint64_t *hpa, const char *what)
-{
+void *page_get_or_die(uint64_t *hpa, const char *what) {
     void *page = page_get(hpa);
 
     if (!page)
@@ -211,8 +195,7 @@ void *page_get_or_die(uint64_t *hpa, const char *what)
     return page;
 }
 
-void *pages_take(uint64_t bytes)
-{
+void *pages_take(uint64_t bytes) {
     uint64_t hpa = page_next;
 
     bytes = (bytes + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
@@ -222,22 +205,21 @@ void *pages_take(uint64_t bytes)
     return memset(phys_to_virt(hpa), 0, bytes);
 }
 
-void page_put(uint64_t hpa)
-{
+void page_put(uint64_t hpa) {
     *(uint64_t *)phys_to_virt(hpa) = page_free_list;
     page_free_list = hpa;
 }
 
-/* -- L0's page tables -------------------------------------------------------------------------------------------------- */
+/* -- L0's page tables
+ * -------------------------------------------------------------------------------------------------- */
 
 #define PTE_PRESENT 1ull
-#define PTE_WRITE 2ull
-#define PTE_LARGE 0x80ull
-#define PTE_NX (1ull << 63)
+#define PTE_WRITE   2ull
+#define PTE_LARGE   0x80ull
+#define PTE_NX      (1ull << 63)
 #define PTE_ADDRESS 0x000ffffffffff000ull
 
-static uint64_t *table_under(uint64_t *entry)
-{
+static uint64_t *table_under(uint64_t *entry) {
     uint64_t hpa;
 
     if (!(*entry & PTE_PRESENT)) {
@@ -247,8 +229,7 @@ static uint64_t *table_under(uint64_t *entry)
     return phys_to_virt(*entry & PTE_ADDRESS);
 }
 
-static uint64_t *table_for(uint64_t *pml4, uint64_t address, uint32_t shift)
-{
+static uint64_t *table_for(uint64_t *pml4, uint64_t address, uint32_t shift) {
     uint64_t *table = pml4;
 
     for (uint32_t s = 39; s > shift; s -= 9)
@@ -256,15 +237,13 @@ static uint64_t *table_for(uint64_t *pml4, uint64_t address, uint32_t shift)
     return &table[address >> shift & 511];
 }
 
-static uint64_t image_rights(uint64_t address)
-{
+static uint64_t image_rights(uint64_t address) {
     if (address < (uintptr_t)image_text_end)
         return 0;
     return address < (uintptr_t)image_rodata_end ? PTE_NX : PTE_NX | PTE_WRITE;
 }
 
-static uint64_t build_page_tables(uint64_t guard)
-{
+static uint64_t build_page_tables(uint64_t guard) {
     bool has_1g = cpuid(0x80000001, 0).edx & 1u << 26;
     uint32_t shift = has_1g ? 30 : 21;
     uint64_t cr3;
@@ -281,8 +260,7 @@ static uint64_t build_page_tables(uint64_t guard)
     return cr3;
 }
 
-static uint64_t own_bytes(uint64_t own_mib)
-{
+static uint64_t own_bytes(uint64_t own_mib) {
     uint64_t ram = 0, bytes = own_mib * MIB;
 
     for (uint32_t i = 0; i < map.count; i++)
@@ -298,8 +276,7 @@ static uint64_t own_bytes(uint64_t own_mib)
     return (bytes + OWN_ALIGNMENT - 1) & ~(OWN_ALIGNMENT - 1);
 }
 
-void memory_take_own(uint64_t own_mib, uint64_t guard)
-{
+void memory_take_own(uint64_t own_mib, uint64_t guard) {
     uint64_t bytes = own_bytes(own_mib);
     uint64_t image_bytes = (uint64_t)(image_end - image_start);
     uint64_t cr3;

@@ -47,8 +47,9 @@ bool memory_is_own(uint64_t start, uint64_t end);
 bool memory_is_usable(uint64_t start, uint64_t end);
 
 /*
- * Choose L0's range (as high as possible below 4 GiB; own_mib MiB, 0: by the machine's size), move the running image there and
- * switch to L0's own page tables, in which the page at `guard` is missing. Reserve what must survive before calling it.
+ * Choose L0's range (as high as possible below 4 GiB; own_mib MiB, 0: by the machine's size), move the running image
+ * there and switch to L0's own page tables, in which the page at `guard` is missing. Reserve what must survive before
+ * calling it.
  */
 void memory_take_own(uint64_t own_mib, uint64_t guard);
 const struct memory_region *memory_own(void);

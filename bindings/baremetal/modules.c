@@ -5,8 +5,7 @@
 #include "memory.h"
 #include "x86.h"
 
-const void *module_bytes(const struct boot_module *module, uint64_t offset, uint64_t bytes)
-{
+const void *module_bytes(const struct boot_module *module, uint64_t offset, uint64_t bytes) {
     uint64_t size = module->end - module->start;
 
     if (offset > size || bytes > size - offset)
@@ -14,8 +13,7 @@ const void *module_bytes(const struct boot_module *module, uint64_t offset, uint
     return phys_to_virt(module->start + offset);
 }
 
-static void check_extents(const struct l1_extent *extents, uint32_t count)
-{
+static void check_extents(const struct l1_extent *extents, uint32_t count) {
     for (uint32_t i = 0; i < count; i++) {
         if (memory_is_own(extents[i].start, extents[i].end))
             panic("L1's image wants 0x%lx-0x%lx, where L0 is", extents[i].start, extents[i].end);
@@ -24,8 +22,7 @@ static void check_extents(const struct l1_extent *extents, uint32_t count)
     }
 }
 
-static bool in_the_way(const struct boot_module *module, const struct l1_extent *extents, uint32_t count)
-{
+static bool in_the_way(const struct boot_module *module, const struct l1_extent *extents, uint32_t count) {
     if (module->start % PAGE_BYTES)
         return true;
     for (uint32_t i = 0; i < count; i++)
@@ -34,8 +31,7 @@ static bool in_the_way(const struct boot_module *module, const struct l1_extent 
     return false;
 }
 
-void modules_settle(struct boot_modules *modules, const struct l1_extent *extents, uint32_t count, uint64_t max)
-{
+void modules_settle(struct boot_modules *modules, const struct l1_extent *extents, uint32_t count, uint64_t max) {
     check_extents(extents, count);
     memory_release_all();
     for (uint32_t i = 0; i < count; i++)

@@ -3,31 +3,29 @@
 #include "console.h"
 #include "host.h"
 
-#define BITMAP_READ_LOW 0u /* byte offsets in the MSR bitmap, SDM 27.6.9 */
+#define BITMAP_READ_LOW  0u /* byte offsets in the MSR bitmap, SDM 27.6.9 */
 #define BITMAP_WRITE_LOW 2048u
 
-#define EFER_DEFINED 0xd01ull /* SCE LME LMA NXE */
+#define EFER_DEFINED     0xd01ull /* SCE LME LMA NXE */
 
 /* All of these are below 2000H. */
 static const struct {
     uint16_t first, last;
     bool read, write;
 } intercepted[] = {
-    {MSR_FEATURE_CONTROL, MSR_FEATURE_CONTROL, true, true},   /* L1's own, from the library */
-    {MSR_VMX_BASIC, MSR_VMX_LAST, true, true},                /* likewise */
-    {MSR_BIOS_UPDT_TRIG, MSR_BIOS_UPDT_TRIG, false, true},    /* microcode would change the processor under L0 */
-    {MSR_SMM_MONITOR_CTL, MSR_SMM_MONITOR_CTL, false, true},  /* an SMM monitor would be above L0 */
-    {MSR_RTIT_FIRST, MSR_RTIT_LAST, true, true},              /* processor trace writes to physical addresses, around EPT */
+    {MSR_FEATURE_CONTROL, MSR_FEATURE_CONTROL, true, true},  /* L1's own, from the library */
+    {MSR_VMX_BASIC, MSR_VMX_LAST, true, true},               /* likewise */
+    {MSR_BIOS_UPDT_TRIG, MSR_BIOS_UPDT_TRIG, false, true},   /* microcode would change the processor under L0 */
+    {MSR_SMM_MONITOR_CTL, MSR_SMM_MONITOR_CTL, false, true}, /* an SMM monitor would be above L0 */
+    {MSR_RTIT_FIRST, MSR_RTIT_LAST, true, true}, /* processor trace writes to physical addresses, around EPT */
 };
 
-static void set_bits(uint8_t *bitmap, uint32_t first, uint32_t last)
-{
+static void set_bits(uint8_t *bitmap, uint32_t first, uint32_t last) {
     for (uint32_t i = first; i <= last; i++)
         bitmap[i / 8] = (uint8_t)(bitmap[i / 8] | 1u << i % 8);
 }
 
-struct page msr_bitmap01(void)
-{
+struct page msr_bitmap01(void) {
     struct page bitmap;
     uint8_t *bytes = page_get_or_die(&bitmap.hpa, "the MSR bitmap");
 
@@ -42,8 +40,7 @@ struct page msr_bitmap01(void)
 }
 
 /* The VMCS field that holds an MSR of the current guest; 0: the MSR is in the processor. */
-static uint32_t field_of(uint32_t index)
-{
+static uint32_t field_of(uint32_t index) {
     switch (index) {
     case MSR_SYSENTER_CS:
         return NVMX_VMCS_GUEST_SYSENTER_CS;
@@ -66,13 +63,11 @@ static uint32_t field_of(uint32_t index)
     }
 }
 
-static bool is_trace(uint32_t index)
-{
+static bool is_trace(uint32_t index) {
     return index >= MSR_RTIT_FIRST && index <= MSR_RTIT_LAST;
 }
 
-bool l1_rdmsr(struct cpu *cpu, uint32_t index, uint64_t *value)
-{
+bool l1_rdmsr(struct cpu *cpu, uint32_t index, uint64_t *value) {
     switch (nvmx_rdmsr(cpu->vcpu, index, value)) {
     case NVMX_MSR_DONE:
         return true;
@@ -88,21 +83,18 @@ bool l1_rdmsr(struct cpu *cpu, uint32_t index, uint64_t *value)
     return !is_trace(index) && rdmsr_safe(index, value);
 }
 
-static bool is_canonical(uint64_t value)
-{
+static bool is_canonical(uint64_t value) {
     return (uint64_t)((int64_t)(value << 16) >> 16) == value;
 }
 
-static bool efer_allowed(uint64_t value)
-{
+static bool efer_allowed(uint64_t value) {
     uint64_t old = vmcs_get(NVMX_VMCS_GUEST_EFER);
 
     return !(value & ~EFER_DEFINED) && (!((value ^ old) & EFER_LME) || !(vmcs_get(NVMX_VMCS_GUEST_CR0) & CR0_PG));
 }
 
 /* Ask the processor itself whether it takes a value, for MSRs that hold nothing of L0's in between. */
-static bool processor_takes(uint32_t index, uint64_t value)
-{
+static bool processor_takes(uint32_t index, uint64_t value) {
     uint64_t own = rdmsr(index);
     bool ok = wrmsr_safe(index, value);
 
@@ -110,8 +102,7 @@ static bool processor_takes(uint32_t index, uint64_t value)
     return ok;
 }
 
-static bool write_field(uint32_t index, uint64_t value)
-{
+static bool write_field(uint32_t index, uint64_t value) {
     bool ok = true;
 
     if (index == MSR_EFER)
@@ -127,8 +118,7 @@ static bool write_field(uint32_t index, uint64_t value)
     return ok;
 }
 
-bool l1_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value)
-{
+bool l1_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value) {
     switch (nvmx_wrmsr(cpu->vcpu, index, value, false)) {
     case NVMX_MSR_DONE:
         return true;

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* Memory types from the MTRRs (SDM 13.11), which ept01 must repeat: under EPT the processor does not look at the MTRRs. */
+/* Memory types from the MTRRs (SDM 13.11), which ept01 must repeat: under EPT the processor does not look at the MTRRs.
+ */
 #include "console.h"
 #include "memory.h"
 #include "x86.h"
 
 #define VARIABLE_MAX 32
-#define FIXED_END (1 * MIB)
-#define TYPE_UC 0u
-#define TYPE_WT 4u
-#define TYPE_WB 6u
+#define FIXED_END    (1 * MIB)
+#define TYPE_UC      0u
+#define TYPE_WT      4u
+#define TYPE_WB      6u
 
 static struct {
     bool enabled, fixed_enabled;
@@ -21,8 +22,7 @@ static struct {
     uint64_t fixed[11]; /* 64K, 2 of 16K, 8 of 4K; 8 types each */
 } mtrr;
 
-void mtrr_init(void)
-{
+void mtrr_init(void) {
     uint64_t capabilities, default_type;
     uint32_t width = cpuid(0x80000000, 0).eax >= 0x80000008 ? cpuid(0x80000008, 0).eax & 0xff : 36;
     uint64_t address_mask = ((1ull << width) - 1) & ~(PAGE_BYTES - 1);
@@ -53,8 +53,7 @@ void mtrr_init(void)
         mtrr.fixed[3 + i] = rdmsr(MSR_MTRR_FIX4K + i);
 }
 
-static uint32_t fixed_type(uint64_t hpa)
-{
+static uint32_t fixed_type(uint64_t hpa) {
     uint64_t index;
 
     if (hpa < 0x80000)
@@ -66,8 +65,7 @@ static uint32_t fixed_type(uint64_t hpa)
     return mtrr.fixed[index / 8] >> (index % 8 * 8) & 0xff;
 }
 
-static uint32_t combine(uint32_t a, uint32_t b)
-{
+static uint32_t combine(uint32_t a, uint32_t b) {
     if (a == MTRR_MIXED || a == b)
         return b;
     if ((a == TYPE_WT && b == TYPE_WB) || (a == TYPE_WB && b == TYPE_WT))
@@ -75,8 +73,7 @@ static uint32_t combine(uint32_t a, uint32_t b)
     return TYPE_UC;
 }
 
-uint32_t mtrr_type(uint64_t hpa, uint32_t shift)
-{
+uint32_t mtrr_type(uint64_t hpa, uint32_t shift) {
     uint64_t inside = (1ull << shift) - 1;
     uint32_t type = MTRR_MIXED;
 

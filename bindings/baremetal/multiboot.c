@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * L1 is a multiboot-1 image (Multiboot Specification 0.6.96): ELF32, ELF64, or any file whose header has the address fields.
+ * L1 is a multiboot-1 image (Multiboot Specification 0.6.96): ELF32, ELF64, or any file whose header has the address
+ * fields.
  *
- * As lenient as GRUB: a wish for a video mode is answered with text mode's framebuffer, ELF64 is taken, and an entry point that is a
- * virtual address is looked up in the segments.
+ * As lenient as GRUB: a wish for a video mode is answered with text mode's framebuffer, ELF64 is taken, and an entry
+ * point that is a virtual address is looked up in the segments.
  */
 #include "multiboot.h"
 
@@ -11,15 +12,15 @@
 #include "host.h"
 #include "l1.h"
 
-#define ELF_CLASS_32 1
-#define ELF_CLASS_64 2
-#define ELF_MACHINE_386 3
+#define ELF_CLASS_32       1
+#define ELF_CLASS_64       2
+#define ELF_MACHINE_386    3
 #define ELF_MACHINE_X86_64 62
-#define ELF_LOAD 1
-#define LOW_MEMORY_END 0x90000 /* boot data goes below, away from the EBDA */
-#define LOW_MEMORY_START 0x1000
+#define ELF_LOAD           1
+#define LOW_MEMORY_END     0x90000 /* boot data goes below, away from the EBDA */
+#define LOW_MEMORY_START   0x1000
 
-#define KNOWN_DEMANDS (MULTIBOOT_HEADER_PAGE_ALIGN | MULTIBOOT_HEADER_MEMORY | MULTIBOOT_HEADER_VIDEO)
+#define KNOWN_DEMANDS      (MULTIBOOT_HEADER_PAGE_ALIGN | MULTIBOOT_HEADER_MEMORY | MULTIBOOT_HEADER_VIDEO)
 
 /* One piece of the file that goes to memory. */
 struct piece {
@@ -32,8 +33,7 @@ struct image {
     uint64_t entry;
 };
 
-static bool find_header(const struct boot_module *file, struct multiboot_header *header, uint64_t *offset)
-{
+static bool find_header(const struct boot_module *file, struct multiboot_header *header, uint64_t *offset) {
     for (*offset = 0; *offset + 12 <= MULTIBOOT_SEARCH_BYTES; *offset += 4) {
         const void *at = module_bytes(file, *offset, 12);
 
@@ -54,8 +54,7 @@ static bool find_header(const struct boot_module *file, struct multiboot_header 
     return false;
 }
 
-static void add_piece(struct image *image, const struct boot_module *file, const struct piece *piece)
-{
+static void add_piece(struct image *image, const struct boot_module *file, const struct piece *piece) {
     if (image->count == EXTENTS_MAX)
         panic("L1's image has more than %d segments", EXTENTS_MAX);
     if (!module_bytes(file, piece->offset, piece->file_bytes))
@@ -66,8 +65,7 @@ static void add_piece(struct image *image, const struct boot_module *file, const
 }
 
 static void read_flat(const struct boot_module *file, const struct multiboot_header *h, uint64_t header_offset,
-                      struct image *image)
-{
+                      struct image *image) {
     uint64_t size = file->end - file->start;
     struct piece piece = {.physical = h->load_address, .virtual_address = h->load_address};
 
@@ -85,16 +83,14 @@ static void read_flat(const struct boot_module *file, const struct multiboot_hea
     image->entry = h->entry_address;
 }
 
-static uint64_t field(const uint8_t *bytes, uint32_t offset, uint32_t width)
-{
+static uint64_t field(const uint8_t *bytes, uint32_t offset, uint32_t width) {
     uint64_t value = 0;
 
     memcpy(&value, bytes + offset, width);
     return value;
 }
 
-static void read_segment(const struct boot_module *file, const uint8_t *header, bool is_64, struct image *image)
-{
+static void read_segment(const struct boot_module *file, const uint8_t *header, bool is_64, struct image *image) {
     struct piece piece;
 
     if (field(header, 0, 4) != ELF_LOAD)
@@ -112,8 +108,7 @@ static void read_segment(const struct boot_module *file, const uint8_t *header, 
     add_piece(image, file, &piece);
 }
 
-static void read_elf(const struct boot_module *file, struct image *image)
-{
+static void read_elf(const struct boot_module *file, struct image *image) {
     const uint8_t *elf = module_bytes(file, 0, 64);
     uint64_t table, bytes, count;
     bool is_64;
@@ -140,8 +135,7 @@ static void read_elf(const struct boot_module *file, struct image *image)
 }
 
 /* The entry point may be a virtual address. */
-static uint32_t entry_address(const struct image *image)
-{
+static uint32_t entry_address(const struct image *image) {
     for (uint32_t i = 0; i < image->count; i++) {
         const struct piece *p = &image->piece[i];
 
@@ -151,15 +145,15 @@ static uint32_t entry_address(const struct image *image)
     panic("L1's entry point 0x%lx is in none of its segments", image->entry);
 }
 
-/* -- what L1 finds ----------------------------------------------------------------------------------------------------- */
+/* -- what L1 finds
+ * ----------------------------------------------------------------------------------------------------- */
 
 /* Grows upwards through one block of low memory. */
 struct arena {
     uint64_t at, end;
 };
 
-static uint32_t put_bytes(struct arena *arena, const void *data, uint64_t bytes)
-{
+static uint32_t put_bytes(struct arena *arena, const void *data, uint64_t bytes) {
     uint64_t at = (arena->at + 7) & ~7ull;
 
     arena->at = at + bytes;
@@ -169,8 +163,7 @@ static uint32_t put_bytes(struct arena *arena, const void *data, uint64_t bytes)
     return (uint32_t)at;
 }
 
-static uint64_t string_bytes(const char *string)
-{
+static uint64_t string_bytes(const char *string) {
     uint64_t bytes = 1;
 
     while (*string++)
@@ -178,8 +171,7 @@ static uint64_t string_bytes(const char *string)
     return bytes;
 }
 
-static uint64_t arena_bytes(const struct boot_modules *modules)
-{
+static uint64_t arena_bytes(const struct boot_modules *modules) {
     uint64_t bytes = PAGE_BYTES + memory_map()->count * sizeof(struct multiboot_memory);
 
     for (uint32_t i = 0; i < modules->count; i++)
@@ -187,8 +179,7 @@ static uint64_t arena_bytes(const struct boot_modules *modules)
     return bytes;
 }
 
-static void put_memory_map(struct arena *arena, struct multiboot_info *info)
-{
+static void put_memory_map(struct arena *arena, struct multiboot_info *info) {
     const struct memory_map *map = memory_map();
     static struct multiboot_memory entry[MEMORY_MAP_MAX];
 
@@ -208,8 +199,7 @@ static void put_memory_map(struct arena *arena, struct multiboot_info *info)
     info->flags |= MULTIBOOT_INFO_MEMORY | MULTIBOOT_INFO_MEMORY_MAP;
 }
 
-static void put_modules(struct arena *arena, const struct boot_modules *modules, struct multiboot_info *info)
-{
+static void put_modules(struct arena *arena, const struct boot_modules *modules, struct multiboot_info *info) {
     struct multiboot_module list[MODULES_MAX];
 
     memset(list, 0, sizeof list);
@@ -225,8 +215,7 @@ static void put_modules(struct arena *arena, const struct boot_modules *modules,
     info->flags |= MULTIBOOT_INFO_MODULES;
 }
 
-static uint32_t put_information(const struct boot_modules *modules, uint32_t wishes)
-{
+static uint32_t put_information(const struct boot_modules *modules, uint32_t wishes) {
     static const char loader[] = "nvmx";
     uint64_t bytes = arena_bytes(modules);
     struct arena arena;
@@ -255,8 +244,7 @@ static uint32_t put_information(const struct boot_modules *modules, uint32_t wis
     return put_bytes(&arena, &info, sizeof info);
 }
 
-void multiboot_load(struct boot_modules *modules, struct l1_start *start)
-{
+void multiboot_load(struct boot_modules *modules, struct l1_start *start) {
     struct boot_module *file = &modules->module[0];
     static struct image image;
     struct l1_extent extents[EXTENTS_MAX];
@@ -272,8 +260,7 @@ void multiboot_load(struct boot_modules *modules, struct l1_start *start)
     else
         read_elf(file, &image);
     for (uint32_t i = 0; i < image.count; i++)
-        extents[i] = (struct l1_extent){image.piece[i].physical,
-                                        image.piece[i].physical + image.piece[i].memory_bytes};
+        extents[i] = (struct l1_extent){image.piece[i].physical, image.piece[i].physical + image.piece[i].memory_bytes};
     start->eip = entry_address(&image);
     modules_settle(modules, extents, image.count, 4 * GIB);
     for (uint32_t i = 0; i < image.count; i++) {

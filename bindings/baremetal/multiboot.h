@@ -5,23 +5,23 @@
 
 #include <stdint.h>
 
-#define MULTIBOOT_HEADER_MAGIC 0x1badb002u
-#define MULTIBOOT_LOADER_MAGIC 0x2badb002u
-#define MULTIBOOT_SEARCH_BYTES 8192u
+#define MULTIBOOT_HEADER_MAGIC      0x1badb002u
+#define MULTIBOOT_LOADER_MAGIC      0x2badb002u
+#define MULTIBOOT_SEARCH_BYTES      8192u
 
 #define MULTIBOOT_HEADER_PAGE_ALIGN (1u << 0)
-#define MULTIBOOT_HEADER_MEMORY (1u << 1)
-#define MULTIBOOT_HEADER_VIDEO (1u << 2)
-#define MULTIBOOT_HEADER_ADDRESSES (1u << 16)
+#define MULTIBOOT_HEADER_MEMORY     (1u << 1)
+#define MULTIBOOT_HEADER_VIDEO      (1u << 2)
+#define MULTIBOOT_HEADER_ADDRESSES  (1u << 16)
 /* Bits 15:0 are demands: a loader must refuse one that it does not know. */
-#define MULTIBOOT_HEADER_DEMANDS 0xffffu
+#define MULTIBOOT_HEADER_DEMANDS    0xffffu
 
-#define MULTIBOOT_INFO_MEMORY (1u << 0)
+#define MULTIBOOT_INFO_MEMORY       (1u << 0)
 #define MULTIBOOT_INFO_COMMAND_LINE (1u << 2)
-#define MULTIBOOT_INFO_MODULES (1u << 3)
-#define MULTIBOOT_INFO_MEMORY_MAP (1u << 6)
-#define MULTIBOOT_INFO_LOADER_NAME (1u << 9)
-#define MULTIBOOT_INFO_FRAMEBUFFER (1u << 12)
+#define MULTIBOOT_INFO_MODULES      (1u << 3)
+#define MULTIBOOT_INFO_MEMORY_MAP   (1u << 6)
+#define MULTIBOOT_INFO_LOADER_NAME  (1u << 9)
+#define MULTIBOOT_INFO_FRAMEBUFFER  (1u << 12)
 
 struct multiboot_header {
     uint32_t magic, flags, checksum;

@@ -1,31 +1,29 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * I/O ports: all are L1's. Only to print the counts before the machine ends (option `stats`) L0 looks at the two by which it is
- * switched off: ACPI's PM1a control, and Bochs's shutdown port.
+ * I/O ports: all are L1's. Only to print the counts before the machine ends (option `stats`) L0 looks at the two by
+ * which it is switched off: ACPI's PM1a control, and Bochs's shutdown port.
  */
 #include "console.h"
 #include "host.h"
 
 #define BOCHS_SHUTDOWN_PORT 0x8900
-#define SLEEP_ENABLE (1u << 13)
+#define SLEEP_ENABLE        (1u << 13)
 
-#define IO_SIZE(q) (((uint32_t)(q) & 7) + 1)
-#define IO_IN (1u << 3)
-#define IO_STRING (1u << 4)
-#define IO_PORT(q) ((uint16_t)((q) >> 16))
+#define IO_SIZE(q)          (((uint32_t)(q)&7) + 1)
+#define IO_IN               (1u << 3)
+#define IO_STRING           (1u << 4)
+#define IO_PORT(q)          ((uint16_t)((q) >> 16))
 
 static uint8_t *bitmap[2]; /* A: ports below 8000H, B: the others */
 
-static void intercept(uint16_t port, bool on)
-{
+static void intercept(uint16_t port, bool on) {
     uint8_t *byte = bitmap[port >> 15] + (port & 0x7fff) / 8;
     uint8_t bit = (uint8_t)(1u << port % 8);
 
     *byte = on ? *byte | bit : *byte & (uint8_t)~bit;
 }
 
-static void intercept_all(bool on)
-{
+static void intercept_all(bool on) {
     uint16_t pm1a = acpi_pm1a_control();
 
     intercept(BOCHS_SHUTDOWN_PORT, on);
@@ -35,8 +33,7 @@ static void intercept_all(bool on)
     intercept((uint16_t)(pm1a + 1), on);
 }
 
-void io_bitmaps01(struct page bitmaps[2])
-{
+void io_bitmaps01(struct page bitmaps[2]) {
     bitmaps[0] = bitmaps[1] = (struct page){0};
     if (!options.stats)
         return;
@@ -48,8 +45,7 @@ void io_bitmaps01(struct page bitmaps[2])
 }
 
 /* Is this the write that ends the machine? */
-static bool is_last(uint16_t port, uint32_t size, uint32_t value)
-{
+static bool is_last(uint16_t port, uint32_t size, uint32_t value) {
     static const char word[] = "Shutdown";
     static uint32_t matched;
     uint16_t pm1a = acpi_pm1a_control();
@@ -63,8 +59,7 @@ static bool is_last(uint16_t port, uint32_t size, uint32_t value)
     return pm1a && port == pm1a + 1 && value & SLEEP_ENABLE >> 8;
 }
 
-static void port_out(uint16_t port, uint32_t size, uint32_t value)
-{
+static void port_out(uint16_t port, uint32_t size, uint32_t value) {
     if (size == 1)
         outb(port, (uint8_t)value);
     else if (size == 2)
@@ -73,8 +68,7 @@ static void port_out(uint16_t port, uint32_t size, uint32_t value)
         outl(port, value);
 }
 
-static void port_in(struct cpu *cpu, uint16_t port, uint32_t size)
-{
+static void port_in(struct cpu *cpu, uint16_t port, uint32_t size) {
     uint64_t *rax = &cpu->regs.gpr[NVMX_RAX];
 
     if (size == 1)
@@ -85,15 +79,15 @@ static void port_in(struct cpu *cpu, uint16_t port, uint32_t size)
         *rax = inl(port);
 }
 
-void handle_io(struct cpu *cpu)
-{
+void handle_io(struct cpu *cpu) {
     uint64_t qualification = vmcs_get(NVMX_VMCS_EXIT_QUALIFICATION);
     uint16_t port = IO_PORT(qualification);
     uint32_t size = IO_SIZE(qualification);
     uint32_t value = (uint32_t)cpu->regs.gpr[NVMX_RAX];
 
     if (qualification & IO_STRING) {
-        /* Its bytes would have to be fetched: this may be the end, so print now, and let the instruction through from here on. */
+        /* Its bytes would have to be fetched: this may be the end, so print now, and let the instruction through from
+         * here on. */
         stats_print();
         intercept_all(false);
         nvmx_vmcs01_changed(cpu->vcpu);

@@ -5,14 +5,12 @@
 
 static uint64_t count[2][STATS_REASONS][STATS_WHO_COUNT]; /* [0]: exits of L1, [1]: of L2 */
 
-void stats_exit(bool from_l2, uint32_t reason, enum stats_who who)
-{
+void stats_exit(bool from_l2, uint32_t reason, enum stats_who who) {
     reason &= 0xffff;
     count[from_l2][reason < STATS_REASONS ? reason : STATS_REASONS - 1][who]++;
 }
 
-static void print_exits(bool from_l2)
-{
+static void print_exits(bool from_l2) {
     uint64_t total[STATS_WHO_COUNT] = {0};
 
     for (uint32_t reason = 0; reason < STATS_REASONS; reason++) {
@@ -31,13 +29,12 @@ static void print_exits(bool from_l2)
 
 /* In the order of struct nvmx_host, which is the order of nvmx_counts.callback. */
 static const char *const callback_name[] = {
-    "map_page",   "unmap_page",  "translate",  "ept01_lookup", "page_alloc", "page_free",
-    "page_pointer", "vmcs_select", "vmcs_reset", "vmcs_read",    "vmcs_write", "tlb_flush",
-    "msr_read",   "msr_write",   "ack_interrupt", "queue_exception", "speculation_barrier", "trace",
+    "map_page",     "unmap_page",  "translate",     "ept01_lookup",    "page_alloc",          "page_free",
+    "page_pointer", "vmcs_select", "vmcs_reset",    "vmcs_read",       "vmcs_write",          "tlb_flush",
+    "msr_read",     "msr_write",   "ack_interrupt", "queue_exception", "speculation_barrier", "trace",
 };
 
-void stats_print(void)
-{
+void stats_print(void) {
     const struct nvmx_counts *counts = nvmx_counts(this_cpu()->vcpu);
 
     print_exits(false);

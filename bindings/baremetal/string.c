@@ -4,8 +4,7 @@
 
 #include <stddef.h>
 
-void *memcpy(void *restrict to, const void *restrict from, size_t bytes)
-{
+void *memcpy(void *restrict to, const void *restrict from, size_t bytes) {
     void *result = to;
     size_t words = bytes / 8;
 
@@ -15,8 +14,7 @@ void *memcpy(void *restrict to, const void *restrict from, size_t bytes)
     return result;
 }
 
-void *memmove(void *to, const void *from, size_t bytes)
-{
+void *memmove(void *to, const void *from, size_t bytes) {
     unsigned char *t = to;
     const unsigned char *f = from;
 
@@ -28,8 +26,7 @@ void *memmove(void *to, const void *from, size_t bytes)
     return to;
 }
 
-void *memset(void *to, int value, size_t bytes)
-{
+void *memset(void *to, int value, size_t bytes) {
     void *result = to;
     size_t words = bytes / 8;
 
@@ -42,8 +39,7 @@ void *memset(void *to, int value, size_t bytes)
     return result;
 }
 
-int memcmp(const void *a, const void *b, size_t bytes)
-{
+int memcmp(const void *a, const void *b, size_t bytes) {
     const unsigned char *x = a, *y = b;
 
     for (size_t i = 0; i < bytes; i++)

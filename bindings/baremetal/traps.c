@@ -33,8 +33,7 @@ static struct gate idt[256];
 static uint64_t gdt[5];
 static uint8_t trap_stack[IST_END][TRAP_STACK_BYTES] __attribute__((aligned(16)));
 
-static uint8_t ist_of(uint32_t vector)
-{
+static uint8_t ist_of(uint32_t vector) {
     switch (vector) {
     case 2:
         return IST_NMI;
@@ -47,8 +46,7 @@ static uint8_t ist_of(uint32_t vector)
     }
 }
 
-void traps_init(void)
-{
+void traps_init(void) {
     struct descriptor_table gdtr = {sizeof gdt - 1, (uintptr_t)gdt};
     struct descriptor_table idtr = {sizeof idt - 1, (uintptr_t)idt};
     uint64_t base = (uintptr_t)&tss;
@@ -75,24 +73,20 @@ void traps_init(void)
     ltr(SELECTOR_TSS);
 }
 
-uint64_t traps_gdt_base(void)
-{
+uint64_t traps_gdt_base(void) {
     return (uintptr_t)gdt;
 }
 
-uint64_t traps_idt_base(void)
-{
+uint64_t traps_idt_base(void) {
     return (uintptr_t)idt;
 }
 
-uint64_t traps_tss_base(void)
-{
+uint64_t traps_tss_base(void) {
     return (uintptr_t)&tss;
 }
 
 /* The NMI is L1's. In the window before an entry it would be noticed too late: go back and decide again. */
-static void trap_nmi(struct trap_frame *frame)
-{
+static void trap_nmi(struct trap_frame *frame) {
     struct cpu *cpu = this_cpu();
 
     cpu->nmi_pending = 1;
@@ -104,8 +98,7 @@ static void trap_nmi(struct trap_frame *frame)
 
 void trap(struct trap_frame *frame); /* traps.S */
 
-void trap(struct trap_frame *frame)
-{
+void trap(struct trap_frame *frame) {
     static bool crashing;
 
     if (frame->vector == VECTOR_NMI) {

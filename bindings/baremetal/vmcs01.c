@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * vmcs01, the VMCS that runs L1. As little as possible is intercepted: what always exits, what protects L0, and what concerns VMX.
+ * vmcs01, the VMCS that runs L1. As little as possible is intercepted: what always exits, what protects L0, and what
+ * concerns VMX.
  *
  * External interrupts and NMIs go straight to L1: it owns the devices.
  */
@@ -8,29 +9,28 @@
 #include "host.h"
 #include "l1.h"
 
-#define PROC_IO_BITMAPS (1u << 25)
+#define PROC_IO_BITMAPS  (1u << 25)
 #define PROC_MSR_BITMAPS (1u << 28)
-#define PROC_SECONDARY (1u << 31)
-#define EXIT_SAVE_DEBUG (1u << 2)
-#define EXIT_HOST_64 (1u << 9)
-#define EXIT_SAVE_PAT (1u << 18)
-#define EXIT_LOAD_PAT (1u << 19)
-#define EXIT_SAVE_EFER (1u << 20)
-#define EXIT_LOAD_EFER (1u << 21)
+#define PROC_SECONDARY   (1u << 31)
+#define EXIT_SAVE_DEBUG  (1u << 2)
+#define EXIT_HOST_64     (1u << 9)
+#define EXIT_SAVE_PAT    (1u << 18)
+#define EXIT_LOAD_PAT    (1u << 19)
+#define EXIT_SAVE_EFER   (1u << 20)
+#define EXIT_LOAD_EFER   (1u << 21)
 #define ENTRY_LOAD_DEBUG (1u << 2)
-#define ENTRY_LOAD_PAT (1u << 14)
-#define ENTRY_LOAD_EFER (1u << 15)
+#define ENTRY_LOAD_PAT   (1u << 14)
+#define ENTRY_LOAD_EFER  (1u << 15)
 
 /* Instructions that would give #UD in a guest without these bits, though CPUID offers them. */
-#define PROC2_GIVE (PROC2_RDTSCP | PROC2_INVPCID | PROC2_XSAVES | PROC2_USER_WAIT_PAUSE | PROC2_PCONFIG)
+#define PROC2_GIVE      (PROC2_RDTSCP | PROC2_INVPCID | PROC2_XSAVES | PROC2_USER_WAIT_PAUSE | PROC2_PCONFIG)
 
-#define ACCESS_CODE 0xc09bu /* flat, 32-bit, present, accessed */
-#define ACCESS_DATA 0xc093u
+#define ACCESS_CODE     0xc09bu /* flat, 32-bit, present, accessed */
+#define ACCESS_DATA     0xc093u
 #define ACCESS_BUSY_TSS 0x8bu
 #define ACCESS_UNUSABLE 0x10000u
 
-static uint32_t secondary_controls(void)
-{
+static uint32_t secondary_controls(void) {
     uint32_t give = PROC2_GIVE | PROC2_VPID;
     uint32_t wanted = PROC2_EPT | PROC2_UNRESTRICTED_GUEST;
 
@@ -40,8 +40,7 @@ static uint32_t secondary_controls(void)
     return wanted;
 }
 
-static void put_controls(const struct cpu *cpu)
-{
+static void put_controls(const struct cpu *cpu) {
     uint32_t primary = PROC_MSR_BITMAPS | PROC_SECONDARY;
 
     if (cpu->io_bitmap[0].words) {
@@ -51,13 +50,11 @@ static void put_controls(const struct cpu *cpu)
     }
     vmcs_put(NVMX_VMCS_PIN_BASED_CONTROLS, vmx_controls(MSR_VMX_TRUE_PINBASED_CTLS, 0, "pin-based"));
     vmcs_put(NVMX_VMCS_PRIMARY_CONTROLS, vmx_controls(MSR_VMX_TRUE_PROCBASED_CTLS, primary, "processor-based"));
-    vmcs_put(NVMX_VMCS_SECONDARY_CONTROLS,
-             vmx_controls(MSR_VMX_PROCBASED_CTLS2, secondary_controls(), "secondary"));
-    vmcs_put(NVMX_VMCS_VM_EXIT_CONTROLS,
-             vmx_controls(MSR_VMX_TRUE_EXIT_CTLS,
-                          EXIT_SAVE_DEBUG | EXIT_HOST_64 | EXIT_SAVE_PAT | EXIT_LOAD_PAT | EXIT_SAVE_EFER |
-                              EXIT_LOAD_EFER,
-                          "VM-exit"));
+    vmcs_put(NVMX_VMCS_SECONDARY_CONTROLS, vmx_controls(MSR_VMX_PROCBASED_CTLS2, secondary_controls(), "secondary"));
+    vmcs_put(NVMX_VMCS_VM_EXIT_CONTROLS, vmx_controls(MSR_VMX_TRUE_EXIT_CTLS,
+                                                      EXIT_SAVE_DEBUG | EXIT_HOST_64 | EXIT_SAVE_PAT | EXIT_LOAD_PAT |
+                                                          EXIT_SAVE_EFER | EXIT_LOAD_EFER,
+                                                      "VM-exit"));
     vmcs_put(NVMX_VMCS_VM_ENTRY_CONTROLS,
              vmx_controls(MSR_VMX_TRUE_ENTRY_CTLS, ENTRY_LOAD_DEBUG | ENTRY_LOAD_PAT | ENTRY_LOAD_EFER, "VM-entry"));
     vmcs_put(NVMX_VMCS_EXCEPTION_BITMAP, 0);
@@ -77,8 +74,7 @@ static void put_controls(const struct cpu *cpu)
         vmcs_put(NVMX_VMCS_XSS_EXITING_BITMAP, 0);
 }
 
-static void put_segment(uint32_t selector_field, uint16_t selector, uint64_t base, uint32_t limit, uint32_t access)
-{
+static void put_segment(uint32_t selector_field, uint16_t selector, uint64_t base, uint32_t limit, uint32_t access) {
     /* The fields of one segment lie at the same distance from those of ES in each of the four groups. */
     uint32_t at = selector_field - NVMX_VMCS_GUEST_ES_SELECTOR;
 
@@ -88,8 +84,7 @@ static void put_segment(uint32_t selector_field, uint16_t selector, uint64_t bas
     vmcs_put(NVMX_VMCS_GUEST_ES_ACCESS_RIGHTS + at, access);
 }
 
-static void put_segments(const struct l1_start *start)
-{
+static void put_segments(const struct l1_start *start) {
     static const uint32_t data[] = {NVMX_VMCS_GUEST_ES_SELECTOR, NVMX_VMCS_GUEST_SS_SELECTOR,
                                     NVMX_VMCS_GUEST_DS_SELECTOR, NVMX_VMCS_GUEST_FS_SELECTOR,
                                     NVMX_VMCS_GUEST_GS_SELECTOR};
@@ -105,8 +100,7 @@ static void put_segments(const struct l1_start *start)
     vmcs_put(NVMX_VMCS_GUEST_IDTR_LIMIT, 0x3ff);
 }
 
-static void put_guest_state(struct cpu *cpu, const struct l1_start *start)
-{
+static void put_guest_state(struct cpu *cpu, const struct l1_start *start) {
     put_segments(start);
     vmcs_put(NVMX_VMCS_GUEST_CR0, CR0_PE | CR0_ET | CR0_NE);
     vmcs_put(NVMX_VMCS_CR0_READ_SHADOW, CR0_PE | CR0_ET);
@@ -134,13 +128,12 @@ static void put_guest_state(struct cpu *cpu, const struct l1_start *start)
     cpu->regs.gpr[6] = start->esi;
 }
 
-void vmcs01_follow_mode(bool in_vmx_operation)
-{
+void vmcs01_follow_mode(bool in_vmx_operation) {
     uint64_t mask = CR0_NE;
 
     /*
-     * NE is 1 in the processor (SDM 25.8) while L1 sees what it wrote. PE and PG are L1's own affair thanks to unrestricted
-     * guest, but in VMX operation it may not clear them: then they have to exit.
+     * NE is 1 in the processor (SDM 25.8) while L1 sees what it wrote. PE and PG are L1's own affair thanks to
+     * unrestricted guest, but in VMX operation it may not clear them: then they have to exit.
      */
     if (in_vmx_operation) {
         uint64_t shadow = vmcs_get(NVMX_VMCS_CR0_READ_SHADOW) & ~(CR0_PE | CR0_PG);
@@ -157,8 +150,7 @@ void vmcs01_follow_mode(bool in_vmx_operation)
     }
 }
 
-void vmcs01_shadow_bitmaps(const struct nvmx_vm *vm)
-{
+void vmcs01_shadow_bitmaps(const struct nvmx_vm *vm) {
     uint64_t vmread_bitmap, vmwrite_bitmap;
     uint8_t *vmread_page = page_get_or_die(&vmread_bitmap, "a bitmap");
     uint8_t *vmwrite_page = page_get_or_die(&vmwrite_bitmap, "a bitmap");
@@ -168,8 +160,7 @@ void vmcs01_shadow_bitmaps(const struct nvmx_vm *vm)
     vmcs_put(NVMX_VMCS_VMWRITE_BITMAP_ADDRESS, vmwrite_bitmap);
 }
 
-void vmcs01_init(struct cpu *cpu, const struct l1_start *start)
-{
+void vmcs01_init(struct cpu *cpu, const struct l1_start *start) {
     vmcs_use(cpu, NVMX_VMCS01);
     put_controls(cpu);
     vmcs_put_host_state(cpu);

@@ -3,16 +3,16 @@
 #include "console.h"
 #include "host.h"
 
-#define FEATURE_LOCK (1ull << 0)
-#define FEATURE_VMX (1ull << 2)
+#define FEATURE_LOCK        (1ull << 0)
+#define FEATURE_VMX         (1ull << 2)
 #define BASIC_TRUE_CONTROLS (1ull << 55)
-#define BASIC_TYPE_SHIFT 50
-#define TYPE_WB 6u
-#define PROC_SECONDARY (1ull << 31)
-#define PROC_MSR_BITMAPS (1ull << 28)
-#define SHADOW_INDICATOR (1u << 31)
+#define BASIC_TYPE_SHIFT    50
+#define TYPE_WB             6u
+#define PROC_SECONDARY      (1ull << 31)
+#define PROC_MSR_BITMAPS    (1ull << 28)
+#define SHADOW_INDICATOR    (1u << 31)
 
-#define HOST_PAT 0x0007040600070406ull /* the power-up value */
+#define HOST_PAT            0x0007040600070406ull /* the power-up value */
 
 static struct {
     bool on;
@@ -20,36 +20,30 @@ static struct {
     uint64_t secondary, ept;
 } vmx;
 
-bool vmx_is_on(void)
-{
+bool vmx_is_on(void) {
     return vmx.on;
 }
 
-bool vmx_has_secondary(uint32_t bit)
-{
+bool vmx_has_secondary(uint32_t bit) {
     return vmx.secondary >> 32 & bit;
 }
 
-bool vmx_has_ept(uint32_t bit)
-{
+bool vmx_has_ept(uint32_t bit) {
     return vmx.ept >> bit & 1;
 }
 
-static void check_secondary(uint32_t bit, const char *lacks)
-{
+static void check_secondary(uint32_t bit, const char *lacks) {
     if (!vmx_has_secondary(bit))
         panic("this CPU has no %s", lacks);
 }
 
-static void check_ept(uint32_t bit, const char *lacks)
-{
+static void check_ept(uint32_t bit, const char *lacks) {
     if (!vmx_has_ept(bit))
         panic("this CPU's EPT lacks %s, which L0 needs", lacks);
 }
 
 /* Ask in the order in which CPUs gained the features, so that the message names the oldest that is missing. */
-static void check_cpu(void)
-{
+static void check_cpu(void) {
     uint64_t basic;
     uint64_t primary;
 
@@ -77,8 +71,7 @@ static void check_cpu(void)
     check_secondary(PROC2_UNRESTRICTED_GUEST, "unrestricted guest: L1 could not start without paging");
 }
 
-static void enable_in_feature_control(void)
-{
+static void enable_in_feature_control(void) {
     uint64_t value = rdmsr(MSR_FEATURE_CONTROL);
 
     if (!(value & FEATURE_LOCK))
@@ -87,8 +80,7 @@ static void enable_in_feature_control(void)
         panic("VMX is locked off by the firmware (IA32_FEATURE_CONTROL = 0x%lx)", value);
 }
 
-void vmx_on(struct cpu *cpu)
-{
+void vmx_on(struct cpu *cpu) {
     uint64_t region;
 
     check_cpu();
@@ -107,8 +99,7 @@ void vmx_on(struct cpu *cpu)
     }
 }
 
-uint32_t vmx_controls(uint32_t true_msr, uint32_t wanted, const char *name)
-{
+uint32_t vmx_controls(uint32_t true_msr, uint32_t wanted, const char *name) {
     uint64_t allowed = rdmsr(true_msr);
     uint32_t missing = wanted & ~(uint32_t)(allowed >> 32);
 
@@ -117,8 +108,7 @@ uint32_t vmx_controls(uint32_t true_msr, uint32_t wanted, const char *name)
     return wanted | (uint32_t)allowed;
 }
 
-uint64_t vmcs_region(bool shadow)
-{
+uint64_t vmcs_region(bool shadow) {
     uint64_t hpa;
     uint32_t *region = page_get_or_die(&hpa, "a VMCS");
 
@@ -126,8 +116,7 @@ uint64_t vmcs_region(bool shadow)
     return hpa;
 }
 
-void vmcs_clean(struct cpu *cpu, uint32_t slot)
-{
+void vmcs_clean(struct cpu *cpu, uint32_t slot) {
     uint32_t *region = phys_to_virt(cpu->slot[slot].hpa);
 
     if (!vmclear(cpu->slot[slot].hpa))
@@ -141,8 +130,7 @@ void vmcs_clean(struct cpu *cpu, uint32_t slot)
         panic("VMCLEAR of VMCS %u failed", slot);
 }
 
-void vmcs_use(struct cpu *cpu, uint32_t slot)
-{
+void vmcs_use(struct cpu *cpu, uint32_t slot) {
     if (slot == cpu->selected)
         return;
     /* What was written to the shadow VMCS must be in memory before L1 reads it through vmcs01's link pointer. */
@@ -153,8 +141,7 @@ void vmcs_use(struct cpu *cpu, uint32_t slot)
     cpu->selected = slot;
 }
 
-uint64_t vmcs_get(uint32_t field)
-{
+uint64_t vmcs_get(uint32_t field) {
     uint64_t value = 0;
 
     if (!vmread_safe(field, &value))
@@ -162,21 +149,22 @@ uint64_t vmcs_get(uint32_t field)
     return value;
 }
 
-void vmcs_put(uint32_t field, uint64_t value)
-{
+void vmcs_put(uint32_t field, uint64_t value) {
     if (!vmwrite_safe(field, value))
         panic("VMWRITE of field 0x%x failed", field);
 }
 
-void vmcs_put_host_state(struct cpu *cpu)
-{
+void vmcs_put_host_state(struct cpu *cpu) {
     static const struct {
         uint32_t field;
         uint16_t selector;
     } selector[] = {
-        {NVMX_VMCS_HOST_CS_SELECTOR, SELECTOR_CODE}, {NVMX_VMCS_HOST_SS_SELECTOR, SELECTOR_DATA},
-        {NVMX_VMCS_HOST_DS_SELECTOR, SELECTOR_DATA}, {NVMX_VMCS_HOST_ES_SELECTOR, SELECTOR_DATA},
-        {NVMX_VMCS_HOST_FS_SELECTOR, 0},             {NVMX_VMCS_HOST_GS_SELECTOR, 0},
+        {NVMX_VMCS_HOST_CS_SELECTOR, SELECTOR_CODE},
+        {NVMX_VMCS_HOST_SS_SELECTOR, SELECTOR_DATA},
+        {NVMX_VMCS_HOST_DS_SELECTOR, SELECTOR_DATA},
+        {NVMX_VMCS_HOST_ES_SELECTOR, SELECTOR_DATA},
+        {NVMX_VMCS_HOST_FS_SELECTOR, 0},
+        {NVMX_VMCS_HOST_GS_SELECTOR, 0},
         {NVMX_VMCS_HOST_TR_SELECTOR, SELECTOR_TSS},
     };
 

@@ -9,32 +9,32 @@
 
 #include "layout.h"
 
-#define KIB 1024ul
-#define MIB (1024 * KIB)
-#define GIB (1024 * MIB)
-#define PAGE_BYTES 4096ul
+#define KIB          1024ul
+#define MIB          (1024 * KIB)
+#define GIB          (1024 * MIB)
+#define PAGE_BYTES   4096ul
 
-#define CR0_PE (1ull << 0)
-#define CR0_MP (1ull << 1)
-#define CR0_EM (1ull << 2)
-#define CR0_TS (1ull << 3)
-#define CR0_ET (1ull << 4)
-#define CR0_NE (1ull << 5)
-#define CR0_NW (1ull << 29)
-#define CR0_CD (1ull << 30)
-#define CR0_PG (1ull << 31)
-#define CR4_PAE (1ull << 5)
-#define CR4_VMXE (1ull << 13)
-#define CR4_SMXE (1ull << 14)
-#define CR4_PCIDE (1ull << 17)
-#define CR4_OSXSAVE (1ull << 18)
-#define CR4_PKE (1ull << 22)
+#define CR0_PE       (1ull << 0)
+#define CR0_MP       (1ull << 1)
+#define CR0_EM       (1ull << 2)
+#define CR0_TS       (1ull << 3)
+#define CR0_ET       (1ull << 4)
+#define CR0_NE       (1ull << 5)
+#define CR0_NW       (1ull << 29)
+#define CR0_CD       (1ull << 30)
+#define CR0_PG       (1ull << 31)
+#define CR4_PAE      (1ull << 5)
+#define CR4_VMXE     (1ull << 13)
+#define CR4_SMXE     (1ull << 14)
+#define CR4_PCIDE    (1ull << 17)
+#define CR4_OSXSAVE  (1ull << 18)
+#define CR4_PKE      (1ull << 22)
 
 #define RFLAGS_FIXED (1ull << 1)
-#define RFLAGS_TF (1ull << 8)
+#define RFLAGS_TF    (1ull << 8)
 
-#define EFER_LME (1ull << 8)
-#define EFER_LMA (1ull << 10)
+#define EFER_LME     (1ull << 8)
+#define EFER_LMA     (1ull << 10)
 
 enum msr_index {
     MSR_TSC = 0x10,
@@ -74,42 +74,35 @@ enum msr_index {
     MSR_GS_BASE = 0xc0000101,
 };
 
-static inline void *phys_to_virt(uint64_t hpa)
-{
+static inline void *phys_to_virt(uint64_t hpa) {
     return (void *)(uintptr_t)(DIRECT_MAP + hpa);
 }
 
-static inline void outb(uint16_t port, uint8_t value)
-{
+static inline void outb(uint16_t port, uint8_t value) {
     __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port));
 }
 
-static inline void outw(uint16_t port, uint16_t value)
-{
+static inline void outw(uint16_t port, uint16_t value) {
     __asm__ volatile("outw %0, %1" : : "a"(value), "Nd"(port));
 }
 
-static inline void outl(uint16_t port, uint32_t value)
-{
+static inline void outl(uint16_t port, uint32_t value) {
     __asm__ volatile("outl %0, %1" : : "a"(value), "Nd"(port));
 }
 
-static inline uint8_t inb(uint16_t port)
-{
+static inline uint8_t inb(uint16_t port) {
     uint8_t value;
     __asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(port));
     return value;
 }
 
-static inline uint16_t inw(uint16_t port)
-{
+static inline uint16_t inw(uint16_t port) {
     uint16_t value;
     __asm__ volatile("inw %1, %0" : "=a"(value) : "Nd"(port));
     return value;
 }
 
-static inline uint32_t inl(uint16_t port)
-{
+static inline uint32_t inl(uint16_t port) {
     uint32_t value;
     __asm__ volatile("inl %1, %0" : "=a"(value) : "Nd"(port));
     return value;
@@ -119,34 +112,30 @@ struct cpuid {
     uint32_t eax, ebx, ecx, edx;
 };
 
-static inline struct cpuid cpuid(uint32_t leaf, uint32_t subleaf)
-{
+static inline struct cpuid cpuid(uint32_t leaf, uint32_t subleaf) {
     struct cpuid r;
     __asm__ volatile("cpuid" : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx) : "a"(leaf), "c"(subleaf));
     return r;
 }
 
-static inline uint64_t rdmsr(uint32_t index)
-{
+static inline uint64_t rdmsr(uint32_t index) {
     uint32_t low, high;
     __asm__ volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(index));
     return low | (uint64_t)high << 32;
 }
 
-static inline void wrmsr(uint32_t index, uint64_t value)
-{
+static inline void wrmsr(uint32_t index, uint64_t value) {
     __asm__ volatile("wrmsr" : : "a"((uint32_t)value), "d"((uint32_t)(value >> 32)), "c"(index) : "memory");
 }
 
 /*
- * An instruction that may fault: if it does, traps.c continues at the label with `ok` still false. Each entry of the table is a pair
- * of addresses (instruction, where to go on).
+ * An instruction that may fault: if it does, traps.c continues at the label with `ok` still false. Each entry of the
+ * table is a pair of addresses (instruction, where to go on).
  */
-#define EXCEPTION_ENTRY(from, to) \
+#define EXCEPTION_ENTRY(from, to)                                                                                      \
     ".pushsection .exception_table, \"a\"\n\t.balign 8\n\t.quad " from ", " to "\n\t.popsection\n\t"
 
-static inline bool rdmsr_safe(uint32_t index, uint64_t *value)
-{
+static inline bool rdmsr_safe(uint32_t index, uint64_t *value) {
     uint32_t low = 0, high = 0, ok = 0;
     __asm__ volatile("1: rdmsr\n\tmovl $1, %2\n\t2:\n\t" EXCEPTION_ENTRY("1b", "2b")
                      : "+a"(low), "+d"(high), "+r"(ok)
@@ -155,8 +144,7 @@ static inline bool rdmsr_safe(uint32_t index, uint64_t *value)
     return ok != 0;
 }
 
-static inline bool wrmsr_safe(uint32_t index, uint64_t value)
-{
+static inline bool wrmsr_safe(uint32_t index, uint64_t value) {
     uint32_t ok = 0;
     __asm__ volatile("1: wrmsr\n\tmovl $1, %0\n\t2:\n\t" EXCEPTION_ENTRY("1b", "2b")
                      : "+r"(ok)
@@ -165,8 +153,7 @@ static inline bool wrmsr_safe(uint32_t index, uint64_t value)
     return ok != 0;
 }
 
-static inline bool xsetbv_safe(uint32_t index, uint64_t value)
-{
+static inline bool xsetbv_safe(uint32_t index, uint64_t value) {
     uint32_t ok = 0;
     __asm__ volatile("1: xsetbv\n\tmovl $1, %0\n\t2:\n\t" EXCEPTION_ENTRY("1b", "2b")
                      : "+r"(ok)
@@ -175,16 +162,14 @@ static inline bool xsetbv_safe(uint32_t index, uint64_t value)
     return ok != 0;
 }
 
-#define DEFINE_CONTROL_REGISTER(name)                            \
-    static inline uint64_t read_##name(void)                     \
-    {                                                            \
-        uint64_t value;                                          \
-        __asm__ volatile("movq %%" #name ", %0" : "=r"(value));  \
-        return value;                                            \
-    }                                                            \
-    static inline void write_##name(uint64_t value)              \
-    {                                                            \
-        __asm__ volatile("movq %0, %%" #name : : "r"(value) : "memory"); \
+#define DEFINE_CONTROL_REGISTER(name)                                                                                  \
+    static inline uint64_t read_##name(void) {                                                                         \
+        uint64_t value;                                                                                                \
+        __asm__ volatile("movq %%" #name ", %0" : "=r"(value));                                                        \
+        return value;                                                                                                  \
+    }                                                                                                                  \
+    static inline void write_##name(uint64_t value) {                                                                  \
+        __asm__ volatile("movq %0, %%" #name : : "r"(value) : "memory");                                               \
     }
 DEFINE_CONTROL_REGISTER(cr0)
 DEFINE_CONTROL_REGISTER(cr2)
@@ -196,63 +181,54 @@ struct descriptor_table {
     uint64_t base;
 } __attribute__((packed));
 
-static inline void lgdt(const struct descriptor_table *table)
-{
+static inline void lgdt(const struct descriptor_table *table) {
     __asm__ volatile("lgdt %0" : : "m"(*table));
 }
 
-static inline void lidt(const struct descriptor_table *table)
-{
+static inline void lidt(const struct descriptor_table *table) {
     __asm__ volatile("lidt %0" : : "m"(*table));
 }
 
-static inline void ltr(uint16_t selector)
-{
+static inline void ltr(uint16_t selector) {
     __asm__ volatile("ltr %0" : : "r"(selector));
 }
 
-static inline void wbinvd(void)
-{
+static inline void wbinvd(void) {
     __asm__ volatile("wbinvd" : : : "memory");
 }
 
-static inline void halt(void)
-{
+static inline void halt(void) {
     __asm__ volatile("cli; hlt");
 }
 
-/* -- VMX (SDM chapter 33): false is VMfail, of either kind ------------------------------------------------------------- */
+/* -- VMX (SDM chapter 33): false is VMfail, of either kind
+ * ------------------------------------------------------------- */
 
-static inline bool vmxon(uint64_t hpa)
-{
+static inline bool vmxon(uint64_t hpa) {
     bool ok;
     __asm__ volatile("vmxon %1" : "=@cca"(ok) : "m"(hpa) : "memory");
     return ok;
 }
 
-static inline bool vmclear(uint64_t hpa)
-{
+static inline bool vmclear(uint64_t hpa) {
     bool ok;
     __asm__ volatile("vmclear %1" : "=@cca"(ok) : "m"(hpa) : "memory");
     return ok;
 }
 
-static inline bool vmptrld(uint64_t hpa)
-{
+static inline bool vmptrld(uint64_t hpa) {
     bool ok;
     __asm__ volatile("vmptrld %1" : "=@cca"(ok) : "m"(hpa) : "memory");
     return ok;
 }
 
-static inline bool vmread_safe(uint64_t encoding, uint64_t *value)
-{
+static inline bool vmread_safe(uint64_t encoding, uint64_t *value) {
     bool ok;
     __asm__ volatile("vmread %2, %1" : "=@cca"(ok), "=r"(*value) : "r"(encoding));
     return ok;
 }
 
-static inline bool vmwrite_safe(uint64_t encoding, uint64_t value)
-{
+static inline bool vmwrite_safe(uint64_t encoding, uint64_t value) {
     bool ok;
     __asm__ volatile("vmwrite %2, %1" : "=@cca"(ok) : "r"(encoding), "r"(value));
     return ok;
@@ -263,16 +239,14 @@ struct invalidation {
     uint64_t linear;
 };
 
-static inline bool invept(uint64_t type, uint64_t eptp)
-{
+static inline bool invept(uint64_t type, uint64_t eptp) {
     struct invalidation descriptor = {.first = eptp};
     bool ok;
     __asm__ volatile("invept %1, %2" : "=@cca"(ok) : "m"(descriptor), "r"(type) : "memory");
     return ok;
 }
 
-static inline bool invvpid(uint64_t type, uint64_t vpid, uint64_t linear)
-{
+static inline bool invvpid(uint64_t type, uint64_t vpid, uint64_t linear) {
     struct invalidation descriptor = {.first = vpid, .linear = linear};
     bool ok;
     __asm__ volatile("invvpid %1, %2" : "=@cca"(ok) : "m"(descriptor), "r"(type) : "memory");
