@@ -70,8 +70,7 @@ static void restore_event_in_flight(void) {
     vmcs_put(NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, info & ~(1u << 12)); /* bit 12 is undefined here, reserved there */
 }
 
-/* -- one handler per reason
- * -------------------------------------------------------------------------------------------- */
+/* -- one handler per reason --------------------------------------------------------------------------------------- */
 
 static void handle_triple_fault(struct cpu *cpu) {
     (void)cpu;

@@ -43,8 +43,7 @@ _Static_assert(offsetof(struct cpu, regs.gpr) == 0, "entry.S");
 _Static_assert(offsetof(struct cpu, regs.cr2) == CPU_CR2, "entry.S");
 _Static_assert(offsetof(struct cpu, nmi_pending) == CPU_NMI_PENDING, "entry.S");
 
-/* -- boot options (main.c)
- * ------------------------------------------------------------------------------------------------ */
+/* -- boot options (main.c) ---------------------------------------------------------------------------------------- */
 
 struct options {
     bool stats;        /* print counts at the end */
@@ -54,8 +53,7 @@ struct options {
 };
 extern struct options options;
 
-/* -- entry.S, traps.c
- * --------------------------------------------------------------------------------------------------- */
+/* -- entry.S, traps.c --------------------------------------------------------------------------------------------- */
 
 void vmx_exit_point(void);
 _Noreturn void vmx_run(struct cpu *cpu);
@@ -75,8 +73,7 @@ uint64_t traps_tss_base(void);
 /* The only processor. */
 struct cpu *this_cpu(void);
 
-/* -- VMX (vmx.c, vmcs01.c)
- * ---------------------------------------------------------------------------------------------- */
+/* -- VMX (vmx.c, vmcs01.c) ---------------------------------------------------------------------------------------- */
 
 /* Check that the CPU has what L0 needs (panics with a clear message), and enter VMX operation. */
 void vmx_on(struct cpu *cpu);
@@ -134,8 +131,7 @@ void vmcs01_shadow_bitmaps(const struct nvmx_vm *vm);
 enum { INVEPT_SINGLE = 1, INVEPT_ALL = 2 };
 enum { INVVPID_ADDRESS = 0, INVVPID_SINGLE = 1, INVVPID_ALL = 2 };
 
-/* -- ept01 (ept01.c)
- * ---------------------------------------------------------------------------------------------------- */
+/* -- ept01 (ept01.c) ---------------------------------------------------------------------------------------------- */
 
 /* Map all below 4 GiB and all RAM above it. */
 void ept01_init(void);
@@ -145,8 +141,7 @@ bool ept01_fill(uint64_t gpa1);
 /* As the library's callback asks. */
 enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out);
 
-/* -- exits (handlers.c)
- * ------------------------------------------------------------------------------------------------- */
+/* -- exits (handlers.c) ------------------------------------------------------------------------------------------- */
 
 /* An exit that the library leaves to the host. */
 void handle_exit(struct cpu *cpu);
@@ -165,8 +160,7 @@ bool l1_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value);
 /* A new bitmap for vmcs01. */
 struct page msr_bitmap01(void);
 
-/* -- the machine (acpi.c, ports.c)
- * -------------------------------------------------------------------------------------- */
+/* -- the machine (acpi.c, ports.c) -------------------------------------------------------------------------------- */
 
 void acpi_init(void);
 /* The RSDP's address (0: none), and the port of PM1a control (0: none). */
@@ -179,8 +173,7 @@ _Noreturn void power_off(void);
 void io_bitmaps01(struct page bitmaps[2]);
 void handle_io(struct cpu *cpu);
 
-/* -- diagnosis (stats.c, crash.c)
- * ---------------------------------------------------------------------------------------- */
+/* -- diagnosis (stats.c, crash.c) --------------------------------------------------------------------------------- */
 
 enum stats_who { STATS_HOST, STATS_EMULATED, STATS_REFLECTED, STATS_WHO_COUNT };
 #define STATS_REASONS 96

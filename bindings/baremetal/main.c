@@ -25,8 +25,7 @@ struct cpu *this_cpu(void) {
     return &only_cpu.cpu;
 }
 
-/* -- boot
- * ---------------------------------------------------------------------------------------------------------------- */
+/* -- boot --------------------------------------------------------------------------------------------------------- */
 
 static const char *keep_string(uint32_t hpa) {
     static uint32_t used;
@@ -116,8 +115,7 @@ static void read_loader(uint32_t information) {
     read_modules(&info);
 }
 
-/* -- the library
- * ----------------------------------------------------------------------------------------------------------- */
+/* -- the library -------------------------------------------------------------------------------------------------- */
 
 static uint32_t cpu_facts(void) {
     struct cpuid extended = cpuid(0x80000001, 0), structured = cpuid(0, 0).eax >= 7 ? cpuid(7, 0) : (struct cpuid){0};
@@ -168,8 +166,7 @@ static void make_vm(struct cpu *cpu) {
         panic("libnvmx does not start: %s", nvmx_status_text(status));
 }
 
-/* -- exits and entries
- * ----------------------------------------------------------------------------------------------------- */
+/* -- exits and entries -------------------------------------------------------------------------------------------- */
 
 /* VMXON and VMXOFF of L1 change what vmcs01 intercepts. Both leave vmcs01 selected. */
 static void follow_mode(struct cpu *cpu) {

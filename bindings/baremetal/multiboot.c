@@ -145,8 +145,7 @@ static uint32_t entry_address(const struct image *image) {
     panic("L1's entry point 0x%lx is in none of its segments", image->entry);
 }
 
-/* -- what L1 finds
- * ----------------------------------------------------------------------------------------------------- */
+/* -- what L1 finds ------------------------------------------------------------------------------------------------ */
 
 /* Grows upwards through one block of low memory. */
 struct arena {

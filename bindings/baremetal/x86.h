@@ -201,8 +201,7 @@ static inline void halt(void) {
     __asm__ volatile("cli; hlt");
 }
 
-/* -- VMX (SDM chapter 33): false is VMfail, of either kind
- * ------------------------------------------------------------- */
+/* -- VMX (SDM chapter 33): false is VMfail, of either kind -------------------------------------------------------- */
 
 static inline bool vmxon(uint64_t hpa) {
     bool ok;
