@@ -110,8 +110,10 @@ struct nvmx_cap_bit {
 /* The rows, in order; NULL past the last. */
 NVMX_API const struct nvmx_cap_bit *nvmx_cap_bit(size_t row);
 
-/* Why `l1` (made from machine and mask) lacks the bit of this row, or NVMX_CAP_OFFERED. NVMX_CAP_NOT_ON_CPU past the
- * last row. */
+/*
+ * Why `l1` (made from machine and mask) lacks the bit of this row, or NVMX_CAP_OFFERED. NVMX_CAP_NOT_ON_CPU past the
+ * last row.
+ */
 NVMX_API enum nvmx_cap_reason nvmx_cap_bit_reason(size_t row, const struct nvmx_caps *machine,
                                                   const struct nvmx_caps *mask, const struct nvmx_caps *l1);
 
@@ -125,8 +127,7 @@ NVMX_API uint32_t nvmx_caps_may_be_1(const struct nvmx_caps *caps, enum nvmx_cap
 /* Canonical for the CPU's linear-address width. */
 NVMX_API bool nvmx_is_canonical(const struct nvmx_caps *caps, uint64_t linear);
 
-/* Is `value` a legal CR0 (cr = 0) or CR4 (cr = 4) in VMX operation (SDM 25.8)? `unrestricted` exempts PE and PG of CR0.
- */
+/* Is `value` a legal CR0 (cr = 0) or CR4 (cr = 4) in VMX operation (SDM 25.8)? `unrestricted` exempts CR0.PE and PG. */
 NVMX_API bool nvmx_cr_fixed_ok(const struct nvmx_caps *caps, unsigned int cr, uint64_t value, bool unrestricted);
 
 NVMX_END_C

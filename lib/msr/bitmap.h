@@ -24,8 +24,10 @@ struct bitmap_overlay {
 /* All words intercept, none is hot. `page` is 4096 bytes that the overlay uses from now on. */
 void bitmap_init(struct bitmap_overlay *overlay, void *page, uint64_t hpa);
 
-/* Merge the hot words: overlay = l1 | host. `host` may be NULL (the host intercepts nothing). Both are pages of 512
- * words. */
+/*
+ * Merge the hot words: overlay = l1 | host. `host` may be NULL (the host intercepts nothing). Both are pages of 512
+ * words.
+ */
 void bitmap_merge(struct bitmap_overlay *overlay, const uint64_t *l1, const uint64_t *host);
 
 /* An exit happened that neither L1 nor the host asked for: the word that holds `bit` is merged from now on. */

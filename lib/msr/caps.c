@@ -295,8 +295,7 @@ static bool rows_are_subset(unsigned int place, const struct nvmx_caps *wanted, 
     return (wanted->msr[place] & ~known) == 0;
 }
 
-/* Halves of control MSRs: allowed to be 1 at most what can be, fixed to 1 at least what must be, and nothing both ways.
- */
+/* Halves of control MSRs: allowed to be 1 at most what can be, fixed to 1 at least what must be, never both ways. */
 static bool halves_are_subset(uint64_t want, uint64_t can) {
     uint32_t want_must = (uint32_t)want, want_may = (uint32_t)(want >> 32);
 

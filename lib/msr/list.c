@@ -30,8 +30,10 @@ static bool is_x2apic(uint32_t index) {
     return index >> 8 == 0x8;
 }
 
-/* Rows C-29.4-01 to C-29.4-04: FS and GS base lie in the guest-state area; microcode MSRs are refused as
- * model-specific. */
+/*
+ * Rows C-29.4-01 to C-29.4-04: FS and GS base lie in the guest-state area; microcode MSRs are refused as
+ * model-specific.
+ */
 static bool load_forbidden(uint32_t index) {
     return is_x2apic(index) || index == MSR_FS_BASE || index == MSR_GS_BASE || index == MSR_SMM_MONITOR_CTL ||
            index == MSR_SMBASE || index == MSR_BIOS_UPDT_TRIG || index == MSR_BIOS_SIGN_ID;

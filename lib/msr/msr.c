@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* IA32_FEATURE_CONTROL and the capability MSRs as L1 reads and writes them, and what else L1 can ask the processor
- * about VMX. */
+/*
+ * IA32_FEATURE_CONTROL and the capability MSRs as L1 reads and writes them, and what else L1 can ask the processor
+ * about VMX.
+ */
 #include "../vcpu.h"
 #include "caps_internal.h"
 
@@ -18,7 +20,8 @@ static bool is_capability(uint32_t index) {
     return index >= NVMX_MSR_VMX_FIRST && index <= NVMX_MSR_VMX_LAST;
 }
 
-/* The place of a capability MSR, kept inside the array also where the processor speculates past the check of the index.
+/*
+ * The place of a capability MSR, kept inside the array also where the processor speculates past the check of the index.
  */
 static unsigned int place_of(uint32_t index) {
     uint32_t place = index - NVMX_MSR_VMX_FIRST;
