@@ -1,0 +1,591 @@
+/* SPDX-License-Identifier: MIT */
+/* Single rules of the composition, each with the smallest tables that show it. */
+#include "ept_world.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <criterion/criterion.h>
+
+#define AD_CAPS (WORLD_CAPS_PLAIN | WORLD_CAPS_AD)
+#define EPTP12 UINT64_C(0x1e) /* 4 levels, WB, root in page 0 */
+#define EPTP12_AD (EPTP12 | NVMX_EPTP_AD)
+#define GPA2 UINT64_C(0x5123) /* page 5 */
+
+static const struct world_access reading = {.kind = 1, .linear = true};
+static const struct world_access writing = {.kind = 2, .linear = true};
+static const struct world_access fetching = {.kind = 4, .linear = true};
+
+/* Tables in pages 0 (PML4) to 3 (PT); gpa2 page n is gpa1 page 512 + n; ept01 is write-back RAM in 4K pages up to 4 MiB, then 2M pages. */
+static struct world *simple(uint64_t cap, uint32_t budget)
+{
+    struct world *w = world_new(cap, budget);
+
+    world_set01(w, 0, 1024, 7, 6, false, 12);
+    for (uint32_t pfn = 1024; pfn < 4096; pfn += 512) {
+        world_set01(w, pfn, 512, 7, 6, false, 21);
+    }
+    w->l1[0][0] = 0x1407;
+    w->l1[1][0] = 0x2407;
+    w->l1[2][0] = 0x3407;
+    for (uint64_t i = 0; i < 512; i++) {
+        w->l1[3][i] = (512 + i) << 12 | 0x437;
+    }
+    return w;
+}
+
+static uint64_t root_of(struct world *w, unsigned int user, uint64_t eptp12)
+{
+    uint64_t eptp02 = 0;
+
+    cr_assert_eq(nvmx_ept_root(w->ept, &w, user, eptp12, w->mbec, &eptp02), NVMX_OK);
+    return eptp02;
+}
+
+static enum nvmx_ept_verdict fault_at(struct world *w, uint64_t eptp12, uint64_t gpa2, uint64_t qualification,
+                                      struct nvmx_ept_fault *fault)
+{
+    struct nvmx_ept_access access = {.eptp12 = eptp12, .gpa2 = gpa2, .qualification = qualification, .mbec = w->mbec};
+
+    root_of(w, 0, eptp12);
+    return nvmx_ept_fault(w->ept, &w, &access, fault);
+}
+
+/* Faults until the CPU gets through; how many it took. */
+static unsigned int touch(struct world *w, uint64_t eptp12, uint64_t gpa2, const struct world_access *access)
+{
+    uint64_t eptp02 = root_of(w, 0, eptp12);
+    uint64_t hpa, type, qualification;
+    unsigned int faults = 0;
+    struct nvmx_ept_fault fault;
+
+    while (!world_cpu(w, 0, eptp02, gpa2, access, &hpa, &type, &qualification)) {
+        cr_assert_eq(fault_at(w, eptp12, gpa2, qualification, &fault), NVMX_EPT_RETRY);
+        cr_assert(++faults < 4);
+    }
+    return faults;
+}
+
+static struct world_translation look(struct world *w, uint64_t eptp12, uint64_t gpa2)
+{
+    struct world_translation t;
+
+    world_walk02(w, root_of(w, 0, eptp12), gpa2, &t);
+    return t;
+}
+
+/* Hardware's qualification and capabilities -> L1's. */
+struct qualification_row {
+    const char *id;
+    uint64_t caps, eptp12, leaf12, hardware, expected;
+};
+
+static const struct qualification_row qualification_rows[] = {
+    {"bit 0", 0, EPTP12, 0, 0x181, 0x181},
+    {"bit 1", 0, EPTP12, 0x31, 0x182, 0x18a},
+    {"bits 1 and 0", 0, EPTP12, 0x31, 0x183, 0x18b},
+    {"bit 2", 0, EPTP12, 0x33, 0x184, 0x19c},
+    {"bits 3 and 5", 0, EPTP12, 0x35, 0x182, 0x1aa},
+    {"bit 5", 0, EPTP12, 0x34, 0x181, 0x1a1},
+    {"bits 5:3 of ept02 are not L1's", 0, EPTP12, 0x31, 0x1ba, 0x18a},
+    {"not present clears bits 5:3", 0, EPTP12, 0, 0x1b9, 0x181},
+    {"bit 6 of ept02 is not L1's", 0, EPTP12, 0, 0x1c1, 0x181},
+    {"bit 7 clear: bit 8 is clear too", 0, EPTP12, 0, 0x101, 0x001},
+    {"bit 8 clear: paging structure", 0, EPTP12, 0, 0x081, 0x081},
+    {"paging structure, write", 0, EPTP12, 0x31, 0x082, 0x08a},
+    {"paging structure counts as a write", WORLD_CAPS_AD, EPTP12_AD, 0x31, 0x081, 0x08b},
+    {"advanced information", WORLD_CAPS_ADVANCED, EPTP12, 0, 0xf81, 0xf81},
+    {"advanced information, bit 9", WORLD_CAPS_ADVANCED, EPTP12, 0, 0x381, 0x381},
+    {"advanced information, bit 10", WORLD_CAPS_ADVANCED, EPTP12, 0, 0x581, 0x581},
+    {"advanced information, bit 11", WORLD_CAPS_ADVANCED, EPTP12, 0, 0x981, 0x981},
+    {"advanced information not offered", 0, EPTP12, 0, 0xf81, 0x181},
+    {"no advanced information about paging structures", WORLD_CAPS_ADVANCED, EPTP12, 0, 0xe81, 0x081},
+    {"NMI unblocking", 0, EPTP12, 0, 0x1181, 0x1181},
+    {"asynchronous", 0, EPTP12, 0, 0x10001, 0x10001},
+    {"undefined bits", 0, EPTP12, 0, ~UINT64_C(0x1ffff) | 0xe181, 0x181},
+};
+
+Test(ept, qualification_bit_by_bit)
+{
+    for (size_t i = 0; i < sizeof(qualification_rows) / sizeof(qualification_rows[0]); i++) {
+        const struct qualification_row *row = &qualification_rows[i];
+        struct world *w = simple(WORLD_CAPS_PLAIN | row->caps, 0);
+        struct nvmx_ept_fault fault;
+
+        w->l1[3][5] = row->leaf12;
+        cr_expect_eq(fault_at(w, row->eptp12, GPA2, row->hardware, &fault), NVMX_EPT_L1_VIOLATION, "%s", row->id);
+        cr_expect_eq(fault.qualification, row->expected, "%s: %#llx", row->id, (unsigned long long)fault.qualification);
+        world_delete(w);
+    }
+}
+
+/* Bits 5:3 are the AND over all entries that were used. */
+Test(ept, qualification_has_rights_of_all_levels)
+{
+    for (unsigned int level = 1; level <= 4; level++) {
+        struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+        struct nvmx_ept_fault fault;
+
+        w->l1[4 - level][level == 1 ? 5 : 0] &= ~NVMX_EPT_WRITE;
+        cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x182, &fault), NVMX_EPT_L1_VIOLATION);
+        cr_expect_eq(fault.qualification, 0x1aa, "level %u", level);
+        w->l1[4 - level][level == 1 ? 5 : 0] = 0;
+        cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x182, &fault), NVMX_EPT_L1_VIOLATION);
+        cr_expect_eq(fault.qualification, 0x182, "level %u", level);
+        world_delete(w);
+    }
+}
+
+/* With mode-based execute control bits 5 and 6, and which of them a fetch needs. */
+Test(ept, mbec_tells_modes_apart)
+{
+    for (unsigned int advanced = 0; advanced < 2; advanced++) {
+        struct world *w = simple(WORLD_CAPS_PLAIN | (advanced != 0 ? WORLD_CAPS_ADVANCED : 0), 0);
+        struct world_access user = {.kind = 4, .linear = true, .user = true};
+        struct nvmx_ept_fault fault;
+
+        w->mbec = true;
+        w->l1[3][5] = 0x5037 | 0x400;
+        w->l1[3][6] = 0x6037;  /* supervisor only */
+        w->l1[3][7] = 0x7433;  /* user only */
+        w->l1[3][8] = 0x8033;  /* neither */
+        w->l1[3][9] = 0x9430;  /* user-execute-only */
+        cr_expect(touch(w, EPTP12, 0x5000, &user) <= 1);
+        cr_expect(touch(w, EPTP12, 0x5000, &fetching) == 0);
+        cr_expect(touch(w, EPTP12, 0x6000, &fetching) <= 1);
+        cr_expect(touch(w, EPTP12, 0x7000, &user) <= 1);
+        cr_expect(touch(w, EPTP12, 0x9000, &user) <= 1);
+        cr_expect_eq(fault_at(w, EPTP12, 0x6000, 0x1bc | (advanced != 0 ? 0x200 : 0), &fault), NVMX_EPT_L1_VIOLATION);
+        cr_expect_eq(fault.qualification, 0x1bc | (advanced != 0 ? 0x200 : 0));
+        cr_expect_eq(fault_at(w, EPTP12, 0x7000, 0x1dc, &fault), NVMX_EPT_L1_VIOLATION);
+        cr_expect_eq(fault.qualification, 0x1dc);
+        cr_expect_eq(fault_at(w, EPTP12, 0x8000, 0x184, &fault), NVMX_EPT_L1_VIOLATION);
+        cr_expect_eq(fault.qualification, 0x19c);
+        cr_expect_eq(fault_at(w, EPTP12, 0x9000, 0x181, &fault), NVMX_EPT_L1_VIOLATION);
+        cr_expect_eq(fault.qualification, 0x1c1);
+        world_delete(w);
+    }
+}
+
+Test(ept, gpa2_beyond_48_bits_is_a_violation)
+{
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    struct nvmx_ept_fault fault;
+
+    cr_expect_eq(fault_at(w, EPTP12, GPA2 | UINT64_C(1) << 48, 0x181, &fault), NVMX_EPT_L1_VIOLATION);
+    cr_expect_eq(fault.qualification, 0x181);
+    world_delete(w);
+}
+
+Test(ept, misconfiguration_at_each_level_ranks_before_rights)
+{
+    for (unsigned int level = 1; level <= 4; level++) {
+        struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+        struct nvmx_ept_fault fault;
+
+        w->l1[0][0] &= ~NVMX_EPT_WRITE;
+        w->l1[4 - level][level == 1 ? 5 : 0] |= UINT64_C(1) << 45;
+        cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x182, &fault), NVMX_EPT_L1_MISCONFIG, "level %u", level);
+        cr_expect_eq(fault.qualification, 0);
+        world_delete(w);
+    }
+}
+
+Test(ept, table_outside_memory_is_a_misconfiguration)
+{
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    struct nvmx_ept_fault fault;
+
+    w->l1[2][0] = 0x40000407;
+    cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x181, &fault), NVMX_EPT_L1_MISCONFIG);
+    world_delete(w);
+}
+
+Test(ept, host_faults_name_gpa1)
+{
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    struct nvmx_ept_fault fault;
+
+    world_set01(w, 512 + 5, 1, 0, 6, false, 12);
+    cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x181, &fault), NVMX_EPT_HOST_FAULT);
+    cr_expect_eq(fault.gpa1, 0x205123);
+    world_set01(w, 512 + 5, 1, 5, 6, false, 12);
+    cr_expect_eq(touch(w, EPTP12, GPA2, &reading), 1);
+    cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x18a, &fault), NVMX_EPT_HOST_FAULT);
+    cr_expect_eq(look(w, EPTP12, GPA2).rights & 7, 5);
+    world_delete(w);
+}
+
+Test(ept, failures_of_the_host_change_nothing)
+{
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    struct nvmx_ept_fault fault;
+
+    root_of(w, 0, EPTP12);
+    w->fail_percent = 100;
+    cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x181, &fault), NVMX_EPT_FAILED);
+    cr_expect_eq(fault.status, NVMX_E_NO_MEMORY);
+    w->fail_percent = 0;
+    w->lookup_status = NVMX_E_HOST;
+    cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x181, &fault), NVMX_EPT_FAILED);
+    cr_expect_eq(fault.status, NVMX_E_HOST);
+    w->lookup_status = NVMX_OK;
+    cr_expect_eq(touch(w, EPTP12, GPA2, &reading), 1);
+    world_delete(w);
+}
+
+Test(ept, misconfiguration_of_ept02_itself_is_the_hosts)
+{
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    struct nvmx_ept_access access = {.eptp12 = EPTP12, .gpa2 = GPA2, .misconfiguration = true};
+    struct nvmx_ept_fault fault;
+
+    touch(w, EPTP12, GPA2, &reading);
+    cr_expect_eq(nvmx_ept_fault(w->ept, &w, &access, &fault), NVMX_EPT_FAILED);
+    cr_expect_eq(fault.status, NVMX_E_HOST);
+    world_delete(w);
+}
+
+/* Sizes: of ept12, of ept01, of the machine, and what ept02 should use; seen in how many faults two pages of the same 2M take. */
+struct size_row {
+    const char *id;
+    uint64_t without;
+    unsigned int level12;
+    uint8_t shift01;
+    unsigned int level02;
+};
+
+static const struct size_row size_rows[] = {
+    {"4K in 4K", 0, 1, 12, 1},  {"4K in 2M", 0, 1, 21, 1},  {"4K in 1G", 0, 1, 30, 1},
+    {"2M in 4K", 0, 2, 12, 1},  {"2M in 2M", 0, 2, 21, 2},  {"2M in 1G", 0, 2, 30, 2},
+    {"1G in 4K", 0, 3, 12, 1},  {"1G in 2M", 0, 3, 21, 2},  {"1G in 1G", 0, 3, 30, 3},
+    {"1G in 1G, machine without 1G", 1u << 17, 3, 30, 2},
+    {"1G in 1G, machine without large pages", 3u << 16, 3, 30, 1},
+    {"2M in 2M, machine without 2M", 1u << 16, 2, 21, 1},
+};
+
+Test(ept, large_pages_are_kept_where_all_allow)
+{
+    for (size_t i = 0; i < sizeof(size_rows) / sizeof(size_rows[0]); i++) {
+        const struct size_row *row = &size_rows[i];
+        struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+        struct nvmx_ept_config config = {.size = sizeof(config), .l1 = &w->l1_caps, .machine = &w->machine};
+        struct world_translation t;
+        unsigned int level;
+
+        w->machine.msr[NVMX_CAP_EPT_VPID] &= ~row->without;
+        cr_assert_eq(nvmx_ept_init(w->memory, nvmx_ept_size(), &w->host, w, &config, &w->ept), NVMX_OK);
+        world_set01(w, 1u << 18, 1u << 18, 7, 6, false, row->shift01);
+        if (row->level12 == 3) {
+            w->l1[1][0] = 1u << 30 | 0xb7;
+        } else if (row->level12 == 2) {
+            w->l1[2][0] = 1u << 30 | 0xb7;
+        } else {
+            w->l1[3][5] = 1u << 30 | 0x5037;
+        }
+        cr_expect_eq(touch(w, EPTP12, GPA2, &reading), 1);
+        t = look(w, EPTP12, GPA2);
+        cr_expect_eq(t.hpa & (WORLD_PFNS - 1), (1u << 18) + 5);
+        for (level = 1; t.table[level] == 0; level++) {
+        }
+        cr_expect_eq(level, row->level02, "%s: level %u", row->id, level);
+        world_delete(w);
+    }
+}
+
+Test(ept, large_page_is_split_and_merged_as_ept01_changes)
+{
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    uint32_t pages;
+
+    w->l1[2][1] = 0x4000b7 | 0x400; /* 2M at gpa1 4M */
+    touch(w, EPTP12, 0x200000, &writing);
+    cr_expect(look(w, EPTP12, 0x3ff000).valid);
+    pages = nvmx_ept_pages(w->ept);
+    world_set01(w, 1024, 512, 7, 6, false, 12);
+    cr_expect(!look(w, EPTP12, 0x200000).valid);
+    touch(w, EPTP12, 0x200000, &writing);
+    cr_expect(!look(w, EPTP12, 0x3ff000).valid);
+    cr_expect_eq(nvmx_ept_pages(w->ept), pages + 2);
+    world_set01(w, 1024 + 7, 1, 1, 6, false, 12);
+    cr_expect(look(w, EPTP12, 0x200000).valid, "a changed page takes no other with it");
+    world_set01(w, 1024, 512, 7, 6, false, 21);
+    touch(w, EPTP12, 0x207000, &writing);
+    cr_expect(look(w, EPTP12, 0x3ff000).valid);
+    cr_expect_eq(nvmx_ept_pages(w->ept), pages);
+    world_delete(w);
+}
+
+/* The type of ept02: ept01's type and ignore-PAT, ept12's. */
+static const struct {
+    uint8_t type01;
+    bool ignore01;
+    uint64_t bits12, bits02; /* bits 6:3 of the entries */
+} type_rows[] = {
+    {6, false, 6, 6},  {6, false, 0, 0},  {6, false, 1, 1},   {6, false, 4, 4}, {6, false, 5, 5},  {6, false, 14, 14},
+    {0, false, 6, 0},  {0, false, 0, 0},  {0, false, 1, 1},   {0, false, 4, 0}, {0, false, 14, 8}, {1, false, 6, 1},
+    {4, false, 6, 4},  {5, false, 6, 5},  {4, false, 5, 5},   {5, false, 4, 4}, {6, true, 0, 14},  {0, true, 6, 8},
+};
+
+Test(ept, memory_types_combine)
+{
+    for (size_t i = 0; i < sizeof(type_rows) / sizeof(type_rows[0]); i++) {
+        struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+
+        world_set01(w, 512 + 5, 1, 7, type_rows[i].type01, type_rows[i].ignore01, 12);
+        w->l1[3][5] = 0x205007 | type_rows[i].bits12 << 3;
+        touch(w, EPTP12, GPA2, &reading);
+        cr_expect_eq(look(w, EPTP12, GPA2).type, type_rows[i].bits02, "row %zu: %llu", i,
+                     (unsigned long long)look(w, EPTP12, GPA2).type);
+        world_delete(w);
+    }
+}
+
+Test(ept, eptp02_says_how_to_walk)
+{
+    struct world *w = simple(AD_CAPS | 1u << 7, 0);
+
+    cr_expect_eq(root_of(w, 0, EPTP12) & 0xfff, 0x1e);
+    cr_expect_eq(root_of(w, 0, EPTP12_AD) & 0xfff, 0x5e);
+    cr_expect_eq(root_of(w, 0, EPTP12 + 8) & 0xfff, 0x26);
+    cr_expect_eq(root_of(w, 0, EPTP12 & ~UINT64_C(7)) & 0xfff, 0x1e, "L1's UC tables are still write-back tables of ept02");
+    world_delete(w);
+}
+
+Test(ept, roots_are_kept_and_shared)
+{
+    struct world *w = simple(AD_CAPS, 0);
+    uint64_t first = root_of(w, 0, EPTP12);
+    uint64_t other;
+
+    touch(w, EPTP12, GPA2, &reading);
+    other = root_of(w, 0, 0x4000 | EPTP12);
+    cr_expect_neq(first, other);
+    cr_expect_neq(root_of(w, 2, EPTP12_AD) & ~UINT64_C(0xfff), first & ~UINT64_C(0xfff), "A/D flags are another tree");
+    cr_expect_eq(root_of(w, 1, EPTP12), first);
+    nvmx_ept_release(w->ept, &w, 1);
+    cr_expect_eq(root_of(w, 255, EPTP12), first);
+    cr_expect(look(w, EPTP12, GPA2).valid);
+    cr_expect_eq(w->flushes, 0);
+    world_delete(w);
+}
+
+Test(ept, many_roots_stay_bounded)
+{
+    struct world *w = simple(AD_CAPS, 0);
+    uint32_t most = 0;
+
+    for (uint64_t i = 0; i < 1000; i++) {
+        root_of(w, 0, i << 12 | EPTP12);
+        most = nvmx_ept_pages(w->ept) > most ? nvmx_ept_pages(w->ept) : most;
+    }
+    cr_expect(most < 50, "%u pages", most);
+    for (unsigned int user = 0; user < 256; user++) {
+        root_of(w, user, (uint64_t)user << 12 | EPTP12); /* all in use: none may go */
+    }
+    for (unsigned int user = 0; user < 256; user++) {
+        struct world_translation t;
+
+        world_walk02(w, root_of(w, user, (uint64_t)user << 12 | EPTP12), GPA2, &t);
+    }
+    world_delete(w);
+}
+
+Test(ept, invept_keeps_what_did_not_change)
+{
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+
+    for (uint64_t i = 0; i < 512; i++) {
+        touch(w, EPTP12, i << 12, &reading);
+    }
+    nvmx_ept_invept(w->ept, &w, false, EPTP12);
+    w->l1[3][7] = 0x300437;
+    nvmx_ept_invept(w->ept, &w, false, EPTP12 & ~UINT64_C(0xfff));
+    for (uint64_t i = 0; i < 512; i++) {
+        cr_expect_eq(look(w, EPTP12, i << 12).valid, i != 7, "page %u", (unsigned int)i);
+    }
+    cr_expect_eq(touch(w, EPTP12, 7 << 12, &reading), 1);
+    cr_expect_eq(look(w, EPTP12, 7 << 12).hpa & (WORLD_PFNS - 1), 0x300);
+    w->l1[1][0] = 0x10407; /* elsewhere */
+    nvmx_ept_invept(w->ept, &w, true, 0);
+    cr_expect(!look(w, EPTP12, 0).valid);
+    world_delete(w);
+}
+
+Test(ept, invept_of_another_eptp_leaves_this_alone)
+{
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+
+    touch(w, EPTP12, GPA2, &reading);
+    w->l1[3][5] = 0;
+    nvmx_ept_invept(w->ept, &w, false, 0x9000 | EPTP12);
+    cr_expect(look(w, EPTP12, GPA2).valid);
+    cr_expect_eq(w->flushes, 0);
+    nvmx_ept_invept(w->ept, &w, false, EPTP12);
+    cr_expect(!look(w, EPTP12, GPA2).valid);
+    cr_expect_eq(w->flushes, 1);
+    world_delete(w);
+}
+
+Test(ept, invept_always_flushes_what_is_in_use)
+{
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+
+    touch(w, EPTP12, GPA2, &reading);
+    nvmx_ept_invept(w->ept, &w, true, 0);
+    cr_expect_eq(w->flushes, 1, "combined mappings hold L2's own page tables");
+    cr_expect(look(w, EPTP12, GPA2).valid);
+    world_delete(w);
+}
+
+Test(ept, idle_root_is_compared_when_used_again)
+{
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    uint64_t eptp02;
+    struct world_translation t;
+    uint32_t maps;
+
+    touch(w, EPTP12, GPA2, &reading);
+    touch(w, EPTP12, 0x6000, &reading);
+    nvmx_ept_release(w->ept, &w, 0);
+    maps = w->maps;
+    w->l1[3][5] = 0;
+    nvmx_ept_invept(w->ept, &w, true, 0);
+    cr_expect_eq(w->maps, maps, "nothing is read while nobody uses it");
+    eptp02 = root_of(w, 0, EPTP12);
+    cr_expect(!world_walk02(w, eptp02, GPA2, &t));
+    cr_expect(world_walk02(w, eptp02, 0x6000, &t));
+    cr_expect_eq(w->flushes, 1);
+    world_delete(w);
+}
+
+Test(ept, first_touch_reads_one_entry_where_the_way_is_known)
+{
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    uint32_t maps;
+
+    touch(w, EPTP12, 0, &reading);
+    maps = w->maps;
+    touch(w, EPTP12, 0x1000, &reading);
+    cr_expect_eq(w->maps, maps + 1);
+    world_delete(w);
+}
+
+Test(ept, stale_translation_is_flushed_and_tried_again)
+{
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    struct nvmx_ept_fault fault;
+
+    touch(w, EPTP12, GPA2, &writing);
+    cr_expect_eq(w->flushes, 0);
+    cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x182, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(w->flushes, 1);
+    world_delete(w);
+}
+
+Test(ept, accessed_and_dirty_flags)
+{
+    struct world *w = simple(AD_CAPS, 0);
+    static const struct world_access walking = {.kind = 1, .linear = true, .walk = true};
+
+    cr_expect_eq(touch(w, EPTP12_AD, GPA2, &reading), 1);
+    for (unsigned int page = 0; page < 3; page++) {
+        cr_expect_eq(w->l1[page][0] & 0x300, 0x100, "page %u", page);
+    }
+    cr_expect_eq(w->l1[3][5] & 0x300, 0x100);
+    cr_expect_eq(look(w, EPTP12_AD, GPA2).rights & 7, 5, "no writes before the dirty flag is set");
+    cr_expect_eq(touch(w, EPTP12_AD, GPA2, &writing), 1);
+    cr_expect_eq(w->l1[3][5] & 0x300, 0x300);
+    cr_expect_eq(look(w, EPTP12_AD, GPA2).rights & 7, 7);
+
+    cr_expect_eq(touch(w, EPTP12_AD, 0x6000, &walking), 1);
+    cr_expect_eq(w->l1[3][6] & 0x300, 0x300, "the CPU's own accesses to paging structures are writes");
+
+    w->l1[3][5] &= ~UINT64_C(0x300);
+    nvmx_ept_invept(w->ept, &w, false, EPTP12_AD);
+    cr_expect_eq(touch(w, EPTP12_AD, GPA2, &fetching), 1);
+    cr_expect_eq(w->l1[3][5] & 0x300, 0x100);
+
+    cr_expect_eq(touch(w, EPTP12, 0x7000, &writing), 1);
+    cr_expect_eq(w->l1[3][7] & 0x300, 0, "without bit 6 of the EPTP nothing is set");
+    world_delete(w);
+}
+
+Test(ept, flags_are_not_set_by_refused_accesses)
+{
+    struct world *w = simple(AD_CAPS, 0);
+    struct nvmx_ept_fault fault;
+
+    w->l1[3][5] &= ~NVMX_EPT_WRITE;
+    cr_expect_eq(fault_at(w, EPTP12_AD, GPA2, 0x182, &fault), NVMX_EPT_L1_VIOLATION);
+    cr_expect_eq(w->l1[3][5] & 0x300, 0);
+    world_delete(w);
+}
+
+Test(ept, table_of_ept12_that_goes_away_takes_its_pages_along)
+{
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+
+    touch(w, EPTP12, GPA2, &reading);
+    world_set01(w, 3, 1, 7, 6, false, 12);
+    cr_expect(!look(w, EPTP12, GPA2).valid);
+    cr_expect_eq(touch(w, EPTP12, GPA2, &reading), 1);
+    world_delete(w);
+}
+
+Test(ept, budget_takes_the_oldest)
+{
+    struct world *w = simple(WORLD_CAPS_PLAIN, 24);
+
+    for (uint64_t i = 0; i < 16; i++) {
+        w->l1[2][i] = 0x3407;
+    }
+    for (uint64_t i = 0; i < 16; i++) {
+        touch(w, EPTP12, i << 21, &reading);
+        touch(w, EPTP12, 0, &writing); /* never taken while it is used; but to be used is seen only by faults */
+        cr_expect(nvmx_ept_pages(w->ept) <= 24);
+    }
+    cr_expect(look(w, EPTP12, 15 << 21).valid);
+    cr_expect(!look(w, EPTP12, 2 << 21).valid);
+    world_delete(w);
+}
+
+Test(ept, translate_by_ept12_alone)
+{
+    struct world *w = simple(AD_CAPS, 0);
+    struct nvmx_ept_fault fault;
+
+    cr_expect_eq(nvmx_ept_translate(w->ept, &w, EPTP12, GPA2, NVMX_ACCESS_WRITE, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(fault.gpa1, 0x205123);
+    w->l1[3][5] &= ~NVMX_EPT_WRITE;
+    cr_expect_eq(nvmx_ept_translate(w->ept, &w, EPTP12, GPA2, NVMX_ACCESS_WRITE, &fault), NVMX_EPT_L1_VIOLATION);
+    cr_expect_eq(fault.qualification, 0x2a);
+    w->l1[3][5] |= 0x10;
+    w->l1[3][5] &= ~UINT64_C(0x20);
+    cr_expect_eq(nvmx_ept_translate(w->ept, &w, EPTP12, GPA2, NVMX_ACCESS_READ, &fault), NVMX_EPT_L1_MISCONFIG);
+    cr_expect_eq(nvmx_ept_translate(w->ept, &w, EPTP12_AD, 0x6000, NVMX_ACCESS_WRITE, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(w->l1[3][6] & 0x300, 0x300);
+    cr_expect_eq(w->lookups, 0);
+    world_delete(w);
+}
+
+Test(ept, init_refuses_what_it_cannot_work_with)
+{
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    struct nvmx_ept_config config = {.size = sizeof(config), .l1 = &w->l1_caps, .machine = &w->machine};
+    struct nvmx_host host = w->host;
+    uint64_t eptp02;
+    struct nvmx_ept *ept;
+    void *memory = aligned_alloc(16, (nvmx_ept_size() + 15) & ~(size_t)15);
+
+    cr_expect_eq(nvmx_ept_init(memory, nvmx_ept_size() - 1, &host, w, &config, &ept), NVMX_E_SIZE);
+    cr_expect_eq(nvmx_ept_init((char *)memory + 8, nvmx_ept_size(), &host, w, &config, &ept), NVMX_E_INVALID);
+    host.ept01_lookup = NULL;
+    cr_expect_eq(nvmx_ept_init(memory, nvmx_ept_size(), &host, w, &config, &ept), NVMX_E_INVALID);
+    config.size--;
+    cr_expect_eq(nvmx_ept_init(memory, nvmx_ept_size(), &w->host, w, &config, &ept), NVMX_E_SIZE);
+    cr_expect_eq(nvmx_ept_root(w->ept, &w, 256, EPTP12, false, &eptp02), NVMX_E_INVALID);
+    cr_expect_eq(nvmx_ept_root(w->ept, &w, 0, 0x16, false, &eptp02), NVMX_E_INVALID);
+    free(memory);
+    world_delete(w);
+}
