@@ -23,7 +23,8 @@ others=$(echo "$globals" | grep -v '^nvmx_')
 
 # Writable data of lib/ would be global state; sanitizers and the runtime of a shared library bring their own.
 if [ "$kind" != shared ]; then
-    data=$(nm "$file" | awk '$2 ~ /^[bBcCdDsS]$/ { print $3 }')
+    # .data.rel.ro holds constants with addresses in them.
+    data=$(objdump -t "$file" | awk '$3 == "O" && $4 ~ /^\.(data|bss|tbss|tdata)|COM/ && $4 !~ /^\.data\.rel\.ro/ { print $4, $NF }')
     [ -z "$data" ] || complain 'mutable data at file scope' "$data"
 fi
 
