@@ -127,6 +127,8 @@ struct nvmx_vcpu {
     const uint64_t *host_io_bitmap[2];
 
     bool entry_pending;           /* L1 executed VMLAUNCH/VMRESUME and L2 has not run since */
+    bool timer_forced;            /* vmcs02's preemption timer is at 0 to make L2 exit at once (exits/event.c) */
+    uint64_t saved_timer;         /* vmcs12's timer meanwhile */
     bool pages_changed;           /* pages that a vmcs02 used in place were released while L2 runs on it */
     bool window_requested;        /* vmcs02 has a window-exiting bit that vmcs12 did not ask for */
     bool host_controls_known;     /* host_control[] holds vmcs01's control fields */
@@ -269,9 +271,10 @@ void sync_saved_fields(const struct nvmx_vm *vm, struct vmcs12 *v);
 enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /*
  * Load L1's state from vmcs12's host-state area into vmcs01 (SDM 30.5) and select it. `from_l2`: L2 ran, and vmcs02 is selected; else the entry
- * failed and state that the host-state area does not name is still L1's. *abort: VMX-abort indicator, 0 if none.
+ * failed and state that the host-state area does not name is still L1's. *abort_indicator: VMX abort, 0 if none.
  */
-enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool from_l2, bool nmi_exit, uint32_t *abort);
+enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool from_l2, bool nmi_exit,
+                                 uint32_t *abort_indicator);
 /* Controls of vmcs12 that count only if another activates them. */
 uint32_t secondary_controls(const struct vmcs12 *v);
 
@@ -290,7 +293,7 @@ uint32_t msr_list_store(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count);
 /* -- exits/ --------------------------------------------------------------------------------------------------------------------------- */
 
 /* VMLAUNCH/VMRESUME past the instruction's own checks: entry checks, merge, MSR lists; or the refusal. */
-enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool launch);
+enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu);
 /* An exit of L2. */
 enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason);
 /* A callback failed where neither L1 nor L2 can go on. */

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: MIT */
+/* VMLAUNCH and VMRESUME of L1 past the instruction's own checks (SDM 29.2-29.5). */
+#include "exits.h"
+
+#include <string.h>
+
+#define CR0_PG (UINT64_C(1) << 31)
+#define CR4_PAE (UINT64_C(1) << 5)
+#define VTPR_OFFSET 0x80u
+
+/* If one of these was written, rules are checked that also look at guest state which L2 may have changed. */
+#define GROUPS_THAT_LOOK_FAR                                                                                           \
+    ((1u << NVMX_GROUP_CONTROL) | (1u << NVMX_GROUP_REGISTER) | (1u << NVMX_GROUP_SEGMENT))
+
+static bool uses_pae_without_ept(const struct vmcs12 *v) {
+    return (v->value[NVMX_F_GUEST_CR0] & CR0_PG) != 0 && (v->value[NVMX_F_GUEST_CR4] & CR4_PAE) != 0 &&
+           (v->value[NVMX_F_VM_ENTRY_CONTROLS] & ENTRY_IA32E) == 0 && (secondary_controls(v) & PROC2_EPT) == 0;
+}
+
+/* The four PDPTEs at guest CR3, each byte read once: what is checked is what vmcs02 gets. */
+static void read_pdptes(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, struct nvmx_check_input *in) {
+    uint64_t gpa1 = v->value[NVMX_F_GUEST_CR3] & UINT64_C(0xffffffe0);
+
+    in->pdpte_readable = l1_physical_read(vcpu, gpa1, &in->pdpte[0], 16) == NVMX_OK &&
+                         l1_physical_read(vcpu, gpa1 + 16, &in->pdpte[2], 16) == NVMX_OK;
+}
+
+static void read_link(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, struct nvmx_check_input *in) {
+    uint64_t gpa1 = v->value[NVMX_F_VMCS_LINK_POINTER];
+
+    if (gpa1 != NVMX_NO_ADDRESS && gpa1 % NVMX_PAGE_SIZE == 0) {
+        in->link_readable = l1_physical_read(vcpu, gpa1, &in->link_revision, 4) == NVMX_OK;
+    }
+}
+
+static void read_vtpr(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, struct nvmx_check_input *in) {
+    uint64_t page = v->value[NVMX_F_VIRTUAL_APIC_ADDRESS];
+
+    if ((v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TPR_SHADOW) != 0 && page % NVMX_PAGE_SIZE == 0) {
+        (void)l1_physical_read(vcpu, page + VTPR_OFFSET, &in->vtpr, 1); /* no memory: 0 */
+    }
+}
+
+/* What the checks need besides the fields. */
+static enum nvmx_status gather(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t groups, struct nvmx_check_input *in) {
+    enum nvmx_status status = NVMX_OK;
+    bool far = (groups & GROUPS_THAT_LOOK_FAR) != 0;
+
+    if (far || (uses_pae_without_ept(v) && nvmx_set_has(&v->stale, NVMX_F_GUEST_CR3))) {
+        status = sync_all(vcpu, v);
+    }
+    memset(in, 0, sizeof(*in));
+    in->field = v->value;
+    in->caps = &vcpu->vm->caps;
+    in->current_vmcs = v->gpa1;
+    in->vmxon_pointer = vcpu->vmxon_pointer;
+    in->l1_long_mode = true;
+    if ((groups & (1u << NVMX_GROUP_NONREGISTER)) != 0) {
+        read_link(vcpu, v, in);
+    }
+    if (far) {
+        read_vtpr(vcpu, v, in);
+    }
+    if (uses_pae_without_ept(v)) {
+        read_pdptes(vcpu, v, in);
+    }
+    return status;
+}
+
+/* SDM 29.2.4: whether L1 itself is in IA-32e mode; vmcs01 is selected. */
+static enum nvmx_status l1_mode(struct nvmx_vcpu *vcpu, bool *long_mode) {
+    uint64_t entry_controls;
+    enum nvmx_status status = host_read(vcpu, NVMX_F_VM_ENTRY_CONTROLS, &entry_controls);
+
+    *long_mode = status == NVMX_OK && (entry_controls & ENTRY_IA32E) != 0;
+    return status;
+}
+
+static enum nvmx_next refuse(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct nvmx_check_failure *failure) {
+    vcpu->last_check = failure->row;
+    if (failure->vm_fail != 0) {
+        return vm_fail_valid(vcpu, failure->vm_fail);
+    }
+    return reflect_entry_failure(vcpu, v, failure->exit_reason, failure->qualification, false);
+}
+
+/* The MSR-load list, then L2 is on. */
+static enum nvmx_next load_and_go(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    uint32_t count = (uint32_t)v->value[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT];
+    uint32_t failing = 0;
+
+    if (count != 0) {
+        failing = msr_list_load(vcpu, v->value[NVMX_F_VM_ENTRY_MSR_LOAD_ADDRESS], count);
+    }
+    if (failing != 0) {
+        return reflect_entry_failure(vcpu, v, NVMX_EXIT_MSR_LOADING, failing, true);
+    }
+    v->launched = true;
+    vcpu->mode = NVMX_MODE_L2;
+    vcpu->entry_pending = true;
+    vcpu->counts.emulated++;
+    if (vcpu->vm->host.speculation_barrier != NULL) {
+        vcpu->vm->host.speculation_barrier(vcpu->ctx, true);
+    }
+    host_trace(vcpu, NVMX_TRACE_ENTER_L2, v->gpa1, v->value[NVMX_F_GUEST_RIP]);
+    return NVMX_ENTER;
+}
+
+/* What the host could not provide (a page, memory) L1 sees as a refused entry; vmcs12 is as it was, and L1 may try again. */
+static enum nvmx_next merge_failed(struct nvmx_vcpu *vcpu) {
+    enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
+
+    return status == NVMX_OK ? vm_fail_valid(vcpu, 7) : stop(vcpu, NVMX_STOP_HOST, status);
+}
+
+enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu) {
+    struct vmcs12 *v = vmcs12_current(vcpu);
+    struct nvmx_check_input in;
+    struct nvmx_check_failure failure;
+    bool l1_long_mode;
+    enum nvmx_status status = host_controls(vcpu);
+
+    if (status == NVMX_OK) {
+        status = shadow_pull(vcpu);
+    }
+    uint32_t groups = NVMX_CHECK_ALL & ~v->checked;
+    if (status == NVMX_OK) {
+        status = gather(vcpu, v, groups, &in);
+    }
+    if (status == NVMX_OK) {
+        status = l1_mode(vcpu, &l1_long_mode);
+    }
+    if (status != NVMX_OK) {
+        return stop(vcpu, NVMX_STOP_HOST, status);
+    }
+    in.l1_long_mode = l1_long_mode;
+    vcpu->last_check = NVMX_CHECK_NONE;
+    if (!nvmx_check_first(&in, groups, &failure)) {
+        return refuse(vcpu, v, &failure);
+    }
+    v->checked = NVMX_CHECK_ALL;
+    status = merge_vmcs02(vcpu, v, uses_pae_without_ept(v) ? in.pdpte : NULL);
+    return status == NVMX_OK ? load_and_go(vcpu, v) : merge_failed(vcpu);
+}

@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Events while L2 runs: what the host has for L1 or for L2, and events in flight.
+ *
+ * A host that passes interrupts and NMIs through to L1 has nothing pending here; hardware and vmcs12's controls, which are in vmcs02, do it all.
+ */
+#include "exits.h"
+
+#define TYPE(info) (((info) >> 8) & 7)
+#define TYPE_NMI 2u
+#define TYPE_SOFTWARE_FIRST 4u
+#define TYPE_SOFTWARE_LAST 6u
+#define EVENT_NMI (EVENT_VALID | (TYPE_NMI << 8) | 2u)
+#define EVENT_MASK 0x80000fffu /* valid, error code, type, vector */
+#define NMI_UNBLOCKING (1u << 12)
+#define VECTOR_DOUBLE_FAULT 8u
+
+#define BLOCKING_STI_MOVSS 3u
+#define BLOCKING_NMI 8u
+#define RFLAGS_IF (1u << 9)
+#define ACTIVITY_WAIT_FOR_SIPI 3u
+
+/* -- events in flight ----------------------------------------------------------------------------------------------------------------------- */
+
+/* SDM 30.2.3: IRET unblocked NMIs and then faulted; blocking comes back, since the IRET runs again. */
+static enum nvmx_status nmi_blocked_again(struct nvmx_vcpu *vcpu) {
+    uint64_t state;
+    enum nvmx_status status = host_read(vcpu, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, &state);
+
+    return status == NVMX_OK ? host_write(vcpu, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, state | BLOCKING_NMI) : status;
+}
+
+static bool unblocked_by_iret(const struct nvmx_l2_exit_info *info) {
+    switch (info->reason & 0xffff) {
+    case NVMX_EXIT_EXCEPTION_OR_NMI:
+        return (info->interruption_info & NMI_UNBLOCKING) != 0 &&
+               (info->interruption_info & 0xff) != VECTOR_DOUBLE_FAULT;
+    case NVMX_EXIT_EPT_VIOLATION:
+    case NVMX_EXIT_PML_FULL:
+    case NVMX_EXIT_SPP_EVENT:
+        return (info->qualification & NMI_UNBLOCKING) != 0;
+    default:
+        return false;
+    }
+}
+
+static enum nvmx_status requeue(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exit_info *info) {
+    uint32_t event = info->idt_vectoring_info & EVENT_MASK;
+    enum nvmx_status status = host_write(vcpu, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, event);
+
+    if (status == NVMX_OK && (event & EVENT_ERROR_CODE) != 0) {
+        status = host_write(vcpu, NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE, info->idt_vectoring_error_code);
+    }
+    if (status == NVMX_OK && TYPE(event) >= TYPE_SOFTWARE_FIRST && TYPE(event) <= TYPE_SOFTWARE_LAST) {
+        uint64_t length = 0;
+        status = host_read(vcpu, NVMX_F_VM_EXIT_INSTRUCTION_LENGTH, &length);
+        if (status == NVMX_OK) {
+            status = host_write(vcpu, NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH, length);
+        }
+    }
+    if (status == NVMX_OK && TYPE(event) == TYPE_NMI) {
+        /* Delivery blocked NMIs already; the injection will do so again. */
+        uint64_t state;
+        status = host_read(vcpu, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, &state);
+        if (status == NVMX_OK) {
+            status = host_write(vcpu, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, state & ~(uint64_t)BLOCKING_NMI);
+        }
+    }
+    return status;
+}
+
+enum nvmx_status event_requeue(struct nvmx_vcpu *vcpu, const struct exit_row *row,
+                               const struct nvmx_l2_exit_info *info) {
+    if ((row->information & INFO_O) == 0) {
+        return NVMX_OK;
+    }
+    if ((info->idt_vectoring_info & EVENT_VALID) != 0) {
+        return requeue(vcpu, info);
+    }
+    return unblocked_by_iret(info) ? nmi_blocked_again(vcpu) : NVMX_OK;
+}
+
+/* -- what the host has pending ---------------------------------------------------------------------------------------------------------------- */
+
+static bool l1_exits_on(const struct vmcs12 *v, uint32_t pin) {
+    return (v->value[NVMX_F_PIN_BASED_CONTROLS] & pin) != 0;
+}
+
+/* Ask vmcs02 for an exit as soon as L2 can take the event. */
+static enum nvmx_status request_window(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t window) {
+    vcpu->window_requested = true;
+    return host_write(vcpu, NVMX_F_PRIMARY_CONTROLS, v->image[NVMX_F_PRIMARY_CONTROLS] | window);
+}
+
+/*
+ * L1 injected an event with this entry, which L2 takes first (SDM 29.6); only then does anything else count. The preemption timer at 0 makes
+ * L2 exit right after. vmcs12's own timer value waits in saved_timer.
+ */
+static enum nvmx_status exit_at_once(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    bool l1_uses = (v->image[NVMX_F_PIN_BASED_CONTROLS] & PIN_PREEMPTION_TIMER) != 0;
+    uint32_t offered = nvmx_caps_may_be_1(&vcpu->vm->machine, NVMX_CAP_PINBASED);
+    enum nvmx_status status = NVMX_OK;
+
+    if (vcpu->timer_forced || (offered & PIN_PREEMPTION_TIMER) == 0) {
+        return NVMX_OK; /* without a timer the event waits for the next exit */
+    }
+    if (l1_uses) {
+        status = host_read(vcpu, NVMX_F_PREEMPTION_TIMER_VALUE, &vcpu->saved_timer);
+    }
+    if (status == NVMX_OK) {
+        status = host_write(vcpu, NVMX_F_PREEMPTION_TIMER_VALUE, 0);
+    }
+    if (status == NVMX_OK) {
+        status = host_write(vcpu, NVMX_F_PIN_BASED_CONTROLS,
+                            v->image[NVMX_F_PIN_BASED_CONTROLS] | PIN_PREEMPTION_TIMER);
+        vcpu->timer_forced = status == NVMX_OK;
+    }
+    return status;
+}
+
+static enum nvmx_status end_forced_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    bool l1_uses = (v->image[NVMX_F_PIN_BASED_CONTROLS] & PIN_PREEMPTION_TIMER) != 0;
+    enum nvmx_status status = host_write(vcpu, NVMX_F_PIN_BASED_CONTROLS, v->image[NVMX_F_PIN_BASED_CONTROLS]);
+
+    if (status == NVMX_OK && l1_uses) {
+        status = host_write(vcpu, NVMX_F_PREEMPTION_TIMER_VALUE, vcpu->saved_timer);
+    }
+    vcpu->timer_forced = false;
+    return status;
+}
+
+enum nvmx_status event_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, bool *handled) {
+    uint64_t l1_primary = v->value[NVMX_F_PRIMARY_CONTROLS];
+    enum nvmx_status status = NVMX_OK;
+
+    *handled = false;
+    if (vcpu->timer_forced) {
+        *handled = reason == NVMX_EXIT_PREEMPTION_TIMER;
+        status = end_forced_exit(vcpu, v);
+    }
+    if (status == NVMX_OK && vcpu->window_requested) {
+        *handled = *handled || (reason == NVMX_EXIT_INTERRUPT_WINDOW && (l1_primary & PROC_INTERRUPT_WINDOW) == 0) ||
+                   (reason == NVMX_EXIT_NMI_WINDOW && (l1_primary & PROC_NMI_WINDOW) == 0);
+        status = host_write(vcpu, NVMX_F_PRIMARY_CONTROLS, v->image[NVMX_F_PRIMARY_CONTROLS]);
+        vcpu->window_requested = false;
+    }
+    return status;
+}
+
+/* L2's own readiness for an event of L1's that L1 lets it have. */
+struct readiness {
+    uint64_t entry_info;
+    uint64_t interruptibility;
+    uint64_t rflags;
+};
+
+static enum nvmx_status read_readiness(struct nvmx_vcpu *vcpu, struct readiness *r) {
+    static const uint8_t slots[] = {
+        NVMX_F_VM_ENTRY_INTERRUPTION_INFO,
+        NVMX_F_GUEST_INTERRUPTIBILITY_STATE,
+        NVMX_F_GUEST_RFLAGS,
+    };
+    uint64_t value[3];
+    enum nvmx_status status = host_read_many(vcpu, 3, slots, value);
+
+    if (status == NVMX_OK) {
+        *r = (struct readiness){value[0], value[1], value[2]};
+    }
+    return status;
+}
+
+static enum nvmx_status inject_nmi(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct nvmx_pending *pending) {
+    struct readiness r;
+    enum nvmx_status status = read_readiness(vcpu, &r);
+
+    if (status != NVMX_OK) {
+        return status;
+    }
+    if ((r.entry_info & EVENT_VALID) != 0 || (r.interruptibility & (BLOCKING_STI_MOVSS | BLOCKING_NMI)) != 0) {
+        /* NMI-window exiting needs virtual NMIs; without them the next exit has to do. */
+        bool can_wait = (v->image[NVMX_F_PIN_BASED_CONTROLS] & PIN_VIRTUAL_NMIS) != 0;
+        return can_wait ? request_window(vcpu, v, PROC_NMI_WINDOW) : NVMX_OK;
+    }
+    pending->nmi = false;
+    return host_write(vcpu, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, EVENT_NMI);
+}
+
+static enum nvmx_status inject_interrupt(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    struct readiness r;
+    enum nvmx_status status = read_readiness(vcpu, &r);
+
+    if (status != NVMX_OK) {
+        return status;
+    }
+    if ((r.entry_info & EVENT_VALID) != 0 || (r.interruptibility & BLOCKING_STI_MOVSS) != 0 ||
+        (r.rflags & RFLAGS_IF) == 0) {
+        return request_window(vcpu, v, PROC_INTERRUPT_WINDOW);
+    }
+    int vector = vcpu->vm->host.ack_interrupt != NULL ? vcpu->vm->host.ack_interrupt(vcpu->ctx) : -1;
+    if (vector < 0) {
+        return NVMX_OK;
+    }
+    return host_write(vcpu, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, EVENT_VALID | ((uint32_t)vector & 0xff));
+}
+
+/* An exit for an event of L1's; nothing else happened in L2. */
+static enum nvmx_next reflect_event(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, uint32_t event,
+                                    uint64_t qualification) {
+    struct nvmx_l2_exit_info info = {.reason = reason, .interruption_info = event, .qualification = qualification};
+
+    return reflect(vcpu, v, exit_row(reason)->information, &info);
+}
+
+static enum nvmx_next reflect_interrupt(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    uint32_t event = 0;
+
+    if ((v->value[NVMX_F_VM_EXIT_CONTROLS] & EXIT_ACKNOWLEDGE) != 0) {
+        int vector = vcpu->vm->host.ack_interrupt != NULL ? vcpu->vm->host.ack_interrupt(vcpu->ctx) : -1;
+        if (vector < 0) {
+            return NVMX_ENTER;
+        }
+        event = EVENT_VALID | ((uint32_t)vector & 0xff);
+    }
+    return reflect_event(vcpu, v, NVMX_EXIT_EXTERNAL_INTERRUPT, event, 0);
+}
+
+static bool waits_for_sipi(const struct vmcs12 *v) {
+    return v->value[NVMX_F_GUEST_ACTIVITY_STATE] == ACTIVITY_WAIT_FOR_SIPI;
+}
+
+/* In the SDM's order of priority (SDM 7.9): INIT, NMI, interrupt. */
+static enum nvmx_next deliver(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct nvmx_pending *pending) {
+    enum nvmx_status status = NVMX_OK;
+    bool injecting = vcpu->entry_pending && (v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] & EVENT_VALID) != 0;
+
+    if (!pending->init && !pending->sipi && !pending->nmi && !pending->interrupt) {
+        return NVMX_ENTER;
+    }
+    if (injecting) {
+        status = exit_at_once(vcpu, v);
+    } else if (pending->sipi && waits_for_sipi(v)) {
+        pending->sipi = false;
+        return reflect_event(vcpu, v, NVMX_EXIT_STARTUP_IPI, 0, pending->sipi_vector);
+    } else if (pending->init && !waits_for_sipi(v)) {
+        pending->init = false;
+        return reflect_event(vcpu, v, NVMX_EXIT_INIT_SIGNAL, 0, 0);
+    } else if (pending->nmi && l1_exits_on(v, PIN_NMI)) {
+        pending->nmi = false;
+        return reflect_event(vcpu, v, NVMX_EXIT_EXCEPTION_OR_NMI, EVENT_NMI, 0);
+    } else if (pending->nmi) {
+        status = inject_nmi(vcpu, v, pending);
+    } else if (pending->interrupt && l1_exits_on(v, PIN_EXTERNAL_INTERRUPT)) {
+        return reflect_interrupt(vcpu, v);
+    } else if (pending->interrupt) {
+        status = inject_interrupt(vcpu, v);
+    }
+    return status == NVMX_OK ? NVMX_ENTER : stop(vcpu, NVMX_STOP_HOST, status);
+}
+
+enum nvmx_next nvmx_enter(struct nvmx_vcpu *vcpu, struct nvmx_pending *pending) {
+    struct vmcs12 *v = vmcs12_current(vcpu);
+
+    if (vcpu->stop != NVMX_STOP_NONE) {
+        return NVMX_STOP;
+    }
+    if (vcpu->mode != NVMX_MODE_L2) {
+        return NVMX_ENTER;
+    }
+    if (vcpu->pages_changed) {
+        enum nvmx_status status = merge_pages_again(vcpu, v);
+        if (status != NVMX_OK) {
+            return stop(vcpu, NVMX_STOP_HOST, status);
+        }
+        vcpu->pages_changed = false;
+    }
+    return pending != NULL ? deliver(vcpu, v, pending) : NVMX_ENTER;
+}

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: MIT */
+/* An exit of L2: decide, then reflect it, deal with it, or leave it to the host. */
+#include "exits.h"
+
+/* Exits that are the host's before anything is read: all that L1 has no control for, and interrupts that the host owns. */
+static bool host_only(const struct nvmx_vcpu *vcpu, const struct exit_row *row) {
+    bool owns_interrupts = (vcpu->host_control[NVMX_F_PIN_BASED_CONTROLS] & PIN_EXTERNAL_INTERRUPT) != 0;
+
+    return row == NULL || (row->who == WHO_HOST && (row->information & INFO_O) == 0) ||
+           (row->who == WHO_INTERRUPT && owns_interrupts);
+}
+
+static enum nvmx_next left_to_host(struct nvmx_vcpu *vcpu, uint32_t reason) {
+    host_trace(vcpu, NVMX_TRACE_HOST_EXIT, reason, 0);
+    return NVMX_HOST;
+}
+
+static enum nvmx_next finish(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum route route, const struct exit_row *row,
+                             struct nvmx_l2_exit_info *info) {
+    enum nvmx_status status;
+
+    switch (route) {
+    case ROUTE_L1:
+        return reflect(vcpu, v, exit_row(info->reason & 0xffff)->information, info);
+    case ROUTE_FAILED:
+        return stop(vcpu, NVMX_STOP_HOST, NVMX_E_HOST);
+    default:
+        status = event_requeue(vcpu, row, info);
+        if (status != NVMX_OK) {
+            return stop(vcpu, NVMX_STOP_HOST, status);
+        }
+        if (route == ROUTE_HOST) {
+            return left_to_host(vcpu, info->reason);
+        }
+        vcpu->counts.handled++;
+        return NVMX_ENTER;
+    }
+}
+
+/* Hardware refused guest state that the model accepted: L1 sees what hardware says. */
+static enum nvmx_next hardware_refused(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason) {
+    uint64_t qualification = 0;
+    enum nvmx_status status = host_read(vcpu, NVMX_F_EXIT_QUALIFICATION, &qualification);
+
+    if (status != NVMX_OK) {
+        return stop(vcpu, NVMX_STOP_HOST, status);
+    }
+    v->known = (struct nvmx_field_set){{0}};
+    v->checked = 0;
+    return reflect_entry_failure(vcpu, v, reason, qualification, true);
+}
+
+enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+    struct vmcs12 *v = vmcs12_current(vcpu);
+    uint32_t reason = exit_reason & 0xffff;
+    const struct exit_row *row = exit_row(reason);
+    struct nvmx_l2_exit_info info = {.reason = exit_reason & ~NVMX_EXIT_ENTRY_FAILURE};
+    bool handled;
+
+    vcpu->host_fault_gpa1 = NVMX_NO_ADDRESS;
+    vcpu->entry_pending = false;
+    enum nvmx_status status = event_exit(vcpu, v, reason, &handled);
+    if (status != NVMX_OK) {
+        return stop(vcpu, NVMX_STOP_HOST, status);
+    }
+    if ((exit_reason & NVMX_EXIT_ENTRY_FAILURE) != 0) {
+        return row != NULL && row->who == WHO_ENTRY_FAILURE ? hardware_refused(vcpu, v, reason)
+                                                            : left_to_host(vcpu, exit_reason);
+    }
+    if (handled) {
+        vcpu->counts.handled++;
+        return NVMX_ENTER;
+    }
+    if (host_only(vcpu, row)) {
+        return left_to_host(vcpu, exit_reason);
+    }
+    status = exit_information(vcpu, row, &info);
+    if (status != NVMX_OK) {
+        return stop(vcpu, NVMX_STOP_HOST, status);
+    }
+    return finish(vcpu, v, exit_route(vcpu, v, reason, row, &info, true), row, &info);
+}
+
+enum nvmx_next nvmx_l2_exit(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exit_info *info) {
+    const struct exit_row *row = exit_row(info->reason & 0xffff);
+
+    if (vcpu->stop != NVMX_STOP_NONE) {
+        return NVMX_STOP;
+    }
+    if (vcpu->mode != NVMX_MODE_L2 || row == NULL) {
+        return NVMX_HOST;
+    }
+    return reflect(vcpu, vmcs12_current(vcpu), row->information, info);
+}
+
+bool nvmx_l1_intercepts(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exit_info *info) {
+    const struct exit_row *row = exit_row(info->reason & 0xffff);
+    struct nvmx_l2_exit_info copy = *info;
+
+    if (vcpu->mode != NVMX_MODE_L2 || row == NULL) {
+        return false;
+    }
+    return exit_route(vcpu, vmcs12_current(vcpu), info->reason & 0xffff, row, &copy, false) == ROUTE_L1;
+}
+
+enum nvmx_next nvmx_entry_refused(struct nvmx_vcpu *vcpu, uint32_t vm_instruction_error) {
+    struct vmcs12 *v = vmcs12_current(vcpu);
+
+    if (vcpu->stop != NVMX_STOP_NONE) {
+        return NVMX_STOP;
+    }
+    if (vcpu->mode != NVMX_MODE_L2) {
+        return stop(vcpu, NVMX_STOP_HOST, NVMX_E_INVALID);
+    }
+    /* vmcs02 never ran: vmcs01 still stands at L1's VMLAUNCH or VMRESUME. */
+    v->known = (struct nvmx_field_set){{0}};
+    v->checked = 0;
+    v->controls_merged = false;
+    vcpu->mode = NVMX_MODE_ROOT;
+    vcpu->entry_pending = false;
+    enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
+    return status == NVMX_OK ? vm_fail_valid(vcpu, vm_instruction_error) : stop(vcpu, NVMX_STOP_HOST, status);
+}
+
+enum nvmx_status nvmx_memory_changed(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes) {
+    if (bytes == 0 || gpa1 + bytes - 1 < gpa1) {
+        return NVMX_E_INVALID;
+    }
+    if (vcpu->vm->ept != NULL) {
+        nvmx_ept_memory_changed(vcpu->vm->ept, vcpu->ctx, gpa1, bytes);
+    }
+    merge_release_range(vcpu, gpa1, bytes);
+    return NVMX_OK;
+}

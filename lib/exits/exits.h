@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+/* Internal to lib/exits. */
+#ifndef NVMX_LIB_EXITS_H
+#define NVMX_LIB_EXITS_H
+
+#include <nvmx/exits.h>
+
+#include "vcpu.h"
+
+/* What is valid on an exit. */
+#define INFO_Q (1u << 0)
+#define INFO_L (1u << 1)
+#define INFO_P (1u << 2)
+#define INFO_V (1u << 3)
+#define INFO_O (1u << 4)
+#define INFO_N (1u << 5)
+#define INFO_I (1u << 6)
+
+enum exit_who {
+    WHO_HOST = 0,
+    WHO_ALWAYS,
+    WHO_PIN,
+    WHO_PRIMARY,
+    WHO_SECONDARY,
+    WHO_EXCEPTION,
+    WHO_INTERRUPT,
+    WHO_CONTROL_REGISTER,
+    WHO_IO,
+    WHO_MSR_READ,
+    WHO_MSR_WRITE,
+    WHO_ENTRY_FAILURE,
+    WHO_PAUSE,
+    WHO_EPT,
+    WHO_APIC_WRITE,
+};
+
+struct exit_row {
+    uint8_t who; /* enum exit_who */
+    uint8_t bit;
+    uint8_t information; /* INFO_ bits */
+};
+
+/* The row of a basic reason; NULL if the table does not know it. */
+const struct exit_row *exit_row(uint32_t basic_reason);
+
+/* Who gets an exit of L2. */
+enum route {
+    ROUTE_HOST = 0,
+    ROUTE_L1,
+    ROUTE_AGAIN,  /* dealt with: enter L2 again */
+    ROUTE_FAILED, /* a callback failed */
+};
+
+/*
+ * Decide. `hardware`: the exit happened (false: the host asks about an instruction that it emulates; nothing is changed). *info may be
+ * corrected for L1 (an EPT violation's qualification).
+ */
+enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, const struct exit_row *row,
+                      struct nvmx_l2_exit_info *info, bool hardware);
+
+/* Read what is valid on the exit from the selected vmcs02. */
+enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row *row, struct nvmx_l2_exit_info *info);
+
+/* Give L1 an exit (reflect.c). vmcs02 is selected. */
+enum nvmx_next reflect(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t information,
+                       const struct nvmx_l2_exit_info *info);
+/* L1's VM entry fails: exit reason 33 or 34 (SDM 29.8). `loaded`: vmcs02 was selected already. */
+enum nvmx_next reflect_entry_failure(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, uint64_t qualification,
+                                     bool loaded);
+
+/* The event whose delivery an exit interrupted goes back into vmcs02, since L1 does not see the exit (event.c). */
+enum nvmx_status event_requeue(struct nvmx_vcpu *vcpu, const struct exit_row *row,
+                               const struct nvmx_l2_exit_info *info);
+/* End what nvmx_enter asked of vmcs02 for events of the host. *handled: the exit was only that. */
+enum nvmx_status event_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, bool *handled);
+
+#endif

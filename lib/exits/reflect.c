@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MIT */
+/* Giving L1 an exit of L2 (SDM 30), or the failure of its VM entry (SDM 29.8). */
+#include "exits.h"
+
+#define VMX_ABORT_MSR_STORE 1u
+#define VMX_ABORT_MSR_LOAD 4u
+#define EVENT_TYPE_NMI 2u
+/* Exit-reason bits that a CPU sets beside the basic reason and that L1 may see: bit 27, enclave mode. */
+#define REASON_ENCLAVE 0x08000000u
+
+static enum nvmx_next vmx_abort(struct nvmx_vcpu *vcpu, uint32_t indicator) {
+    vmcs12_abort(vcpu, indicator);
+    vcpu->mode = NVMX_MODE_ROOT;
+    return stop(vcpu, NVMX_STOP_VMX_ABORT, NVMX_OK);
+}
+
+/* SDM 31.4.3.1: transitions without VPIDs drop what VPID 0 tagged, which is L1's own. */
+static void flush_vpid_of_l1(struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    bool l1_uses_vpids = (secondary_controls(v) & PROC2_VPID) != 0;
+    bool host_uses_vpids = (vcpu->host_control[NVMX_F_PRIMARY_CONTROLS] & PROC_SECONDARY) != 0 &&
+                           (vcpu->host_control[NVMX_F_SECONDARY_CONTROLS] & PROC2_VPID) != 0;
+
+    if (!l1_uses_vpids && host_uses_vpids) {
+        host_flush(vcpu, NVMX_FLUSH_VPID, vcpu->host_control[NVMX_F_VPID], 0);
+    }
+}
+
+/* From the end of saving L2's state to L1's first instruction. */
+static enum nvmx_next resume_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool from_l2, bool nmi_exit) {
+    uint32_t abort_indicator;
+    enum nvmx_status status = load_host_state(vcpu, v, from_l2, nmi_exit, &abort_indicator);
+
+    vcpu->mode = NVMX_MODE_ROOT;
+    vcpu->entry_pending = false;
+    if (status != NVMX_OK) {
+        return stop(vcpu, NVMX_STOP_HOST, status);
+    }
+    if (abort_indicator != 0) {
+        return vmx_abort(vcpu, abort_indicator);
+    }
+    uint32_t count = (uint32_t)v->value[NVMX_F_VM_EXIT_MSR_LOAD_COUNT];
+    if (count != 0 && msr_list_load(vcpu, v->value[NVMX_F_VM_EXIT_MSR_LOAD_ADDRESS], count) != 0) {
+        return vmx_abort(vcpu, VMX_ABORT_MSR_LOAD);
+    }
+    status = shadow_push(vcpu);
+    if (status != NVMX_OK) {
+        return stop(vcpu, NVMX_STOP_HOST, status);
+    }
+    flush_vpid_of_l1(vcpu, v);
+    if (vcpu->vm->host.speculation_barrier != NULL) {
+        vcpu->vm->host.speculation_barrier(vcpu->ctx, false);
+    }
+    return NVMX_ENTER;
+}
+
+/* Fields that the exit does not define keep what they held, except those that say whether others are valid. */
+static void store_information(struct vmcs12 *v, uint8_t information, const struct nvmx_l2_exit_info *info) {
+    uint64_t *value = v->value;
+
+    value[NVMX_F_EXIT_REASON] = info->reason & (0xffffu | REASON_ENCLAVE);
+    value[NVMX_F_EXIT_QUALIFICATION] = (information & INFO_Q) != 0 ? info->qualification : 0;
+    value[NVMX_F_VM_EXIT_INTERRUPTION_INFO] = (information & INFO_V) != 0 ? info->interruption_info : 0;
+    value[NVMX_F_IDT_VECTORING_INFO] = (information & INFO_O) != 0 ? info->idt_vectoring_info : 0;
+    if ((value[NVMX_F_VM_EXIT_INTERRUPTION_INFO] & EVENT_ERROR_CODE) != 0) {
+        value[NVMX_F_VM_EXIT_INTERRUPTION_ERROR_CODE] = info->interruption_error_code;
+    }
+    if ((value[NVMX_F_IDT_VECTORING_INFO] & EVENT_ERROR_CODE) != 0) {
+        value[NVMX_F_IDT_VECTORING_ERROR_CODE] = info->idt_vectoring_error_code;
+    }
+    if ((information & INFO_N) != 0) {
+        value[NVMX_F_VM_EXIT_INSTRUCTION_LENGTH] = info->instruction_length;
+    }
+    if ((information & INFO_I) != 0) {
+        value[NVMX_F_VM_EXIT_INSTRUCTION_INFORMATION] = info->instruction_info;
+    }
+    if ((information & INFO_L) != 0) {
+        value[NVMX_F_GUEST_LINEAR_ADDRESS] = info->guest_linear_address;
+    }
+    if ((information & INFO_P) != 0) {
+        value[NVMX_F_GUEST_PHYSICAL_ADDRESS] = info->guest_physical_address;
+    }
+    value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] &= ~(uint64_t)EVENT_VALID;
+}
+
+static bool is_nmi(const struct nvmx_l2_exit_info *info) {
+    uint32_t event = info->interruption_info;
+
+    return (info->reason & 0xffff) == NVMX_EXIT_EXCEPTION_OR_NMI && (event & EVENT_VALID) != 0 &&
+           ((event >> 8) & 7) == EVENT_TYPE_NMI;
+}
+
+enum nvmx_next reflect(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t information,
+                       const struct nvmx_l2_exit_info *info) {
+    enum nvmx_status status = sync_from_vmcs02(vcpu, v);
+
+    if (status != NVMX_OK) {
+        return stop(vcpu, NVMX_STOP_HOST, status);
+    }
+    store_information(v, information, info);
+    vcpu->counts.reflected++;
+    host_trace(vcpu, NVMX_TRACE_REFLECT, info->reason, info->qualification);
+    uint32_t count = (uint32_t)v->value[NVMX_F_VM_EXIT_MSR_STORE_COUNT];
+    if (count != 0 && msr_list_store(vcpu, v->value[NVMX_F_VM_EXIT_MSR_STORE_ADDRESS], count) != 0) {
+        return vmx_abort(vcpu, VMX_ABORT_MSR_STORE);
+    }
+    return resume_l1(vcpu, v, true, is_nmi(info));
+}
+
+enum nvmx_next reflect_entry_failure(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, uint64_t qualification,
+                                     bool loaded) {
+    v->value[NVMX_F_EXIT_REASON] = reason | NVMX_EXIT_ENTRY_FAILURE;
+    v->value[NVMX_F_EXIT_QUALIFICATION] = qualification;
+    vcpu->counts.refused++;
+    host_trace(vcpu, NVMX_TRACE_ENTRY_FAIL, reason, vcpu->last_check);
+    return resume_l1(vcpu, v, loaded, false);
+}

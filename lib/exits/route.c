@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Who gets an exit of L2: L1 by vmcs12's controls, bitmaps and masks (SDM 28.1), or the host.
+ *
+ * What L1 asked for goes to L1, even if the host wants it too; what neither asked for (a word of a merged bitmap that was not hot yet) is let
+ * through; everything else is the host's.
+ */
+#include "exits.h"
+
+#define TYPE(info) (((info) >> 8) & 7)
+#define TYPE_NMI 2u
+#define VECTOR_PAGE_FAULT 14u
+#define VECTOR_MACHINE_CHECK 18u
+
+static bool bit_of(uint64_t value, unsigned int bit) {
+    return ((value >> bit) & 1) != 0;
+}
+
+/* -- exceptions, interrupts ------------------------------------------------------------------------------------------------------------- */
+
+/* SDM 28.2: bit 14 of the exception bitmap counts as it is if the masked error code matches, inverted otherwise. */
+static bool exception_wanted(uint64_t bitmap, uint64_t mask, uint64_t match, uint32_t vector, uint32_t error_code) {
+    bool wanted = bit_of(bitmap, vector & 31);
+
+    if (vector == VECTOR_PAGE_FAULT && (error_code & mask) != match) {
+        wanted = !wanted;
+    }
+    return wanted;
+}
+
+static enum route route_exception(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v,
+                                  const struct nvmx_l2_exit_info *info) {
+    const uint64_t *host = vcpu->host_control;
+    uint32_t vector = info->interruption_info & 0xff;
+
+    if (TYPE(info->interruption_info) == TYPE_NMI) {
+        bool host_owns = (host[NVMX_F_PIN_BASED_CONTROLS] & PIN_NMI) != 0;
+        bool l1_wants = (v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_NMI) != 0;
+        return !host_owns && l1_wants ? ROUTE_L1 : ROUTE_HOST;
+    }
+    /* A machine check is the host's to survive. */
+    if (vector == VECTOR_MACHINE_CHECK && bit_of(host[NVMX_F_EXCEPTION_BITMAP], vector)) {
+        return ROUTE_HOST;
+    }
+    bool l1_wants = exception_wanted(v->value[NVMX_F_EXCEPTION_BITMAP], v->value[NVMX_F_PAGE_FAULT_ERROR_CODE_MASK],
+                                     v->value[NVMX_F_PAGE_FAULT_ERROR_CODE_MATCH], vector,
+                                     info->interruption_error_code);
+    return l1_wants ? ROUTE_L1 : ROUTE_HOST;
+}
+
+static enum route route_interrupt(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    bool host_owns = (vcpu->host_control[NVMX_F_PIN_BASED_CONTROLS] & PIN_EXTERNAL_INTERRUPT) != 0;
+    bool l1_wants = (v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_EXTERNAL_INTERRUPT) != 0;
+
+    return !host_owns && l1_wants ? ROUTE_L1 : ROUTE_HOST;
+}
+
+/* -- control registers -------------------------------------------------------------------------------------------------------------------- */
+
+static enum nvmx_status source_register(struct nvmx_vcpu *vcpu, uint64_t qualification, uint64_t *value) {
+    unsigned int number = (qualification >> 8) & 15;
+
+    if (number == NVMX_RSP) {
+        return host_read(vcpu, NVMX_F_GUEST_RSP, value);
+    }
+    *value = vcpu->regs->gpr[number];
+    return NVMX_OK;
+}
+
+static bool cr3_is_target(const struct vmcs12 *v, uint64_t value) {
+    uint64_t count = v->value[NVMX_F_CR3_TARGET_COUNT];
+
+    for (unsigned int i = 0; i < 4 && i < count; i++) {
+        if (v->value[NVMX_F_CR3_TARGET_VALUE_0 + i] == value) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool mov_to_wanted(const struct vmcs12 *v, unsigned int cr, uint64_t value) {
+    uint64_t primary = v->value[NVMX_F_PRIMARY_CONTROLS];
+
+    switch (cr) {
+    case 0:
+        return ((value ^ v->value[NVMX_F_CR0_READ_SHADOW]) & v->value[NVMX_F_CR0_GUEST_HOST_MASK]) != 0;
+    case 3:
+        return (primary & PROC_CR3_LOAD) != 0 && !cr3_is_target(v, value);
+    case 4:
+        return ((value ^ v->value[NVMX_F_CR4_READ_SHADOW]) & v->value[NVMX_F_CR4_GUEST_HOST_MASK]) != 0;
+    case 8:
+        return (primary & PROC_CR8_LOAD) != 0;
+    default:
+        return false;
+    }
+}
+
+/* SDM 28.1.3: bits 3:1 of the source always count, bit 0 only where it would be set. */
+static bool lmsw_wanted(const struct vmcs12 *v, uint64_t source) {
+    uint64_t mask = v->value[NVMX_F_CR0_GUEST_HOST_MASK];
+    uint64_t shadow = v->value[NVMX_F_CR0_READ_SHADOW];
+    bool sets_pe = (mask & source & 1) != 0 && (shadow & 1) == 0;
+
+    return sets_pe || ((source ^ shadow) & mask & 0xe) != 0;
+}
+
+static enum route route_control_register(struct nvmx_vcpu *vcpu, const struct vmcs12 *v,
+                                         const struct nvmx_l2_exit_info *info) {
+    uint64_t q = info->qualification;
+    uint64_t primary = v->value[NVMX_F_PRIMARY_CONTROLS];
+    unsigned int cr = q & 15;
+    uint64_t value = 0;
+    bool wanted;
+
+    switch ((q >> 4) & 3) {
+    case 0: /* MOV to CR */
+        if (source_register(vcpu, q, &value) != NVMX_OK) {
+            return ROUTE_FAILED;
+        }
+        wanted = mov_to_wanted(v, cr, value);
+        break;
+    case 1: /* MOV from CR */
+        wanted = (cr == 3 && (primary & PROC_CR3_STORE) != 0) || (cr == 8 && (primary & PROC_CR8_STORE) != 0);
+        break;
+    case 2: /* CLTS */
+        wanted = (v->value[NVMX_F_CR0_GUEST_HOST_MASK] & v->value[NVMX_F_CR0_READ_SHADOW] & 8) != 0;
+        break;
+    default: /* LMSW */
+        wanted = lmsw_wanted(v, (q >> 16) & 0xffff);
+        break;
+    }
+    return wanted ? ROUTE_L1 : ROUTE_HOST;
+}
+
+/* -- bitmaps ------------------------------------------------------------------------------------------------------------------------------- */
+
+/* A bitmap page of L1 without memory behind it reads as all ones. */
+static bool l1_bitmap_bit(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t bit) {
+    void *page = host_map(vcpu, gpa1, NVMX_ACCESS_READ, NULL);
+
+    if (page == NULL) {
+        return true;
+    }
+    bool set = bitmap_test(page, bit);
+    host_unmap(vcpu, gpa1, page, false);
+    return set;
+}
+
+static enum route let_through(enum nvmx_status status) {
+    return status == NVMX_OK ? ROUTE_AGAIN : ROUTE_FAILED;
+}
+
+static enum route route_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool write, bool hardware) {
+    uint32_t bit = bitmap_msr_bit((uint32_t)vcpu->regs->gpr[NVMX_RCX], write);
+    bool host_lets_through = (vcpu->host_control[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0 &&
+                             vcpu->host_msr_bitmap != NULL && bit != BITMAP_NONE;
+
+    if ((v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) == 0 || bit == BITMAP_NONE ||
+        l1_bitmap_bit(vcpu, v->value[NVMX_F_MSR_BITMAP_ADDRESS], bit)) {
+        return ROUTE_L1;
+    }
+    if (!hardware || !host_lets_through || bitmap_test(vcpu->host_msr_bitmap, bit)) {
+        return ROUTE_HOST;
+    }
+    return let_through(merge_heat_msr(vcpu, v, bit));
+}
+
+/* SDM 28.1.3: any port of the access counts, and wrapping around FFFFH always exits. */
+static bool l1_wants_ports(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t port, uint32_t bytes) {
+    if (port + bytes > 0x10000) {
+        return true;
+    }
+    for (uint32_t i = port; i < port + bytes; i++) {
+        if (l1_bitmap_bit(vcpu, v->value[NVMX_F_IO_BITMAP_A_ADDRESS + (i >> 15)], i & 0x7fff)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool host_wants_ports(const struct nvmx_vcpu *vcpu, uint32_t port, uint32_t bytes) {
+    for (uint32_t i = port; i < port + bytes; i++) {
+        const uint64_t *page = vcpu->host_io_bitmap[(i >> 15) & 1];
+        if (page == NULL || bitmap_test(page, i & 0x7fff)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static enum route route_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct nvmx_l2_exit_info *info,
+                           bool hardware) {
+    uint64_t primary = v->value[NVMX_F_PRIMARY_CONTROLS];
+    uint32_t port = (uint32_t)(info->qualification >> 16) & 0xffff;
+    uint32_t bytes = (uint32_t)(info->qualification & 7) + 1;
+    bool overlaid = v->io_bitmap[0].page != NULL && v->io_bitmap[1].page != NULL;
+
+    if ((primary & PROC_IO_BITMAPS) == 0) {
+        return (primary & PROC_UNCONDITIONAL_IO) != 0 ? ROUTE_L1 : ROUTE_HOST;
+    }
+    if (l1_wants_ports(vcpu, v, port, bytes)) {
+        return ROUTE_L1;
+    }
+    if (!hardware || !overlaid || (v->bitmap_bits & PROC_IO_BITMAPS) == 0 || host_wants_ports(vcpu, port, bytes)) {
+        return ROUTE_HOST;
+    }
+    for (uint32_t i = port; i < port + bytes; i++) {
+        enum nvmx_status status = merge_heat_io(vcpu, v, i >> 15, i & 0x7fff);
+        if (status != NVMX_OK) {
+            return ROUTE_FAILED;
+        }
+    }
+    return ROUTE_AGAIN;
+}
+
+/* -- EPT ----------------------------------------------------------------------------------------------------------------------------------- */
+
+static enum route route_ept(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t reason,
+                            struct nvmx_l2_exit_info *info) {
+    struct nvmx_ept_access access = {
+        .eptp12 = v->value[NVMX_F_EPT_POINTER],
+        .gpa2 = info->guest_physical_address,
+        .qualification = info->qualification,
+        .misconfiguration = reason == NVMX_EXIT_EPT_MISCONFIGURATION,
+        .mbec = (secondary_controls(v) & PROC2_MBEC) != 0,
+    };
+    struct nvmx_ept_fault fault = {0};
+
+    if ((secondary_controls(v) & PROC2_EPT) == 0) {
+        vcpu->host_fault_gpa1 = info->guest_physical_address;
+        return ROUTE_HOST;
+    }
+    if (vcpu->vm->ept == NULL) {
+        return ROUTE_HOST; /* the host composes, and knows */
+    }
+    switch (nvmx_ept_fault(vcpu->vm->ept, vcpu->ctx, &access, &fault)) {
+    case NVMX_EPT_RETRY:
+        return ROUTE_AGAIN;
+    case NVMX_EPT_L1_VIOLATION:
+        info->reason = NVMX_EXIT_EPT_VIOLATION;
+        info->qualification = fault.qualification;
+        return ROUTE_L1;
+    case NVMX_EPT_L1_MISCONFIG:
+        info->reason = NVMX_EXIT_EPT_MISCONFIGURATION;
+        info->qualification = 0;
+        return ROUTE_L1;
+    case NVMX_EPT_HOST_FAULT:
+        vcpu->host_fault_gpa1 = fault.gpa1;
+        return ROUTE_HOST;
+    default:
+        return ROUTE_FAILED;
+    }
+}
+
+/* -- the whole -------------------------------------------------------------------------------------------------------------------------------- */
+
+static enum route by_bit(uint64_t controls, unsigned int bit) {
+    return bit_of(controls, bit) ? ROUTE_L1 : ROUTE_HOST;
+}
+
+enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, const struct exit_row *row,
+                      struct nvmx_l2_exit_info *info, bool hardware) {
+    uint64_t primary = v->value[NVMX_F_PRIMARY_CONTROLS];
+    uint32_t secondary = secondary_controls(v);
+
+    switch (row->who) {
+    case WHO_ALWAYS:
+    case WHO_ENTRY_FAILURE:
+        return ROUTE_L1;
+    case WHO_PIN:
+        return by_bit(v->value[NVMX_F_PIN_BASED_CONTROLS], row->bit);
+    case WHO_PRIMARY:
+        return by_bit(primary, row->bit);
+    case WHO_SECONDARY:
+        return by_bit(secondary, row->bit);
+    case WHO_PAUSE:
+        return bit_of(primary, 30) || (secondary & PROC2_PLE) != 0 ? ROUTE_L1 : ROUTE_HOST;
+    case WHO_APIC_WRITE:
+        return (secondary & (PROC2_APIC_REGISTER | PROC2_VIRTUAL_INTERRUPTS)) != 0 ? ROUTE_L1 : ROUTE_HOST;
+    case WHO_EXCEPTION:
+        return route_exception(vcpu, v, info);
+    case WHO_INTERRUPT:
+        return route_interrupt(vcpu, v);
+    case WHO_CONTROL_REGISTER:
+        return route_control_register(vcpu, v, info);
+    case WHO_IO:
+        return route_io(vcpu, v, info, hardware);
+    case WHO_MSR_READ:
+        return route_msr(vcpu, v, false, hardware);
+    case WHO_MSR_WRITE:
+        return route_msr(vcpu, v, true, hardware);
+    case WHO_EPT:
+        return hardware ? route_ept(vcpu, v, reason, info) : ROUTE_HOST;
+    default:
+        return ROUTE_HOST;
+    }
+}

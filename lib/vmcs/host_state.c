@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vmcs12's host-state area -> vmcs01's guest-state area: how L1 finds its processor after an exit of L2 (SDM 30.5).
+ */
+#include "vcpu.h"
+
+#define CR0_PG (UINT64_C(1) << 31)
+#define CR4_PAE (UINT64_C(1) << 5)
+#define CR4_PCIDE (UINT64_C(1) << 17)
+#define EFER_LME_LMA ((UINT64_C(1) << 8) | (UINT64_C(1) << 10))
+#define PDPTE_PRESENT UINT64_C(1)
+#define PDPTE_RESERVED (UINT64_C(0x1e6)) /* bits 2:1 and 8:5 */
+
+/* SDM 30.5.1: ET, bits 15:6, 17, 28:19, NW, CD and 63:32 of CR0 keep what they are. */
+#define CR0_KEPT (UINT64_C(0xffffffff00000000) | UINT64_C(0x7ff80000) | UINT64_C(0x0002ffd0))
+
+/* Access rights after an exit (SDM 30.5.2). */
+#define RIGHTS_CODE_64 0xa09bu
+#define RIGHTS_CODE_32 0xc09bu
+#define RIGHTS_DATA 0xc093u
+#define RIGHTS_TSS 0x8bu
+#define RIGHTS_UNUSABLE 0x10000u
+
+#define BLOCKING_BY_NMI 8u
+#define RFLAGS_FIXED 2u
+#define DR7_RESET 0x400u
+#define VMX_ABORT_PDPTES 2u
+
+/* L1's state being put together. */
+struct load {
+    struct nvmx_vcpu *vcpu;
+    const struct vmcs12 *v;
+    struct batch batch;
+    enum nvmx_status status;
+    uint64_t inherited[GATE_COUNT]; /* L2's values of what L1 keeps when the exit does not load it */
+};
+
+static uint64_t host_field(const struct load *l, unsigned int slot) {
+    return l->v->value[slot];
+}
+
+static void put(struct load *l, unsigned int slot, uint64_t value) {
+    if (l->status == NVMX_OK) {
+        l->status = batch_put(l->vcpu, &l->batch, slot, value);
+    }
+}
+
+static bool exit_64(const struct load *l) {
+    return (host_field(l, NVMX_F_VM_EXIT_CONTROLS) & EXIT_HOST_64) != 0;
+}
+
+static bool exit_loads(const struct load *l, const struct gate *gate) {
+    return gate->exit_load < 32 && ((host_field(l, NVMX_F_VM_EXIT_CONTROLS) >> gate->exit_load) & 1) != 0;
+}
+
+static bool host_switches(const struct load *l, const struct gate *gate) {
+    return ((l->vcpu->host_control[NVMX_F_VM_ENTRY_CONTROLS] >> gate->entry_load) & 1) != 0;
+}
+
+/* -- what L2 leaves behind -------------------------------------------------------------------------------------------------------------- */
+
+/* L1 keeps L2's value of an MSR that the exit does not load; where the host switches it, that value is in the VMCS that ran. */
+static enum nvmx_status read_inherited(struct load *l) {
+    for (unsigned int i = GATE_PAT; i < GATE_COUNT; i++) {
+        bool needed = host_switches(l, &gates[i]) && (!exit_loads(l, &gates[i]));
+
+        if (needed) {
+            enum nvmx_status status = host_read(l->vcpu, gates[i].guest, &l->inherited[i]);
+            if (status != NVMX_OK) {
+                return status;
+            }
+        }
+    }
+    return NVMX_OK;
+}
+
+static uint64_t gate_value(const struct load *l, unsigned int i) {
+    if (i == GATE_DR7) {
+        return DR7_RESET;
+    }
+    if (i == GATE_DEBUGCTL) {
+        return 0;
+    }
+    uint64_t value = exit_loads(l, &gates[i]) ? host_field(l, gates[i].host) : l->inherited[i];
+    if (i == GATE_EFER) {
+        value = (value & ~EFER_LME_LMA) | (exit_64(l) ? EFER_LME_LMA : 0);
+    }
+    return value;
+}
+
+static void put_gates(struct load *l) {
+    for (unsigned int i = 0; i < GATE_COUNT; i++) {
+        if (host_switches(l, &gates[i])) {
+            put(l, gates[i].guest, gate_value(l, i));
+        }
+    }
+}
+
+/* What the host does not switch by VMCS fields it switches by MSR writes. */
+static enum nvmx_status write_msrs(struct load *l) {
+    for (unsigned int i = GATE_PAT; i < GATE_COUNT; i++) {
+        if (!host_switches(l, &gates[i]) && exit_loads(l, &gates[i])) {
+            enum nvmx_status status = host_msr_write(l->vcpu, gates[i].msr, gate_value(l, i));
+            if (status != NVMX_OK) {
+                return status;
+            }
+        }
+    }
+    return NVMX_OK;
+}
+
+/* -- control registers -------------------------------------------------------------------------------------------------------------------- */
+
+static uint64_t l1_cr0(const struct load *l, uint64_t current) {
+    return (host_field(l, NVMX_F_HOST_CR0) & ~CR0_KEPT) | (current & CR0_KEPT);
+}
+
+static uint64_t l1_cr4(const struct load *l) {
+    uint64_t cr4 = host_field(l, NVMX_F_HOST_CR4);
+
+    return exit_64(l) ? cr4 | CR4_PAE : cr4 & ~CR4_PCIDE;
+}
+
+static uint64_t l1_cr3(const struct load *l) {
+    uint8_t bits = l->vcpu->vm->caps.physical_address_bits;
+
+    return host_field(l, NVMX_F_HOST_CR3) & ((UINT64_C(1) << bits) - 1);
+}
+
+static void put_control_registers(struct load *l, uint64_t cr0) {
+    uint64_t cr4 = l1_cr4(l);
+
+    put(l, NVMX_F_GUEST_CR0, cr0);
+    put(l, NVMX_F_CR0_READ_SHADOW, cr0);
+    put(l, NVMX_F_GUEST_CR3, l1_cr3(l));
+    put(l, NVMX_F_GUEST_CR4, cr4);
+    put(l, NVMX_F_CR4_READ_SHADOW, cr4);
+}
+
+/* SDM 30.5.4: PAE paging loads the PDPTEs, and aborts if one of them is bad. */
+static void put_pdptes(struct load *l, uint64_t cr0, uint32_t *abort_indicator) {
+    uint64_t pdpte[4];
+    uint64_t reserved = PDPTE_RESERVED | ~((UINT64_C(1) << l->vcpu->vm->caps.physical_address_bits) - 1);
+
+    if (exit_64(l) || (cr0 & CR0_PG) == 0 || (l1_cr4(l) & CR4_PAE) == 0) {
+        return;
+    }
+    if (l1_physical_read(l->vcpu, l1_cr3(l) & ~UINT64_C(0x1f), &pdpte[0], 16) != NVMX_OK ||
+        l1_physical_read(l->vcpu, (l1_cr3(l) & ~UINT64_C(0x1f)) + 16, &pdpte[2], 16) != NVMX_OK) {
+        *abort_indicator = VMX_ABORT_PDPTES;
+        return;
+    }
+    for (unsigned int i = 0; i < 4; i++) {
+        if ((pdpte[i] & PDPTE_PRESENT) != 0 && (pdpte[i] & reserved) != 0) {
+            *abort_indicator = VMX_ABORT_PDPTES;
+            return;
+        }
+        put(l, NVMX_F_GUEST_PDPTE0 + i, pdpte[i]);
+    }
+}
+
+/* -- segments and tables --------------------------------------------------------------------------------------------------------------------- */
+
+static void put_segment(struct load *l, unsigned int index, uint64_t selector, uint64_t base, uint64_t limit,
+                        uint64_t rights) {
+    put(l, NVMX_F_GUEST_ES_SELECTOR + index, selector);
+    put(l, NVMX_F_GUEST_ES_BASE + index, base);
+    put(l, NVMX_F_GUEST_ES_LIMIT + index, limit);
+    put(l, NVMX_F_GUEST_ES_ACCESS_RIGHTS + index, rights);
+}
+
+/* Places of the segments in the table, from ES on. */
+enum { SEGMENT_ES = 0, SEGMENT_CS, SEGMENT_SS, SEGMENT_DS, SEGMENT_FS, SEGMENT_GS, SEGMENT_LDTR, SEGMENT_TR };
+
+static void put_segments(struct load *l) {
+    static const uint8_t data[] = {SEGMENT_ES, SEGMENT_SS, SEGMENT_DS, SEGMENT_FS, SEGMENT_GS};
+    const uint64_t flat = 0xffffffff;
+
+    put_segment(l, SEGMENT_CS, host_field(l, NVMX_F_HOST_CS_SELECTOR), 0, flat,
+                exit_64(l) ? RIGHTS_CODE_64 : RIGHTS_CODE_32);
+    for (unsigned int i = 0; i < sizeof(data); i++) {
+        uint64_t selector = host_field(l, NVMX_F_HOST_ES_SELECTOR + data[i]);
+        uint64_t base = 0;
+
+        if (data[i] == SEGMENT_FS) {
+            base = host_field(l, NVMX_F_HOST_FS_BASE);
+        } else if (data[i] == SEGMENT_GS) {
+            base = host_field(l, NVMX_F_HOST_GS_BASE);
+        }
+        put_segment(l, data[i], selector, base, flat, selector != 0 ? RIGHTS_DATA : RIGHTS_UNUSABLE | RIGHTS_DATA);
+    }
+    put_segment(l, SEGMENT_LDTR, 0, 0, 0, RIGHTS_UNUSABLE);
+    put_segment(l, SEGMENT_TR, host_field(l, NVMX_F_HOST_TR_SELECTOR), host_field(l, NVMX_F_HOST_TR_BASE), 0x67,
+                RIGHTS_TSS);
+    put(l, NVMX_F_GUEST_GDTR_BASE, host_field(l, NVMX_F_HOST_GDTR_BASE));
+    put(l, NVMX_F_GUEST_GDTR_LIMIT, 0xffff);
+    put(l, NVMX_F_GUEST_IDTR_BASE, host_field(l, NVMX_F_HOST_IDTR_BASE));
+    put(l, NVMX_F_GUEST_IDTR_LIMIT, 0xffff);
+}
+
+static void put_rest(struct load *l, bool nmi_blocked, uint64_t entry_controls) {
+    put(l, NVMX_F_GUEST_SYSENTER_CS, host_field(l, NVMX_F_HOST_SYSENTER_CS));
+    put(l, NVMX_F_GUEST_SYSENTER_ESP, host_field(l, NVMX_F_HOST_SYSENTER_ESP));
+    put(l, NVMX_F_GUEST_SYSENTER_EIP, host_field(l, NVMX_F_HOST_SYSENTER_EIP));
+    put(l, NVMX_F_GUEST_RIP, host_field(l, NVMX_F_HOST_RIP));
+    put(l, NVMX_F_GUEST_RSP, host_field(l, NVMX_F_HOST_RSP));
+    put(l, NVMX_F_GUEST_RFLAGS, RFLAGS_FIXED);
+    put(l, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, nmi_blocked ? BLOCKING_BY_NMI : 0);
+    put(l, NVMX_F_GUEST_ACTIVITY_STATE, 0);
+    put(l, NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
+    put(l, NVMX_F_VM_ENTRY_CONTROLS, (entry_controls & ~(uint64_t)ENTRY_IA32E) | (exit_64(l) ? ENTRY_IA32E : 0));
+}
+
+/* -- the whole --------------------------------------------------------------------------------------------------------------------------------- */
+
+/* SDM 30.5.5: an exit by NMI leaves NMIs blocked; any other leaves them as they were, unless NMI exiting made blocking virtual or void. */
+static bool nmis_blocked(const struct vmcs12 *v, bool from_l2, bool nmi_exit) {
+    bool nmi_exiting = (v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_NMI) != 0;
+    bool l2_blocked = (v->value[NVMX_F_GUEST_INTERRUPTIBILITY_STATE] & BLOCKING_BY_NMI) != 0;
+
+    return nmi_exit || (from_l2 && !nmi_exiting && l2_blocked);
+}
+
+enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool from_l2, bool nmi_exit,
+                                 uint32_t *abort_indicator) {
+    struct load l = {.vcpu = vcpu, .v = v, .status = NVMX_OK};
+    uint64_t cr0 = v->value[NVMX_F_GUEST_CR0];
+
+    *abort_indicator = 0;
+    batch_init(&l.batch);
+    if (!from_l2) {
+        l.status = host_read(vcpu, NVMX_F_GUEST_CR0, &cr0);
+    }
+    if (l.status == NVMX_OK) {
+        l.status = read_inherited(&l);
+    }
+    if (l.status == NVMX_OK) {
+        l.status = host_select(vcpu, NVMX_VMCS01);
+    }
+    cr0 = l1_cr0(&l, cr0);
+    put_control_registers(&l, cr0);
+    put_pdptes(&l, cr0, abort_indicator);
+    put_segments(&l);
+    put_gates(&l);
+    put_rest(&l, nmis_blocked(v, from_l2, nmi_exit), vcpu->host_control[NVMX_F_VM_ENTRY_CONTROLS]);
+    if (l.status == NVMX_OK) {
+        l.status = batch_flush(vcpu, &l.batch);
+    }
+    return l.status == NVMX_OK ? write_msrs(&l) : l.status;
+}
