@@ -66,6 +66,8 @@ function(nvmx_add_archive target objects export_name)
         DEPENDS $<TARGET_OBJECTS:${objects}>
         COMMAND_EXPAND_LISTS VERBATIM)
     add_library(${target} STATIC ${all})
+    # Make, unlike Ninja, knows no rule for another target's objects.
+    add_dependencies(${target} ${objects})
     set_source_files_properties(${all} PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
     set_target_properties(${target} PROPERTIES LINKER_LANGUAGE C EXPORT_NAME ${export_name})
     nvmx_public_headers(${target})
