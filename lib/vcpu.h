@@ -233,6 +233,8 @@ void vmcs12_abort(struct nvmx_vcpu *vcpu, uint32_t indicator);
 /* Fill the shadow VMCS from the current vmcs12 / take what L1 wrote there. No effect without a shadow VMCS. */
 enum nvmx_status shadow_push(struct nvmx_vcpu *vcpu);
 enum nvmx_status shadow_pull(struct nvmx_vcpu *vcpu);
+/* A field that L1 reads but does not write there was changed by an emulated VMWRITE. */
+enum nvmx_status shadow_follow(struct nvmx_vcpu *vcpu, unsigned int slot);
 /* The current VMCS changed or went away: vmcs01's link pointer follows. */
 enum nvmx_status shadow_relink(struct nvmx_vcpu *vcpu);
 

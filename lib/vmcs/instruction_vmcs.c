@@ -109,5 +109,5 @@ struct verdict vmwrite_effect(struct instruction *in) {
         value = (value << 32) | (uint32_t)old;
     }
     vmcs12_write(vcpu, (unsigned int)in->slot, value & nvmx_field_mask((unsigned int)in->slot));
-    return VERDICT(SUCCEED, 0);
+    return shadow_follow(vcpu, (unsigned int)in->slot) == NVMX_OK ? VERDICT(SUCCEED, 0) : VERDICT(FAIL, 12);
 }

@@ -108,6 +108,22 @@ enum nvmx_status shadow_pull(struct nvmx_vcpu *vcpu) {
     return status != NVMX_OK ? status : back;
 }
 
+/* L1's VMWRITE to exit information exits, but its VMREAD does not: what was written must be found in the shadow VMCS. */
+enum nvmx_status shadow_follow(struct nvmx_vcpu *vcpu, unsigned int slot) {
+    struct vmcs12 *v = vmcs12_current(vcpu);
+
+    if (!in_use(vcpu) || nvmx_field_info(slot)->shadow != NVMX_SHADOW_RO || !can_fill_read_only(vcpu->vm) ||
+        !nvmx_set_has(&vcpu->vm->machine_fields, slot)) {
+        return NVMX_OK;
+    }
+    enum nvmx_status status = host_select(vcpu, NVMX_VMCS_SHADOW);
+    if (status == NVMX_OK) {
+        status = host_write(vcpu, slot, v->value[slot]);
+    }
+    enum nvmx_status back = host_select(vcpu, NVMX_VMCS01);
+    return status != NVMX_OK ? status : back;
+}
+
 /* Without a current VMCS the link pointer is all ones, and the CPU itself answers VMfailInvalid (SDM 33.3 VMREAD). */
 enum nvmx_status shadow_relink(struct nvmx_vcpu *vcpu) {
     uint64_t pointer = vcpu->current >= 0 ? vcpu->shadow_hpa : NVMX_NO_ADDRESS;
