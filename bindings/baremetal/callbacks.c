@@ -7,11 +7,14 @@
 
 #include "host.h"
 
+uint64_t callback_calls[CALLBACK_COUNT];
+
 /*
  * Memory of L1 that L0 may read and write through its write-back direct map: RAM in the loader's map that is not L0's.
  * Devices and holes give NULL, and L1's instruction gets what the architecture says of such an operand.
  */
 static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) {
+    callback_calls[CALLBACK_MAP_PAGE]++;
     (void)ctx;
     (void)access; /* ept01 grants every access */
     if (gpa1 >= memory_direct_end() || !memory_is_usable(gpa1, gpa1 + PAGE_BYTES))
@@ -22,6 +25,7 @@ static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) 
 
 /* Nothing is ever paged out or migrated, so a pin needs no record and a dirty page no mark. */
 static void unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied) {
+    callback_calls[CALLBACK_UNMAP_PAGE]++;
     (void)ctx;
     (void)gpa1;
     (void)page;
@@ -29,27 +33,32 @@ static void unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied) {
 }
 
 static enum nvmx_status ept01_lookup(void *ctx, uint64_t gpa1, struct nvmx_ept01_mapping *out) {
+    callback_calls[CALLBACK_EPT01_LOOKUP]++;
     (void)ctx;
     return ept01_find(gpa1, out);
 }
 
 static void *page_alloc(void *ctx, uint64_t *hpa) {
+    callback_calls[CALLBACK_PAGE_ALLOC]++;
     (void)ctx;
     return page_get(hpa);
 }
 
 static void page_free(void *ctx, void *page, uint64_t hpa) {
+    callback_calls[CALLBACK_PAGE_FREE]++;
     (void)ctx;
     (void)page;
     page_put(hpa);
 }
 
 static void *page_pointer(void *ctx, uint64_t hpa) {
+    callback_calls[CALLBACK_PAGE_POINTER]++;
     (void)ctx;
     return phys_to_virt(hpa);
 }
 
 static enum nvmx_status vmcs_select(void *ctx, uint32_t which) {
+    callback_calls[CALLBACK_VMCS_SELECT]++;
     struct cpu *cpu = ctx;
 
     if (which >= SLOTS)
@@ -60,6 +69,7 @@ static enum nvmx_status vmcs_select(void *ctx, uint32_t which) {
 
 /* VMCLEAR, a fresh region, and the host-state area: whatever the library writes afterwards, exits come back to L0. */
 static enum nvmx_status vmcs_reset(void *ctx, uint32_t which) {
+    callback_calls[CALLBACK_VMCS_RESET]++;
     struct cpu *cpu = ctx;
     uint32_t selected = cpu->selected;
 
@@ -76,6 +86,7 @@ static enum nvmx_status vmcs_reset(void *ctx, uint32_t which) {
 }
 
 static enum nvmx_status vmcs_read(void *ctx, uint32_t count, const uint32_t *encoding, uint64_t *value) {
+    callback_calls[CALLBACK_VMCS_READ]++;
     (void)ctx;
     for (uint32_t i = 0; i < count; i++)
         if (!vmread_safe(encoding[i], &value[i]))
@@ -84,6 +95,7 @@ static enum nvmx_status vmcs_read(void *ctx, uint32_t count, const uint32_t *enc
 }
 
 static enum nvmx_status vmcs_write(void *ctx, uint32_t count, const uint32_t *encoding, const uint64_t *value) {
+    callback_calls[CALLBACK_VMCS_WRITE]++;
     (void)ctx;
     for (uint32_t i = 0; i < count; i++)
         if (!vmwrite_safe(encoding[i], value[i]))
@@ -93,6 +105,7 @@ static enum nvmx_status vmcs_write(void *ctx, uint32_t count, const uint32_t *en
 
 /* Where the CPU lacks the narrow kind of flush, a wider one does: more may be dropped, never less. */
 static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t linear) {
+    callback_calls[CALLBACK_TLB_FLUSH]++;
     (void)ctx;
     switch (kind) {
     case NVMX_FLUSH_EPT:
@@ -118,10 +131,12 @@ static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t 
 }
 
 static enum nvmx_status msr_read(void *ctx, uint32_t index, uint64_t *value) {
+    callback_calls[CALLBACK_MSR_READ]++;
     return l1_rdmsr(ctx, index, value) ? NVMX_OK : NVMX_E_DENIED;
 }
 
 static enum nvmx_status msr_write(void *ctx, uint32_t index, uint64_t value) {
+    callback_calls[CALLBACK_MSR_WRITE]++;
     return l1_wrmsr(ctx, index, value) ? NVMX_OK : NVMX_E_DENIED;
 }
 

@@ -86,7 +86,7 @@ vmx_window_end:
     setc %sil
     movzbl %sil, %esi
     call host_entry_failed
-    ud2
+    jmp 1b
 
 /* void vmx_run(struct cpu *cpu): start running L1 on cpu's stack; never returns. */
     .globl vmx_run

@@ -62,7 +62,7 @@ extern char vmx_window_start[], vmx_window_end[], vmx_again[];
 /* Called from entry.S: what to do after an exit, before an entry (0: VMRESUME, 1: VMLAUNCH), after a failed entry. */
 uint32_t host_exit(struct cpu *cpu);
 uint32_t host_enter(struct cpu *cpu);
-_Noreturn void host_entry_failed(struct cpu *cpu, bool invalid);
+uint32_t host_entry_failed(struct cpu *cpu, bool invalid);
 
 /* The processor's own GDT, TSS and IDT. */
 void traps_init(void);

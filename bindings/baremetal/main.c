@@ -242,10 +242,21 @@ uint32_t host_exit(struct cpu *cpu) {
     return host_enter(cpu);
 }
 
-void host_entry_failed(struct cpu *cpu, bool invalid) {
+uint32_t host_entry_failed(struct cpu *cpu, bool invalid) {
     uint32_t error = invalid ? 0 : (uint32_t)vmcs_get(NVMX_VMCS_VM_INSTRUCTION_ERROR);
+    static bool reported;
 
-    panic("entry to VMCS %u failed with VM-instruction error %u", cpu->selected, error);
+    if (invalid || cpu->selected == NVMX_VMCS01)
+        panic("entry to VMCS %u failed with VM-instruction error %u", cpu->selected, error);
+    /* The processor refuses what the library's checks let pass: L1 can live with it, but it is worth a look. */
+    print("nvmx: entry to VMCS %u (vmcs02) failed with VM-instruction error %u\n", cpu->selected, error);
+    if (!reported)
+        crash_report(NULL);
+    reported = true;
+    cpu->slot[cpu->selected].launched = false;
+    if (nvmx_entry_refused(cpu->vcpu, error) == NVMX_STOP)
+        stop(cpu);
+    return host_enter(cpu);
 }
 
 void host_main(uint32_t information) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Counts: exits by reason and by who dealt with them, and the library's callbacks. README.md describes the lines. */
+#include "callbacks.h"
 #include "console.h"
 #include "host.h"
 
@@ -27,11 +28,14 @@ static void print_exits(bool from_l2) {
           total[STATS_EMULATED], total[STATS_REFLECTED]);
 }
 
-/* In the order of struct nvmx_host, which is the order of nvmx_counts.callback. */
-static const char *const callback_name[] = {
-    "map_page",     "unmap_page",  "translate",     "ept01_lookup",    "page_alloc",          "page_free",
-    "page_pointer", "vmcs_select", "vmcs_reset",    "vmcs_read",       "vmcs_write",          "tlb_flush",
-    "msr_read",     "msr_write",   "ack_interrupt", "queue_exception", "speculation_barrier", "trace",
+static const char *const callback_name[CALLBACK_COUNT] = {
+    [CALLBACK_MAP_PAGE] = "map_page",         [CALLBACK_UNMAP_PAGE] = "unmap_page",
+    [CALLBACK_EPT01_LOOKUP] = "ept01_lookup", [CALLBACK_PAGE_ALLOC] = "page_alloc",
+    [CALLBACK_PAGE_FREE] = "page_free",       [CALLBACK_PAGE_POINTER] = "page_pointer",
+    [CALLBACK_VMCS_SELECT] = "vmcs_select",   [CALLBACK_VMCS_RESET] = "vmcs_reset",
+    [CALLBACK_VMCS_READ] = "vmcs_read",       [CALLBACK_VMCS_WRITE] = "vmcs_write",
+    [CALLBACK_TLB_FLUSH] = "tlb_flush",       [CALLBACK_MSR_READ] = "msr_read",
+    [CALLBACK_MSR_WRITE] = "msr_write",
 };
 
 void stats_print(void) {
@@ -39,9 +43,9 @@ void stats_print(void) {
 
     print_exits(false);
     print_exits(true);
-    for (uint32_t i = 0; i < sizeof callback_name / sizeof callback_name[0]; i++)
-        if (counts->callback[i])
-            print("nvmx-stats: callback %s %lu\n", callback_name[i], counts->callback[i]);
+    for (uint32_t i = 0; i < CALLBACK_COUNT; i++)
+        if (callback_calls[i])
+            print("nvmx-stats: callback %s %lu\n", callback_name[i], callback_calls[i]);
     print("nvmx-stats: fields vmread %lu vmwrite %lu\n", counts->vmreads, counts->vmwrites);
     print("nvmx-stats: refused %lu\n", counts->refused);
 }
