@@ -12,6 +12,7 @@ struct scenario_list {
     const struct scenario_list scenarios_##NAME = {(TABLE), sizeof(TABLE) / sizeof((TABLE)[0])}
 
 extern const struct scenario_list scenarios_off, scenarios_vmcs, scenarios_instruction, scenarios_register,
-    scenarios_exception, scenarios_ept, scenarios_entry, scenarios_event;
+    scenarios_exception, scenarios_ept, scenarios_entry, scenarios_event,
+    scenarios_state;
 
 #endif

@@ -1,0 +1,475 @@
+/* MSR lists, what a VM exit loads, several VMCSs, and L2 in other modes (SDM vol. 3C, 29.3.2, 29.4, 30.3-30.6). */
+#include "scenarios.h"
+
+#define VMCALL_EXIT(NAME, ...) {.name = NAME, .exit = {.reason = REASON_VMCALL, .length = 3}, __VA_ARGS__}
+
+static uint8_t msr_passing[4096] __attribute__((aligned(4096)));
+
+static void pass_msrs(void) {
+    memset(msr_passing, 0, sizeof msr_passing);
+    vmwrite(MSR_BITMAP, (uint64_t)msr_passing);
+}
+
+/* MSR lists. */
+
+struct msr_entry {
+    uint32_t index, reserved;
+    uint64_t value;
+};
+static struct msr_entry entry_load[2] __attribute__((aligned(16)));
+static struct msr_entry exit_store[3] __attribute__((aligned(16)));
+static struct msr_entry exit_load[2] __attribute__((aligned(16)));
+static uint64_t saved_star, saved_lstar, saved_kernel_gs;
+
+DEFINE_L2_CODE(msr_lists,
+    "mov $0xc0000102, %ecx\n rdmsr\n shl $32, %rdx\n or %rax, %rdx\n mov %rdx, %rbx\n"
+    "mov $0xc0000081, %ecx\n rdmsr\n shl $32, %rdx\n or %rax, %rdx\n mov %rdx, %rsi\n"
+    "mov $0x00230008, %edx\n mov $0x77, %eax\n wrmsr\n" EXIT "vmcall\n"
+    "rdmsr\n shl $32, %rdx\n or %rax, %rdx\n mov %rdx, %rsi\n" EXIT "vmcall\n");
+static void msr_lists_setup(struct l2 *l2) {
+    (void)l2;
+    pass_msrs();
+    saved_star = rdmsr(MSR_STAR);
+    saved_lstar = rdmsr(MSR_LSTAR);
+    saved_kernel_gs = rdmsr(MSR_KERNEL_GS_BASE);
+    wrmsr(MSR_LSTAR, 0x4321);
+    entry_load[0] = (struct msr_entry){MSR_KERNEL_GS_BASE, 0, 0x12340000};
+    entry_load[1] = (struct msr_entry){MSR_STAR, 0, 0x0010000800000000};
+    exit_store[0] = (struct msr_entry){MSR_STAR, 0, 0};
+    exit_store[1] = (struct msr_entry){MSR_KERNEL_GS_BASE, 0, 0};
+    exit_store[2] = (struct msr_entry){MSR_LSTAR, 0, 0};
+    exit_load[0] = (struct msr_entry){MSR_KERNEL_GS_BASE, 0, 0x56780000};
+    exit_load[1] = (struct msr_entry){MSR_STAR, 0, 0x0020001000000000};
+    vmwrite(ENTRY_MSR_LOAD, (uint64_t)entry_load);
+    vmwrite(ENTRY_MSR_LOAD_COUNT, 2);
+    vmwrite(EXIT_MSR_STORE, (uint64_t)exit_store);
+    vmwrite(EXIT_MSR_STORE_COUNT, 3);
+    vmwrite(EXIT_MSR_LOAD, (uint64_t)exit_load);
+    vmwrite(EXIT_MSR_LOAD_COUNT, 2);
+}
+static void msr_lists_first(struct l2 *l2) {
+    step_equal("kernel_gs_in_l2", l2->regs.gpr[RBX], 0x12340000);
+    step_equal("star_in_l2", l2->regs.gpr[RSI], 0x0010000800000000);
+    step_equal("star_stored", exit_store[0].value, 0x0023000800000077);
+    step_equal("kernel_gs_stored", exit_store[1].value, 0x12340000);
+    step_equal("lstar_stored", exit_store[2].value, 0x4321);
+    step_equal("kernel_gs_in_l1", rdmsr(MSR_KERNEL_GS_BASE), 0x56780000);
+    step_equal("star_in_l1", rdmsr(MSR_STAR), 0x0020001000000000);
+    entry_load[1].value = 0x0033003000000000;
+    vmwrite(EXIT_MSR_STORE_COUNT, 0);
+    vmwrite(EXIT_MSR_LOAD_COUNT, 1);
+    then_skip(l2);
+}
+static void msr_lists_second(struct l2 *l2) {
+    step_equal("star_in_l2_again", l2->regs.gpr[RSI], 0x0033003000000000);
+    step_equal("not_stored", exit_store[0].value, 0x0023000800000077);
+    step_equal("star_not_loaded", rdmsr(MSR_STAR), 0x0033003000000000);
+    wrmsr(MSR_STAR, saved_star);
+    wrmsr(MSR_LSTAR, saved_lstar);
+    wrmsr(MSR_KERNEL_GS_BASE, saved_kernel_gs);
+}
+static const struct expected_exit msr_lists_exits[] = {
+    VMCALL_EXIT("first", .then = msr_lists_first),
+    VMCALL_EXIT("second", .then = msr_lists_second),
+};
+
+/* Host state: everything that a VM exit loads has another value in L2, and another one in L1 before the entry. */
+
+DEFINE_L2_CODE(host_state,
+    "mov $0x174, %ecx\n xor %edx, %edx\n mov $0x77, %eax\n wrmsr\n inc %ecx\n wrmsr\n inc %ecx\n wrmsr\n"
+    "mov $0xc0000100, %ecx\n mov $0x5000, %eax\n wrmsr\n inc %ecx\n wrmsr\n"
+    "mov %cr4, %rax\n or $0x80, %rax\n mov %rax, %cr4\n mov %cr0, %rax\n or $2, %rax\n mov %rax, %cr0\n"
+    "mov $0x701, %eax\n mov %rax, %dr7\n"
+    "pushq $0x40ad7\n popfq\n" EXIT "vmcall\n");
+static uint64_t other_pml4[512] __attribute__((aligned(4096)));
+static void host_state_body(struct l2 *l2) {
+    uint64_t cr0 = read_cr0(), cr3 = read_cr3(), cr4 = read_cr4();
+    pass_msrs();
+    memcpy(other_pml4, l1_pml4, sizeof other_pml4);
+    vmwrite(GUEST_DR7, 0x555);
+    vmwrite(HOST_CR3, (uint64_t)other_pml4);
+    vmwrite(HOST_CR4, cr4 | 0x10);              /* PSE: no meaning in 64-bit mode */
+    vmwrite(HOST_FS_BASE, 0x1111000);
+    vmwrite(HOST_GS_BASE, 0x2222000);
+    vmwrite(HOST_SYSENTER_CS, 0x33);
+    vmwrite(HOST_SYSENTER_ESP, 0x4444000);
+    vmwrite(HOST_SYSENTER_EIP, 0x5555000);
+    vmwrite(HOST_ES_SELECTOR, 0);
+    vmwrite(HOST_GS_SELECTOR, 0);
+    __asm__ volatile("movl %0, %%es" ::"r"(SEL_DATA));
+    struct expected_exit expected = VMCALL_EXIT("vmcall", .point = 1);
+    if (l2_expect(l2, &expected)) {
+        struct descriptor_table gdtr = read_gdtr(), idtr = read_idtr();
+        step_equal("cr0_differs", read_cr0() ^ cr0, 0);
+        step_equal("cr3_differs", read_cr3() ^ (uint64_t)other_pml4, 0);
+        step_equal("cr4_differs", read_cr4() ^ (cr4 | 0x10), 0);
+        step_equal("rflags", l2->regs.host_rflags, 2);
+        step_equal("dr7", read_dr7(), 0x400);
+        step_equal("cs", read_cs(), SEL_CODE64);
+        step_equal("ss", read_ss(), SEL_DATA);
+        step_equal("ds", read_ds(), SEL_DATA);
+        step_equal("es", read_es(), 0);
+        step_equal("fs", read_fs(), SEL_DATA);
+        step_equal("gs", read_gs(), 0);
+        step_equal("tr", read_tr(), SEL_TSS);
+        step_equal("ldtr", read_ldtr(), 0);
+        step_equal("fs_base", rdmsr(MSR_FS_BASE), 0x1111000);
+        step_equal("gs_base", rdmsr(MSR_GS_BASE), 0x2222000);
+        step_equal("sysenter_cs", rdmsr(MSR_SYSENTER_CS), 0x33);
+        step_equal("sysenter_esp", rdmsr(MSR_SYSENTER_ESP), 0x4444000);
+        step_equal("sysenter_eip", rdmsr(MSR_SYSENTER_EIP), 0x5555000);
+        step_equal("gdtr_limit", gdtr.limit, 0xffff);
+        step_equal("gdtr_base_differs", gdtr.base ^ (uint64_t)l1_gdt, 0);
+        step_equal("idtr_limit", idtr.limit, 0xffff);
+        step_equal("efer", rdmsr(MSR_EFER) & (EFER_LMA | EFER_LME), EFER_LMA | EFER_LME);
+        step_equal("guest_dr7", vmread(GUEST_DR7), 0x701);
+        step_equal("guest_cr0", vmread(GUEST_CR0), 0x80010033);
+        step_equal("guest_cr4", vmread(GUEST_CR4), 0x20a0);
+        step_equal("guest_rflags", vmread(GUEST_RFLAGS), 0x40ad7);
+        step_equal("guest_sysenter_eip", vmread(GUEST_SYSENTER_EIP), 0x77);
+        step_equal("guest_gs_base", vmread(GUEST_GS_BASE), 0x5000);
+    }
+    write_cr4(cr4);
+    write_cr3(cr3);
+    __asm__ volatile("movl %0, %%es\n\tmovl %0, %%gs" ::"r"(SEL_DATA));
+    wrmsr(MSR_FS_BASE, 0);
+    wrmsr(MSR_GS_BASE, 0);
+}
+
+/* A guest that is in debug trouble: DR7 and RFLAGS of the host don't depend on it. */
+
+/* PAT, loaded by entry and exit. */
+static const uint64_t pat_default = 0x0007040600070406, pat_l2 = 0x0606060606060606, pat_host = 0x0007010500070406;
+DEFINE_L2_CODE(pat, "mov $0x277, %ecx\n rdmsr\n shl $32, %rdx\n or %rax, %rdx\n mov %rdx, %rbx\n"
+    "mov $0x00070406, %eax\n mov $0x00070401, %edx\n wrmsr\n" EXIT "vmcall\n");
+static void pat_setup(struct l2 *l2) {
+    (void)l2;
+    pass_msrs();
+    wrmsr(MSR_PAT, pat_default);
+    vmwrite(GUEST_PAT, pat_l2);
+    vmwrite(HOST_PAT, pat_host);
+}
+static void pat_check(struct l2 *l2) {
+    step_equal("in_l2", l2->regs.gpr[RBX], pat_l2);
+    step_equal("saved", vmread(GUEST_PAT), 0x0007040100070406);
+    step_equal("in_l1", rdmsr(MSR_PAT), pat_host);
+    wrmsr(MSR_PAT, pat_default);
+}
+static const struct expected_exit pat_exits[] = {
+    VMCALL_EXIT("vmcall", .then = pat_check),
+};
+/* Neither loaded nor saved: one PAT for both. */
+static void pat_free_check(struct l2 *l2) {
+    step_equal("in_l2", l2->regs.gpr[RBX], pat_default);
+    step_equal("field_kept", vmread(GUEST_PAT), pat_l2);
+    step_equal("in_l1", rdmsr(MSR_PAT), 0x0007040100070406);
+    wrmsr(MSR_PAT, pat_default);
+}
+static const struct expected_exit pat_free_exits[] = {
+    VMCALL_EXIT("vmcall", .then = pat_free_check),
+};
+
+/* EFER: SCE (bit 0) set in L2 only. */
+enum { EFER_SCE = 1 };
+DEFINE_L2_CODE(efer, "mov $0xc0000080, %ecx\n rdmsr\n mov %eax, %ebx\n xor $1, %eax\n wrmsr\n" EXIT "vmcall\n");
+static void efer_setup(struct l2 *l2) {
+    (void)l2;
+    pass_msrs();
+    vmwrite(GUEST_EFER, EFER_LMA | EFER_LME | EFER_SCE);
+}
+static void efer_check(struct l2 *l2) {
+    step_equal("in_l2", l2->regs.gpr[RBX], EFER_LMA | EFER_LME | EFER_SCE);
+    step_equal("saved", vmread(GUEST_EFER), EFER_LMA | EFER_LME);
+    step_equal("in_l1", rdmsr(MSR_EFER), EFER_LMA | EFER_LME);
+}
+static const struct expected_exit efer_exits[] = {
+    VMCALL_EXIT("vmcall", .then = efer_check),
+};
+/* Without the loads L2 starts with L1's EFER, and what it changes stays. */
+static void efer_free_setup(struct l2 *l2) {
+    (void)l2;
+    pass_msrs();
+    wrmsr(MSR_EFER, EFER_LME | EFER_SCE);
+}
+static void efer_free_check(struct l2 *l2) {
+    step_equal("in_l2", l2->regs.gpr[RBX], EFER_LMA | EFER_LME | EFER_SCE);
+    step_equal("in_l1", rdmsr(MSR_EFER), EFER_LMA | EFER_LME);
+    wrmsr(MSR_EFER, EFER_LME);
+}
+static const struct expected_exit efer_free_exits[] = {
+    VMCALL_EXIT("vmcall", .then = efer_free_check),
+};
+
+/* Two VMCSs in turn, each with its own registers and launch state; then moved by VMCLEAR. */
+DEFINE_L2_CODE(two, "1: inc %rax\n" EXIT "vmcall\n jmp 1b\n");
+static void load(struct l2 *l2) {
+    uint64_t pointer = (uint64_t)l2->vmcs;
+    if (vmx_vmptrld(&pointer).flags != 0) {
+        report_fatal("VMPTRLD failed");
+    }
+}
+static void two_body(struct l2 *a) {
+    static const struct controls none;
+    static struct l2 b;
+    b = *a;
+    b.vmcs = &vmcs_b;
+    vmcs_prepare(&vmcs_b, &none, &none, b.base);
+    if ((cap.may.proc2 & PROC2_VPID) != 0) {
+        vmwrite(VPID, 2);
+    }
+    vmwrite(GUEST_RSP, 0x9000);
+    b.regs.gpr[RAX] = 0x1000;
+    for (uint32_t i = 0; i < 3; i++) {
+        struct expected_exit expected = VMCALL_EXIT("a", .point = 1);
+        load(a);
+        l2_expect(a, &expected);
+        then_skip(a);
+        expected.name = "b";
+        load(&b);
+        l2_expect(&b, &expected);
+        then_skip(&b);
+    }
+    step_equal("count_a", a->regs.gpr[RAX], 3);
+    step_equal("count_b", b.regs.gpr[RAX], 0x1003);
+    uint64_t pointer = (uint64_t)a->vmcs;
+    step_succeed("vmclear_a", vmx_vmclear(&pointer));
+    struct expected_exit expected = VMCALL_EXIT("b_after_vmclear_a", .point = 1);
+    l2_expect(&b, &expected);
+    load(a);
+    a->launched = false;
+    expected.name = "a_relaunched";
+    l2_expect(a, &expected);
+    step_equal("rsp_a", vmread(GUEST_RSP), L2_STACK_TOP);
+    load(&b);
+    step_equal("rsp_b", vmread(GUEST_RSP), 0x9000);
+}
+
+/* Changes between two runs that only L1's VMWRITE makes: every one has to reach L2. */
+DEFINE_L2_CODE(changes, EXIT "vmcall\n mov %fs:0, %rbx\n mov %cr0, %rcx\n mov %cr4, %rdx\n mov %dr7, %rsi\n pushfq\n pop %rdi\n str %r8d\n"
+    "mov %rsp, %r9\n mov %ss, %r10d\n" EXIT "vmcall\n");
+static void change_fields(struct l2 *l2) {
+    l2_u64(L2_DATA)[2] = 0xfeed;
+    vmwrite(GUEST_FS_BASE, L2_DATA + 16);
+    vmcs_set(GUEST_CR0, 2, 0);
+    vmcs_set(GUEST_CR4, 8, 0);
+    vmwrite(GUEST_DR7, 0x402);
+    vmwrite(GUEST_RFLAGS, 0x202);
+    vmwrite(GUEST_RSP, 0x8ff8);
+    vmwrite(GUEST_TR_SELECTOR, 0x28);
+    then_skip(l2);
+}
+static void check_fields(struct l2 *l2) {
+    step_equal("fs_base", l2->regs.gpr[RBX], 0xfeed);
+    step_equal("cr0", l2->regs.gpr[RCX], 0x80010033);
+    step_equal("cr4", l2->regs.gpr[RDX], 0x2028);
+    step_equal("dr7", l2->regs.gpr[RSI], 0x402);
+    step_equal("rflags", l2->regs.gpr[RDI], 0x202);
+    step_equal("tr", l2->regs.gpr[R8], 0x28);
+    step_equal("rsp", l2->regs.gpr[R9], 0x8ff8);
+    step_equal("ss", l2->regs.gpr[R10], L2_SEL_DATA);
+}
+static const struct expected_exit changes_exits[] = {
+    VMCALL_EXIT("first", .then = change_fields),
+    VMCALL_EXIT("second", .then = check_fields),
+};
+
+/* VMXOFF and VMXON with an L2 in between: the VMCS can be launched again after VMCLEAR. */
+DEFINE_L2_CODE(vmxoff, EXIT "vmcall\n" EXIT "vmcall\n");
+static void off_and_on(struct l2 *l2) {
+    uint64_t pointer = (uint64_t)l2->vmcs;
+    then_skip(l2);
+    vmx_vmclear(&pointer);
+    vmx_off();
+    step_equal("vmxon", vmx_on() ? 1 : 0, 1);
+    load(l2);
+    l2->launched = false;
+}
+static const struct expected_exit vmxoff_exits[] = {
+    VMCALL_EXIT("before", .then = off_and_on),
+    VMCALL_EXIT("after"),
+};
+
+/* Real mode (unrestricted guest), then protected mode, PAE paging, and 64-bit mode, all by L2 itself. */
+DEFINE_L2_CODE(real,
+    ".code16\n mov $0x1234, %ax\n" EXIT "cpuid\n" EXIT "outb %al, $0x80\n mov $0x7040, %si\n mov $0x512, %dx\n"
+    EXIT "outsw\n" EXIT "vmcall\n int $0x20\n mov $0x7000, %bx\n mov (%bx), %cx\n"
+    EXIT "mov %cr0, %eax\n"                             /* not an exit: the point marks where protected mode begins */
+    "lgdtl 0x7020\n mov %cr0, %eax\n or $1, %al\n mov %eax, %cr0\n ljmpl *0x7030\n"
+    ".code32\n .global l2_real_32\n l2_real_32: mov $0x10, %ax\n mov %ax, %ds\n mov %ax, %ss\n mov %ax, %es\n mov $0xa000, %esp\n" EXIT "vmcall\n" EXIT "out %eax, $0x80\n"
+    "mov %cr4, %eax\n or $0x20, %eax\n mov %eax, %cr4\n mov $0x1000, %eax\n mov %eax, %cr3\n"
+    "mov $0xc0000080, %ecx\n mov $0x100, %eax\n xor %edx, %edx\n wrmsr\n"
+    "mov %cr0, %eax\n or $0x80000000, %eax\n mov %eax, %cr0\n" EXIT "vmcall\n ljmp *0x7038\n"
+    ".code64\n .global l2_real_64\n l2_real_64: " EXIT "vmcall\n"
+    ".code16\n .global l2_real_int\n l2_real_int: incw 0x7000\n iretw\n");
+extern const uint8_t l2_real_32[], l2_real_64[], l2_real_int[];
+
+static void real_segment(enum vmcs_field selector, uint64_t base, uint64_t rights) {
+    uint32_t at = ((uint32_t)selector - GUEST_ES_SELECTOR) / 2;
+    vmwrite(selector, base >> 4);
+    vmwrite(GUEST_ES_BASE + at * 2, base);
+    vmwrite(GUEST_ES_LIMIT + at * 2, 0xffff);
+    vmwrite(GUEST_ES_ACCESS + at * 2, rights);
+}
+
+/* Runs at L2_CODE: a selector without RPL bits (Bochs 2.7 compares them with CS.DPL in real mode too). */
+static uint32_t moved(const struct l2 *l2, const uint8_t *label) {
+    return (uint32_t)(L2_CODE + (uint64_t)(label - l2->code));
+}
+
+static void real_setup(struct l2 *l2) {
+    uint64_t code = L2_CODE;
+    l2_move_code(l2);
+    pass_msrs();
+    for (uint32_t s = GUEST_ES_SELECTOR; s <= GUEST_GS_SELECTOR; s += 2) {
+        real_segment(s, s == GUEST_CS_SELECTOR ? code : 0, s == GUEST_CS_SELECTOR ? 0x9b : 0x93);
+    }
+    vmwrite(GUEST_CR0, 0x30);
+    vmwrite(GUEST_CR4, CR4_VMXE);
+    vmwrite(GUEST_CR3, 0);
+    vmwrite(GUEST_RIP, 0);
+    vmwrite(GUEST_RSP, 0x9ff0);
+    vmwrite(GUEST_IDTR_BASE, 0);
+    vmwrite(GUEST_IDTR_LIMIT, 0x3ff);
+    vmwrite(GUEST_EFER, 0);
+    vmcs_set(ENTRY_CONTROLS, 0, ENTRY_IA32E);
+    uint32_t vector20 = (moved(l2, l2_real_int) - L2_CODE) | (L2_CODE >> 4) << 16;
+    uint32_t far32[2] = {moved(l2, l2_real_32), L2_SEL_CODE32};
+    uint32_t far64[2] = {moved(l2, l2_real_64), L2_SEL_CODE64};
+    struct descriptor_table gdtr = {0x7f, L2_GDT};
+    memcpy(l2_memory + 0x20 * 4, &vector20, sizeof vector20);
+    memcpy(l2_memory + 0x7020, &gdtr, sizeof gdtr);
+    memcpy(l2_memory + 0x7030, far32, sizeof far32);
+    memcpy(l2_memory + 0x7038, far64, sizeof far64);
+    l2->base = 0;                                       /* RIP counts from CS */
+}
+static void real_vmcall(struct l2 *l2) {
+    step_equal("cs_base", vmread(GUEST_CS_BASE), L2_CODE);
+    step_equal("rsp", vmread(GUEST_RSP), 0x9ff0);
+    step_equal("ia32e_control", vmread(ENTRY_CONTROLS) & ENTRY_IA32E, 0);
+    l2->base = L2_CODE;                                 /* flat from the next exit on */
+    l2->next_point = 6;
+    then_skip(l2);
+}
+static void real_32(struct l2 *l2) {
+    step_equal("interrupt_ran", l2->regs.gpr[RCX] & 0xffff, 1);
+    step_equal("cs", vmread(GUEST_CS_SELECTOR), L2_SEL_CODE32);
+    step_equal("cs_access", vmread(GUEST_CS_ACCESS), 0xc09b);
+    step_equal("cr0", vmread(GUEST_CR0), 0x31);
+    then_skip(l2);
+}
+static void real_paging(struct l2 *l2) {
+    step_equal("cr0_paging", vmread(GUEST_CR0), 0x80000031);
+    step_equal("efer_in_compatibility", vmread(GUEST_EFER), EFER_LMA | EFER_LME);
+    step_equal("ia32e_control_set", vmread(ENTRY_CONTROLS) & ENTRY_IA32E, ENTRY_IA32E);
+    then_skip(l2);
+}
+static void real_64(struct l2 *l2) {
+    (void)l2;
+    step_equal("cs_64", vmread(GUEST_CS_ACCESS), 0xa09b);
+    step_equal("rsp_64", vmread(GUEST_RSP), 0xa000);
+}
+enum { IO_STRING = 0x10, IO_IMMEDIATE = 0x40 };
+static const struct expected_exit real_exits[] = {
+    {.name = "cpuid", .exit = {.reason = REASON_CPUID, .length = 2}},
+    {.name = "out", .exit = {.reason = REASON_IO, .length = 2, .qualification = 0x800000 | IO_IMMEDIATE}},
+    {.name = "outsw", .exit = {.reason = REASON_IO, .length = 1, .qualification = 0x5120001 | IO_STRING, .linear = 0x7040,
+                               .instruction = (uint64_t)SEGMENT_DS << 15}},
+    VMCALL_EXIT("real", .then = real_vmcall),
+    VMCALL_EXIT("protected", .then = real_32),
+    {.name = "out_32", .exit = {.reason = REASON_IO, .length = 2, .qualification = 0x800003 | IO_IMMEDIATE}},
+    VMCALL_EXIT("compatibility", .then = real_paging),
+    VMCALL_EXIT("long", .then = real_64),
+};
+static bool keeps_lma_control(void) {
+    return (cap.misc & 1u << 5) != 0;
+}
+
+/* 32-bit PAE paging: with EPT the entry takes the PDPTEs from the VMCS, a MOV to CR3 takes them from memory. */
+enum { L2_PAE_PDPT = 0xd000, L2_PAE_PD = 0xe000, GUEST_PDPTE0 = 0x280a };
+DEFINE_L2_CODE(pae, ".code32\n mov 0x7000, %ebx\n mov $0xd000, %eax\n mov 0xc0007000, %ecx\n" EXIT "vmcall\n mov %eax, %cr3\n mov 0x40007000, %edx\n" EXIT "vmcall\n");
+static void pae_setup(struct l2 *l2) {
+    (void)l2;
+    l2_u64(L2_PAE_PD)[0] = L2_PT | 7;
+    l2_u64(L2_PAE_PDPT)[0] = L2_PAE_PD | 1;
+    l2_u64(L2_PAE_PDPT)[1] = L2_PAE_PD | 1;
+    l2_u64(L2_DATA)[0] = 0xdddd;
+    for (uint32_t i = 0; i < 4; i++) {
+        vmwrite((enum vmcs_field)(GUEST_PDPTE0 + i * 2), i == 0 || i == 3 ? L2_PAE_PD | 1 : 0);
+    }
+    vmwrite(GUEST_CS_SELECTOR, L2_SEL_CODE32);
+    vmwrite(GUEST_CS_ACCESS, 0xc09b);
+    vmwrite(GUEST_CR3, 0xf000);
+    vmwrite(GUEST_EFER, 0);
+    vmcs_set(ENTRY_CONTROLS, 0, ENTRY_IA32E);
+}
+static void pae_first(struct l2 *l2) {
+    step_equal("low", l2->regs.gpr[RBX], 0xdddd);
+    step_equal("pdpte3", l2->regs.gpr[RCX], 0xdddd);
+    then_skip(l2);
+}
+static void pae_second(struct l2 *l2) {
+    step_equal("pdpte1", l2->regs.gpr[RDX], 0xdddd);
+    step_equal("pdpte1_field", vmread((enum vmcs_field)(GUEST_PDPTE0 + 2)), L2_PAE_PD | 1);
+    step_equal("pdpte3_field", vmread((enum vmcs_field)(GUEST_PDPTE0 + 6)) & 1, 0);
+}
+static const struct expected_exit pae_exits[] = {
+    VMCALL_EXIT("first", .then = pae_first),
+    VMCALL_EXIT("second", .then = pae_second),
+};
+static void pae_bad(struct l2 *l2) {
+    pae_setup(l2);
+    vmwrite((enum vmcs_field)(GUEST_PDPTE0 + 4), L2_PAE_PD | 7);
+    l2_expect_entry_failure(l2, "reserved_bits", REASON_BAD_GUEST_STATE, 2);
+    vmwrite((enum vmcs_field)(GUEST_PDPTE0 + 4), cap.physical_limit | 1);
+    l2_expect_entry_failure(l2, "beyond_width", REASON_BAD_GUEST_STATE, 2);
+    vmwrite((enum vmcs_field)(GUEST_PDPTE0 + 4), L2_PAE_PD | 6);
+    struct expected_exit expected = VMCALL_EXIT("not_present_is_fine", .point = 1);
+    l2_expect(l2, &expected);
+}
+
+/* A 32-bit protected-mode L2 without paging at CPL 0, entered directly. */
+DEFINE_L2_CODE(flat, ".code32\n mov 0x7008, %eax\n" EXIT "vmcall\n" EXIT "mov 0x40000010, %ebx\n");
+static void flat_setup(struct l2 *l2) {
+    (void)l2;
+    l2_u64(L2_DATA)[1] = 0x1cafe;
+    vmwrite(GUEST_CS_SELECTOR, L2_SEL_CODE32);
+    vmwrite(GUEST_CS_ACCESS, 0xc09b);
+    vmwrite(GUEST_CR0, 0x31);
+    vmwrite(GUEST_EFER, 0);
+    vmcs_set(ENTRY_CONTROLS, 0, ENTRY_IA32E);
+}
+static void flat_check(struct l2 *l2) {
+    step_equal("memory", l2->regs.gpr[RAX], 0x1cafe);
+    then_skip(l2);
+}
+static const struct expected_exit flat_exits[] = {
+    VMCALL_EXIT("vmcall", .then = flat_check),
+    {.name = "violation", .exit = {.reason = REASON_EPT_VIOLATION, .qualification = 0x181, .linear = 0x40000010,
+                                   .physical = 0x40000010}},
+};
+
+#define SIMPLE(NAME, CODE_NAME, ...) \
+    {.name = NAME, .kind = WITH_L2, L2_CODE(CODE_NAME), EXITS(CODE_NAME##_exits), __VA_ARGS__}
+#define BODY(NAME, CODE_NAME, FUNCTION, ...) {.name = NAME, .kind = WITH_L2, L2_CODE(CODE_NAME), .body = FUNCTION, __VA_ARGS__}
+enum { EXIT_PAT = EXIT_SAVE_PAT | EXIT_LOAD_PAT, EXIT_EFER = EXIT_SAVE_EFER | EXIT_LOAD_EFER };
+
+static const struct scenario table[] = {
+    SIMPLE("state.msr_lists", msr_lists, .on = {.proc = PROC_MSR_BITMAPS}, .setup = msr_lists_setup),
+    BODY("state.host", host_state, host_state_body, .on = {.proc = PROC_MSR_BITMAPS}),
+    SIMPLE("state.pat", pat, .on = {.proc = PROC_MSR_BITMAPS, .exit = EXIT_PAT, .entry = ENTRY_LOAD_PAT}, .setup = pat_setup),
+    {.name = "state.pat_free", .kind = WITH_L2, L2_CODE(pat), EXITS(pat_free_exits), .setup = pat_setup,
+     .on = {.proc = PROC_MSR_BITMAPS}, .off = {.exit = EXIT_PAT, .entry = ENTRY_LOAD_PAT}},
+    SIMPLE("state.efer", efer, .on = {.proc = PROC_MSR_BITMAPS, .exit = EXIT_EFER, .entry = ENTRY_LOAD_EFER}, .setup = efer_setup),
+    {.name = "state.efer_free", .kind = WITH_L2, L2_CODE(efer), EXITS(efer_free_exits), .setup = efer_free_setup,
+     .on = {.proc = PROC_MSR_BITMAPS}, .off = {.exit = EXIT_EFER, .entry = ENTRY_LOAD_EFER}},
+    BODY("state.two_vmcs", two, two_body),
+    SIMPLE("state.changes", changes, .setup = 0),
+    SIMPLE("state.vmxoff", vmxoff, .setup = 0),
+    SIMPLE("mode.real", real, .on = {.proc = PROC_IO | PROC_MSR_BITMAPS, .proc2 = PROC2_UNRESTRICTED, .entry = ENTRY_LOAD_EFER,
+                                     .exit = EXIT_SAVE_EFER}, .setup = real_setup, .offered = keeps_lma_control),
+    SIMPLE("mode.pae", pae, .on = {.entry = ENTRY_LOAD_EFER}, .off = {.proc = PROC_CR3_LOAD}, .setup = pae_setup),
+    BODY("mode.pae_bad", pae, pae_bad, .on = {.entry = ENTRY_LOAD_EFER}),
+    SIMPLE("mode.flat", flat, .on = {.proc2 = PROC2_UNRESTRICTED, .entry = ENTRY_LOAD_EFER}, .setup = flat_setup),
+};
+
+DEFINE_SCENARIOS(state, table);
