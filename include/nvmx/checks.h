@@ -65,8 +65,9 @@ NVMX_BEGIN_C
  * *out says what failed. Rows that read something besides fields that can change without a VMWRITE (vtpr, what the link pointer and
  * CR3 lead to, L1's mode) are among them whatever `groups` is.
  *
- * A row concerns a group if it reads a field of it, and it reads fields of other groups too: `field` must be right for all of them
- * (nvmx_check_row(row)->groups).
+ * A row concerns a group if it reads a field of it; RFLAGS.VM counts as a part of SEGMENT: whoever changes it asks for SEGMENT too.
+ * A row may read fields of more than one group, so `field` must be right beyond `groups`. For EVENT and NONREGISTER alone these are
+ * the controls, CR0, CR4, IA32_DEBUGCTL and the access rights of CS and SS; for the other groups, all fields.
  */
 NVMX_API bool nvmx_check_first(const struct nvmx_check_input *in, uint32_t groups, struct nvmx_check_failure *out);
 
