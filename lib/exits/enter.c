@@ -6,6 +6,7 @@
 
 #define CR0_PG (UINT64_C(1) << 31)
 #define CR4_PAE (UINT64_C(1) << 5)
+#define RFLAGS_TF (UINT64_C(1) << 8)
 #define VTPR_OFFSET 0x80u
 
 /* If one of these was written, rules are checked that also look at guest state which L2 may have changed. */
@@ -36,7 +37,8 @@ static void read_link(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, struct nvm
 static void read_vtpr(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, struct nvmx_check_input *in) {
     uint64_t page = v->value[NVMX_F_VIRTUAL_APIC_ADDRESS];
 
-    if ((v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TPR_SHADOW) != 0 && page % NVMX_PAGE_SIZE == 0) {
+    if ((v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TPR_SHADOW) != 0 && page % NVMX_PAGE_SIZE == 0 &&
+        v->value[NVMX_F_TPR_THRESHOLD] != 0) {
         (void)l1_physical_read(vcpu, page + VTPR_OFFSET, &in->vtpr, 1); /* no memory: 0 */
     }
 }
@@ -45,8 +47,10 @@ static void read_vtpr(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, struct nvm
 static enum nvmx_status gather(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t groups, struct nvmx_check_input *in) {
     enum nvmx_status status = NVMX_OK;
     bool far = (groups & GROUPS_THAT_LOOK_FAR) != 0;
+    /* A single step of L2 that waits for the end of blocking: BS depends on DEBUGCTL.BTF (SDM 29.3.1.5). */
+    bool single_step = (v->value[NVMX_F_GUEST_RFLAGS] & RFLAGS_TF) != 0 && nvmx_set_has(&v->stale, NVMX_F_GUEST_DEBUGCTL);
 
-    if (far || (uses_pae_without_ept(v) && nvmx_set_has(&v->stale, NVMX_F_GUEST_CR3))) {
+    if (far || single_step || (uses_pae_without_ept(v) && nvmx_set_has(&v->stale, NVMX_F_GUEST_CR3))) {
         status = sync_all(vcpu, v);
     }
     memset(in, 0, sizeof(*in));
@@ -55,12 +59,9 @@ static enum nvmx_status gather(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_
     in->current_vmcs = v->gpa1;
     in->vmxon_pointer = vcpu->vmxon_pointer;
     in->l1_long_mode = true;
-    if ((groups & (1u << NVMX_GROUP_NONREGISTER)) != 0) {
-        read_link(vcpu, v, in);
-    }
-    if (far) {
-        read_vtpr(vcpu, v, in);
-    }
+    /* L1's memory can change without a VMWRITE: the rules about it are checked at every entry. */
+    read_link(vcpu, v, in);
+    read_vtpr(vcpu, v, in);
     if (uses_pae_without_ept(v)) {
         read_pdptes(vcpu, v, in);
     }
