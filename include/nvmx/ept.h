@@ -2,11 +2,11 @@
 /*
  * EPT: the walk of ept12 as the SDM defines it (pure), and ept02, the composition of ept12 and ept01 (SDM 31.3).
  *
- * The composition stands alone: a hypervisor that only wants nested page tables uses this header, caps.h and host.h (callbacks map_page,
- * unmap_page, ept01_lookup, page_alloc, page_free, page_pointer, tlb_flush) and nothing else.
+ * The composition stands alone: a hypervisor that only wants nested page tables uses this header, caps.h and host.h
+ * (callbacks map_page, unmap_page, ept01_lookup, page_alloc, page_free, page_pointer, tlb_flush) and nothing else.
  *
- * Invariants: ept02 permits at most what ept12 and ept01 both permit, on pages mapped in both now; it never maps a page that
- * ept01_lookup did not return; tables are freed only when no EPTP02 leads to them and after a flush.
+ * Invariants: ept02 permits at most what ept12 and ept01 both permit, on pages mapped in both now; it never maps a page
+ * that ept01_lookup did not return; tables are freed only when no EPTP02 leads to them and after a flush.
  */
 #ifndef NVMX_EPT_H
 #define NVMX_EPT_H
@@ -14,18 +14,19 @@
 #include <nvmx/caps.h>
 #include <nvmx/host.h>
 
-/* -- the walk (pure) -------------------------------------------------------------------------------------------------------- */
+/* -- the walk (pure)
+ * -------------------------------------------------------------------------------------------------------- */
 
 /* Bits of EPT entries and EPTPs (SDM 27.6.11, 31.3.2). */
-#define NVMX_EPT_READ (UINT64_C(1) << 0)
-#define NVMX_EPT_WRITE (UINT64_C(1) << 1)
-#define NVMX_EPT_EXECUTE (UINT64_C(1) << 2)
-#define NVMX_EPT_LARGE (UINT64_C(1) << 7)
-#define NVMX_EPT_ACCESSED (UINT64_C(1) << 8)
-#define NVMX_EPT_DIRTY (UINT64_C(1) << 9)
+#define NVMX_EPT_READ         (UINT64_C(1) << 0)
+#define NVMX_EPT_WRITE        (UINT64_C(1) << 1)
+#define NVMX_EPT_EXECUTE      (UINT64_C(1) << 2)
+#define NVMX_EPT_LARGE        (UINT64_C(1) << 7)
+#define NVMX_EPT_ACCESSED     (UINT64_C(1) << 8)
+#define NVMX_EPT_DIRTY        (UINT64_C(1) << 9)
 #define NVMX_EPT_USER_EXECUTE (UINT64_C(1) << 10)
-#define NVMX_EPT_SUPPRESS_VE (UINT64_C(1) << 63)
-#define NVMX_EPTP_AD (UINT64_C(1) << 6)
+#define NVMX_EPT_SUPPRESS_VE  (UINT64_C(1) << 63)
+#define NVMX_EPTP_AD          (UINT64_C(1) << 6)
 
 /* Is an EPTP valid for VM entry, INVEPT and EPTP switching (SDM 29.2.1.1) under L1's capabilities? */
 NVMX_BEGIN_C
@@ -42,16 +43,18 @@ enum nvmx_ept_entry {
 /*
  * Classify an entry of level 5 (PML5E) to 1 (PTE). `mbec`: mode-based execute control for EPT is on.
  */
-NVMX_API enum nvmx_ept_entry nvmx_ept_classify(const struct nvmx_caps *caps, unsigned int level, uint64_t entry, bool mbec);
+NVMX_API enum nvmx_ept_entry nvmx_ept_classify(const struct nvmx_caps *caps, unsigned int level, uint64_t entry,
+                                               bool mbec);
 
-/* -- composition ------------------------------------------------------------------------------------------------------------ */
+/* -- composition
+ * ------------------------------------------------------------------------------------------------------------ */
 
 struct nvmx_ept;
 
 struct nvmx_ept_config {
-    uint32_t size;                /* sizeof(struct nvmx_ept_config) */
-    uint32_t page_budget;         /* most pages that ept02 may use at a time; 0: no limit but the host's allocator */
-    const struct nvmx_caps *l1;   /* what L1 sees; copied */
+    uint32_t size;                   /* sizeof(struct nvmx_ept_config) */
+    uint32_t page_budget;            /* most pages that ept02 may use at a time; 0: no limit but the host's allocator */
+    const struct nvmx_caps *l1;      /* what L1 sees; copied */
     const struct nvmx_caps *machine; /* what the real CPU has; copied */
 };
 
@@ -65,11 +68,11 @@ struct nvmx_ept_access {
 };
 
 enum nvmx_ept_verdict {
-    NVMX_EPT_RETRY = 0,     /* ept02 now allows it (or an intermediate state changed): enter L2 again */
-    NVMX_EPT_L1_VIOLATION,  /* ept12 denies it: reflect exit 48 with fault->qualification */
-    NVMX_EPT_L1_MISCONFIG,  /* ept12 is misconfigured: reflect exit 49 */
-    NVMX_EPT_HOST_FAULT,    /* ept12 allows it, ept01 does not: the host's, at fault->gpa1 */
-    NVMX_EPT_FAILED,        /* a callback failed (fault->status); nothing changed */
+    NVMX_EPT_RETRY = 0,    /* ept02 now allows it (or an intermediate state changed): enter L2 again */
+    NVMX_EPT_L1_VIOLATION, /* ept12 denies it: reflect exit 48 with fault->qualification */
+    NVMX_EPT_L1_MISCONFIG, /* ept12 is misconfigured: reflect exit 49 */
+    NVMX_EPT_HOST_FAULT,   /* ept12 allows it, ept01 does not: the host's, at fault->gpa1 */
+    NVMX_EPT_FAILED,       /* a callback failed (fault->status); nothing changed */
 };
 
 struct nvmx_ept_fault {
@@ -82,35 +85,49 @@ struct nvmx_ept_fault {
 NVMX_API size_t nvmx_ept_size(void);
 
 /*
- * Make a composition in `memory` (`bytes` >= nvmx_ept_size()), which the caller owns and keeps until nvmx_ept_destroy. `host` must
- * outlive it. `vm_ctx` is the context for the VM's callbacks. NVMX_E_INVALID, NVMX_E_SIZE: see types.h.
+ * Make a composition in `memory` (`bytes` >= nvmx_ept_size()), which the caller owns and keeps until nvmx_ept_destroy.
+ * `host` must outlive it. `vm_ctx` is the context for the VM's callbacks. NVMX_E_INVALID, NVMX_E_SIZE: see types.h.
  */
 NVMX_API enum nvmx_status nvmx_ept_init(void *memory, size_t bytes, const struct nvmx_host *host, void *vm_ctx,
                                         const struct nvmx_ept_config *config, struct nvmx_ept **out);
 
-/* Free all pages. No vCPU may use any of its roots any more. */
+/*
+ * Free all pages. No vCPU may use any of its roots any more. With vcpu_ctx NULL nothing is flushed: then the host must
+ * have flushed all EPT translations of the VM before, or do so before it gives the pages another use.
+ */
 NVMX_API void nvmx_ept_destroy(struct nvmx_ept *ept, void *vcpu_ctx);
 
 /*
- * The EPTP02 that composes eptp12 (which must have passed nvmx_eptp_valid), creating an empty root if there is none. The root stays
- * in use by this vCPU until its next call for the same `user` (a small number below 256 that names the vCPU and vmcs02 slot), or
- * nvmx_ept_release. NVMX_E_NO_MEMORY, NVMX_E_HOST.
+ * The EPTP02 that composes eptp12 (which must have passed nvmx_eptp_valid), creating an empty root if there is none.
+ * The root stays in use by this vCPU until its next call for the same `user` (a small number below 256 that names the
+ * vCPU and vmcs02 slot), or nvmx_ept_release. NVMX_E_NO_MEMORY, NVMX_E_HOST.
  */
-NVMX_API enum nvmx_status nvmx_ept_root(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int user, uint64_t eptp12, bool mbec,
-                                        uint64_t *eptp02);
+NVMX_API enum nvmx_status nvmx_ept_root(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int user, uint64_t eptp12,
+                                        bool mbec, uint64_t *eptp02);
 NVMX_API void nvmx_ept_release(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int user);
 
-/* Decide about an EPT violation or misconfiguration of L2, and map what both levels allow. */
-NVMX_API enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,
-                                              struct nvmx_ept_fault *fault);
+/*
+ * Decide about an EPT violation or misconfiguration of L2, and map what both levels allow. The root must be in use.
+ * Where map_page has no page for a table of ept12, its entries read as all ones, as from an empty bus: L1 gets a
+ * misconfiguration.
+ */
+NVMX_API enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx,
+                                              const struct nvmx_ept_access *access, struct nvmx_ept_fault *fault);
 
-/* INVEPT by L1: of one EPTP12 (compared by bits 51:12), or of all. Flushes what must be flushed. */
+/*
+ * INVEPT by L1: of one EPTP12 (compared by bits 51:12), or of all. What ept02 composed from entries of ept12 that have
+ * not changed stays. Always flushes the roots in use: combined mappings hold L2's own page tables too.
+ */
 NVMX_API void nvmx_ept_invept(struct nvmx_ept *ept, void *vcpu_ctx, bool all, uint64_t eptp12);
 
 /* ept01 changed for [gpa1, gpa1 + bytes): nothing of it stays mapped in ept02 when this returns. */
 NVMX_API void nvmx_ept_memory_changed(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t gpa1, uint64_t bytes);
 
-/* Translate gpa2 for `access` (NVMX_ACCESS_ bits) by ept12 alone, as a host does that emulates an access of L2. */
+/*
+ * Translate gpa2 for `access` (NVMX_ACCESS_ bits) by ept12 alone, as a host does that emulates an access of L2; sets
+ * accessed and dirty flags in ept12 where EPTP12 asks for them. NVMX_EPT_RETRY: allowed, at fault->gpa1.
+ * NVMX_EPT_L1_VIOLATION: fault->qualification has bits 5:0. Without mode-based execute control.
+ */
 NVMX_API enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t eptp12, uint64_t gpa2,
                                                   uint32_t access, struct nvmx_ept_fault *fault);
 

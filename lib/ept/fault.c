@@ -2,14 +2,14 @@
 /* Deciding about an access of L2: L1's fault, the host's fault, or a page to map. */
 #include "ept.h"
 
-/* -- what an access needs ------------------------------------------------------------------------------------------------------ */
+/* -- what an access needs
+ * ------------------------------------------------------------------------------------------------------ */
 
 /*
- * The access as ept12 sees it (SDM 31.3.3.2). With accessed and dirty flags, what the CPU does to L2's own page tables counts as a write. Loads of PDPTEs
- * by MOV to CR are plain reads: they have no linear address.
+ * The access as ept12 sees it (SDM 31.3.3.2). With accessed and dirty flags, what the CPU does to L2's own page tables
+ * counts as a write. Loads of PDPTEs by MOV to CR are plain reads: they have no linear address.
  */
-static uint64_t needed_access(uint64_t qualification, bool ad)
-{
+static uint64_t needed_access(uint64_t qualification, bool ad) {
     uint64_t access = qualification & EPT_Q_ACCESS;
 
     if (ad && (qualification & (EPT_Q_LINEAR | EPT_Q_FINAL)) == EPT_Q_LINEAR) {
@@ -19,11 +19,11 @@ static uint64_t needed_access(uint64_t qualification, bool ad)
 }
 
 /*
- * Which of the two execute bits a fetch needs. The mode of the linear address is told by advanced information; else by the
- * bits that ept02 granted: the one that it lacked. If it lacked both it can't be known before one is granted: either will do.
+ * Which of the two execute bits a fetch needs. The mode of the linear address is told by advanced information; else by
+ * the bits that ept02 granted: the one that it lacked. If it lacked both it can't be known before one is granted:
+ * either will do.
  */
-static uint64_t needed_execute(const struct nvmx_ept *ept, uint64_t qualification, bool mbec)
-{
+static uint64_t needed_execute(const struct nvmx_ept *ept, uint64_t qualification, bool mbec) {
     uint64_t linear = EPT_Q_LINEAR | EPT_Q_FINAL;
     uint64_t granted = qualification & (EPT_Q_EXECUTABLE | EPT_Q_USER_EXECUTABLE);
 
@@ -49,16 +49,16 @@ struct request {
     bool misconfiguration;
 };
 
-static bool permits(uint64_t rights, const struct request *request)
-{
+static bool permits(uint64_t rights, const struct request *request) {
     return ((request->access & EPT_Q_READ) == 0 || (rights & NVMX_EPT_READ) != 0) &&
            ((request->access & EPT_Q_WRITE) == 0 || (rights & NVMX_EPT_WRITE) != 0) &&
            ((request->access & EPT_Q_FETCH) == 0 || (rights & request->execute) != 0);
 }
 
-/* The exit qualification that L1 gets (SDM 30.2.1): the access, what ept12 permits, and what hardware knows about the linear address. */
-static uint64_t qualification12(const struct nvmx_ept *ept, const struct ept_walk *walk, const struct request *request)
-{
+/* The exit qualification that L1 gets (SDM 30.2.1): the access, what ept12 permits, and what hardware knows about the
+ * linear address. */
+static uint64_t qualification12(const struct nvmx_ept *ept, const struct ept_walk *walk,
+                                const struct request *request) {
     uint64_t linear = request->qualification & (EPT_Q_LINEAR | EPT_Q_FINAL);
     uint64_t result = request->access | (walk->rights & EPT_RWX) << 3;
 
@@ -74,11 +74,12 @@ static uint64_t qualification12(const struct nvmx_ept *ept, const struct ept_wal
     return result | (request->qualification & (EPT_Q_NMI_UNBLOCKING | EPT_Q_ASYNCHRONOUS));
 }
 
-/* -- the decision -------------------------------------------------------------------------------------------------------------- */
+/* -- the decision
+ * -------------------------------------------------------------------------------------------------------------- */
 
-/* Rights that the page may get in ept02: those of ept12 and of ept01, in a form that the machine does not call misconfigured. */
-static uint64_t common_rights(const struct nvmx_ept *ept, const struct ept_walk *walk, uint32_t access01, bool write)
-{
+/* Rights that the page may get in ept02: those of ept12 and of ept01, in a form that the machine does not call
+ * misconfigured. */
+static uint64_t common_rights(const struct nvmx_ept *ept, const struct ept_walk *walk, uint32_t access01, bool write) {
     uint64_t rights = walk->rights;
 
     if (walk->ad && !write && (walk->entry[walk->level] & NVMX_EPT_DIRTY) == 0) {
@@ -99,24 +100,21 @@ static uint64_t common_rights(const struct nvmx_ept *ept, const struct ept_walk 
     return rights;
 }
 
-static bool mapping_sound(const struct nvmx_ept01_mapping *mapping, uint64_t gpa1)
-{
+static bool mapping_sound(const struct nvmx_ept01_mapping *mapping, uint64_t gpa1) {
     uint64_t offset = (UINT64_C(1) << (mapping->size_shift & 63)) - 1;
     bool size = mapping->size_shift == 12 || mapping->size_shift == 21 || mapping->size_shift == 30;
 
     return size && (mapping->hpa & (offset | ~EPT_ADDRESS)) == 0 && mapping->gpa1 == (gpa1 & ~offset);
 }
 
-static enum nvmx_ept_verdict failed(struct nvmx_ept_fault *fault, enum nvmx_status status)
-{
+static enum nvmx_ept_verdict failed(struct nvmx_ept_fault *fault, enum nvmx_status status) {
     fault->status = status;
     return NVMX_EPT_FAILED;
 }
 
 /* Map the page that ept12 grants, as far as ept01 does. */
-static enum nvmx_ept_verdict grant(struct nvmx_ept *ept, void *vcpu_ctx, const struct request *request, const struct ept_walk *walk,
-                                   struct nvmx_ept_fault *fault)
-{
+static enum nvmx_ept_verdict grant(struct nvmx_ept *ept, void *vcpu_ctx, const struct request *request,
+                                   const struct ept_walk *walk, struct nvmx_ept_fault *fault) {
     bool write = (request->access & EPT_Q_WRITE) != 0;
     bool was_there = false;
     struct nvmx_ept01_mapping mapping;
@@ -144,14 +142,14 @@ static enum nvmx_ept_verdict grant(struct nvmx_ept *ept, void *vcpu_ctx, const s
         return failed(fault, NVMX_E_HOST); /* the machine refuses what its capabilities promise */
     }
     if (was_there) {
-        ept_want_flush(ept, ept_root_index(ept, request->root)); /* another processor was first, or a TLB holds something old */
+        ept_want_flush(
+            ept, ept_root_index(ept, request->root)); /* another processor was first, or a TLB holds something old */
     }
     return NVMX_EPT_RETRY;
 }
 
-static enum nvmx_ept_verdict decide(struct nvmx_ept *ept, void *vcpu_ctx, const struct request *request, struct ept_walk *walk,
-                                    struct nvmx_ept_fault *fault)
-{
+static enum nvmx_ept_verdict decide(struct nvmx_ept *ept, void *vcpu_ctx, const struct request *request,
+                                    struct ept_walk *walk, struct nvmx_ept_fault *fault) {
     ept_walk_run(ept, vcpu_ctx, walk, request->gpa2);
     if (walk->result == NVMX_EPT_MISCONFIG) {
         return NVMX_EPT_L1_MISCONFIG;
@@ -167,11 +165,10 @@ static enum nvmx_ept_verdict decide(struct nvmx_ept *ept, void *vcpu_ctx, const 
 }
 
 /*
- * Begin a walk where ept02 already knows the way, as a CPU does with its paging-structure caches (SDM 31.4.1): what is remembered is from
- * entries that L1 has not invalidated since. False: ept02 knows nothing that would save a read.
+ * Begin a walk where ept02 already knows the way, as a CPU does with its paging-structure caches (SDM 31.4.1): what is
+ * remembered is from entries that L1 has not invalidated since. False: ept02 knows nothing that would save a read.
  */
-static bool start_below(struct ept_walk *walk, const struct ept_root *root, uint64_t gpa2)
-{
+static bool start_below(struct ept_walk *walk, const struct ept_root *root, uint64_t gpa2) {
     struct ept_table *table = root->top;
     unsigned int index = ept_index(gpa2, table->level);
 
@@ -196,8 +193,7 @@ static bool start_below(struct ept_walk *walk, const struct ept_root *root, uint
 }
 
 enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,
-                                     struct nvmx_ept_fault *fault)
-{
+                                     struct nvmx_ept_fault *fault) {
     struct request request = {.gpa2 = access->gpa2, .misconfiguration = access->misconfiguration};
     enum nvmx_ept_verdict verdict = NVMX_EPT_FAILED;
     struct ept_walk walk;
@@ -224,14 +220,14 @@ enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const
         memset(fault, 0, sizeof(*fault));
         ept_walk_start(&walk, access->eptp12, access->mbec);
     }
-    verdict = decide(ept, vcpu_ctx, &request, &walk, fault); /* whatever L1 or the host is told comes from a walk from the root */
+    verdict = decide(ept, vcpu_ctx, &request, &walk,
+                     fault); /* whatever L1 or the host is told comes from a walk from the root */
     ept_settle(ept, vcpu_ctx);
     return verdict;
 }
 
-enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t eptp12, uint64_t gpa2, uint32_t access,
-                                         struct nvmx_ept_fault *fault)
-{
+enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t eptp12, uint64_t gpa2,
+                                         uint32_t access, struct nvmx_ept_fault *fault) {
     struct request request = {
         .gpa2 = gpa2,
         .access = access & EPT_Q_ACCESS, /* NVMX_ACCESS_ bits are the qualification's */

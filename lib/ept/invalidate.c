@@ -2,17 +2,18 @@
 /* ept02 follows changes: of ept12 when L1 says so by INVEPT, of ept01 when the host says so. */
 #include "ept.h"
 
-/* -- INVEPT ---------------------------------------------------------------------------------------------------------------------- */
+/* -- INVEPT
+ * ----------------------------------------------------------------------------------------------------------------------
+ */
 
 /* Bits of an entry that mean something; L1 may use the others as it likes. */
-static uint64_t meaning(uint64_t root_key)
-{
-    return EPT_ADDRESS | 0xff | (ept_key_mbec(root_key) ? NVMX_EPT_USER_EXECUTE : 0) | ((root_key & NVMX_EPTP_AD) != 0 ? EPT_AD : 0);
+static uint64_t meaning(uint64_t root_key) {
+    return EPT_ADDRESS | 0xff | (ept_key_mbec(root_key) ? NVMX_EPT_USER_EXECUTE : 0) |
+           ((root_key & NVMX_EPTP_AD) != 0 ? EPT_AD : 0);
 }
 
 /* Clear the slots of one table whose entries in ept12 are no longer what they were composed from. */
-static void compare_table(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_table *table, uint64_t mask)
-{
+static void compare_table(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_table *table, uint64_t mask) {
     uint64_t hpa;
     uint64_t *page = ept->host.map_page(vcpu_ctx, table->gpa1, NVMX_ACCESS_READ, &hpa);
 
@@ -38,12 +39,11 @@ static void compare_table(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_table
 }
 
 /*
- * SDM 31.4.3.1 lets INVEPT forget everything; what L1 didn't change would only have to be composed again. Each table page of ept12 that
- * ept02 has composed from is read once and compared entry by entry with what it was. A cleared slot unlinks the tables below;
- * those are still compared here, in vain but harmlessly, as the order by use does not tell.
+ * SDM 31.4.3.1 lets INVEPT forget everything; what L1 didn't change would only have to be composed again. Each table
+ * page of ept12 that ept02 has composed from is read once and compared entry by entry with what it was. A cleared slot
+ * unlinks the tables below; those are still compared here, in vain but harmlessly, as the order by use does not tell.
  */
-void ept_root_compare(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root)
-{
+void ept_root_compare(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root) {
     unsigned int index = ept_root_index(ept, root);
     uint64_t mask = meaning(root->key);
     struct ept_table *next;
@@ -58,8 +58,7 @@ void ept_root_compare(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *roo
     }
 }
 
-void nvmx_ept_invept(struct nvmx_ept *ept, void *vcpu_ctx, bool all, uint64_t eptp12)
-{
+void nvmx_ept_invept(struct nvmx_ept *ept, void *vcpu_ctx, bool all, uint64_t eptp12) {
     for (unsigned int i = 0; i < EPT_ROOTS; i++) {
         struct ept_root *root = &ept->root[i];
 
@@ -77,10 +76,11 @@ void nvmx_ept_invept(struct nvmx_ept *ept, void *vcpu_ctx, bool all, uint64_t ep
     ept_settle(ept, vcpu_ctx);
 }
 
-/* -- ept01 ----------------------------------------------------------------------------------------------------------------------- */
+/* -- ept01
+ * -----------------------------------------------------------------------------------------------------------------------
+ */
 
-static void forget_range(struct nvmx_ept *ept, struct ept_table *table, uint64_t first, uint64_t last)
-{
+static void forget_range(struct nvmx_ept *ept, struct ept_table *table, uint64_t first, uint64_t last) {
     if (table->gpa1 != NVMX_NO_ADDRESS && table->gpa1 <= last && table->gpa1 + NVMX_PAGE_SIZE - 1 >= first) {
         ept_table_clear(ept, table); /* the table of ept12 itself is not there any more */
         return;
@@ -92,14 +92,14 @@ static void forget_range(struct nvmx_ept *ept, struct ept_table *table, uint64_t
         uint64_t hw = table->hw[i];
         uint64_t gpa1 = table->composed[i] & EPT_ADDRESS;
 
-        if (hw != 0 && !ept_is_reference(table->level, hw) && gpa1 <= last && gpa1 + ept_level_bytes(table->level) - 1 >= first) {
+        if (hw != 0 && !ept_is_reference(table->level, hw) && gpa1 <= last &&
+            gpa1 + ept_level_bytes(table->level) - 1 >= first) {
             ept_slot_clear(ept, table, i);
         }
     }
 }
 
-void nvmx_ept_memory_changed(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t gpa1, uint64_t bytes)
-{
+void nvmx_ept_memory_changed(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t gpa1, uint64_t bytes) {
     uint64_t last = bytes - 1 > UINT64_MAX - gpa1 ? UINT64_MAX : gpa1 + bytes - 1;
     struct ept_table *next;
 

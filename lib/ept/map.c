@@ -3,10 +3,10 @@
 #include "ept.h"
 
 /*
- * Memory types (SDM 31.3.7.2). On L1's CPU the type in ept12 takes the MTRRs' place for L2. Under ept01 it has the place that L1's PAT has
- * for L1's own accesses: ept01's type in the role of the MTRR, ept12's in that of the PAT (table "effective page-level memory types", SDM
- * 13.5.2.2). So ept12 rules RAM (ept01: WB), and nothing that ept01 calls UC is ever cached. A type of ept01 that ignores the PAT is the
- * host's own decision and stands alone.
+ * Memory types (SDM 31.3.7.2). On L1's CPU the type in ept12 takes the MTRRs' place for L2. Under ept01 it has the
+ * place that L1's PAT has for L1's own accesses: ept01's type in the role of the MTRR, ept12's in that of the PAT
+ * (table "effective page-level memory types", SDM 13.5.2.2). So ept12 rules RAM (ept01: WB), and nothing that ept01
+ * calls UC is ever cached. A type of ept01 that ignores the PAT is the host's own decision and stands alone.
  */
 static const uint8_t combined_type[8][8] = {
     /*         UC      WC                      WT      WP      WB    ept12 */
@@ -17,8 +17,7 @@ static const uint8_t combined_type[8][8] = {
     [6] = {[0] = 0, [1] = 1, [4] = 4, [5] = 5, [6] = 6}, /* WB */
 };
 
-static uint64_t type_bits(const struct nvmx_ept01_mapping *mapping, uint64_t leaf12)
-{
+static uint64_t type_bits(const struct nvmx_ept01_mapping *mapping, uint64_t leaf12) {
     if (mapping->ignore_pat) {
         return (uint64_t)(mapping->memory_type & 7) << 3 | EPT_IGNORE_PAT;
     }
@@ -26,8 +25,8 @@ static uint64_t type_bits(const struct nvmx_ept01_mapping *mapping, uint64_t lea
 }
 
 /* The largest page that both levels and the machine allow. */
-static unsigned int leaf_level(const struct nvmx_ept *ept, const struct ept_walk *walk, const struct nvmx_ept01_mapping *mapping)
-{
+static unsigned int leaf_level(const struct nvmx_ept *ept, const struct ept_walk *walk,
+                               const struct nvmx_ept01_mapping *mapping) {
     uint64_t caps = ept->machine.msr[NVMX_CAP_EPT_VPID];
     unsigned int level = (mapping->size_shift - 12) / 9 + 1;
 
@@ -41,9 +40,9 @@ static unsigned int leaf_level(const struct nvmx_ept *ept, const struct ept_walk
     return level;
 }
 
-/* What ept12 says for the page of this level around the address walked; at the walk's own level and above: the entry read. */
-static uint64_t entry12_at(const struct ept_walk *walk, unsigned int level)
-{
+/* What ept12 says for the page of this level around the address walked; at the walk's own level and above: the entry
+ * read. */
+static uint64_t entry12_at(const struct ept_walk *walk, unsigned int level) {
     if (level >= walk->level) {
         return walk->entry[level];
     }
@@ -51,11 +50,12 @@ static uint64_t entry12_at(const struct ept_walk *walk, unsigned int level)
 }
 
 /*
- * Does a linked table still stand for the same thing? A reference of ept12 may have got other rights, then only the slot is rewritten; a split
- * page must be the same in all but its flags. Flags are remembered once seen, so that a comparison finds them when L1 clears them.
+ * Does a linked table still stand for the same thing? A reference of ept12 may have got other rights, then only the
+ * slot is rewritten; a split page must be the same in all but its flags. Flags are remembered once seen, so that a
+ * comparison finds them when L1 clears them.
  */
-static bool table_fits(struct nvmx_ept *ept, struct ept_table *table, uint64_t entry12, uint64_t gpa1, uint64_t hw_flags)
-{
+static bool table_fits(struct nvmx_ept *ept, struct ept_table *table, uint64_t entry12, uint64_t gpa1,
+                       uint64_t hw_flags) {
     uint64_t *slot = &table->parent->hw[table->index];
     uint64_t meaning = EPT_ADDRESS | 0xff | NVMX_EPT_USER_EXECUTE;
 
@@ -72,8 +72,7 @@ static bool table_fits(struct nvmx_ept *ept, struct ept_table *table, uint64_t e
 
 /* The table of the next level below `parent`, made if need be. NULL: no memory. */
 static struct ept_table *next_table(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_table *parent, uint64_t gpa2,
-                                    const struct ept_walk *walk)
-{
+                                    const struct ept_walk *walk) {
     unsigned int level = parent->level;
     unsigned int index = ept_index(gpa2, level);
     bool split = level <= walk->level;
@@ -100,8 +99,8 @@ static struct ept_table *next_table(struct nvmx_ept *ept, void *vcpu_ctx, struct
     return table;
 }
 
-static void write_leaf(struct nvmx_ept *ept, struct ept_table *table, unsigned int index, uint64_t hw, uint64_t entry12)
-{
+static void write_leaf(struct nvmx_ept *ept, struct ept_table *table, unsigned int index, uint64_t hw,
+                       uint64_t entry12) {
     uint64_t old = ept_load(&table->hw[index]);
     uint64_t first = entry12 & EPT_ADDRESS;
     uint64_t last = first + ept_level_bytes(table->level) - 1;
@@ -109,7 +108,8 @@ static void write_leaf(struct nvmx_ept *ept, struct ept_table *table, unsigned i
     if (ept_is_reference(table->level, old)) {
         ept_slot_clear(ept, table, index);
     } else if (old != 0 && (((old ^ hw) & ~(EPT_RIGHTS | EPT_AD)) != 0 || (old & ~hw & EPT_RIGHTS) != 0)) {
-        ept_want_flush(ept, table->root); /* more than rights gained: those an EPT violation brings by itself (SDM 31.4.3.1) */
+        ept_want_flush(
+            ept, table->root); /* more than rights gained: those an EPT violation brings by itself (SDM 31.4.3.1) */
     }
     table->composed[index] = entry12;
     table->leaf_first = first < table->leaf_first ? first : table->leaf_first;
@@ -117,9 +117,9 @@ static void write_leaf(struct nvmx_ept *ept, struct ept_table *table, unsigned i
     ept_store(&table->hw[index], hw);
 }
 
-enum nvmx_status ept_map(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root, uint64_t gpa2, const struct ept_walk *walk,
-                         uint64_t rights, const struct nvmx_ept01_mapping *mapping, bool *was_there)
-{
+enum nvmx_status ept_map(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root, uint64_t gpa2,
+                         const struct ept_walk *walk, uint64_t rights, const struct nvmx_ept01_mapping *mapping,
+                         bool *was_there) {
     unsigned int level = leaf_level(ept, walk, mapping);
     uint64_t gpa1 = walk->gpa1 & ~(ept_level_bytes(level) - 1);
     uint64_t hw = (mapping->hpa + (gpa1 - mapping->gpa1)) | rights | type_bits(mapping, walk->entry[walk->level]);

@@ -1,21 +1,19 @@
 /* SPDX-License-Identifier: MIT */
-/* A composition from its making to its end, and its roots: one for each EPTP12 that was used, kept after its last user went. */
+/* A composition from its making to its end, and its roots: one for each EPTP12 that was used, kept after its last user
+ * went. */
 #include "ept.h"
 
-size_t nvmx_ept_size(void)
-{
+size_t nvmx_ept_size(void) {
     return sizeof(struct nvmx_ept);
 }
 
-static bool host_complete(const struct nvmx_host *host)
-{
-    return host->map_page != NULL && host->unmap_page != NULL && host->ept01_lookup != NULL && host->page_alloc != NULL &&
-           host->page_free != NULL && host->tlb_flush != NULL;
+static bool host_complete(const struct nvmx_host *host) {
+    return host->map_page != NULL && host->unmap_page != NULL && host->ept01_lookup != NULL &&
+           host->page_alloc != NULL && host->page_free != NULL && host->tlb_flush != NULL;
 }
 
 enum nvmx_status nvmx_ept_init(void *memory, size_t bytes, const struct nvmx_host *host, void *vm_ctx,
-                               const struct nvmx_ept_config *config, struct nvmx_ept **out)
-{
+                               const struct nvmx_ept_config *config, struct nvmx_ept **out) {
     struct nvmx_ept *ept = memory;
 
     if (memory == NULL || host == NULL || config == NULL || out == NULL || ((uintptr_t)memory & 15) != 0) {
@@ -41,8 +39,7 @@ enum nvmx_status nvmx_ept_init(void *memory, size_t bytes, const struct nvmx_hos
     return NVMX_OK;
 }
 
-void nvmx_ept_destroy(struct nvmx_ept *ept, void *vcpu_ctx)
-{
+void nvmx_ept_destroy(struct nvmx_ept *ept, void *vcpu_ctx) {
     for (unsigned int i = 0; i < EPT_ROOTS; i++) {
         if (ept->root[i].top != NULL) {
             ept_root_drop(ept, i);
@@ -52,22 +49,19 @@ void nvmx_ept_destroy(struct nvmx_ept *ept, void *vcpu_ctx)
     ept_free_slabs(ept);
 }
 
-uint32_t nvmx_ept_pages(const struct nvmx_ept *ept)
-{
+uint32_t nvmx_ept_pages(const struct nvmx_ept *ept) {
     return ept->pages;
 }
 
 /*
- * What tells roots apart: the address, the length of the walk and the modes that change what an entry means. The memory type of
- * L1's tables (bits 2:0) does not; bit 0 stands for mode-based execute control.
+ * What tells roots apart: the address, the length of the walk and the modes that change what an entry means. The memory
+ * type of L1's tables (bits 2:0) does not; bit 0 stands for mode-based execute control.
  */
-uint64_t ept_root_key(uint64_t eptp12, bool mbec)
-{
+uint64_t ept_root_key(uint64_t eptp12, bool mbec) {
     return (eptp12 & (EPT_ADDRESS | 0xf8)) | (mbec ? 1 : 0);
 }
 
-struct ept_root *ept_root_find(struct nvmx_ept *ept, uint64_t key)
-{
+struct ept_root *ept_root_find(struct nvmx_ept *ept, uint64_t key) {
     for (unsigned int i = 0; i < EPT_ROOTS; i++) {
         if (ept->root[i].top != NULL && ept->root[i].key == key) {
             return &ept->root[i];
@@ -77,8 +71,7 @@ struct ept_root *ept_root_find(struct nvmx_ept *ept, uint64_t key)
 }
 
 /* A free place for a root. Roots that nobody uses are kept up to a number; the one unused for longest makes room. */
-static struct ept_root *root_place(struct nvmx_ept *ept, void *vcpu_ctx)
-{
+static struct ept_root *root_place(struct nvmx_ept *ept, void *vcpu_ctx) {
     struct ept_root *place = NULL;
     struct ept_root *oldest = NULL;
     unsigned int idle = 0;
@@ -101,16 +94,15 @@ static struct ept_root *root_place(struct nvmx_ept *ept, void *vcpu_ctx)
     return place;
 }
 
-/* EPTP02 (SDM 27.6.11): ept02's tables are write-back memory where the machine allows; walk length and A/D flags are ept12's. */
-static uint64_t make_eptp02(const struct nvmx_ept *ept, uint64_t eptp12, uint64_t top_hpa)
-{
+/* EPTP02 (SDM 27.6.11): ept02's tables are write-back memory where the machine allows; walk length and A/D flags are
+ * ept12's. */
+static uint64_t make_eptp02(const struct nvmx_ept *ept, uint64_t eptp12, uint64_t top_hpa) {
     bool write_back = (ept->machine.msr[NVMX_CAP_EPT_VPID] >> EPT_CAP_WB & 1) != 0;
 
     return (top_hpa & EPT_ADDRESS) | (eptp12 & (0x38 | NVMX_EPTP_AD)) | (write_back ? 6 : 0);
 }
 
-static struct ept_root *root_new(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t eptp12, bool mbec)
-{
+static struct ept_root *root_new(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t eptp12, bool mbec) {
     struct ept_root *root = root_place(ept, vcpu_ctx);
     struct ept_table *top;
 
@@ -131,8 +123,7 @@ static struct ept_root *root_new(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t 
     return root;
 }
 
-void nvmx_ept_release(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int user)
-{
+void nvmx_ept_release(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int user) {
     (void)vcpu_ctx;
     if (user < EPT_USERS && ept->user_root[user] != EPT_NO_ROOT) {
         struct ept_root *root = &ept->root[ept->user_root[user]];
@@ -144,8 +135,7 @@ void nvmx_ept_release(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int user)
 }
 
 enum nvmx_status nvmx_ept_root(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int user, uint64_t eptp12, bool mbec,
-                               uint64_t *eptp02)
-{
+                               uint64_t *eptp02) {
     uint64_t key = ept_root_key(eptp12, mbec);
     struct ept_root *root;
 

@@ -6,10 +6,10 @@
  */
 #include "ept.h"
 
-/* -- order by use ----------------------------------------------------------------------------------------------------------------- */
+/* -- order by use
+ * ----------------------------------------------------------------------------------------------------------------- */
 
-static void order_remove(struct nvmx_ept *ept, struct ept_table *table)
-{
+static void order_remove(struct nvmx_ept *ept, struct ept_table *table) {
     if (table->newer != NULL) {
         table->newer->older = table->older;
     } else {
@@ -22,8 +22,7 @@ static void order_remove(struct nvmx_ept *ept, struct ept_table *table)
     }
 }
 
-static void order_insert(struct nvmx_ept *ept, struct ept_table *table)
-{
+static void order_insert(struct nvmx_ept *ept, struct ept_table *table) {
     table->newer = NULL;
     table->older = ept->newest;
     if (ept->newest != NULL) {
@@ -34,8 +33,7 @@ static void order_insert(struct nvmx_ept *ept, struct ept_table *table)
     ept->newest = table;
 }
 
-void ept_table_use(struct nvmx_ept *ept, struct ept_table *table)
-{
+void ept_table_use(struct nvmx_ept *ept, struct ept_table *table) {
     table->stamp = ept->stamp;
     if (ept->newest != table) {
         order_remove(ept, table);
@@ -43,10 +41,11 @@ void ept_table_use(struct nvmx_ept *ept, struct ept_table *table)
     }
 }
 
-/* -- going away ------------------------------------------------------------------------------------------------------------------- */
+/* -- going away
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 
-void ept_want_flush(struct nvmx_ept *ept, unsigned int root)
-{
+void ept_want_flush(struct nvmx_ept *ept, unsigned int root) {
     if (ept->flush_root == EPT_NO_ROOT) {
         ept->flush_root = (uint16_t)root;
     } else if (ept->flush_root != root) {
@@ -54,14 +53,12 @@ void ept_want_flush(struct nvmx_ept *ept, unsigned int root)
     }
 }
 
-static void make_garbage(struct nvmx_ept *ept, struct ept_table *table)
-{
+static void make_garbage(struct nvmx_ept *ept, struct ept_table *table) {
     table->older = ept->garbage;
     ept->garbage = table;
 }
 
-void ept_slot_clear(struct nvmx_ept *ept, struct ept_table *table, unsigned int index)
-{
+void ept_slot_clear(struct nvmx_ept *ept, struct ept_table *table, unsigned int index) {
     uint64_t hw = ept_load(&table->hw[index]);
 
     if (hw == 0) {
@@ -78,8 +75,7 @@ void ept_slot_clear(struct nvmx_ept *ept, struct ept_table *table, unsigned int 
     ept_want_flush(ept, table->root);
 }
 
-void ept_table_clear(struct nvmx_ept *ept, struct ept_table *table)
-{
+void ept_table_clear(struct nvmx_ept *ept, struct ept_table *table) {
     for (unsigned int i = 0; i < 512; i++) {
         ept_slot_clear(ept, table, i);
     }
@@ -87,8 +83,7 @@ void ept_table_clear(struct nvmx_ept *ept, struct ept_table *table)
     table->leaf_last = 0;
 }
 
-void ept_root_drop(struct nvmx_ept *ept, unsigned int index)
-{
+void ept_root_drop(struct nvmx_ept *ept, unsigned int index) {
     struct ept_root *root = &ept->root[index];
 
     make_garbage(ept, root->top);
@@ -96,14 +91,12 @@ void ept_root_drop(struct nvmx_ept *ept, unsigned int index)
     ept->flush_all = true; /* by the time of the flush the root has no EPTP02 any more */
 }
 
-static void free_page(struct nvmx_ept *ept, void *page, uint64_t hpa)
-{
+static void free_page(struct nvmx_ept *ept, void *page, uint64_t hpa) {
     ept->host.page_free(ept->vm_ctx, page, hpa);
     ept->pages--;
 }
 
-static void table_delete(struct nvmx_ept *ept, struct ept_table *table)
-{
+static void table_delete(struct nvmx_ept *ept, struct ept_table *table) {
     if (table->hw != NULL) {
         free_page(ept, table->hw, table->hw_hpa);
     }
@@ -115,8 +108,7 @@ static void table_delete(struct nvmx_ept *ept, struct ept_table *table)
 }
 
 /* Free the garbage and all that hangs under it; what is found on the way joins the list. */
-static void free_garbage(struct nvmx_ept *ept)
-{
+static void free_garbage(struct nvmx_ept *ept) {
     while (ept->garbage != NULL) {
         struct ept_table *table = ept->garbage;
 
@@ -132,9 +124,10 @@ static void free_garbage(struct nvmx_ept *ept)
     }
 }
 
-void ept_settle(struct nvmx_ept *ept, void *vcpu_ctx)
-{
-    if (ept->flush_all) {
+void ept_settle(struct nvmx_ept *ept, void *vcpu_ctx) {
+    if (vcpu_ctx == NULL) {
+        /* nvmx_ept_destroy without a vCPU: the host flushes */
+    } else if (ept->flush_all) {
         ept->host.tlb_flush(vcpu_ctx, NVMX_FLUSH_EPT_ALL, 0, 0);
     } else if (ept->flush_root != EPT_NO_ROOT) {
         ept->host.tlb_flush(vcpu_ctx, NVMX_FLUSH_EPT, ept->root[ept->flush_root].eptp02, 0);
@@ -144,10 +137,11 @@ void ept_settle(struct nvmx_ept *ept, void *vcpu_ctx)
     free_garbage(ept);
 }
 
-/* -- pages ------------------------------------------------------------------------------------------------------------------------- */
+/* -- pages
+ * -------------------------------------------------------------------------------------------------------------------------
+ */
 
-static struct ept_root *oldest_idle_root(struct nvmx_ept *ept)
-{
+static struct ept_root *oldest_idle_root(struct nvmx_ept *ept) {
     struct ept_root *oldest = NULL;
 
     for (unsigned int i = 0; i < EPT_ROOTS; i++) {
@@ -162,11 +156,10 @@ static struct ept_root *oldest_idle_root(struct nvmx_ept *ept)
 }
 
 /*
- * Give pages back that were not used for long: a batch, since it costs a flush. False: there is nothing that can be given.
- * Tables above a used one are used with it, so the oldest are mostly those that refer to no other.
+ * Give pages back that were not used for long: a batch, since it costs a flush. False: there is nothing that can be
+ * given. Tables above a used one are used with it, so the oldest are mostly those that refer to no other.
  */
-static bool reclaim(struct nvmx_ept *ept, void *vcpu_ctx)
-{
+static bool reclaim(struct nvmx_ept *ept, void *vcpu_ctx) {
     uint32_t batch = 1 + ept->pages / 64;
     bool found = ept->garbage != NULL;
 
@@ -191,9 +184,9 @@ static bool reclaim(struct nvmx_ept *ept, void *vcpu_ctx)
     return true;
 }
 
-/* A page within the budget. The host may refuse, then what is old makes room: once or twice, or this would empty ept02. */
-static void *take_page(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t *hpa)
-{
+/* A page within the budget. The host may refuse, then what is old makes room: once or twice, or this would empty ept02.
+ */
+static void *take_page(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t *hpa) {
     unsigned int refused = 0;
 
     for (;;) {
@@ -214,8 +207,7 @@ static void *take_page(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t *hpa)
     }
 }
 
-static struct ept_table *take_unused(struct nvmx_ept *ept, void *vcpu_ctx)
-{
+static struct ept_table *take_unused(struct nvmx_ept *ept, void *vcpu_ctx) {
     struct ept_table *table;
 
     if (ept->unused == NULL) {
@@ -238,8 +230,7 @@ static struct ept_table *take_unused(struct nvmx_ept *ept, void *vcpu_ctx)
     return table;
 }
 
-struct ept_table *ept_table_new(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int level)
-{
+struct ept_table *ept_table_new(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int level) {
     struct ept_table *table = take_unused(ept, vcpu_ctx);
 
     if (table == NULL) {
@@ -260,8 +251,8 @@ struct ept_table *ept_table_new(struct nvmx_ept *ept, void *vcpu_ctx, unsigned i
     return table;
 }
 
-void ept_table_link(struct nvmx_ept *ept, struct ept_table *parent, unsigned int index, struct ept_table *table, uint64_t hw)
-{
+void ept_table_link(struct nvmx_ept *ept, struct ept_table *parent, unsigned int index, struct ept_table *table,
+                    uint64_t hw) {
     table->parent = parent;
     table->index = (uint16_t)index;
     table->root = parent->root;
@@ -271,8 +262,7 @@ void ept_table_link(struct nvmx_ept *ept, struct ept_table *parent, unsigned int
     ept_store(&parent->hw[index], hw);
 }
 
-void ept_free_slabs(struct nvmx_ept *ept)
-{
+void ept_free_slabs(struct nvmx_ept *ept) {
     while (ept->slabs != NULL) {
         struct ept_slab *slab = ept->slabs;
 

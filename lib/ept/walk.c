@@ -3,20 +3,17 @@
 #include "ept.h"
 
 /* IA32_VMX_EPT_VPID_CAP (SDM A.10). */
-static bool ept_cap(const struct nvmx_caps *caps, unsigned int bit)
-{
+static bool ept_cap(const struct nvmx_caps *caps, unsigned int bit) {
     return (caps->msr[NVMX_CAP_EPT_VPID] >> bit & 1) != 0;
 }
 
 /* Bits `from`:MAXPHYADDR. */
-static uint64_t beyond_width(const struct nvmx_caps *caps, unsigned int from)
-{
+static uint64_t beyond_width(const struct nvmx_caps *caps, unsigned int from) {
     unsigned int width = caps->physical_address_bits;
     return width > from ? 0 : ~UINT64_C(0) << width & ((UINT64_C(2) << from) - 1);
 }
 
-bool nvmx_eptp_valid(const struct nvmx_caps *caps, uint64_t eptp)
-{
+bool nvmx_eptp_valid(const struct nvmx_caps *caps, uint64_t eptp) {
     uint64_t memory_type = eptp & 7;
     uint64_t length = eptp >> 3 & 7;
 
@@ -35,8 +32,7 @@ bool nvmx_eptp_valid(const struct nvmx_caps *caps, uint64_t eptp)
     return (eptp & 0xf00) == 0 && (eptp & beyond_width(caps, 63)) == 0;
 }
 
-static bool access_bits_misconfigured(const struct nvmx_caps *caps, uint64_t entry, bool mbec)
-{
+static bool access_bits_misconfigured(const struct nvmx_caps *caps, uint64_t entry, bool mbec) {
     uint64_t fetch = NVMX_EPT_EXECUTE | (mbec ? NVMX_EPT_USER_EXECUTE : 0);
 
     if ((entry & NVMX_EPT_READ) != 0) {
@@ -45,8 +41,7 @@ static bool access_bits_misconfigured(const struct nvmx_caps *caps, uint64_t ent
     return (entry & NVMX_EPT_WRITE) != 0 || ((entry & fetch) != 0 && !ept_cap(caps, EPT_CAP_EXECUTE_ONLY));
 }
 
-static bool leaf_misconfigured(const struct nvmx_caps *caps, unsigned int level, uint64_t entry)
-{
+static bool leaf_misconfigured(const struct nvmx_caps *caps, unsigned int level, uint64_t entry) {
     uint64_t memory_type = entry >> 3 & 7;
 
     if (memory_type == 2 || memory_type == 3 || memory_type == 7) {
@@ -55,11 +50,11 @@ static bool leaf_misconfigured(const struct nvmx_caps *caps, unsigned int level,
     if ((level == 2 && !ept_cap(caps, EPT_CAP_2M)) || (level == 3 && !ept_cap(caps, EPT_CAP_1G))) {
         return true;
     }
-    return (entry & (ept_level_bytes(level) - NVMX_PAGE_SIZE)) != 0; /* address bits below the page's alignment are reserved */
+    return (entry & (ept_level_bytes(level) - NVMX_PAGE_SIZE)) !=
+           0; /* address bits below the page's alignment are reserved */
 }
 
-enum nvmx_ept_entry nvmx_ept_classify(const struct nvmx_caps *caps, unsigned int level, uint64_t entry, bool mbec)
-{
+enum nvmx_ept_entry nvmx_ept_classify(const struct nvmx_caps *caps, unsigned int level, uint64_t entry, bool mbec) {
     uint64_t present = NVMX_EPT_READ | NVMX_EPT_WRITE | NVMX_EPT_EXECUTE | (mbec ? NVMX_EPT_USER_EXECUTE : 0);
     bool leaf = level == 1 || ((entry & NVMX_EPT_LARGE) != 0 && level <= 3);
 
@@ -75,9 +70,9 @@ enum nvmx_ept_entry nvmx_ept_classify(const struct nvmx_caps *caps, unsigned int
     return (entry & 0xf8) != 0 ? NVMX_EPT_MISCONFIG : NVMX_EPT_TABLE; /* bits 7:3 of an entry that refers to a table */
 }
 
-/* An entry of L1's table, read once. A place without memory reads as an empty bus does, which no classification accepts. */
-static uint64_t read_entry(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t table_gpa1, unsigned int index)
-{
+/* An entry of L1's table, read once. A place without memory reads as an empty bus does, which no classification
+ * accepts. */
+static uint64_t read_entry(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t table_gpa1, unsigned int index) {
     uint64_t hpa;
     uint64_t *page = ept->host.map_page(vcpu_ctx, table_gpa1, NVMX_ACCESS_READ, &hpa);
     uint64_t entry = ~UINT64_C(0);
@@ -89,8 +84,7 @@ static uint64_t read_entry(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t table_
     return entry;
 }
 
-void ept_walk_start(struct ept_walk *walk, uint64_t eptp12, bool mbec)
-{
+void ept_walk_start(struct ept_walk *walk, uint64_t eptp12, bool mbec) {
     unsigned int levels = ept_eptp_levels(eptp12);
 
     memset(walk, 0, sizeof(*walk));
@@ -102,8 +96,7 @@ void ept_walk_start(struct ept_walk *walk, uint64_t eptp12, bool mbec)
     walk->ad = (eptp12 & NVMX_EPTP_AD) != 0;
 }
 
-void ept_walk_run(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, uint64_t gpa2)
-{
+void ept_walk_run(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, uint64_t gpa2) {
     walk->result = NVMX_EPT_NOT_PRESENT;
     /* SDM 31.3.2: bits that the walk does not index with must be 0, else an EPT violation. */
     walk->level = walk->from;
@@ -134,9 +127,8 @@ void ept_walk_run(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, u
 }
 
 /* Set `flags` in one entry of L1. False: the entry is no longer what was read. */
-static bool set_entry_flags(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, unsigned int level, unsigned int index,
-                            uint64_t flags)
-{
+static bool set_entry_flags(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, unsigned int level,
+                            unsigned int index, uint64_t flags) {
     uint64_t hpa;
     uint64_t expected = walk->entry[level];
     uint64_t *page = ept->host.map_page(vcpu_ctx, walk->table[level], NVMX_ACCESS_READ | NVMX_ACCESS_WRITE, &hpa);
@@ -145,7 +137,8 @@ static bool set_entry_flags(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_wal
     if (page == NULL) {
         return true; /* L1 keeps the table in memory that can't be written: there the CPU's write is lost as well */
     }
-    same = __atomic_compare_exchange_n(&page[index], &expected, expected | flags, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    same = __atomic_compare_exchange_n(&page[index], &expected, expected | flags, false, __ATOMIC_SEQ_CST,
+                                       __ATOMIC_SEQ_CST);
     ept->host.unmap_page(vcpu_ctx, walk->table[level], page, same);
     if (same) {
         walk->entry[level] |= flags;
@@ -153,8 +146,7 @@ static bool set_entry_flags(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_wal
     return same;
 }
 
-bool ept_walk_set_flags(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, uint64_t gpa2, bool write)
-{
+bool ept_walk_set_flags(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, uint64_t gpa2, bool write) {
     for (unsigned int level = walk->from; level >= walk->level; level--) {
         uint64_t flags = NVMX_EPT_ACCESSED | (level == walk->level && write ? NVMX_EPT_DIRTY : 0);
 

@@ -7,18 +7,18 @@
 
 #include <criterion/criterion.h>
 
-#define AD_CAPS (WORLD_CAPS_PLAIN | WORLD_CAPS_AD)
-#define EPTP12 UINT64_C(0x1e) /* 4 levels, WB, root in page 0 */
+#define AD_CAPS   (WORLD_CAPS_PLAIN | WORLD_CAPS_AD)
+#define EPTP12    UINT64_C(0x1e) /* 4 levels, WB, root in page 0 */
 #define EPTP12_AD (EPTP12 | NVMX_EPTP_AD)
-#define GPA2 UINT64_C(0x5123) /* page 5 */
+#define GPA2      UINT64_C(0x5123) /* page 5 */
 
 static const struct world_access reading = {.kind = 1, .linear = true};
 static const struct world_access writing = {.kind = 2, .linear = true};
 static const struct world_access fetching = {.kind = 4, .linear = true};
 
-/* Tables in pages 0 (PML4) to 3 (PT); gpa2 page n is gpa1 page 512 + n; ept01 is write-back RAM in 4K pages up to 4 MiB, then 2M pages. */
-static struct world *simple(uint64_t cap, uint32_t budget)
-{
+/* Tables in pages 0 (PML4) to 3 (PT); gpa2 page n is gpa1 page 512 + n; ept01 is write-back RAM in 4K pages up to 4
+ * MiB, then 2M pages. */
+static struct world *simple(uint64_t cap, uint32_t budget) {
     struct world *w = world_new(cap, budget);
 
     world_set01(w, 0, 1024, 7, 6, false, 12);
@@ -34,8 +34,7 @@ static struct world *simple(uint64_t cap, uint32_t budget)
     return w;
 }
 
-static uint64_t root_of(struct world *w, unsigned int user, uint64_t eptp12)
-{
+static uint64_t root_of(struct world *w, unsigned int user, uint64_t eptp12) {
     uint64_t eptp02 = 0;
 
     cr_assert_eq(nvmx_ept_root(w->ept, &w, user, eptp12, w->mbec, &eptp02), NVMX_OK);
@@ -43,8 +42,7 @@ static uint64_t root_of(struct world *w, unsigned int user, uint64_t eptp12)
 }
 
 static enum nvmx_ept_verdict fault_at(struct world *w, uint64_t eptp12, uint64_t gpa2, uint64_t qualification,
-                                      struct nvmx_ept_fault *fault)
-{
+                                      struct nvmx_ept_fault *fault) {
     struct nvmx_ept_access access = {.eptp12 = eptp12, .gpa2 = gpa2, .qualification = qualification, .mbec = w->mbec};
 
     root_of(w, 0, eptp12);
@@ -52,8 +50,7 @@ static enum nvmx_ept_verdict fault_at(struct world *w, uint64_t eptp12, uint64_t
 }
 
 /* Faults until the CPU gets through; how many it took. */
-static unsigned int touch(struct world *w, uint64_t eptp12, uint64_t gpa2, const struct world_access *access)
-{
+static unsigned int touch(struct world *w, uint64_t eptp12, uint64_t gpa2, const struct world_access *access) {
     uint64_t eptp02 = root_of(w, 0, eptp12);
     uint64_t hpa, type, qualification;
     unsigned int faults = 0;
@@ -66,8 +63,7 @@ static unsigned int touch(struct world *w, uint64_t eptp12, uint64_t gpa2, const
     return faults;
 }
 
-static struct world_translation look(struct world *w, uint64_t eptp12, uint64_t gpa2)
-{
+static struct world_translation look(struct world *w, uint64_t eptp12, uint64_t gpa2) {
     struct world_translation t;
 
     world_walk02(w, root_of(w, 0, eptp12), gpa2, &t);
@@ -105,8 +101,7 @@ static const struct qualification_row qualification_rows[] = {
     {"undefined bits", 0, EPTP12, 0, ~UINT64_C(0x1ffff) | 0xe181, 0x181},
 };
 
-Test(ept, qualification_bit_by_bit)
-{
+Test(ept, qualification_bit_by_bit) {
     for (size_t i = 0; i < sizeof(qualification_rows) / sizeof(qualification_rows[0]); i++) {
         const struct qualification_row *row = &qualification_rows[i];
         struct world *w = simple(WORLD_CAPS_PLAIN | row->caps, 0);
@@ -120,8 +115,7 @@ Test(ept, qualification_bit_by_bit)
 }
 
 /* Bits 5:3 are the AND over all entries that were used. */
-Test(ept, qualification_has_rights_of_all_levels)
-{
+Test(ept, qualification_has_rights_of_all_levels) {
     for (unsigned int level = 1; level <= 4; level++) {
         struct world *w = simple(WORLD_CAPS_PLAIN, 0);
         struct nvmx_ept_fault fault;
@@ -137,8 +131,7 @@ Test(ept, qualification_has_rights_of_all_levels)
 }
 
 /* With mode-based execute control bits 5 and 6, and which of them a fetch needs. */
-Test(ept, mbec_tells_modes_apart)
-{
+Test(ept, mbec_tells_modes_apart) {
     for (unsigned int advanced = 0; advanced < 2; advanced++) {
         struct world *w = simple(WORLD_CAPS_PLAIN | (advanced != 0 ? WORLD_CAPS_ADVANCED : 0), 0);
         struct world_access user = {.kind = 4, .linear = true, .user = true};
@@ -146,10 +139,10 @@ Test(ept, mbec_tells_modes_apart)
 
         w->mbec = true;
         w->l1[3][5] = 0x5037 | 0x400;
-        w->l1[3][6] = 0x6037;  /* supervisor only */
-        w->l1[3][7] = 0x7433;  /* user only */
-        w->l1[3][8] = 0x8033;  /* neither */
-        w->l1[3][9] = 0x9430;  /* user-execute-only */
+        w->l1[3][6] = 0x6037; /* supervisor only */
+        w->l1[3][7] = 0x7433; /* user only */
+        w->l1[3][8] = 0x8033; /* neither */
+        w->l1[3][9] = 0x9430; /* user-execute-only */
         cr_expect(touch(w, EPTP12, 0x5000, &user) <= 1);
         cr_expect(touch(w, EPTP12, 0x5000, &fetching) == 0);
         cr_expect(touch(w, EPTP12, 0x6000, &fetching) <= 1);
@@ -167,8 +160,7 @@ Test(ept, mbec_tells_modes_apart)
     }
 }
 
-Test(ept, gpa2_beyond_48_bits_is_a_violation)
-{
+Test(ept, gpa2_beyond_48_bits_is_a_violation) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
     struct nvmx_ept_fault fault;
 
@@ -177,8 +169,7 @@ Test(ept, gpa2_beyond_48_bits_is_a_violation)
     world_delete(w);
 }
 
-Test(ept, misconfiguration_at_each_level_ranks_before_rights)
-{
+Test(ept, misconfiguration_at_each_level_ranks_before_rights) {
     for (unsigned int level = 1; level <= 4; level++) {
         struct world *w = simple(WORLD_CAPS_PLAIN, 0);
         struct nvmx_ept_fault fault;
@@ -191,8 +182,7 @@ Test(ept, misconfiguration_at_each_level_ranks_before_rights)
     }
 }
 
-Test(ept, table_outside_memory_is_a_misconfiguration)
-{
+Test(ept, table_outside_memory_is_a_misconfiguration) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
     struct nvmx_ept_fault fault;
 
@@ -201,8 +191,7 @@ Test(ept, table_outside_memory_is_a_misconfiguration)
     world_delete(w);
 }
 
-Test(ept, host_faults_name_gpa1)
-{
+Test(ept, host_faults_name_gpa1) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
     struct nvmx_ept_fault fault;
 
@@ -216,8 +205,7 @@ Test(ept, host_faults_name_gpa1)
     world_delete(w);
 }
 
-Test(ept, failures_of_the_host_change_nothing)
-{
+Test(ept, failures_of_the_host_change_nothing) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
     struct nvmx_ept_fault fault;
 
@@ -234,8 +222,7 @@ Test(ept, failures_of_the_host_change_nothing)
     world_delete(w);
 }
 
-Test(ept, misconfiguration_of_ept02_itself_is_the_hosts)
-{
+Test(ept, misconfiguration_of_ept02_itself_is_the_hosts) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
     struct nvmx_ept_access access = {.eptp12 = EPTP12, .gpa2 = GPA2, .misconfiguration = true};
     struct nvmx_ept_fault fault;
@@ -246,7 +233,8 @@ Test(ept, misconfiguration_of_ept02_itself_is_the_hosts)
     world_delete(w);
 }
 
-/* Sizes: of ept12, of ept01, of the machine, and what ept02 should use; seen in how many faults two pages of the same 2M take. */
+/* Sizes: of ept12, of ept01, of the machine, and what ept02 should use; seen in how many faults two pages of the same
+ * 2M take. */
 struct size_row {
     const char *id;
     uint64_t without;
@@ -256,16 +244,21 @@ struct size_row {
 };
 
 static const struct size_row size_rows[] = {
-    {"4K in 4K", 0, 1, 12, 1},  {"4K in 2M", 0, 1, 21, 1},  {"4K in 1G", 0, 1, 30, 1},
-    {"2M in 4K", 0, 2, 12, 1},  {"2M in 2M", 0, 2, 21, 2},  {"2M in 1G", 0, 2, 30, 2},
-    {"1G in 4K", 0, 3, 12, 1},  {"1G in 2M", 0, 3, 21, 2},  {"1G in 1G", 0, 3, 30, 3},
+    {"4K in 4K", 0, 1, 12, 1},
+    {"4K in 2M", 0, 1, 21, 1},
+    {"4K in 1G", 0, 1, 30, 1},
+    {"2M in 4K", 0, 2, 12, 1},
+    {"2M in 2M", 0, 2, 21, 2},
+    {"2M in 1G", 0, 2, 30, 2},
+    {"1G in 4K", 0, 3, 12, 1},
+    {"1G in 2M", 0, 3, 21, 2},
+    {"1G in 1G", 0, 3, 30, 3},
     {"1G in 1G, machine without 1G", 1u << 17, 3, 30, 2},
     {"1G in 1G, machine without large pages", 3u << 16, 3, 30, 1},
     {"2M in 2M, machine without 2M", 1u << 16, 2, 21, 1},
 };
 
-Test(ept, large_pages_are_kept_where_all_allow)
-{
+Test(ept, large_pages_are_kept_where_all_allow) {
     for (size_t i = 0; i < sizeof(size_rows) / sizeof(size_rows[0]); i++) {
         const struct size_row *row = &size_rows[i];
         struct world *w = simple(WORLD_CAPS_PLAIN, 0);
@@ -293,8 +286,7 @@ Test(ept, large_pages_are_kept_where_all_allow)
     }
 }
 
-Test(ept, large_page_is_split_and_merged_as_ept01_changes)
-{
+Test(ept, large_page_is_split_and_merged_as_ept01_changes) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
     uint32_t pages;
 
@@ -322,13 +314,12 @@ static const struct {
     bool ignore01;
     uint64_t bits12, bits02; /* bits 6:3 of the entries */
 } type_rows[] = {
-    {6, false, 6, 6},  {6, false, 0, 0},  {6, false, 1, 1},   {6, false, 4, 4}, {6, false, 5, 5},  {6, false, 14, 14},
-    {0, false, 6, 0},  {0, false, 0, 0},  {0, false, 1, 1},   {0, false, 4, 0}, {0, false, 14, 8}, {1, false, 6, 1},
-    {4, false, 6, 4},  {5, false, 6, 5},  {4, false, 5, 5},   {5, false, 4, 4}, {6, true, 0, 14},  {0, true, 6, 8},
+    {6, false, 6, 6}, {6, false, 0, 0}, {6, false, 1, 1}, {6, false, 4, 4}, {6, false, 5, 5},  {6, false, 14, 14},
+    {0, false, 6, 0}, {0, false, 0, 0}, {0, false, 1, 1}, {0, false, 4, 0}, {0, false, 14, 8}, {1, false, 6, 1},
+    {4, false, 6, 4}, {5, false, 6, 5}, {4, false, 5, 5}, {5, false, 4, 4}, {6, true, 0, 14},  {0, true, 6, 8},
 };
 
-Test(ept, memory_types_combine)
-{
+Test(ept, memory_types_combine) {
     for (size_t i = 0; i < sizeof(type_rows) / sizeof(type_rows[0]); i++) {
         struct world *w = simple(WORLD_CAPS_PLAIN, 0);
 
@@ -341,19 +332,18 @@ Test(ept, memory_types_combine)
     }
 }
 
-Test(ept, eptp02_says_how_to_walk)
-{
+Test(ept, eptp02_says_how_to_walk) {
     struct world *w = simple(AD_CAPS | 1u << 7, 0);
 
     cr_expect_eq(root_of(w, 0, EPTP12) & 0xfff, 0x1e);
     cr_expect_eq(root_of(w, 0, EPTP12_AD) & 0xfff, 0x5e);
     cr_expect_eq(root_of(w, 0, EPTP12 + 8) & 0xfff, 0x26);
-    cr_expect_eq(root_of(w, 0, EPTP12 & ~UINT64_C(7)) & 0xfff, 0x1e, "L1's UC tables are still write-back tables of ept02");
+    cr_expect_eq(root_of(w, 0, EPTP12 & ~UINT64_C(7)) & 0xfff, 0x1e,
+                 "L1's UC tables are still write-back tables of ept02");
     world_delete(w);
 }
 
-Test(ept, roots_are_kept_and_shared)
-{
+Test(ept, roots_are_kept_and_shared) {
     struct world *w = simple(AD_CAPS, 0);
     uint64_t first = root_of(w, 0, EPTP12);
     uint64_t other;
@@ -370,8 +360,7 @@ Test(ept, roots_are_kept_and_shared)
     world_delete(w);
 }
 
-Test(ept, many_roots_stay_bounded)
-{
+Test(ept, many_roots_stay_bounded) {
     struct world *w = simple(AD_CAPS, 0);
     uint32_t most = 0;
 
@@ -391,8 +380,7 @@ Test(ept, many_roots_stay_bounded)
     world_delete(w);
 }
 
-Test(ept, invept_keeps_what_did_not_change)
-{
+Test(ept, invept_keeps_what_did_not_change) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
 
     for (uint64_t i = 0; i < 512; i++) {
@@ -412,8 +400,7 @@ Test(ept, invept_keeps_what_did_not_change)
     world_delete(w);
 }
 
-Test(ept, invept_of_another_eptp_leaves_this_alone)
-{
+Test(ept, invept_of_another_eptp_leaves_this_alone) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
 
     touch(w, EPTP12, GPA2, &reading);
@@ -427,8 +414,7 @@ Test(ept, invept_of_another_eptp_leaves_this_alone)
     world_delete(w);
 }
 
-Test(ept, invept_always_flushes_what_is_in_use)
-{
+Test(ept, invept_always_flushes_what_is_in_use) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
 
     touch(w, EPTP12, GPA2, &reading);
@@ -438,8 +424,7 @@ Test(ept, invept_always_flushes_what_is_in_use)
     world_delete(w);
 }
 
-Test(ept, idle_root_is_compared_when_used_again)
-{
+Test(ept, idle_root_is_compared_when_used_again) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
     uint64_t eptp02;
     struct world_translation t;
@@ -459,8 +444,161 @@ Test(ept, idle_root_is_compared_when_used_again)
     world_delete(w);
 }
 
-Test(ept, first_touch_reads_one_entry_where_the_way_is_known)
-{
+Test(ept, idle_root_is_flushed_even_if_nothing_changed) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+
+    touch(w, EPTP12, GPA2, &reading);
+    nvmx_ept_release(w->ept, &w, 0);
+    nvmx_ept_invept(w->ept, &w, true, 0);
+    cr_expect_eq(w->flushes, 0);
+    cr_expect(look(w, EPTP12, GPA2).valid);
+    cr_expect_eq(w->flushes, 1);
+    look(w, EPTP12, GPA2);
+    cr_expect_eq(w->flushes, 1);
+    world_delete(w);
+}
+
+Test(ept, fault_on_an_idle_root_trusts_nothing_invalidated) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    struct nvmx_ept_access access = {.eptp12 = EPTP12, .gpa2 = 0x6000, .qualification = 0x181};
+    struct nvmx_ept_fault fault;
+
+    touch(w, EPTP12, GPA2, &reading);
+    nvmx_ept_release(w->ept, &w, 0);
+    w->l1[2][0] = 0;
+    nvmx_ept_invept(w->ept, &w, true, 0);
+    cr_expect_eq(nvmx_ept_fault(w->ept, &w, &access, &fault), NVMX_EPT_L1_VIOLATION);
+    world_delete(w);
+}
+
+/* L1 changes ept12 and does not invalidate: allowed, and the next fault sees it, with what the old state left flushed.
+ */
+Test(ept, replaced_pages_are_flushed) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    struct nvmx_ept_fault fault;
+
+    touch(w, EPTP12, GPA2, &reading);
+    w->l1[3][5] = 0x206037;
+    cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x181, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(w->flushes, 1, "another page");
+    w->l1[3][5] = 0x206031;
+    cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x181, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(w->flushes, 2, "rights lost");
+    w->l1[3][5] = 0x206037;
+    cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x182, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(w->flushes, 2, "rights gained");
+    w->l1[3][5] = 0x206007;
+    cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x182, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(w->flushes, 3, "memory type");
+    world_delete(w);
+}
+
+/* A reference of ept12 that gets other rights keeps the pages below. */
+Test(ept, rights_of_a_reference_change_in_place) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    struct nvmx_ept_fault fault;
+
+    w->l1[2][0] = 0x3005;
+    touch(w, EPTP12, GPA2, &reading);
+    touch(w, EPTP12, 0x6000, &reading);
+    w->l1[2][0] = 0x3007;
+    cr_expect_eq(touch(w, EPTP12, GPA2, &writing), 1);
+    cr_expect_eq(w->flushes, 0);
+    cr_expect(look(w, EPTP12, 0x6000).valid);
+    w->l1[2][0] = 0x3003;
+    nvmx_ept_invept(w->ept, &w, true, 0);
+    touch(w, EPTP12, GPA2, &writing);
+    cr_expect_eq(w->flushes, 1);
+    w->l1[2][0] = 0x3005; /* gains and loses: not invalidated, but the lost right is not left to chance */
+    cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x184, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(w->flushes, 2);
+    w->l1[2][0] = 0x3001;
+    nvmx_ept_invept(w->ept, &w, true, 0);
+    cr_expect_eq(fault_at(w, EPTP12, 0x7000, 0x184, &fault), NVMX_EPT_L1_VIOLATION);
+    cr_expect_eq(fault.qualification, 0x18c);
+    cr_expect_eq(touch(w, EPTP12, 0x7000, &reading), 1);
+    cr_expect_eq(look(w, EPTP12, 0x7000).rights & 7, 1);
+    world_delete(w);
+}
+
+/* 2M of ept12 over 4K of ept01. */
+Test(ept, split_page_follows_its_entry) {
+    struct world *w = simple(AD_CAPS, 0);
+    struct nvmx_ept_fault fault;
+
+    w->l1[2][1] = 0x2000b7; /* 2M at gpa1 2M */
+    touch(w, EPTP12, 0x200000, &reading);
+    w->l1[2][1] = 0xb7; /* at gpa1 0: not invalidated yet */
+    cr_expect_eq(fault_at(w, EPTP12, 0x201000, 0x181, &fault), NVMX_EPT_RETRY);
+    cr_expect(!look(w, EPTP12, 0x200000).valid, "nothing of the old page is left beside the new");
+    cr_expect_eq(look(w, EPTP12, 0x201000).hpa & (WORLD_PFNS - 1), 1);
+    world_delete(w);
+}
+
+Test(ept, dirty_flag_of_a_split_page_is_remembered) {
+    struct world *w = simple(AD_CAPS, 0);
+
+    w->l1[2][1] = 0x2000b7;
+    touch(w, EPTP12_AD, 0x200000, &writing);
+    cr_expect_eq(w->l1[2][1] & 0x300, 0x300);
+    w->l1[2][1] &= ~UINT64_C(0x200);
+    cr_expect_eq(touch(w, EPTP12_AD, 0x201000, &reading), 1);
+    nvmx_ept_invept(w->ept, &w, false, EPTP12_AD);
+    cr_expect_eq(touch(w, EPTP12_AD, 0x200000, &writing), 1,
+                 "the dirty flag was cleared and invalidated: it is set anew");
+    cr_expect_eq(w->l1[2][1] & 0x300, 0x300);
+    world_delete(w);
+}
+
+/* Rights of ept01 that can't stand alone in an entry. */
+Test(ept, rights_of_ept01_make_no_misconfiguration) {
+    static const struct {
+        uint64_t without;
+        uint8_t access01;
+        uint64_t kind, rights; /* 0: the host's fault */
+    } rows[] = {
+        {0, 4, 4, 4}, {0, 4, 1, 0}, {1, 4, 4, 0}, {0, 2, 2, 0}, {0, 6, 4, 4},
+        {0, 6, 2, 0}, {1, 6, 4, 0}, {0, 3, 2, 3}, {0, 5, 4, 5},
+    };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct world *w = simple(WORLD_CAPS_PLAIN & ~rows[i].without, 0);
+        enum nvmx_ept_verdict expected = rows[i].rights != 0 ? NVMX_EPT_RETRY : NVMX_EPT_HOST_FAULT;
+        struct nvmx_ept_fault fault;
+
+        world_set01(w, 512 + 5, 1, rows[i].access01, 6, false, 12);
+        cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x180 | rows[i].kind, &fault), expected, "row %zu", i);
+        cr_expect_eq(look(w, EPTP12, GPA2).rights & 7, rows[i].rights, "row %zu", i);
+        world_delete(w);
+    }
+}
+
+Test(ept, memory_changed_covers_its_range_and_no_more) {
+    static const struct {
+        uint64_t gpa1, bytes;
+        bool before, inside, after;
+    } rows[] = {
+        {0x205000, 4096, true, false, true},        {0x205fff, 1, true, false, true},
+        {0x204fff, 2, false, false, true},          {0x205000, 0, true, true, true},
+        {0x205000, UINT64_MAX, true, false, false}, {0x206000, UINT64_MAX, true, true, false},
+    };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+
+        for (uint64_t page = 4; page < 7; page++) {
+            touch(w, EPTP12, page << 12, &reading);
+        }
+        nvmx_ept_memory_changed(w->ept, &w, rows[i].gpa1, rows[i].bytes);
+        cr_expect_eq(look(w, EPTP12, 0x4000).valid, rows[i].before, "row %zu", i);
+        cr_expect_eq(look(w, EPTP12, 0x5000).valid, rows[i].inside, "row %zu", i);
+        cr_expect_eq(look(w, EPTP12, 0x6000).valid, rows[i].after, "row %zu", i);
+        cr_expect_eq(w->flushes, rows[i].bytes != 0, "row %zu", i);
+        world_delete(w);
+    }
+}
+
+Test(ept, first_touch_reads_one_entry_where_the_way_is_known) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
     uint32_t maps;
 
@@ -471,8 +609,7 @@ Test(ept, first_touch_reads_one_entry_where_the_way_is_known)
     world_delete(w);
 }
 
-Test(ept, stale_translation_is_flushed_and_tried_again)
-{
+Test(ept, stale_translation_is_flushed_and_tried_again) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
     struct nvmx_ept_fault fault;
 
@@ -483,8 +620,7 @@ Test(ept, stale_translation_is_flushed_and_tried_again)
     world_delete(w);
 }
 
-Test(ept, accessed_and_dirty_flags)
-{
+Test(ept, accessed_and_dirty_flags) {
     struct world *w = simple(AD_CAPS, 0);
     static const struct world_access walking = {.kind = 1, .linear = true, .walk = true};
 
@@ -511,8 +647,7 @@ Test(ept, accessed_and_dirty_flags)
     world_delete(w);
 }
 
-Test(ept, flags_are_not_set_by_refused_accesses)
-{
+Test(ept, flags_are_not_set_by_refused_accesses) {
     struct world *w = simple(AD_CAPS, 0);
     struct nvmx_ept_fault fault;
 
@@ -522,8 +657,7 @@ Test(ept, flags_are_not_set_by_refused_accesses)
     world_delete(w);
 }
 
-Test(ept, table_of_ept12_that_goes_away_takes_its_pages_along)
-{
+Test(ept, table_of_ept12_that_goes_away_takes_its_pages_along) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
 
     touch(w, EPTP12, GPA2, &reading);
@@ -533,8 +667,7 @@ Test(ept, table_of_ept12_that_goes_away_takes_its_pages_along)
     world_delete(w);
 }
 
-Test(ept, budget_takes_the_oldest)
-{
+Test(ept, budget_takes_the_oldest) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 24);
 
     for (uint64_t i = 0; i < 16; i++) {
@@ -550,8 +683,7 @@ Test(ept, budget_takes_the_oldest)
     world_delete(w);
 }
 
-Test(ept, translate_by_ept12_alone)
-{
+Test(ept, translate_by_ept12_alone) {
     struct world *w = simple(AD_CAPS, 0);
     struct nvmx_ept_fault fault;
 
@@ -569,8 +701,7 @@ Test(ept, translate_by_ept12_alone)
     world_delete(w);
 }
 
-Test(ept, init_refuses_what_it_cannot_work_with)
-{
+Test(ept, init_refuses_what_it_cannot_work_with) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
     struct nvmx_ept_config config = {.size = sizeof(config), .l1 = &w->l1_caps, .machine = &w->machine};
     struct nvmx_host host = w->host;

@@ -7,8 +7,8 @@
 
 #include <criterion/criterion.h>
 
-#define OPERATIONS 30000u
-#define EPTPS 6u
+#define OPERATIONS       30000u
+#define EPTPS            6u
 #define INVALIDATE_LATER 15u /* percent of L1's changes that are not followed by INVEPT at once */
 
 /* One run of random operations. */
@@ -19,29 +19,26 @@ struct run {
     unsigned int operation;
     unsigned int slot[WORLD_VCPUS]; /* which of its vmcs02 slots a vCPU runs */
     unsigned int eptp[WORLD_VCPUS][2];
-    bool pending;                   /* L1 changed ept12 and has not invalidated */
+    bool pending; /* L1 changed ept12 and has not invalidated */
     bool may_fail;
     uint64_t faults, granted, refused;
 };
 
 /* L1's pages: the first 8 are roots (level 5 or 4), then each level has its own. */
-static uint64_t page_of_level(struct run *r, unsigned int level)
-{
+static uint64_t page_of_level(struct run *r, unsigned int level) {
     static const uint8_t first[6] = {0, 32, 16, 10, 6, 0};
     static const uint8_t count[6] = {0, 32, 16, 6, 4, 6};
 
     return (uint64_t)(first[level] + world_random(r->w, count[level])) << 12;
 }
 
-static unsigned int some_index(struct run *r, unsigned int level)
-{
+static unsigned int some_index(struct run *r, unsigned int level) {
     static const uint16_t low[8] = {0, 1, 2, 3, 4, 5, 6, 511};
 
     return low[world_random(r->w, level == 1 ? 8 : level == 2 ? 3 : 2)];
 }
 
-static uint64_t some_gpa2(struct run *r)
-{
+static uint64_t some_gpa2(struct run *r) {
     uint64_t gpa2 = world_random(r->w, 4096);
 
     for (unsigned int level = 1; level <= 4; level++) {
@@ -50,8 +47,7 @@ static uint64_t some_gpa2(struct run *r)
     return world_random(r->w, 200) == 0 ? gpa2 | UINT64_C(1) << 50 : gpa2;
 }
 
-static uint64_t some_rights(struct run *r)
-{
+static uint64_t some_rights(struct run *r) {
     static const uint64_t rights[16] = {0x407, 0x407, 0x407, 0x407, 0x407, 0x407, 0x407, 0x403,
                                         0x003, 0x001, 0x005, 0x401, 0x405, 0x004, 0x400, 0x407};
     uint32_t which = world_random(r->w, 16);
@@ -59,8 +55,7 @@ static uint64_t some_rights(struct run *r)
     return world_random(r->w, 100) == 0 ? world_random(r->w, 8) : rights[which];
 }
 
-static uint64_t some_leaf_address(struct run *r, unsigned int level)
-{
+static uint64_t some_leaf_address(struct run *r, unsigned int level) {
     uint64_t pfn;
 
     if (level == 3) {
@@ -73,8 +68,7 @@ static uint64_t some_leaf_address(struct run *r, unsigned int level)
     return pfn << 12;
 }
 
-static uint64_t some_entry(struct run *r, unsigned int level)
-{
+static uint64_t some_entry(struct run *r, unsigned int level) {
     static const uint64_t types[8] = {6, 6, 6, 6, 0, 1, 4, 5};
     uint64_t rights = level > 1 && world_random(r->w, 10) != 0 ? 0x407 : some_rights(r);
     uint64_t entry = rights | (uint64_t)world_random(r->w, 1024) << 52;
@@ -94,15 +88,13 @@ static uint64_t some_entry(struct run *r, unsigned int level)
     return entry;
 }
 
-static void store12(struct run *r, unsigned int level, uint64_t page, unsigned int index, uint64_t entry)
-{
+static void store12(struct run *r, unsigned int level, uint64_t page, unsigned int index, uint64_t entry) {
     (void)level;
     r->w->l1[page >> 12][index] = entry;
     r->w->expected[page >> 12][index] = entry;
 }
 
-static void invept(struct run *r, bool all)
-{
+static void invept(struct run *r, bool all) {
     if (all) {
         nvmx_ept_invept(r->w->ept, &r->w, true, 0);
     } else {
@@ -116,8 +108,7 @@ static void invept(struct run *r, bool all)
     r->pending = false;
 }
 
-static void change12(struct run *r)
-{
+static void change12(struct run *r) {
     unsigned int top = (unsigned int)(r->eptp12[0] >> 3 & 7) + 1;
     unsigned int level = 1 + world_random(r->w, 2) + (world_random(r->w, 4) == 0 ? world_random(r->w, top - 1) : 0);
     uint64_t page;
@@ -127,7 +118,8 @@ static void change12(struct run *r)
     page = page_of_level(r, level);
     index = some_index(r, level);
     if (world_random(r->w, 4) == 0) {
-        store12(r, level, page, index, r->w->l1[page >> 12][index] & ~(uint64_t)(world_random(r->w, 4) << 8)); /* clear A, D */
+        store12(r, level, page, index,
+                r->w->l1[page >> 12][index] & ~(uint64_t)(world_random(r->w, 4) << 8)); /* clear A, D */
     } else if (world_random(r->w, 4) == 0) {
         store12(r, level, page, index, r->w->l1[page >> 12][index] ^ (2u << world_random(r->w, 2))); /* protect */
     } else {
@@ -139,8 +131,7 @@ static void change12(struct run *r)
     }
 }
 
-static void change01(struct run *r)
-{
+static void change01(struct run *r) {
     static const uint8_t accesses[8] = {7, 7, 7, 7, 5, 3, 1, 0};
     static const uint8_t types[8] = {6, 6, 6, 6, 0, 1, 4, 5};
     struct world *w = r->w;
@@ -173,8 +164,7 @@ static void change01(struct run *r)
     }
 }
 
-static struct world_access some_access(struct run *r)
-{
+static struct world_access some_access(struct run *r) {
     static const uint64_t kinds[8] = {1, 1, 1, 2, 2, 3, 4, 4};
     struct world_access access = {.kind = kinds[world_random(r->w, 8)], .linear = true};
 
@@ -189,11 +179,11 @@ static struct world_access some_access(struct run *r)
     return access;
 }
 
-#define CHECK(condition) cr_assert(condition, "seed %#llx operation %u: " #condition, (unsigned long long)r->seed, r->operation)
+#define CHECK(condition)                                                                                               \
+    cr_assert(condition, "seed %#llx operation %u: " #condition, (unsigned long long)r->seed, r->operation)
 
 /* Whatever ept12 is: the page is in ept01 now, with those rights. */
-static void check_ept01(struct run *r, uint64_t hpa, uint64_t rights)
-{
+static void check_ept01(struct run *r, uint64_t hpa, uint64_t rights) {
     const struct world_page01 *page = &r->w->ept01[hpa >> 12 & (WORLD_PFNS - 1)];
     uint64_t most = page->access | ((page->access & 4) != 0 ? 0x400 : 0);
 
@@ -202,8 +192,7 @@ static void check_ept01(struct run *r, uint64_t hpa, uint64_t rights)
 }
 
 static void check_verdict(struct run *r, enum nvmx_ept_verdict verdict, const struct nvmx_ept_fault *fault,
-                          const struct world_answer *model, uint64_t hardware)
-{
+                          const struct world_answer *model, uint64_t hardware) {
     uint64_t copied = hardware & 0x1180;
 
     if ((hardware & 0x180) == 0x180 && (r->w->l1_caps.msr[NVMX_CAP_EPT_VPID] & WORLD_CAPS_ADVANCED) != 0) {
@@ -227,8 +216,7 @@ static void check_verdict(struct run *r, enum nvmx_ept_verdict verdict, const st
     }
 }
 
-static void one_access(struct run *r)
-{
+static void one_access(struct run *r) {
     struct world *w = r->w;
     unsigned int vcpu = world_random(w, WORLD_VCPUS);
     unsigned int user = vcpu * 2 + r->slot[vcpu];
@@ -279,8 +267,7 @@ static void one_access(struct run *r)
 }
 
 /* Everything that ept02 permits now is permitted by the model, with the flags set. */
-static void sweep(struct run *r)
-{
+static void sweep(struct run *r) {
     static const struct world_access read = {.kind = 1, .linear = true};
     static const struct world_access write = {.kind = 2, .linear = true};
     static const struct world_access fetch = {.kind = 4, .linear = true};
@@ -320,8 +307,7 @@ static void sweep(struct run *r)
     CHECK(memcmp(w->l1, w->expected, sizeof(w->l1)) == 0);
 }
 
-static void one_operation(struct run *r)
-{
+static void one_operation(struct run *r) {
     struct world *w = r->w;
     unsigned int what = world_random(w, 1000);
     unsigned int vcpu = world_random(w, WORLD_VCPUS);
@@ -345,8 +331,7 @@ static void one_operation(struct run *r)
     }
 }
 
-static void fill(struct run *r, unsigned int top)
-{
+static void fill(struct run *r, unsigned int top) {
     for (unsigned int i = 0; i < 6; i++) {
         world_set01(r->w, i << 9, 512, 7, 6, false, i < 3 ? 12 : 21);
         world_set01(r->w, 1u << 18 | i << 9, 512, 7, 6, false, 21);
@@ -358,8 +343,8 @@ static void fill(struct run *r, unsigned int top)
     }
 }
 
-static void random_run(uint64_t cap, bool mbec, uint32_t budget, unsigned int fail_percent, unsigned int operations, uint64_t seed)
-{
+static void random_run(uint64_t cap, bool mbec, uint32_t budget, unsigned int fail_percent, unsigned int operations,
+                       uint64_t seed) {
     struct world *w = world_new(cap, budget);
     unsigned int top = (cap & (1u << 7)) != 0 ? 5 : 4;
     struct run run = {.w = w, .seed = seed, .may_fail = fail_percent != 0};
@@ -387,38 +372,31 @@ static void random_run(uint64_t cap, bool mbec, uint32_t budget, unsigned int fa
     world_delete(w);
 }
 
-Test(ept, random_plain)
-{
+Test(ept, random_plain) {
     random_run(WORLD_CAPS_PLAIN, false, 0, 0, OPERATIONS, 0x1234567);
 }
 
-Test(ept, random_without_large_pages_or_execute_only)
-{
+Test(ept, random_without_large_pages_or_execute_only) {
     random_run(WORLD_CAPS_PLAIN & ~((1u << 0) | (1u << 16) | (1u << 17)), false, 0, 0, OPERATIONS, 0x2345671);
 }
 
-Test(ept, random_accessed_and_dirty)
-{
+Test(ept, random_accessed_and_dirty) {
     random_run(WORLD_CAPS_PLAIN | WORLD_CAPS_AD | WORLD_CAPS_ADVANCED, false, 0, 0, OPERATIONS, 0x3456712);
 }
 
-Test(ept, random_mbec)
-{
+Test(ept, random_mbec) {
     random_run(WORLD_CAPS_PLAIN | WORLD_CAPS_AD | WORLD_CAPS_ADVANCED, true, 0, 0, OPERATIONS, 0x4567123);
 }
 
-Test(ept, random_five_levels)
-{
+Test(ept, random_five_levels) {
     random_run(WORLD_CAPS_PLAIN | WORLD_CAPS_AD | (1u << 7), false, 0, 0, OPERATIONS, 0x5671234);
 }
 
-Test(ept, random_small_budget)
-{
+Test(ept, random_small_budget) {
     random_run(WORLD_CAPS_PLAIN | WORLD_CAPS_AD, false, 48, 0, OPERATIONS, 0x6712345);
 }
 
-Test(ept, random_allocator_fails)
-{
+Test(ept, random_allocator_fails) {
     random_run(WORLD_CAPS_PLAIN | WORLD_CAPS_AD, false, 0, 30, OPERATIONS, 0x7123456);
     random_run(WORLD_CAPS_PLAIN, false, 40, 20, OPERATIONS, 0x7123457);
 }

@@ -7,8 +7,7 @@
 #define CAP(bit) (UINT64_C(1) << (bit))
 #define ALL_CAPS (CAP(0) | CAP(6) | CAP(7) | CAP(8) | CAP(14) | CAP(16) | CAP(17) | CAP(21) | CAP(22) | CAP(23))
 
-static struct nvmx_caps caps_with(uint64_t ept_vpid_cap, uint8_t width)
-{
+static struct nvmx_caps caps_with(uint64_t ept_vpid_cap, uint8_t width) {
     struct nvmx_caps caps = {.physical_address_bits = width};
 
     caps.msr[NVMX_CAP_EPT_VPID] = ept_vpid_cap;
@@ -46,8 +45,7 @@ static const struct eptp_row eptp_rows[] = {
     {"address 0", ALL_CAPS, 3 << 3 | 6, true},
 };
 
-Test(ept, eptp_valid_follows_capabilities)
-{
+Test(ept, eptp_valid_follows_capabilities) {
     for (size_t i = 0; i < sizeof(eptp_rows) / sizeof(eptp_rows[0]); i++) {
         const struct eptp_row *row = &eptp_rows[i];
         struct nvmx_caps caps = caps_with(row->caps, 39);
@@ -56,8 +54,7 @@ Test(ept, eptp_valid_follows_capabilities)
     }
 }
 
-Test(ept, eptp_reserved_bits_and_width)
-{
+Test(ept, eptp_reserved_bits_and_width) {
     for (uint8_t width = 36; width <= 52; width++) {
         struct nvmx_caps caps = caps_with(ALL_CAPS, width);
 
@@ -71,18 +68,18 @@ Test(ept, eptp_reserved_bits_and_width)
 
 struct entry_row {
     const char *id;
-    uint64_t without; /* capabilities that are missing */
+    uint64_t without;    /* capabilities that are missing */
     unsigned int levels; /* bit per level */
     uint64_t entry;
     bool mbec;
     enum nvmx_ept_entry what;
 };
 
-#define L1_ (1u << 1)
-#define L2_ (1u << 2)
-#define L3_ (1u << 3)
-#define L4_ (1u << 4)
-#define L5_ (1u << 5)
+#define L1_   (1u << 1)
+#define L2_   (1u << 2)
+#define L3_   (1u << 3)
+#define L4_   (1u << 4)
+#define L5_   (1u << 5)
 #define EVERY (L1_ | L2_ | L3_ | L4_ | L5_)
 #define UPPER (L4_ | L5_)
 
@@ -131,8 +128,7 @@ static const struct entry_row entry_rows[] = {
     {"row 11: bit 6 of a table", 0, EVERY & ~L1_, 0x47, false, NVMX_EPT_MISCONFIG},
 };
 
-Test(ept, entry_is_classified)
-{
+Test(ept, entry_is_classified) {
     for (size_t i = 0; i < sizeof(entry_rows) / sizeof(entry_rows[0]); i++) {
         const struct entry_row *row = &entry_rows[i];
         struct nvmx_caps caps = caps_with(ALL_CAPS & ~row->without, 39);
@@ -148,8 +144,7 @@ Test(ept, entry_is_classified)
 }
 
 /* Rows 5 and 6: each address bit that is not an address bit of its format. */
-Test(ept, entry_address_bits_are_reserved)
-{
+Test(ept, entry_address_bits_are_reserved) {
     for (uint8_t width = 36; width <= 52; width++) {
         struct nvmx_caps caps = caps_with(ALL_CAPS, width);
 
@@ -158,8 +153,10 @@ Test(ept, entry_address_bits_are_reserved)
             enum nvmx_ept_entry misconfig = NVMX_EPT_MISCONFIG;
 
             cr_expect_eq(nvmx_ept_classify(&caps, 1, 0x37 | b, false), bit < width ? NVMX_EPT_LEAF : misconfig);
-            cr_expect_eq(nvmx_ept_classify(&caps, 2, 0xb7 | b, false), bit >= 21 && bit < width ? NVMX_EPT_LEAF : misconfig);
-            cr_expect_eq(nvmx_ept_classify(&caps, 3, 0xb7 | b, false), bit >= 30 && bit < width ? NVMX_EPT_LEAF : misconfig);
+            cr_expect_eq(nvmx_ept_classify(&caps, 2, 0xb7 | b, false),
+                         bit >= 21 && bit < width ? NVMX_EPT_LEAF : misconfig);
+            cr_expect_eq(nvmx_ept_classify(&caps, 3, 0xb7 | b, false),
+                         bit >= 30 && bit < width ? NVMX_EPT_LEAF : misconfig);
             for (unsigned int level = 2; level <= 5; level++) {
                 cr_expect_eq(nvmx_ept_classify(&caps, level, 7 | b, false), bit < width ? NVMX_EPT_TABLE : misconfig);
             }

@@ -8,18 +8,17 @@
 
 #define ADDRESS UINT64_C(0x000ffffffffff000)
 
-uint32_t world_random(struct world *w, uint32_t below)
-{
+uint32_t world_random(struct world *w, uint32_t below) {
     w->random ^= w->random << 13;
     w->random ^= w->random >> 7;
     w->random ^= w->random << 17;
     return (uint32_t)((w->random >> 20) % below);
 }
 
-/* -- the host ------------------------------------------------------------------------------------------------------------------ */
+/* -- the host
+ * ------------------------------------------------------------------------------------------------------------------ */
 
-static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa)
-{
+static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) {
     struct world *w = *(struct world **)ctx;
 
     (void)access;
@@ -32,8 +31,7 @@ static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa)
     return w->l1[gpa1 >> 12];
 }
 
-static void unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied)
-{
+static void unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied) {
     struct world *w = *(struct world **)ctx;
 
     (void)dirtied;
@@ -41,8 +39,7 @@ static void unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied)
     w->unmaps++;
 }
 
-static enum nvmx_status ept01_lookup(void *ctx, uint64_t gpa1, struct nvmx_ept01_mapping *out)
-{
+static enum nvmx_status ept01_lookup(void *ctx, uint64_t gpa1, struct nvmx_ept01_mapping *out) {
     struct world *w = ctx;
     const struct world_page01 *page = &w->ept01[gpa1 >> 12 & (WORLD_PFNS - 1)];
     uint64_t offset;
@@ -64,8 +61,7 @@ static enum nvmx_status ept01_lookup(void *ctx, uint64_t gpa1, struct nvmx_ept01
     return NVMX_OK;
 }
 
-static void *page_alloc(void *ctx, uint64_t *hpa)
-{
+static void *page_alloc(void *ctx, uint64_t *hpa) {
     struct world *w = ctx;
 
     if (world_random(w, 100) < w->fail_percent) {
@@ -83,8 +79,7 @@ static void *page_alloc(void *ctx, uint64_t *hpa)
     return NULL;
 }
 
-static void *page_pointer(void *ctx, uint64_t hpa)
-{
+static void *page_pointer(void *ctx, uint64_t hpa) {
     struct world *w = ctx;
     uint64_t i = (hpa - WORLD_TABLE_HPA) >> 12;
 
@@ -93,8 +88,7 @@ static void *page_pointer(void *ctx, uint64_t hpa)
     return w->host_page[i];
 }
 
-static void page_free(void *ctx, void *page, uint64_t hpa)
-{
+static void page_free(void *ctx, void *page, uint64_t hpa) {
     struct world *w = ctx;
 
     cr_assert_eq(page_pointer(w, hpa), page);
@@ -111,8 +105,7 @@ static void page_free(void *ctx, void *page, uint64_t hpa)
     w->freed++;
 }
 
-static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t linear)
-{
+static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t linear) {
     struct world *w = *(struct world **)ctx;
 
     (void)linear;
@@ -127,10 +120,10 @@ static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t 
     }
 }
 
-struct world *world_new(uint64_t ept_vpid_cap, uint32_t page_budget)
-{
+struct world *world_new(uint64_t ept_vpid_cap, uint32_t page_budget) {
     struct world *w = calloc(1, sizeof(*w));
-    struct nvmx_ept_config config = {.size = sizeof(config), .page_budget = page_budget, .l1 = &w->l1_caps, .machine = &w->machine};
+    struct nvmx_ept_config config = {
+        .size = sizeof(config), .page_budget = page_budget, .l1 = &w->l1_caps, .machine = &w->machine};
 
     w->random = 0x9e3779b97f4a7c15u;
     w->ept01 = calloc(WORLD_PFNS, sizeof(*w->ept01));
@@ -152,8 +145,7 @@ struct world *world_new(uint64_t ept_vpid_cap, uint32_t page_budget)
     return w;
 }
 
-void world_delete(struct world *w)
-{
+void world_delete(struct world *w) {
     nvmx_ept_destroy(w->ept, &w);
     cr_assert_eq(w->allocated, w->freed, "%u pages allocated, %u freed", w->allocated, w->freed);
     cr_assert_eq(w->maps, w->unmaps);
@@ -163,8 +155,8 @@ void world_delete(struct world *w)
     free(w);
 }
 
-void world_set01(struct world *w, uint32_t pfn, uint32_t count, uint8_t access, uint8_t type, bool ignore_pat, uint8_t shift)
-{
+void world_set01(struct world *w, uint32_t pfn, uint32_t count, uint8_t access, uint8_t type, bool ignore_pat,
+                 uint8_t shift) {
     for (uint32_t i = pfn; i < pfn + count; i++) {
         struct world_page01 *page = &w->ept01[i];
 
@@ -178,10 +170,11 @@ void world_set01(struct world *w, uint32_t pfn, uint32_t count, uint8_t access, 
     nvmx_ept_memory_changed(w->ept, &w, (uint64_t)pfn << 12, (uint64_t)count << 12);
 }
 
-/* -- the CPU ------------------------------------------------------------------------------------------------------------------- */
+/* -- the CPU
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 
-bool world_walk02(struct world *w, uint64_t eptp02, uint64_t gpa2, struct world_translation *out)
-{
+bool world_walk02(struct world *w, uint64_t eptp02, uint64_t gpa2, struct world_translation *out) {
     unsigned int level = (unsigned int)(eptp02 >> 3 & 7) + 1;
     uint64_t table = eptp02 & ADDRESS;
 
@@ -196,7 +189,8 @@ bool world_walk02(struct world *w, uint64_t eptp02, uint64_t gpa2, struct world_
         enum nvmx_ept_entry what = nvmx_ept_classify(&w->machine, level, entry, w->mbec);
 
         out->table[level] = table;
-        cr_assert_neq(what, NVMX_EPT_MISCONFIG, "ept02 is misconfigured: level %u entry %#llx", level, (unsigned long long)entry);
+        cr_assert_neq(what, NVMX_EPT_MISCONFIG, "ept02 is misconfigured: level %u entry %#llx", level,
+                      (unsigned long long)entry);
         out->rights &= entry;
         if (what == NVMX_EPT_NOT_PRESENT) {
             cr_assert_eq(entry, 0);
@@ -218,21 +212,19 @@ bool world_walk02(struct world *w, uint64_t eptp02, uint64_t gpa2, struct world_
 }
 
 /* Rights that an access needs in ept02 or ept12. */
-static uint64_t access_kind(const struct world_access *access, bool ad)
-{
+static uint64_t access_kind(const struct world_access *access, bool ad) {
     return access->kind | (ad && access->linear && access->walk ? 3 : 0);
 }
 
-static bool allowed(uint64_t rights, uint64_t kind, const struct world_access *access, bool mbec)
-{
+static bool allowed(uint64_t rights, uint64_t kind, const struct world_access *access, bool mbec) {
     uint64_t fetch = mbec && access->user ? rights >> 10 & 1 : rights >> 2 & 1;
 
-    return !((kind & 1) != 0 && (rights & 1) == 0) && !((kind & 2) != 0 && (rights & 2) == 0) && !((kind & 4) != 0 && fetch == 0);
+    return !((kind & 1) != 0 && (rights & 1) == 0) && !((kind & 2) != 0 && (rights & 2) == 0) &&
+           !((kind & 4) != 0 && fetch == 0);
 }
 
-bool world_cpu(struct world *w, unsigned int vcpu, uint64_t eptp02, uint64_t gpa2, const struct world_access *access, uint64_t *hpa,
-               uint64_t *type, uint64_t *qualification)
-{
+bool world_cpu(struct world *w, unsigned int vcpu, uint64_t eptp02, uint64_t gpa2, const struct world_access *access,
+               uint64_t *hpa, uint64_t *type, uint64_t *qualification) {
     struct world_translation *slot = &w->tlb[vcpu][(gpa2 >> 12 ^ gpa2 >> 21 ^ gpa2 >> 30 ^ gpa2 >> 39) % WORLD_TLB];
     uint64_t kind = access_kind(access, (eptp02 & NVMX_EPTP_AD) != 0);
 
@@ -254,11 +246,11 @@ bool world_cpu(struct world *w, unsigned int vcpu, uint64_t eptp02, uint64_t gpa
     return true;
 }
 
-/* -- the model ----------------------------------------------------------------------------------------------------------------- */
+/* -- the model
+ * ----------------------------------------------------------------------------------------------------------------- */
 
 /* SDM 31.3.3.1, row by row. */
-static bool model_misconfigured(const struct world *w, unsigned int level, uint64_t e)
-{
+static bool model_misconfigured(const struct world *w, unsigned int level, uint64_t e) {
     uint64_t cap = w->l1_caps.msr[NVMX_CAP_EPT_VPID];
     bool leaf = level == 1 || (level <= 3 && (e >> 7 & 1) != 0);
     unsigned int low = leaf ? 12 + 9 * (level - 1) : 12;
@@ -280,14 +272,14 @@ static bool model_misconfigured(const struct world *w, unsigned int level, uint6
     if (leaf) {
         unsigned int type = (unsigned int)(e >> 3 & 7);
 
-        return type == 2 || type == 3 || type == 7 || (level == 3 && (cap >> 17 & 1) == 0) || (level == 2 && (cap >> 16 & 1) == 0);
+        return type == 2 || type == 3 || type == 7 || (level == 3 && (cap >> 17 & 1) == 0) ||
+               (level == 2 && (cap >> 16 & 1) == 0);
     }
     return (e >> 3 & 31) != 0;
 }
 
 /* SDM 13.5.2.2 as rules: ept01 in the role of the MTRR, ept12 in that of the PAT. */
-static uint64_t model_type(const struct world_page01 *page, uint64_t leaf)
-{
+static uint64_t model_type(const struct world_page01 *page, uint64_t leaf) {
     unsigned int mtrr = page->type;
     unsigned int pat = (unsigned int)(leaf >> 3 & 7);
     uint64_t ignore_pat = leaf >> 6 & 1;
@@ -306,8 +298,7 @@ static uint64_t model_type(const struct world_page01 *page, uint64_t leaf)
 }
 
 /* L1's memory as the model sees it; where there is none, all ones. */
-static uint64_t *model_entry(struct world *w, uint64_t table, unsigned int index)
-{
+static uint64_t *model_entry(struct world *w, uint64_t table, unsigned int index) {
     static uint64_t nothing;
 
     nothing = UINT64_MAX;
@@ -315,8 +306,7 @@ static uint64_t *model_entry(struct world *w, uint64_t table, unsigned int index
 }
 
 static struct world_answer model_ept01(const struct world *w, struct world_answer answer, uint64_t kind, uint64_t leaf,
-                                       const struct world_access *access)
-{
+                                       const struct world_access *access) {
     const struct world_page01 *page = &w->ept01[answer.gpa1 >> 12 & (WORLD_PFNS - 1)];
     uint64_t rights = page->access | ((page->access & 4) != 0 ? 0x400 : 0);
 
@@ -330,8 +320,8 @@ static struct world_answer model_ept01(const struct world *w, struct world_answe
     return answer;
 }
 
-struct world_answer world_model(struct world *w, uint64_t eptp12, uint64_t gpa2, const struct world_access *access, bool flags)
-{
+struct world_answer world_model(struct world *w, uint64_t eptp12, uint64_t gpa2, const struct world_access *access,
+                                bool flags) {
     struct world_answer answer = {.outcome = WORLD_VIOLATION};
     bool ad = (eptp12 & NVMX_EPTP_AD) != 0;
     uint64_t kind = access_kind(access, ad);

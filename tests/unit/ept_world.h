@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A world for testing the composition of ept12 and ept01: L1's memory, an ept01, a page allocator that can fail, a CPU that walks ept02 and
- * has a TLB for each vCPU, and a reference model that walks ept12 and then ept01 for every access.
+ * A world for testing the composition of ept12 and ept01: L1's memory, an ept01, a page allocator that can fail, a CPU
+ * that walks ept02 and has a TLB for each vCPU, and a reference model that walks ept12 and then ept01 for every access.
  */
 #ifndef TESTS_UNIT_EPT_WORLD_H
 #define TESTS_UNIT_EPT_WORLD_H
 
 #include <nvmx/ept.h>
 
-#define WORLD_L1_PAGES 64u          /* L1's tables are in gpa1 [0, WORLD_L1_PAGES * 4 KiB) */
-#define WORLD_PFNS (1u << 19)       /* ept01 covers 2 GiB of gpa1 */
+#define WORLD_L1_PAGES   64u        /* L1's tables are in gpa1 [0, WORLD_L1_PAGES * 4 KiB) */
+#define WORLD_PFNS       (1u << 19) /* ept01 covers 2 GiB of gpa1 */
 #define WORLD_HOST_PAGES 4096u
-#define WORLD_VCPUS 2u
-#define WORLD_TLB 64u
-#define WORLD_TABLE_HPA (UINT64_C(1) << 38) /* the host's own pages */
+#define WORLD_VCPUS      2u
+#define WORLD_TLB        64u
+#define WORLD_TABLE_HPA  (UINT64_C(1) << 38) /* the host's own pages */
 
-/* ept01, one of these for each 4 KiB. The page frame's low 19 bits are the gpa1's, those above count how often it moved. */
+/* ept01, one of these for each 4 KiB. The page frame's low 19 bits are the gpa1's, those above count how often it
+ * moved. */
 struct world_page01 {
     uint32_t pfn;
     uint8_t access; /* 0: not mapped */
@@ -52,10 +53,10 @@ struct world {
 
 /* An access of L2. */
 struct world_access {
-    uint64_t kind;  /* bits 2:0 as in the exit qualification */
-    bool linear;    /* there is a linear address */
-    bool walk;      /* to a paging structure of L2 */
-    bool user;      /* user-mode linear address */
+    uint64_t kind; /* bits 2:0 as in the exit qualification */
+    bool linear;   /* there is a linear address */
+    bool walk;     /* to a paging structure of L2 */
+    bool user;     /* user-mode linear address */
 };
 
 enum world_outcome { WORLD_OK = 0, WORLD_VIOLATION, WORLD_MISCONFIG, WORLD_HOST };
@@ -65,12 +66,12 @@ struct world_answer {
     enum world_outcome outcome;
     uint64_t qualification; /* bits 6:0 */
     uint64_t gpa1, hpa;
-    uint64_t type;          /* bits 6:3 of the leaf that ept02 should have */
+    uint64_t type; /* bits 6:3 of the leaf that ept02 should have */
 };
 
 /* Capabilities: EPT_VPID bits of the machine; L1 gets the same. */
-#define WORLD_CAPS_PLAIN ((1u << 0) | (1u << 6) | (1u << 8) | (1u << 14) | (1u << 16) | (1u << 17) | (1u << 20))
-#define WORLD_CAPS_AD (1u << 21)
+#define WORLD_CAPS_PLAIN    ((1u << 0) | (1u << 6) | (1u << 8) | (1u << 14) | (1u << 16) | (1u << 17) | (1u << 20))
+#define WORLD_CAPS_AD       (1u << 21)
 #define WORLD_CAPS_ADVANCED (1u << 22)
 
 struct world *world_new(uint64_t ept_vpid_cap, uint32_t page_budget);
@@ -79,15 +80,17 @@ void world_delete(struct world *w);
 uint32_t world_random(struct world *w, uint32_t below);
 
 /* ept01: [pfn, pfn + count) becomes this; tells the composition. `shift` is what ept01_lookup reports. */
-void world_set01(struct world *w, uint32_t pfn, uint32_t count, uint8_t access, uint8_t type, bool ignore_pat, uint8_t shift);
+void world_set01(struct world *w, uint32_t pfn, uint32_t count, uint8_t access, uint8_t type, bool ignore_pat,
+                 uint8_t shift);
 
 /* The CPU: one try. False: an EPT violation, with its qualification as the CPU gives it. */
-bool world_cpu(struct world *w, unsigned int vcpu, uint64_t eptp02, uint64_t gpa2, const struct world_access *access, uint64_t *hpa,
-               uint64_t *type, uint64_t *qualification);
+bool world_cpu(struct world *w, unsigned int vcpu, uint64_t eptp02, uint64_t gpa2, const struct world_access *access,
+               uint64_t *hpa, uint64_t *type, uint64_t *qualification);
 /* What ept02 permits for an address at this moment, by a walk without TLB. False: nothing. */
 bool world_walk02(struct world *w, uint64_t eptp02, uint64_t gpa2, struct world_translation *out);
 
 /* The model. `flags`: set accessed and dirty flags in `expected`. Reads `expected`. */
-struct world_answer world_model(struct world *w, uint64_t eptp12, uint64_t gpa2, const struct world_access *access, bool flags);
+struct world_answer world_model(struct world *w, uint64_t eptp12, uint64_t gpa2, const struct world_access *access,
+                                bool flags);
 
 #endif
