@@ -315,7 +315,7 @@ static void halted_inject(struct l2 *l2) {
     step_equal("activity", vmread(GUEST_ACTIVITY), 0);
 }
 
-/* Monitor trap flag. */
+/* Monitor trap flag: not offered by the skylake_x of Bochs 2.7; offered by its icelake_u, but it never fires. */
 
 DEFINE_L2_CODE(mtf, "nop\n" EXIT "mov $1, %eax\n" EXIT "cpuid\n" EXIT "nop\n" EXIT "vmcall\n");
 static const struct expected_exit mtf_exits[] = {
@@ -470,8 +470,8 @@ static const struct scenario table[] = {
      .setup = halted_interrupt_setup, .on = {.pin = PIN_EXTERNAL_INTERRUPT}, .misc = HLT_STATE, .only_by_name = true},
     BODY("strict.nmi_unblocked_by_entry", idle, nmi_unblocked_by_entry, .only_by_name = true),
     BODY("event.halted_inject", halted, halted_inject, .misc = HLT_STATE),
-    SIMPLE("event.mtf", mtf, .on = {.proc = PROC_MTF}),
-    BODY("event.mtf_injection", idle, mtf_injection, .on = {.proc = PROC_MTF}),
+    SIMPLE("strict.mtf", mtf, .on = {.proc = PROC_MTF}, .only_by_name = true),
+    BODY("strict.mtf_injection", idle, mtf_injection, .on = {.proc = PROC_MTF}, .only_by_name = true),
     SIMPLE("event.timer_zero", timer_zero, .on = {.pin = PIN_PREEMPTION_TIMER}, .setup = timer_zero_setup),
     SIMPLE("event.timer_saved", timer_saved, .on = {.pin = PIN_PREEMPTION_TIMER, .exit = EXIT_SAVE_PREEMPTION_TIMER},
            .setup = timer_saved_setup),

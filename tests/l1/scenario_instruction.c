@@ -19,7 +19,7 @@ static bool has_xsave(void) {
 
 /* Unconditional exits. */
 
-DEFINE_L2_CODE(cpuid, "mov $1, %eax\n xor %ecx, %ecx\n" EXIT "cpuid\n" EXIT "vmcall\n" EXIT "invd\n" EXIT "rex.W cpuid\n");
+DEFINE_L2_CODE(cpuid, "mov $1, %eax\n xor %ecx, %ecx\n" EXIT "cpuid\n" EXIT "vmcall\n" EXIT "invd\n" EXIT ".byte 0x48\n cpuid\n");
 static const struct expected_exit cpuid_exits[] = {
     {.name = "cpuid", .exit = {.reason = REASON_CPUID, .length = 2}},
     {.name = "vmcall", .exit = {.reason = REASON_VMCALL, .length = 3}},
@@ -318,7 +318,7 @@ static const struct expected_exit pause_exits[] = {
     {.name = "vmcall", .exit = {.reason = REASON_VMCALL, .length = 3}},
 };
 
-DEFINE_L2_CODE(monitor, "mov $0x7000, %eax\n xor %ecx, %ecx\n xor %edx, %edx\n" EXIT "monitor %rax, %ecx, %edx\n" EXIT "mwait %eax, %ecx\n");
+DEFINE_L2_CODE(monitor, "mov $0x7000, %eax\n xor %ecx, %ecx\n xor %edx, %edx\n" EXIT "monitor\n" EXIT "mwait\n");
 static const struct expected_exit monitor_exits[] = {
     {.name = "monitor", .exit = {.reason = REASON_MONITOR, .length = 3}},
     {.name = "mwait", .exit = {.reason = REASON_MWAIT, .length = 3}},
