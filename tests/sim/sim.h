@@ -162,6 +162,7 @@ struct sim {
     struct sim_fail fail;
     uint64_t calls;           /* of callbacks that can fail */
     uint64_t failed;          /* how many were made to fail */
+    enum sim_call last_failed; /* which one, last */
     uint64_t count[SIM_CALLS];
 
     /* L1's memory: what tests use, and what the library gets pages of (accessible only while mapped) */

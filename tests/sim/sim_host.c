@@ -51,6 +51,8 @@ bool sim_fails(struct sim *sim, enum sim_call call) {
         now = now || (next_random(&fail->seed) >> 32) % fail->one_in == 0;
     }
     sim->failed += now;
+    if (now)
+        sim->last_failed = call;
     return now;
 }
 

@@ -296,7 +296,7 @@ static void set_controls(struct sim *sim) {
     uint64_t secondary = 1u << 1 | 1u << 3 | 1u << 5 | 1u << 7 | 1u << 12 | 1u << 20;
     if (sim->options.shadow)
         secondary |= 1u << 14;
-    uint64_t exit = machine_only(sim, NVMX_CAP_TRUE_EXIT, 1u << 9 | 1u << 18 | 1u << 19 | 1u << 20 | 1u << 21 | (owns ? 1u << 15 : 0));
+    uint64_t exit = machine_only(sim, NVMX_CAP_TRUE_EXIT, 1u << 2 | 1u << 9 | 1u << 18 | 1u << 19 | 1u << 20 | 1u << 21 | (owns ? 1u << 15 : 0));
     const struct {
         enum nvmx_field slot;
         uint64_t value;
@@ -305,7 +305,7 @@ static void set_controls(struct sim *sim) {
         {NVMX_F_PRIMARY_CONTROLS, primary},
         {NVMX_F_SECONDARY_CONTROLS, machine_only(sim, NVMX_CAP_PROCBASED2, secondary)},
         {NVMX_F_VM_EXIT_CONTROLS, exit},
-        {NVMX_F_VM_ENTRY_CONTROLS, machine_only(sim, NVMX_CAP_TRUE_ENTRY, 1u << 9 | 1u << 14 | 1u << 15)},
+        {NVMX_F_VM_ENTRY_CONTROLS, machine_only(sim, NVMX_CAP_TRUE_ENTRY, 1u << 2 | 1u << 9 | 1u << 14 | 1u << 15)},
         {NVMX_F_EPT_POINTER, SIM_EPTP01},
         {NVMX_F_VPID, 1},
         {NVMX_F_CR0_GUEST_HOST_MASK, 0x20},
