@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Entry from a multiboot-1 loader: 32-bit protected mode, paging off (Multiboot 0.6.96, section 3.2).
  * Builds an identity map of the first 4 GB with 2-MB pages and continues in 64-bit mode at l1_main.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The CPU as L1 sees it: registers, faults that are caught, code run in other modes. */
 #ifndef L1_CPU_H
 #define L1_CPU_H

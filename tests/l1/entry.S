@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The assembly that C can't express: interrupt stubs, running code in another mode or at CPL 3, and
  * entering L2.

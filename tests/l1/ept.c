@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 #include "ept.h"
 
 #include "cpu.h"

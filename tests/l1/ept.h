@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* ept12: L1's page tables for L2. Built anew for each scenario; 4-KB pages below 2 MB, larger on request. */
 #ifndef L1_EPT_H
 #define L1_EPT_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What a VM exit says, reduced to the fields that the SDM defines for it (SDM vol. 3C, 30.2). */
 #ifndef L1_EXIT_H
 #define L1_EXIT_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 #include "l2.h"
 
 extern const uint8_t l2text_start[], l2text_end[];

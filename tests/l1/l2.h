@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * L2: its memory, its VMCS, entering it, and the tables that say what has to happen.
  *

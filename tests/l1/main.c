@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Which scenarios there are, which of them to run, and running one. */
 #include "l2.h"
 #include "scenarios.h"
@@ -10,7 +11,7 @@ struct multiboot_info {
 };
 
 static const struct scenario_list *const lists[] = {
-    &scenarios_off, &scenarios_vmcs, &scenarios_instruction, &scenarios_register,
+    &scenarios_info, &scenarios_off, &scenarios_vmcs, &scenarios_instruction, &scenarios_register,
     &scenarios_exception, &scenarios_ept, &scenarios_entry, &scenarios_event, &scenarios_state,
 };
 
@@ -28,11 +29,16 @@ static bool starts_with(const char *text, const char *prefix) {
     return *prefix == 0;
 }
 
-static bool is_path(const char *word) {
-    return *word == '/' || *word == '(';
+/* The image's own name, which some loaders pass as the first word. */
+static bool is_image(const char *word) {
+    for (; *word != 0 && *word != ' '; word++) {
+        if (*word == '/' || starts_with(word, ".elf")) {
+            return true;
+        }
+    }
+    return false;
 }
 
-/* The first word may be the image's own path: some loaders pass it, some don't. */
 static void read_words(const char *text) {
     uint32_t n = 0;
     while (n < MAX_LINE - 1 && text[n] != 0) {
@@ -42,7 +48,7 @@ static void read_words(const char *text) {
     for (uint32_t i = 0; i < n && word_count < MAX_WORDS; i++) {
         if (line[i] == ' ') {
             line[i] = 0;
-        } else if ((i == 0 || line[i - 1] == 0) && !(i == 0 && is_path(line))) {
+        } else if ((i == 0 || line[i - 1] == 0) && !(i == 0 && is_image(line))) {
             words[word_count++] = line + i;
         }
     }

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * One VMX instruction each, to be run by run_in() at another CPL or in compatibility mode. The memory
  * operand is (RDI), the register operand RAX; INT 80H says that nothing faulted.

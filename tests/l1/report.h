@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The report: one line for each step, and the count at the end. */
 #ifndef L1_REPORT_H
 #define L1_REPORT_H

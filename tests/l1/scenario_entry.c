@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * VM entries that have to fail (SDM vol. 3C, 29.1-29.4): one row each. A row changes up to three fields of a
  * VMCS that is otherwise good, tries VMLAUNCH, and puts the fields back.

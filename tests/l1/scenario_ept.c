@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* EPT: violations, misconfigurations, page sizes, invalidation (SDM vol. 3C, chapter 31). */
 #include "scenarios.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Events: injection, windows, interrupts and NMIs, activity states, timers, TPR (SDM vol. 3C, 28.2, 29.6, 29.7, 32). */
 #include "scenarios.h"
 

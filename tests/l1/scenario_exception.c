@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Exceptions of L2: intercepted, delivered through L2's own IDT, double and triple faults (SDM 28.2, 30.2.2, 30.2.4). */
 #include "scenarios.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Instructions of L2 that cause VM exits (SDM vol. 3C, 28.1), and the same ones when nothing intercepts them. */
 #include "scenarios.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Outside VMX operation, VMXON, VMXOFF, and what stays forbidden while VMX is on (SDM vol. 3C, 24.7, 24.8, 33.3). */
 #include "scenarios.h"
 

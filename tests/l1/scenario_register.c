@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Control and debug registers of L2: guest/host masks, read shadows, targets (SDM vol. 3C, 27.6.6, 27.6.7, 28.1.3). */
 #include "scenarios.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* MSR lists, what a VM exit loads, several VMCSs, and L2 in other modes (SDM vol. 3C, 29.3.2, 29.4, 30.3-30.6). */
 #include "scenarios.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* VMCLEAR, VMPTRLD, VMPTRST, VMREAD, VMWRITE, INVEPT, INVVPID, VMCALL, VMFUNC in root operation (SDM 33.3, 31.4). */
 #include "scenarios.h"
 

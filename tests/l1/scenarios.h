@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The lists of scenarios, one for each scenario_*.c, in the order they run. */
 #ifndef L1_SCENARIOS_H
 #define L1_SCENARIOS_H
@@ -11,7 +12,7 @@ struct scenario_list {
 #define DEFINE_SCENARIOS(NAME, TABLE) \
     const struct scenario_list scenarios_##NAME = {(TABLE), sizeof(TABLE) / sizeof((TABLE)[0])}
 
-extern const struct scenario_list scenarios_off, scenarios_vmcs, scenarios_instruction, scenarios_register,
+extern const struct scenario_list scenarios_info, scenarios_off, scenarios_vmcs, scenarios_instruction, scenarios_register,
     scenarios_exception, scenarios_ept, scenarios_entry, scenarios_event,
     scenarios_state;
 

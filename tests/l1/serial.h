@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* COM1, and the way out of the machine. */
 #ifndef L1_SERIAL_H
 #define L1_SERIAL_H

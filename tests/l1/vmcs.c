@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 #include "l2.h"
 
 /* Access rights in VMCS format: type, S, DPL, P, AVL, L, D/B, G; bit 16 unusable (SDM vol. 3C, 27.4.1). */

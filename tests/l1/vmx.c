@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 #include "vmx.h"
 
 #include "report.h"

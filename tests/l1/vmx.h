@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The VMX instructions, one wrapper each; VMCS field encodings; capabilities (SDM vol. 3C, app. A, B). */
 #ifndef L1_VMX_H
 #define L1_VMX_H
