@@ -10,6 +10,7 @@
 #define CR4_PAE  (UINT64_C(1) << 5)
 #define CR4_LA57 (UINT64_C(1) << 12)
 #define CR4_SMAP (UINT64_C(1) << 21)
+#define CR4_PKS  (UINT64_C(1) << 24)
 
 #define ENTRY_P  UINT64_C(1)
 #define ENTRY_RW (UINT64_C(1) << 1)
@@ -20,14 +21,17 @@
 #define ENTRY_XD (UINT64_C(1) << 63)
 
 /* Page-fault error code (SDM 5.7); U/S and I/D are 0 here always. */
-#define PF_P        1u
-#define PF_WRITE    2u
-#define PF_RSVD     8u
+#define PF_P             1u
+#define PF_WRITE         2u
+#define PF_RSVD          8u
+#define PF_PK            32u
 
-#define MSR_EFER    0xc0000080u
-#define EFER_NXE    (UINT64_C(1) << 11)
+#define MSR_EFER         0xc0000080u
+#define EFER_NXE         (UINT64_C(1) << 11)
+#define MSR_PKRS         0x6e1u
+#define ENTRY_KEY(entry) (((entry) >> 59) & 15)
 
-#define OFFSET_MASK (uint64_t)(NVMX_PAGE_SIZE - 1)
+#define OFFSET_MASK      (uint64_t)(NVMX_PAGE_SIZE - 1)
 #define CALLBACK_NUMBER(member)                                                                                        \
     ((offsetof(struct nvmx_host, member) - offsetof(struct nvmx_host, map_page)) / sizeof(void (*)(void)))
 
@@ -90,7 +94,6 @@ struct walk {
     uint64_t entry[LEVELS_MAX];
     bool shared[LEVELS_MAX]; /* the same entry as in the translation of the operand's first page */
     unsigned int size_shift; /* of the page found */
-    uint64_t linear;
     uint64_t page_gpa1;
 };
 
@@ -215,6 +218,21 @@ static bool access_permitted(const struct l1_paging *paging, uint64_t path, bool
     return !write || (path & ENTRY_RW) || (paging->cr0 & CR0_WP) == 0;
 }
 
+/* Protection keys of supervisor pages (SDM 5.6.2): IA32_PKRS has "no access" and "no write" for each. Unreadable: no
+ * access. */
+static bool key_permits(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, uint64_t path, uint64_t leaf,
+                        bool write) {
+    uint64_t pkrs;
+    if (!paging->long_mode || (paging->cr4 & CR4_PKS) == 0 || (path & ENTRY_US)) {
+        return true;
+    }
+    if (host_msr_read(vcpu, MSR_PKRS, &pkrs) != NVMX_OK) {
+        return false;
+    }
+    const uint64_t rights = pkrs >> (2 * ENTRY_KEY(leaf));
+    return (rights & 1) == 0 && !(write && (rights & 2) && (paging->cr0 & CR0_WP));
+}
+
 /* Translate without changing anything. `first`: the translation of the operand's first page, whose entries are not read
  * again; or NULL. */
 static bool walk_tables(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, uint64_t linear, bool write,
@@ -248,7 +266,11 @@ static bool walk_tables(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, 
         if (leaf) {
             walk->size_shift = shift;
             walk->page_gpa1 = leaf_address(vcpu, &format, level, shift, entry);
-            return access_permitted(paging, path, write) || page_fault(fault, linear, error | PF_P);
+            const bool key = key_permits(vcpu, paging, path, entry, write);
+            if (!key || !access_permitted(paging, path, write)) {
+                return page_fault(fault, linear, error | PF_P | (key ? 0 : PF_PK));
+            }
+            return true;
         }
         table = entry & bit_range(format.entry_bytes == 4 ? 31 : physical_bits(vcpu) - 1, 12);
     }
@@ -281,7 +303,7 @@ static uint64_t walked_address(const struct walk *walk, uint64_t linear) {
 static enum l1_access translate_by_walk(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, const uint64_t *linear,
                                         unsigned int count, bool write, uint64_t *gpa1, struct l1_fault *fault) {
     struct walk walk[2] = {{0}, {0}};
-    bool second;
+    const bool second = count == 2;
     if ((paging->cr0 & CR0_PG) == 0) {
         gpa1[0] = linear[0];
         gpa1[1] = linear[count - 1];
@@ -290,7 +312,6 @@ static enum l1_access translate_by_walk(struct nvmx_vcpu *vcpu, const struct l1_
     if (!walk_tables(vcpu, paging, linear[0], write, NULL, &walk[0], fault)) {
         return L1_ACCESS_FAULT;
     }
-    second = count == 2 && (linear[0] ^ linear[1]) >> walk[0].size_shift != 0;
     if (second && !walk_tables(vcpu, paging, linear[1], write, &walk[0], &walk[1], fault)) {
         return L1_ACCESS_FAULT;
     }
@@ -335,12 +356,12 @@ enum nvmx_status l1_paging_pdptes(struct nvmx_vcpu *vcpu, struct l1_paging *pagi
                                      NVMX_F_GUEST_PDPTE3};
     static const uint8_t controls[] = {NVMX_F_PRIMARY_CONTROLS, NVMX_F_SECONDARY_CONTROLS};
     const uint64_t secondary = UINT64_C(1) << 31, ept = UINT64_C(1) << 1;
-    uint64_t value[2];
     uint64_t at = paging->cr3 & bit_range(31, 5);
     if (paging->long_mode || (paging->cr0 & CR0_PG) == 0 || (paging->cr4 & CR4_PAE) == 0) {
         return NVMX_OK;
     }
     if ((vcpu->vm->machine.msr[NVMX_CAP_PROCBASED2] >> 33) & 1) {
+        uint64_t value[2];
         enum nvmx_status status = host_read_many(vcpu, 2, controls, value);
         if (status != NVMX_OK) {
             return status;

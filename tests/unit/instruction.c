@@ -362,6 +362,19 @@ Test(instruction, without_vmx_each_is_undefined) {
     }
 }
 
+/* A host may show L1 another CR0 than the one it runs on: L1's own counts. */
+Test(instruction, real_mode_is_what_l1_sees) {
+    const struct order vmxoff = {.reason = VMXOFF, .name = "VMXOFF"};
+    struct sim *sim = make(&vmxoff, 0);
+    sim_l1_mode32(sim);
+    spoil(sim, NVMX_F_CR0_GUEST_HOST_MASK, 1, 0);
+    spoil(sim, NVMX_F_CR0_READ_SHADOW, 0, 1);
+    cr_expect(same_outcome(attempt(sim, &vmxoff, 0), (struct seen_outcome)UD));
+    spoil(sim, NVMX_F_CR0_READ_SHADOW, 1, 0);
+    cr_expect(same_outcome(attempt(sim, &vmxoff, 0), (struct seen_outcome){SEEN_SUCCEED, 0}));
+    sim_free(sim);
+}
+
 Test(instruction, vmcall_is_the_hosts_first) {
     struct sim *sim = sim_new(NULL);
     cr_expect_eq(sim_exit(sim, VMCALL, 0, 0, 3), NVMX_HOST);

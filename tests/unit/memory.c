@@ -14,6 +14,7 @@
 #define CR4_PAE   UINT64_C(0x20)
 #define CR4_LA57  UINT64_C(0x1000)
 #define CR4_SMAP  UINT64_C(0x200000)
+#define CR4_PKS   UINT64_C(0x1000000)
 
 #define P         UINT64_C(1)
 #define RW        UINT64_C(2)
@@ -250,6 +251,37 @@ Test(memory, execute_disable_is_reserved_without_nxe) {
     sim_free(sim);
 }
 
+/* IA32_PKRS: two bits for each key; key 3 in the entry. */
+Test(memory, protection_keys_of_supervisor_pages) {
+    static const struct {
+        uint64_t cr4;
+        uint64_t cr0;
+        uint64_t user;
+        uint64_t pkrs;
+        int read;
+        int write;
+    } rows[] = {
+        {CR4_PKS, CR0_WP, 0, 0, -1, -1},        {CR4_PKS, CR0_WP, 0, 1 << 6, 0x21, 0x23},
+        {CR4_PKS, CR0_WP, 0, 2 << 6, -1, 0x23}, {CR4_PKS, 0, 0, 2 << 6, -1, -1},
+        {CR4_PKS, 0, 0, 1 << 6, 0x21, 0x23},    {CR4_PKS, CR0_WP, 0, 0xffffff3f, -1, -1},
+        {CR4_PKS, CR0_WP, US, 3 << 6, -1, -1},  {0, CR0_WP, 0, 3 << 6, -1, -1},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct l1_paging paging = paging_of(LEVELS4, rows[i].cr0, rows[i].cr4);
+        struct sim *sim = sim_new(NULL);
+        uint64_t value = 0, cr2;
+        const uint64_t linear = modes[LEVELS4].linear;
+        build(sim, LEVELS4, linear, PAGE, P | RW | US);
+        put_entry(sim, LEVELS4, 3, linear, PAGE | P | RW | rows[i].user | UINT64_C(3) << 59);
+        cr_expect_eq(access_error(sim, &paging, linear, false, &value, &cr2),
+                     (rows[i].cr4 && !rows[i].user) ? 0x21 : -1, "row %zu: unreadable", i);
+        sim_msr(sim, 0x6e1)->value = rows[i].pkrs;
+        cr_expect_eq(access_error(sim, &paging, linear, false, &value, &cr2), rows[i].read, "row %zu", i);
+        cr_expect_eq(access_error(sim, &paging, linear, true, &value, &cr2), rows[i].write, "row %zu", i);
+        sim_free(sim);
+    }
+}
+
 Test(memory, large_pages) {
     static const struct {
         enum paging mode;
@@ -297,9 +329,13 @@ Test(memory, page_size_extensions_of_32_bit_paging) {
     cr_expect_eq(access_error(sim, &paging, linear, false, &value, &cr2), -1);
     cr_expect_eq(value, 0x55);
     paging.cr4 |= CR4_PSE;
-    put_entry(sim, BITS32, 0, linear, 0x800000 | 1u << 13 | P | RW | PS);
+    put_entry(sim, BITS32, 0, linear, 0x400000 | 1u << 13 | P | RW | PS);
     cr_expect_eq(access_error(sim, &paging, linear, false, &value, &cr2), -1);
-    cr_expect_eq(value, UINT64_MAX, "address bit 32 leads out of memory");
+    cr_expect_eq(value, UINT64_MAX, "there is no memory above 4 GiB");
+    sim_ept01(sim, UINT64_C(0x100400000), 0x400000, SIM_HPA_OFFSET + PAGE - (linear & 0x3ff000), 12, NVMX_ACCESS_READ,
+              6);
+    cr_expect_eq(access_error(sim, &paging, linear, false, &value, &cr2), -1);
+    cr_expect_eq(value, 0x55);
     sim_free(sim);
 }
 
