@@ -99,7 +99,6 @@ static enum nvmx_next load_and_go(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     v->launched = true;
     vcpu->mode = NVMX_MODE_L2;
     vcpu->entry_pending = true;
-    vcpu->counts.emulated++;
     if (vcpu->vm->host.speculation_barrier != NULL) {
         vcpu->vm->host.speculation_barrier(vcpu->ctx, true);
     }

@@ -344,6 +344,15 @@ Test(instruction, batches_per_instruction) {
     sim_free(sim);
 }
 
+Test(instruction, a_vm_entry_counts_as_one_instruction) {
+    struct sim *sim = ready(NULL);
+    cr_assert_eq(sim_vmcs12(sim), 0);
+    uint64_t before = nvmx_counts(sim->vcpu)->emulated;
+    cr_expect_eq(sim_vmlaunch(sim), SIM_L2);
+    cr_expect_eq(nvmx_counts(sim->vcpu)->emulated, before + 1);
+    sim_free(sim);
+}
+
 Test(instruction, refusals_are_traced) {
     struct sim *sim = ready(NULL);
     sim->count[SIM_TRACE] = 0;
