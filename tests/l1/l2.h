@@ -50,8 +50,8 @@ struct l2 {
 
 /*
  * L2 code. EXIT before an instruction says that the exit happens there (guest RIP = this address); the n-th
- * EXIT belongs to the n-th row of the scenario's exits unless the row names another. ENDS is not needed:
- * running over the end ends in UD2.
+ * EXIT belongs to the n-th row of the scenario's exits unless the row names another. Running over the end
+ * meets UD2.
  */
 #define EXIT "771: .pushsection .l2points, \"a\"; .quad 771b; .popsection; "
 #define DEFINE_L2_CODE(NAME, TEXT)                                                           \
@@ -93,6 +93,13 @@ struct scenario {
     void (*finish)(struct l2 *l2);
 };
 #define EXITS(TABLE) .exits = (TABLE), .count = sizeof(TABLE) / sizeof((TABLE)[0])
+
+/* Rows: code NAME with its table NAME_exits; code and a function; the VMCALL by which L2 says where it is. */
+#define SCENARIO(NAME, CODE_NAME, ...) \
+    {.name = NAME, .kind = WITH_L2, L2_CODE(CODE_NAME), EXITS(CODE_NAME##_exits), __VA_ARGS__}
+#define SCENARIO_BODY(NAME, CODE_NAME, FUNCTION, ...) \
+    {.name = NAME, .kind = WITH_L2, L2_CODE(CODE_NAME), .body = FUNCTION, __VA_ARGS__}
+#define VMCALL_EXIT(NAME, ...) {.name = NAME, .exit = {.reason = REASON_VMCALL, .length = 3}, __VA_ARGS__}
 
 extern uint8_t l2_memory[L2_MEMORY];
 extern uint8_t large_page[0x200000];

@@ -78,7 +78,9 @@ static void try_bad_entry(struct l2 *l2, const struct bad_entry *bad, uint32_t e
 
 /* After all of them the VMCS is still good, and still clear. */
 DEFINE_L2_CODE(vmcall, EXIT "vmcall\n" EXIT "vmcall\n" EXIT "vmcall\n");
-static const struct expected_exit good_exit = {.name = "good_after_all", .exit = {.reason = REASON_VMCALL, .length = 3}};
+
+static const struct expected_exit good_exit = {.name = "good_after_all", .exit = {.reason = REASON_VMCALL,
+    .length = 3}};
 
 #define INJECT(VALUE) {TO, ENTRY_INTERRUPTION_INFO, VALUE}
 static const struct bad_entry bad_controls[] = {
@@ -101,19 +103,24 @@ static const struct bad_entry bad_controls[] = {
     {.name = "msr_bitmap_beyond", .change = {{BEYOND, MSR_BITMAP, 0x1000}}, .on = {.proc = PROC_MSR_BITMAPS}},
     {.name = "virtual_apic_misaligned", .change = {{TO, VIRTUAL_APIC, 0x1004}}, .on = {.proc = PROC_TPR_SHADOW}},
     {.name = "virtual_apic_beyond", .change = {{BEYOND, VIRTUAL_APIC, 0x1000}}, .on = {.proc = PROC_TPR_SHADOW}},
-    {.name = "tpr_threshold_reserved", .change = {{TO, VIRTUAL_APIC, (uint64_t)0x7000}, {TO, TPR_THRESHOLD, 0x10}}, .on = {.proc = PROC_TPR_SHADOW}},
+    {.name = "tpr_threshold_reserved", .change = {{TO, VIRTUAL_APIC, (uint64_t)0x7000}, {TO,
+         TPR_THRESHOLD, 0x10}}, .on = {.proc = PROC_TPR_SHADOW}},
     {.name = "apic_access_misaligned", .change = {{TO, APIC_ACCESS, 0x1010}}, .on = {.proc2 = PROC2_APIC_ACCESSES}},
-    {.name = "x2apic_without_tpr_shadow", .change = {{CLEAR, PROC_CONTROLS, PROC_TPR_SHADOW}}, .on = {.proc2 = PROC2_X2APIC}},
+    {.name = "x2apic_without_tpr_shadow", .change = {{CLEAR, PROC_CONTROLS, PROC_TPR_SHADOW}},
+         .on = {.proc2 = PROC2_X2APIC}},
     {.name = "virtual_nmi_without_nmi", .change = {{CLEAR, PIN_CONTROLS, PIN_NMI}}, .on = {.pin = PIN_VIRTUAL_NMI}},
-    {.name = "nmi_window_without_virtual_nmi", .change = {{CLEAR, PIN_CONTROLS, PIN_VIRTUAL_NMI}}, .on = {.proc = PROC_NMI_WINDOW}},
-    {.name = "save_timer_without_timer", .change = {{CLEAR, PIN_CONTROLS, PIN_PREEMPTION_TIMER}}, .on = {.exit = EXIT_SAVE_PREEMPTION_TIMER}},
+    {.name = "nmi_window_without_virtual_nmi", .change = {{CLEAR, PIN_CONTROLS, PIN_VIRTUAL_NMI}},
+         .on = {.proc = PROC_NMI_WINDOW}},
+    {.name = "save_timer_without_timer", .change = {{CLEAR, PIN_CONTROLS, PIN_PREEMPTION_TIMER}},
+         .on = {.exit = EXIT_SAVE_PREEMPTION_TIMER}},
     {.name = "vpid_zero", .change = {{TO, VPID, 0}}, .on = {.proc2 = PROC2_VPID}},
     {.name = "eptp_type", .change = {{SET, EPT_POINTER, 7}}, .on = {.proc2 = PROC2_EPT}},
     {.name = "eptp_type_2", .change = {{CLEAR, EPT_POINTER, 4}}, .on = {.proc2 = PROC2_EPT}},
     {.name = "eptp_walk_length", .change = {{CLEAR, EPT_POINTER, 0x38}}, .on = {.proc2 = PROC2_EPT}},
     {.name = "eptp_reserved", .change = {{SET, EPT_POINTER, 0x800}}, .on = {.proc2 = PROC2_EPT}},
     {.name = "eptp_beyond", .change = {{BEYOND, EPT_POINTER, 0x101e}}, .on = {.proc2 = PROC2_EPT}},
-    {.name = "unrestricted_without_ept", .change = {{CLEAR, PROC2_CONTROLS, PROC2_EPT}}, .on = {.proc2 = PROC2_UNRESTRICTED}},
+    {.name = "unrestricted_without_ept", .change = {{CLEAR, PROC2_CONTROLS, PROC2_EPT}},
+         .on = {.proc2 = PROC2_UNRESTRICTED}},
     {.name = "exit_store_misaligned", .change = {{TO, EXIT_MSR_STORE_COUNT, 1}, {TO, EXIT_MSR_STORE, 0x1008}}},
     {.name = "exit_store_beyond", .change = {{TO, EXIT_MSR_STORE_COUNT, 1}, {BEYOND, EXIT_MSR_STORE, 0x1000}}},
     {.name = "exit_load_misaligned", .change = {{TO, EXIT_MSR_LOAD_COUNT, 1}, {TO, EXIT_MSR_LOAD, 0x1001}}},
@@ -128,7 +135,8 @@ static const struct bad_entry bad_controls[] = {
     {.name = "inject_ud_with_code", .change = {INJECT(EVENT_HARDWARE_CODE(6))}},
     {.name = "inject_external_with_code", .change = {INJECT(0x80000800 | 0x40)}},
     {.name = "inject_code_high_bits", .change = {INJECT(EVENT_HARDWARE_CODE(13)), {TO, ENTRY_ERROR_CODE, 0x10000}}},
-    {.name = "inject_length_16", .change = {INJECT(EVENT_SOFTWARE_INTERRUPT(0x40)), {TO, ENTRY_INSTRUCTION_LENGTH, 16}}},
+    {.name = "inject_length_16", .change = {INJECT(EVENT_SOFTWARE_INTERRUPT(0x40)), {TO,
+         ENTRY_INSTRUCTION_LENGTH, 16}}},
 };
 static void entry_controls(struct l2 *l2) {
     for (uint32_t i = 0; i < sizeof bad_controls / sizeof bad_controls[0]; i++) {
@@ -242,12 +250,14 @@ static const struct bad_entry bad_guest[] = {
     {.name = "rflags_vm", .change = {{SET, GUEST_RFLAGS, RFLAGS_VM}}},
     {.name = "inject_external_if_clear", .change = {INJECT(EVENT_EXTERNAL(0x40))}},
     {.name = "activity_reserved", .change = {{TO, GUEST_ACTIVITY, 4}}},
-    {.name = "activity_hlt_sti", .change = {{TO, GUEST_ACTIVITY, 1}, {TO, GUEST_INTERRUPTIBILITY, 1}, {SET, GUEST_RFLAGS, RFLAGS_IF}}},
+    {.name = "activity_hlt_sti", .change = {{TO, GUEST_ACTIVITY, 1}, {TO, GUEST_INTERRUPTIBILITY, 1}, {SET,
+         GUEST_RFLAGS, RFLAGS_IF}}},
     {.name = "interruptibility_reserved", .change = {{TO, GUEST_INTERRUPTIBILITY, 0x20}}},
     {.name = "interruptibility_sti_if_clear", .change = {{TO, GUEST_INTERRUPTIBILITY, 1}}},
     {.name = "interruptibility_both", .change = {{TO, GUEST_INTERRUPTIBILITY, 3}, {SET, GUEST_RFLAGS, RFLAGS_IF}}},
     {.name = "interruptibility_smi", .change = {{TO, GUEST_INTERRUPTIBILITY, 4}}},
-    {.name = "inject_external_sti", .change = {INJECT(EVENT_EXTERNAL(0x40)), {TO, GUEST_INTERRUPTIBILITY, 1}, {SET, GUEST_RFLAGS, RFLAGS_IF}}},
+    {.name = "inject_external_sti", .change = {INJECT(EVENT_EXTERNAL(0x40)), {TO, GUEST_INTERRUPTIBILITY, 1},
+         {SET, GUEST_RFLAGS, RFLAGS_IF}}},
     {.name = "inject_nmi_mov_ss", .change = {INJECT(EVENT_NMI), {TO, GUEST_INTERRUPTIBILITY, 2}}},
     {.name = "pending_debug_reserved", .change = {{TO, GUEST_PENDING_DEBUG, 0x10}}},
     {.name = "link_pointer_misaligned", .change = {{TO, VMCS_LINK_POINTER, 0x1001}}, .qualification = 4},
@@ -264,7 +274,8 @@ static void entry_guest(struct l2 *l2) {
 static const struct bad_entry strict_guest[] = {
     {.name = "cr0_pg", .change = {{CLEAR, GUEST_CR0, CR0_PG}}},
     {.name = "rip", .change = {{TO, GUEST_RIP, 1ul << 48}}},
-    {.name = "inject_nmi_blocked", .change = {INJECT(EVENT_NMI), {TO, GUEST_INTERRUPTIBILITY, 8}}, .on = {.pin = PIN_NMI | PIN_VIRTUAL_NMI}},
+    {.name = "inject_nmi_blocked", .change = {INJECT(EVENT_NMI), {TO, GUEST_INTERRUPTIBILITY, 8}},
+         .on = {.pin = PIN_NMI | PIN_VIRTUAL_NMI}},
     {.name = "pending_debug_bs_missing", .change = {{TO, GUEST_INTERRUPTIBILITY, 2}, {SET, GUEST_RFLAGS, 0x100}}},
 };
 static void strict_entry_guest(struct l2 *l2) {
@@ -361,10 +372,12 @@ static void entry_order(struct l2 *l2) {
 #define BODY(NAME, FUNCTION) {.name = NAME, .kind = WITH_L2, L2_CODE(vmcall), .body = FUNCTION}
 static const struct scenario table[] = {
     BODY("entry.controls", entry_controls),
-    {.name = "strict.entry_controls", .kind = WITH_L2, L2_CODE(vmcall), .body = strict_entry_controls, .only_by_name = true},
+    {.name = "strict.entry_controls", .kind = WITH_L2, L2_CODE(vmcall), .body = strict_entry_controls,
+         .only_by_name = true},
     BODY("entry.host", entry_host),
     BODY("entry.guest", entry_guest),
-    {.name = "strict.entry_guest", .kind = WITH_L2, L2_CODE(vmcall), .body = strict_entry_guest, .only_by_name = true},
+    {.name = "strict.entry_guest", .kind = WITH_L2, L2_CODE(vmcall), .body = strict_entry_guest,
+         .only_by_name = true},
     BODY("entry.msr_load", entry_msr_load),
     BODY("entry.launch_state", entry_launch_state),
     BODY("entry.mov_ss", entry_mov_ss),

@@ -3,7 +3,8 @@
 #include "scenarios.h"
 
 /* Exit qualification of a violation (SDM table 30-7). */
-enum { READ = 1, WRITE = 2, FETCH = 4, READABLE = 8, WRITABLE = 0x10, EXECUTABLE = 0x20, LINEAR = 0x80, FINAL = 0x100 };
+enum { READ = 1, WRITE = 2, FETCH = 4, READABLE = 8, WRITABLE = 0x10, EXECUTABLE = 0x20, LINEAR = 0x80,
+    FINAL = 0x100 };
 
 enum { SPARE = 0x100000 };              /* gpa2 1 MB-2 MB: L2 maps it, ept12 doesn't yet */
 #define PAGE_B (large_page + 0x3000)    /* another frame of L1 */
@@ -11,8 +12,6 @@ enum { SPARE = 0x100000 };              /* gpa2 1 MB-2 MB: L2 maps it, ept12 doe
 #define VIOLATION(NAME, QUALIFICATION, GPA2, ...)                                                     \
     {.name = NAME, .exit = {.reason = REASON_EPT_VIOLATION, .qualification = (QUALIFICATION) | LINEAR | FINAL, \
                             .linear = GPA2, .physical = GPA2}, __VA_ARGS__}
-#define VMCALL_EXIT(NAME, ...) {.name = NAME, .exit = {.reason = REASON_VMCALL, .length = 3}, __VA_ARGS__}
-
 static void advance(uint64_t bytes) {
     vmwrite(GUEST_RIP, vmread(GUEST_RIP) + bytes);
 }
@@ -39,6 +38,7 @@ DEFINE_L2_CODE(mmio,
     "mov $0x40000000, %ebx\n" EXIT "mov 0x20(%rbx), %eax\n mov %eax, %ecx\n"
     EXIT "movl $0x77, (%rbx)\n" EXIT "movb %al, 0x7f(%rbx)\n" EXIT "mov 0x100(%rbx), %r8\n"
     "lea 1f(%rip), %rdx\n jmp *%rbx\n 1: " EXIT "vmcall\n");
+
 static void mmio_read(struct l2 *l2) {
     l2->regs.gpr[RAX] = 0x12345678;
     advance(3);
@@ -59,13 +59,15 @@ static const struct expected_exit mmio_exits[] = {
     VIOLATION("write", WRITE, L2_HOLE, .then = skip6),
     VIOLATION("write_byte", WRITE, L2_HOLE + 0x7f, .then = skip3),
     VIOLATION("read_8", READ, L2_HOLE + 0x100, .then = skip7),
-    {.name = "fetch", .exit = {.reason = REASON_EPT_VIOLATION, .qualification = FETCH | LINEAR | FINAL, .linear = L2_HOLE,
+    {.name = "fetch", .exit = {.reason = REASON_EPT_VIOLATION, .qualification = FETCH | LINEAR | FINAL,
+         .linear = L2_HOLE,
                                .physical = L2_HOLE, .rip = L2_HOLE - L2_CODE}, .point = NO_POINT, .then = to_rdx},
     VMCALL_EXIT("end", .then = mmio_value),
 };
 
 /* Not present -> present needs no INVEPT: the violation dropped what was cached (SDM 31.4.3.1). */
-DEFINE_L2_CODE(demand, "mov $0x100000, %ebx\n mov $0x1111, %ecx\n" EXIT "mov %rcx, 8(%rbx)\n mov 8(%rbx), %rdx\n"
+DEFINE_L2_CODE(demand,
+    "mov $0x100000, %ebx\n mov $0x1111, %ecx\n" EXIT "mov %rcx, 8(%rbx)\n mov 8(%rbx), %rdx\n"
     "mov $0x180000, %ebx\n" EXIT "mov 8(%rbx), %rsi\n" EXIT "vmcall\n");
 static void map_spare(struct l2 *l2) {
     (void)l2;
@@ -89,8 +91,9 @@ static const struct expected_exit demand_exits[] = {
 };
 
 /* Permissions, and raising them without INVEPT. */
-DEFINE_L2_CODE(permission, "mov $0xb000, %ebx\n mov $0x55, %eax\n mov (%rbx), %rcx\n" EXIT "mov %eax, 4(%rbx)\n mov %eax, 8(%rbx)\n"
-    "lea 1f(%rip), %rdx\n" EXIT "1: vmcall\n");
+DEFINE_L2_CODE(permission,
+    "mov $0xb000, %ebx\n mov $0x55, %eax\n mov (%rbx), %rcx\n" EXIT "mov %eax, 4(%rbx)\n"
+    "mov %eax, 8(%rbx)\n lea 1f(%rip), %rdx\n" EXIT "1: vmcall\n");
 static void read_only_setup(struct l2 *l2) {
     (void)l2;
     *ept_entry(L2_DATA2, EPT_LEVEL_4K) &= ~(EPT_WRITE | EPT_EXECUTE);
@@ -108,7 +111,8 @@ static const struct expected_exit permission_exits[] = {
     VMCALL_EXIT("end", .then = permission_check),
 };
 
-DEFINE_L2_CODE(no_execute, "mov $0xb000, %ebx\n movl $0x90c3, (%rbx)\n" "lea 1f(%rip), %rdx\n jmp *%rbx\n 1: " EXIT "vmcall\n");
+DEFINE_L2_CODE(no_execute,
+    "mov $0xb000, %ebx\n movl $0x90c3, (%rbx)\n lea 1f(%rip), %rdx\n jmp *%rbx\n 1:  " EXIT "vmcall\n");
 static void no_execute_setup(struct l2 *l2) {
     l2_move_code(l2);
     *ept_entry(L2_DATA2, EPT_LEVEL_4K) &= ~EPT_EXECUTE;
@@ -118,13 +122,17 @@ static void back_to_rdx(struct l2 *l2) {
     l2->next_point = 1;
 }
 static const struct expected_exit no_execute_exits[] = {
-    {.name = "fetch", .exit = {.reason = REASON_EPT_VIOLATION, .qualification = FETCH | READABLE | WRITABLE | LINEAR | FINAL,
-                               .linear = L2_DATA2, .physical = L2_DATA2, .rip = L2_DATA2 - L2_CODE}, .point = NO_POINT,
+    {.name = "fetch", .exit = {.reason = REASON_EPT_VIOLATION,
+         .qualification = FETCH | READABLE | WRITABLE | LINEAR | FINAL,
+                               .linear = L2_DATA2, .physical = L2_DATA2, .rip = L2_DATA2 - L2_CODE},
+                               .point = NO_POINT,
      .then = back_to_rdx},
     VMCALL_EXIT("end", .point = 0),
 };
 
-DEFINE_L2_CODE(execute_only, "mov $0xb000, %ebx\n call *%rbx\n" EXIT "mov 1(%rbx), %eax\n" EXIT "mov %eax, 2(%rbx)\n" EXIT "vmcall\n");
+DEFINE_L2_CODE(execute_only,
+    "mov $0xb000, %ebx\n call *%rbx\n" EXIT "mov 1(%rbx), %eax\n" EXIT "mov %eax, 2(%rbx)\n"
+    EXIT "vmcall\n");
 static void execute_only_setup(struct l2 *l2) {
     (void)l2;
     l2_memory[L2_DATA2] = 0xc3;         /* RET */
@@ -137,7 +145,8 @@ static const struct expected_exit execute_only_exits[] = {
 };
 
 /* Permissions are the AND over all levels: the table above takes the right away. */
-DEFINE_L2_CODE(upper_level, "mov $0x40001000, %ebx\n mov (%rbx), %rcx\n" EXIT "mov %eax, 4(%rbx)\n" EXIT "vmcall\n");
+DEFINE_L2_CODE(upper_level,
+    "mov $0x40001000, %ebx\n mov (%rbx), %rcx\n" EXIT "mov %eax, 4(%rbx)\n" EXIT "vmcall\n");
 static void upper_level_setup(struct l2 *l2) {
     (void)l2;
     map_b(L2_HOLE + 0x1000, EPT_ALL | EPT_WB);
@@ -149,7 +158,8 @@ static const struct expected_exit upper_level_exits[] = {
 };
 
 /* Taking rights away, or another frame, needs INVEPT. */
-DEFINE_L2_CODE(revoke, "mov $0xb000, %ebx\n movl $0x11, (%rbx)\n" EXIT "vmcall\n" EXIT "movl $0x22, (%rbx)\n" EXIT "vmcall\n"
+DEFINE_L2_CODE(revoke,
+    "mov $0xb000, %ebx\n movl $0x11, (%rbx)\n" EXIT "vmcall\n" EXIT "movl $0x22, (%rbx)\n" EXIT "vmcall\n"
     "mov (%rbx), %eax\n" EXIT "vmcall\n" EXIT "mov 4(%rbx), %eax\n" EXIT "vmcall\n");
 static void revoke_write(struct l2 *l2) {
     *ept_entry(L2_DATA2, EPT_LEVEL_4K) &= ~EPT_WRITE;
@@ -179,7 +189,9 @@ static const struct expected_exit revoke_exits[] = {
 };
 
 /* The same at an upper level: a whole table goes away and comes back. */
-DEFINE_L2_CODE(revoke_table, "mov $0x40001000, %ebx\n mov (%rbx), %eax\n" EXIT "vmcall\n" EXIT "mov (%rbx), %al\n mov (%rbx), %al\n" EXIT "vmcall\n");
+DEFINE_L2_CODE(revoke_table,
+    "mov $0x40001000, %ebx\n mov (%rbx), %eax\n" EXIT "vmcall\n" EXIT "mov (%rbx), %al\n mov (%rbx), %al\n"
+    EXIT "vmcall\n");
 static uint64_t saved_entry;
 static void revoke_table_setup(struct l2 *l2) {
     (void)l2;
@@ -204,9 +216,10 @@ static const struct expected_exit revoke_table_exits[] = {
 };
 
 /* Misconfigurations: one page each, gpa2 SPARE + n pages (SDM 31.3.3.1). */
-DEFINE_L2_CODE(misconfig, "mov $0x100000, %ebx\n"
-    EXIT "mov 0x0040(%rbx), %eax\n" EXIT "mov 0x1040(%rbx), %eax\n" EXIT "mov 0x2040(%rbx), %eax\n" EXIT "mov 0x3040(%rbx), %eax\n"
-    EXIT "mov 0x4040(%rbx), %eax\n" EXIT "mov 0x5040(%rbx), %eax\n" EXIT "mov 0x40000000, %al\n" EXIT "vmcall\n");
+DEFINE_L2_CODE(misconfig,
+    "mov $0x100000, %ebx\n" EXIT "mov 0x0040(%rbx), %eax\n" EXIT "mov 0x1040(%rbx), %eax\n"
+    EXIT "mov 0x2040(%rbx), %eax\n" EXIT "mov 0x3040(%rbx), %eax\n" EXIT "mov 0x4040(%rbx), %eax\n"
+    EXIT "mov 0x5040(%rbx), %eax\n" EXIT "mov 0x40000000, %al\n" EXIT "vmcall\n");
 static void misconfig_setup(struct l2 *l2) {
     (void)l2;
     map_b(SPARE, EPT_WRITE | EPT_WB);
@@ -228,7 +241,8 @@ static const struct expected_exit misconfig_exits[] = {
 };
 
 /* 2-MB pages. */
-DEFINE_L2_CODE(large, "mov $0x200000, %ebx\n movl $0xabcd, 0x12345(%rbx)\n mov 0x1ffff8(%rbx), %rcx\n" EXIT "vmcall\n"
+DEFINE_L2_CODE(large,
+    "mov $0x200000, %ebx\n movl $0xabcd, 0x12345(%rbx)\n mov 0x1ffff8(%rbx), %rcx\n" EXIT "vmcall\n"
     EXIT "movb $1, 0x100000(%rbx)\n" EXIT "vmcall\n");
 static void large_setup(struct l2 *l2) {
     (void)l2;
@@ -254,6 +268,7 @@ static const struct expected_exit large_exits[] = {
 
 /* A 1-GB page at the hole: frame 0 of L1, so L2 reaches L1's own variables at L2_HOLE + their address. */
 DEFINE_L2_CODE(huge, "mov 0x40000000(%rbx), %rcx\n addq $1, 0x40000000(%rbx)\n" EXIT "vmcall\n");
+
 static volatile uint64_t huge_target;
 static void huge_setup(struct l2 *l2) {
     huge_target = 0x700;
@@ -269,11 +284,14 @@ static const struct expected_exit huge_exits[] = {
 };
 
 /* 256 pages, each to another frame, in reverse order. */
-DEFINE_L2_CODE(many, "mov $0x100000, %ebx\n xor %ecx, %ecx\n 1: mov %ecx, (%rbx)\n add $0x1000, %ebx\n inc %ecx\n cmp $256, %ecx\n jb 1b\n" EXIT "vmcall\n");
+DEFINE_L2_CODE(many,
+    "mov $0x100000, %ebx\n xor %ecx, %ecx\n 1: mov %ecx, (%rbx)\n add $0x1000, %ebx\n inc %ecx\n"
+    "cmp $256, %ecx\n jb 1b\n" EXIT "vmcall\n");
 static void many_setup(struct l2 *l2) {
     (void)l2;
     for (uint64_t i = 0; i < 256; i++) {
-        ept_map(SPARE + i * 4096, (uint64_t)large_page + (255 - i) * 4096, EPT_LEVEL_4K, EPT_READ | EPT_WRITE | EPT_WB);
+        ept_map(SPARE + i * 4096, (uint64_t)large_page + (255 - i) * 4096, EPT_LEVEL_4K,
+        EPT_READ | EPT_WRITE | EPT_WB);
     }
 }
 static void many_check(struct l2 *l2) {
@@ -292,6 +310,7 @@ static const struct expected_exit many_exits[] = {
 
 /* The walk of L2's own page tables meets a hole: a read, linear address valid, not the final translation. */
 DEFINE_L2_CODE(walk, "mov $0x40200000, %ebx\n" EXIT "mov 8(%rbx), %al\n" EXIT "vmcall\n");
+
 static void walk_setup(struct l2 *l2) {
     (void)l2;
     *ept_entry(L2_PD_HIGH, EPT_LEVEL_4K) = 0;
@@ -302,14 +321,17 @@ static void walk_repair(struct l2 *l2) {
     ept_map(L2_PD_HIGH, (uint64_t)l2_memory + L2_PD_HIGH, EPT_LEVEL_4K, EPT_ALL | EPT_WB);
 }
 static const struct expected_exit walk_exits[] = {
-    {.name = "walk", .exit = {.reason = REASON_EPT_VIOLATION, .qualification = READ | LINEAR, .linear = L2_HOLE + 0x200008,
+    {.name = "walk", .exit = {.reason = REASON_EPT_VIOLATION, .qualification = READ | LINEAR,
+         .linear = L2_HOLE + 0x200008,
                               .physical = L2_PD_HIGH + 8}, .then = walk_repair},
     VMCALL_EXIT("end", .point = 0),
 };
 
 /* Event delivery meets a hole: the stack of the handler (SDM 30.2.4). */
 DEFINE_L2_CODE(delivery, EXIT "ud2\n" ".global l2_delivery_handler\n l2_delivery_handler: " EXIT "vmcall\n");
+
 DEFINE_L2_CODE(delivery_int, EXIT "int $6\n");
+
 extern const uint8_t l2_delivery_handler[];
 static void delivery_setup(struct l2 *l2) {
     (void)l2;
@@ -327,12 +349,14 @@ static void delivery_check(struct l2 *l2) {
     step_equal("rsp", vmread(GUEST_RSP), L2_IST_TOP - 40);
 }
 static const struct expected_exit delivery_exits[] = {
-    {.name = "stack", .exit = {.reason = REASON_EPT_VIOLATION, .qualification = WRITE | LINEAR | FINAL, .linear = L2_IST_TOP - 8,
+    {.name = "stack", .exit = {.reason = REASON_EPT_VIOLATION, .qualification = WRITE | LINEAR | FINAL,
+         .linear = L2_IST_TOP - 8,
                                .physical = L2_IST_TOP - 8, .vectoring = EVENT_HARDWARE(6)}, .then = delivery_repair},
     VMCALL_EXIT("handler", .then = delivery_check),
 };
 static const struct expected_exit delivery_int_exits[] = {
-    {.name = "stack", .exit = {.reason = REASON_EPT_VIOLATION, .qualification = WRITE | LINEAR | FINAL, .linear = L2_IST_TOP - 8,
+    {.name = "stack", .exit = {.reason = REASON_EPT_VIOLATION, .qualification = WRITE | LINEAR | FINAL,
+         .linear = L2_IST_TOP - 8,
                                .physical = L2_IST_TOP - 8, .length = 2, .vectoring = EVENT_SOFTWARE_INTERRUPT(6)},
      .then = delivery_repair},
 };
@@ -343,12 +367,14 @@ static void delivery_idt_setup(struct l2 *l2) {
     *ept_entry(L2_IDT, EPT_LEVEL_4K) = 0;
 }
 static const struct expected_exit delivery_idt_exits[] = {
-    {.name = "idt", .exit = {.reason = REASON_EPT_VIOLATION, .qualification = READ | LINEAR | FINAL, .linear = L2_IDT + 6 * 16,
+    {.name = "idt", .exit = {.reason = REASON_EPT_VIOLATION, .qualification = READ | LINEAR | FINAL,
+         .linear = L2_IDT + 6 * 16,
                              .physical = L2_IDT + 6 * 16, .vectoring = EVENT_HARDWARE(6)}},
 };
 
 /* Accessed and dirty flags (SDM 31.3.5). */
 DEFINE_L2_CODE(flags, "mov 0xb000, %al\n" EXIT "vmcall\n mov %al, 0xb001\n" EXIT "vmcall\n");
+
 static void flags_setup(struct l2 *l2) {
     (void)l2;
     vmwrite(EPT_POINTER, ept_pointer() | 0x40);
@@ -361,7 +387,8 @@ static void flags_first(struct l2 *l2) {
 }
 static void flags_second(struct l2 *l2) {
     (void)l2;
-    step_equal("after_write", *ept_entry(L2_DATA2, EPT_LEVEL_4K) & (EPT_ACCESSED | EPT_DIRTY), EPT_ACCESSED | EPT_DIRTY);
+    step_equal("after_write", *ept_entry(L2_DATA2, EPT_LEVEL_4K) & (EPT_ACCESSED | EPT_DIRTY),
+         EPT_ACCESSED | EPT_DIRTY);
 }
 static const struct expected_exit flags_exits[] = {
     VMCALL_EXIT("read", .then = flags_first),
@@ -369,7 +396,9 @@ static const struct expected_exit flags_exits[] = {
 };
 
 /* Another EPTP for the same VMCS: its mappings hold at the next entry. */
-DEFINE_L2_CODE(switch_eptp, "mov 0xb000, %rax\n" EXIT "vmcall\n mov 0xb000, %rax\n" EXIT "vmcall\n mov 0xb000, %rax\n" EXIT "vmcall\n");
+DEFINE_L2_CODE(switch_eptp,
+    "mov 0xb000, %rax\n" EXIT "vmcall\n mov 0xb000, %rax\n" EXIT "vmcall\n mov 0xb000, %rax\n"
+    EXIT "vmcall\n");
 static uint64_t second_root[512] __attribute__((aligned(4096)));
 static uint64_t second_tables[3][512] __attribute__((aligned(4096)));
 static void switch_setup(struct l2 *l2) {
@@ -405,31 +434,31 @@ static const struct expected_exit switch_eptp_exits[] = {
     VMCALL_EXIT("third", .then = in_first_again),
 };
 
-enum { EXECUTE_ONLY = 1, TWO_MB = 1 << 16, ONE_GB = 1 << 17, INVEPT_SINGLE = 1 << 20 | 1 << 25, INVEPT_ALL = 1 << 20 | 1 << 26,
+enum { EXECUTE_ONLY = 1, TWO_MB = 1 << 16, ONE_GB = 1 << 17, INVEPT_SINGLE = 1 << 20 | 1 << 25,
+    INVEPT_ALL = 1 << 20 | 1 << 26,
        ACCESSED_DIRTY = 1 << 21 };
 
-#define SIMPLE(NAME, CODE_NAME, ...) \
-    {.name = NAME, .kind = WITH_L2, L2_CODE(CODE_NAME), EXITS(CODE_NAME##_exits), __VA_ARGS__}
 
 static const struct scenario table[] = {
-    SIMPLE("ept.mmio", mmio, .setup = l2_move_code),
-    SIMPLE("ept.demand", demand, .setup = 0),
-    SIMPLE("ept.permission", permission, .setup = read_only_setup),
-    SIMPLE("ept.no_execute", no_execute, .setup = no_execute_setup),
-    SIMPLE("ept.execute_only", execute_only, .ept_vpid = EXECUTE_ONLY, .setup = execute_only_setup),
-    SIMPLE("ept.upper_level", upper_level, .setup = upper_level_setup),
-    SIMPLE("ept.revoke", revoke, .ept_vpid = INVEPT_SINGLE),
-    SIMPLE("ept.revoke_table", revoke_table, .ept_vpid = INVEPT_ALL, .setup = revoke_table_setup),
-    SIMPLE("ept.misconfiguration", misconfig, .setup = misconfig_setup),
-    SIMPLE("ept.large_page", large, .ept_vpid = TWO_MB | INVEPT_SINGLE, .setup = large_setup),
-    SIMPLE("ept.huge_page", huge, .ept_vpid = ONE_GB, .setup = huge_setup),
-    SIMPLE("ept.many_pages", many, .setup = many_setup),
-    SIMPLE("ept.guest_walk", walk, .setup = walk_setup),
-    SIMPLE("ept.delivery", delivery, .setup = delivery_setup),
-    SIMPLE("ept.delivery_int", delivery_int, .setup = delivery_setup),
-    {.name = "ept.delivery_idt", .kind = WITH_L2, L2_CODE(delivery), EXITS(delivery_idt_exits), .setup = delivery_idt_setup},
-    SIMPLE("ept.accessed_dirty", flags, .ept_vpid = ACCESSED_DIRTY, .setup = flags_setup),
-    SIMPLE("ept.switch_eptp", switch_eptp, .setup = switch_setup),
+    SCENARIO("ept.mmio", mmio, .setup = l2_move_code),
+    SCENARIO("ept.demand", demand, .setup = 0),
+    SCENARIO("ept.permission", permission, .setup = read_only_setup),
+    SCENARIO("ept.no_execute", no_execute, .setup = no_execute_setup),
+    SCENARIO("ept.execute_only", execute_only, .ept_vpid = EXECUTE_ONLY, .setup = execute_only_setup),
+    SCENARIO("ept.upper_level", upper_level, .setup = upper_level_setup),
+    SCENARIO("ept.revoke", revoke, .ept_vpid = INVEPT_SINGLE),
+    SCENARIO("ept.revoke_table", revoke_table, .ept_vpid = INVEPT_ALL, .setup = revoke_table_setup),
+    SCENARIO("ept.misconfiguration", misconfig, .setup = misconfig_setup),
+    SCENARIO("ept.large_page", large, .ept_vpid = TWO_MB | INVEPT_SINGLE, .setup = large_setup),
+    SCENARIO("ept.huge_page", huge, .ept_vpid = ONE_GB, .setup = huge_setup),
+    SCENARIO("ept.many_pages", many, .setup = many_setup),
+    SCENARIO("ept.guest_walk", walk, .setup = walk_setup),
+    SCENARIO("ept.delivery", delivery, .setup = delivery_setup),
+    SCENARIO("ept.delivery_int", delivery_int, .setup = delivery_setup),
+    {.name = "ept.delivery_idt", .kind = WITH_L2, L2_CODE(delivery), EXITS(delivery_idt_exits),
+         .setup = delivery_idt_setup},
+    SCENARIO("ept.accessed_dirty", flags, .ept_vpid = ACCESSED_DIRTY, .setup = flags_setup),
+    SCENARIO("ept.switch_eptp", switch_eptp, .setup = switch_setup),
 };
 
 DEFINE_SCENARIOS(ept, table);

@@ -5,8 +5,6 @@
 enum { DB = 1, NMI = 2, BP = 3, UD = 6, GP = 13, EXTERNAL = 0x50, SOFTWARE = 0x41 };
 enum { RFLAGS_IF = 0x200, BLOCKED_BY_STI = 1, BLOCKED_BY_NMI = 8, ACTIVITY_HLT = 1 };
 
-#define VMCALL_EXIT(NAME, ...) {.name = NAME, .exit = {.reason = REASON_VMCALL, .length = 3}, __VA_ARGS__}
-
 static void set_if(void) {
     vmcs_set(GUEST_RFLAGS, RFLAGS_IF, 0);
 }
@@ -16,6 +14,7 @@ DEFINE_L2_CODE(idle,
     "nop\n nop\n hlt\n"
     ".global l2_handler, l2_handler_iret\n l2_handler: " EXIT "vmcall\n iretq\n"
     "l2_handler_iret: incl 0x7000\n iretq\n");
+
 extern const uint8_t l2_handler[], l2_handler_iret[];
 
 static uint64_t pushed(uint32_t slot) {
@@ -90,6 +89,7 @@ static void inject_intercepted(struct l2 *l2) {
 
 /* Delivery of an injected event fails: the event becomes the vectoring event. */
 DEFINE_L2_CODE(deliver, EXIT "nop\n" EXIT "vmcall\n");
+
 static void deliver_gate(struct l2 *l2) {
     (void)l2;
     l2_gate(EXTERNAL, l2_handler, 0, 0);
@@ -145,7 +145,9 @@ static void deliver_ept(struct l2 *l2) {
 
 /* Windows. */
 
-DEFINE_L2_CODE(window, "nop\n" EXIT "vmcall\n nop\n sti\n nop\n" EXIT "nop\n nop\n cli\n nop\n" EXIT "vmcall\n sti\n"  EXIT "vmcall\n");
+DEFINE_L2_CODE(window,
+    "nop\n" EXIT "vmcall\n nop\n sti\n nop\n" EXIT "nop\n nop\n cli\n nop\n" EXIT "vmcall\n sti\n"
+    EXIT "vmcall\n");
 static void open_window(struct l2 *l2) {
     vmcs_set(PROC_CONTROLS, PROC_INTERRUPT_WINDOW, 0);
     then_skip(l2);
@@ -177,7 +179,8 @@ static const struct expected_exit window_now_exits[] = {
 };
 
 /* Virtual NMIs: the injected NMI blocks until IRET, then the NMI window opens. */
-DEFINE_L2_CODE(nmi_window, EXIT "nop\n" EXIT "vmcall\n" ".global l2_nmi_handler\n l2_nmi_handler: " EXIT "vmcall\n iretq\n");
+DEFINE_L2_CODE(nmi_window,
+    EXIT "nop\n" EXIT "vmcall\n .global l2_nmi_handler\n l2_nmi_handler:  " EXIT "vmcall\n iretq\n");
 extern const uint8_t l2_nmi_handler[];
 static void nmi_window_setup(struct l2 *l2) {
     (void)l2;
@@ -202,7 +205,9 @@ static const struct expected_exit nmi_window_exits[] = {
 
 /* Interrupts: L1 sends itself one with its own interrupts closed, so it is pending when L2 starts. */
 
-DEFINE_L2_CODE(interrupt, EXIT "nop\n nop\n" EXIT "vmcall\n" ".global l2_interrupt_handler\n l2_interrupt_handler: " EXIT "vmcall\n iretq\n");
+DEFINE_L2_CODE(interrupt,
+    EXIT "nop\n nop\n" EXIT "vmcall\n .global l2_interrupt_handler\n l2_interrupt_handler:  "
+    EXIT "vmcall\n iretq\n");
 extern const uint8_t l2_interrupt_handler[];
 static void interrupt_setup(struct l2 *l2) {
     (void)l2;
@@ -234,7 +239,8 @@ static const struct expected_exit interrupt_exits[] = {
     VMCALL_EXIT("end"),
 };
 static const struct expected_exit acknowledge_exits[] = {
-    {.name = "exit", .exit = {.reason = REASON_EXTERNAL_INTERRUPT, .interruption = EVENT_EXTERNAL(EXTERNAL)}, .point = 1,
+    {.name = "exit", .exit = {.reason = REASON_EXTERNAL_INTERRUPT, .interruption = EVENT_EXTERNAL(EXTERNAL)},
+         .point = 1,
      .then = acknowledged},
     VMCALL_EXIT("end"),
 };
@@ -252,8 +258,10 @@ static void interrupt_if_clear_setup(struct l2 *l2) {
 /* An interrupt that becomes pending while L2 runs: L2 sends it through the local APIC, which ept12 maps. */
 enum { L2_APIC = 0x100000 };
 DEFINE_L2_CODE(own_ipi, "movl $0x44050, 0x100300\n" EXIT "1: jmp 1b\n");
+
 /* To its own APIC ID: the self shorthand sends no NMIs. */
-DEFINE_L2_CODE(own_nmi, "mov 0x100020, %eax\n mov %eax, 0x100310\n movl $0x4400, 0x100300\n" EXIT "1: jmp 1b\n");
+DEFINE_L2_CODE(own_nmi,
+    "mov 0x100020, %eax\n mov %eax, 0x100310\n movl $0x4400, 0x100300\n" EXIT "1: jmp 1b\n");
 static void map_apic(struct l2 *l2) {
     (void)l2;
     ept_map(L2_APIC, 0xfee00000, EPT_LEVEL_4K, EPT_READ | EPT_WRITE | EPT_UC);
@@ -270,6 +278,7 @@ static const struct expected_exit own_nmi_exits[] = {
 /* Activity state HLT. */
 
 DEFINE_L2_CODE(halted, EXIT "nop\n" EXIT "vmcall\n");
+
 static void halted_interrupt_setup(struct l2 *l2) {
     interrupt_setup(l2);
     vmwrite(GUEST_ACTIVITY, ACTIVITY_HLT);
@@ -319,6 +328,7 @@ static void halted_inject(struct l2 *l2) {
 /* Monitor trap flag: not offered by the skylake_x of Bochs 2.7; offered by its icelake_u, but it never fires. */
 
 DEFINE_L2_CODE(mtf, "nop\n" EXIT "mov $1, %eax\n" EXIT "cpuid\n" EXIT "nop\n" EXIT "vmcall\n");
+
 static const struct expected_exit mtf_exits[] = {
     {.name = "after_nop", .exit = {.reason = REASON_MTF}, .then = then_stay},
     {.name = "after_mov", .exit = {.reason = REASON_MTF}, .then = then_stay},
@@ -337,6 +347,7 @@ static void mtf_injection(struct l2 *l2) {
 /* Preemption timer. */
 
 DEFINE_L2_CODE(timer_zero, EXIT "nop\n nop\n 1: jmp 1b\n");
+
 static void timer_zero_setup(struct l2 *l2) {
     (void)l2;
     vmwrite(PREEMPTION_TIMER, 0);
@@ -347,6 +358,7 @@ static const struct expected_exit timer_zero_exits[] = {
 };
 /* Saved on exit: 0 after expiry, less than before after another exit. */
 DEFINE_L2_CODE(timer_saved, "mov $2000, %ecx\n 1: dec %ecx\n jnz 1b\n" EXIT "vmcall\n" EXIT "1: jmp 1b\n");
+
 static void timer_saved_setup(struct l2 *l2) {
     (void)l2;
     vmwrite(PREEMPTION_TIMER, 0x40000000);
@@ -367,6 +379,7 @@ static const struct expected_exit timer_saved_exits[] = {
 };
 /* Also wakes a halted L2; RIP is behind the HLT. */
 DEFINE_L2_CODE(timer_hlt, "hlt\n" EXIT "nop\n");
+
 static void timer_hlt_setup(struct l2 *l2) {
     (void)l2;
     vmwrite(PREEMPTION_TIMER, 20000 >> (cap.misc & 31));
@@ -384,6 +397,7 @@ static const struct expected_exit timer_hlt_exits[] = {
 static uint8_t virtual_apic[4096] __attribute__((aligned(4096)));
 DEFINE_L2_CODE(tpr, "mov %cr8, %rbx\n mov $9, %eax\n mov %rax, %cr8\n mov %cr8, %rcx\n" EXIT "vmcall\n"
     "mov $4, %eax\n mov %rax, %cr8\n mov $3, %eax\n mov %rax, %cr8\n" EXIT "nop\n" EXIT "vmcall\n");
+
 static void tpr_setup(struct l2 *l2) {
     (void)l2;
     memset(virtual_apic, 0, sizeof virtual_apic);
@@ -416,8 +430,9 @@ static void tpr_threshold_check(struct l2 *l2) {
 
 /* Virtualized APIC accesses: the page is an exit, but for the TPR. */
 static uint8_t apic_access_page[4096] __attribute__((aligned(4096)));
-DEFINE_L2_CODE(apic_access, "mov $0x100000, %ebx\n" EXIT "mov 0x20(%rbx), %eax\n" EXIT "mov %eax, 0xb0(%rbx)\n mov 0x80(%rbx), %edx\n"
-    "movl $0x50, 0x80(%rbx)\n" EXIT "vmcall\n");
+DEFINE_L2_CODE(apic_access,
+    "mov $0x100000, %ebx\n" EXIT "mov 0x20(%rbx), %eax\n" EXIT "mov %eax, 0xb0(%rbx)\n"
+    "mov 0x80(%rbx), %edx\n movl $0x50, 0x80(%rbx)\n" EXIT "vmcall\n");
 static void apic_access_setup(struct l2 *l2) {
     tpr_setup(l2);
     vmwrite(APIC_ACCESS, (uint64_t)apic_access_page);
@@ -442,45 +457,45 @@ static const struct expected_exit apic_access_exits[] = {
     VMCALL_EXIT("end", .then = apic_access_check),
 };
 
-#define SIMPLE(NAME, CODE_NAME, ...) \
-    {.name = NAME, .kind = WITH_L2, L2_CODE(CODE_NAME), EXITS(CODE_NAME##_exits), __VA_ARGS__}
-#define BODY(NAME, CODE_NAME, FUNCTION, ...) {.name = NAME, .kind = WITH_L2, L2_CODE(CODE_NAME), .body = FUNCTION, __VA_ARGS__}
 #define INTERRUPT(NAME, EXIT_TABLE, SETUP, ...) \
     {.name = NAME, .kind = WITH_L2, L2_CODE(interrupt), EXITS(EXIT_TABLE), .setup = SETUP, __VA_ARGS__}
 enum { HLT_STATE = 1 << 6 };
 
 static const struct scenario table[] = {
-    BODY("event.inject", idle, inject_all),
-    BODY("event.inject_intercepted", idle, inject_intercepted),
-    BODY("event.delivery_gate", deliver, deliver_body, .setup = deliver_gate),
-    BODY("event.delivery_ept", deliver, deliver_ept),
-    SIMPLE("event.interrupt_window", window, .off = {.proc = PROC_INTERRUPT_WINDOW}),
-    {.name = "event.interrupt_window_now", .kind = WITH_L2, L2_CODE(interrupt), EXITS(window_now_exits), .setup = window_now_setup},
-    SIMPLE("event.nmi_window", nmi_window, .on = {.pin = PIN_NMI | PIN_VIRTUAL_NMI}, .setup = nmi_window_setup),
+    SCENARIO_BODY("event.inject", idle, inject_all),
+    SCENARIO_BODY("event.inject_intercepted", idle, inject_intercepted),
+    SCENARIO_BODY("event.delivery_gate", deliver, deliver_body, .setup = deliver_gate),
+    SCENARIO_BODY("event.delivery_ept", deliver, deliver_ept),
+    SCENARIO("event.interrupt_window", window, .off = {.proc = PROC_INTERRUPT_WINDOW}),
+    {.name = "event.interrupt_window_now", .kind = WITH_L2, L2_CODE(interrupt), EXITS(window_now_exits),
+         .setup = window_now_setup},
+    SCENARIO("event.nmi_window", nmi_window, .on = {.pin = PIN_NMI | PIN_VIRTUAL_NMI}, .setup = nmi_window_setup),
     INTERRUPT("event.interrupt", interrupt_exits, interrupt_setup, .on = {.pin = PIN_EXTERNAL_INTERRUPT}),
     INTERRUPT("event.acknowledge", acknowledge_exits, interrupt_setup,
               .on = {.pin = PIN_EXTERNAL_INTERRUPT, .exit = EXIT_ACKNOWLEDGE}),
-    INTERRUPT("event.interrupt_to_l2", interrupt_to_l2_exits, interrupt_setup, .off = {.pin = PIN_EXTERNAL_INTERRUPT}),
+    INTERRUPT("event.interrupt_to_l2", interrupt_to_l2_exits, interrupt_setup,
+         .off = {.pin = PIN_EXTERNAL_INTERRUPT}),
     INTERRUPT("strict.interrupt_if_clear", interrupt_exits, interrupt_if_clear_setup,
               .on = {.pin = PIN_EXTERNAL_INTERRUPT}, .only_by_name = true),
-    SIMPLE("event.own_ipi", own_ipi, .on = {.pin = PIN_EXTERNAL_INTERRUPT}, .setup = map_apic),
-    SIMPLE("event.own_nmi", own_nmi, .on = {.pin = PIN_NMI}, .setup = map_apic),
+    SCENARIO("event.own_ipi", own_ipi, .on = {.pin = PIN_EXTERNAL_INTERRUPT}, .setup = map_apic),
+    SCENARIO("event.own_nmi", own_nmi, .on = {.pin = PIN_NMI}, .setup = map_apic),
     {.name = "event.halted_interrupt", .kind = WITH_L2, L2_CODE(halted), EXITS(halted_interrupt_exits),
      .setup = halted_interrupt_setup, .on = {.pin = PIN_EXTERNAL_INTERRUPT}, .misc = HLT_STATE},
     {.name = "strict.halted_interrupt", .kind = WITH_L2, L2_CODE(halted), EXITS(still_halted_exits),
      .setup = halted_interrupt_setup, .on = {.pin = PIN_EXTERNAL_INTERRUPT}, .misc = HLT_STATE, .only_by_name = true},
-    BODY("strict.nmi_unblocked_by_entry", idle, nmi_unblocked_by_entry, .only_by_name = true),
-    BODY("event.halted_inject", halted, halted_inject, .misc = HLT_STATE),
-    SIMPLE("strict.mtf", mtf, .on = {.proc = PROC_MTF}, .only_by_name = true),
-    BODY("strict.mtf_injection", idle, mtf_injection, .on = {.proc = PROC_MTF}, .only_by_name = true),
-    SIMPLE("event.timer_zero", timer_zero, .on = {.pin = PIN_PREEMPTION_TIMER}, .setup = timer_zero_setup),
-    SIMPLE("event.timer_saved", timer_saved, .on = {.pin = PIN_PREEMPTION_TIMER, .exit = EXIT_SAVE_PREEMPTION_TIMER},
+    SCENARIO_BODY("strict.nmi_unblocked_by_entry", idle, nmi_unblocked_by_entry, .only_by_name = true),
+    SCENARIO_BODY("event.halted_inject", halted, halted_inject, .misc = HLT_STATE),
+    SCENARIO("strict.mtf", mtf, .on = {.proc = PROC_MTF}, .only_by_name = true),
+    SCENARIO_BODY("strict.mtf_injection", idle, mtf_injection, .on = {.proc = PROC_MTF}, .only_by_name = true),
+    SCENARIO("event.timer_zero", timer_zero, .on = {.pin = PIN_PREEMPTION_TIMER}, .setup = timer_zero_setup),
+    SCENARIO("event.timer_saved", timer_saved, .on = {.pin = PIN_PREEMPTION_TIMER, .exit = EXIT_SAVE_PREEMPTION_TIMER},
            .setup = timer_saved_setup),
-    SIMPLE("event.timer_hlt", timer_hlt, .on = {.pin = PIN_PREEMPTION_TIMER}, .off = {.proc = PROC_HLT}, .misc = HLT_STATE,
+    SCENARIO("event.timer_hlt", timer_hlt, .on = {.pin = PIN_PREEMPTION_TIMER}, .off = {.proc = PROC_HLT},
+         .misc = HLT_STATE,
            .setup = timer_hlt_setup),
-    SIMPLE("event.tpr", tpr, .on = {.proc = PROC_TPR_SHADOW}, .setup = tpr_setup),
-    BODY("event.tpr_threshold", tpr, tpr_threshold_check, .on = {.proc = PROC_TPR_SHADOW}),
-    SIMPLE("event.apic_access", apic_access, .on = {.proc = PROC_TPR_SHADOW, .proc2 = PROC2_APIC_ACCESSES},
+    SCENARIO("event.tpr", tpr, .on = {.proc = PROC_TPR_SHADOW}, .setup = tpr_setup),
+    SCENARIO_BODY("event.tpr_threshold", tpr, tpr_threshold_check, .on = {.proc = PROC_TPR_SHADOW}),
+    SCENARIO("event.apic_access", apic_access, .on = {.proc = PROC_TPR_SHADOW, .proc2 = PROC2_APIC_ACCESSES},
            .setup = apic_access_setup),
 };
 

@@ -15,6 +15,7 @@ DEFINE_L2_CODE(all,
     "mov $0x80000000, %ebx\n" EXIT "mov 0x123(%rbx), %al\n" EXIT "movl $1, 0x456(%rbx)\n"
     "mov %cr0, %rax\n or $8, %rax\n mov %rax, %cr0\n" EXIT "fninit\n"
     EXIT "int3\n");
+
 /* None of these exits defines an instruction length but those of software exceptions: L1 counts itself. */
 static void skip2(struct l2 *l2) {
     (void)l2;
@@ -47,7 +48,9 @@ static const struct expected_exit all_exits[] = {
 };
 
 /* An intercepted #PF leaves CR2 alone (SDM 30.1). */
-DEFINE_L2_CODE(cr2, "mov $0x1230, %eax\n mov %rax, %cr2\n mov $0x80000000, %ebx\n" EXIT "mov 0x77(%rbx), %eax\n mov %cr2, %rcx\n" EXIT "vmcall\n");
+DEFINE_L2_CODE(cr2,
+    "mov $0x1230, %eax\n mov %rax, %cr2\n mov $0x80000000, %ebx\n" EXIT "mov 0x77(%rbx), %eax\n"
+    "mov %cr2, %rcx\n" EXIT "vmcall\n");
 static void check_cr2(struct l2 *l2) {
     step_equal("cr2", l2->regs.gpr[RCX], 0x1230);
 }
@@ -57,7 +60,8 @@ static const struct expected_exit cr2_exits[] = {
 };
 
 /* Single-step: a trap, with pending debug exceptions reported in the qualification (BS, bit 14). */
-DEFINE_L2_CODE(single_step, "pushfq\n orq $0x100, (%rsp)\n popfq\n nop\n" EXIT "nop\n" EXIT "nop\n" EXIT "nop\n");
+DEFINE_L2_CODE(single_step,
+    "pushfq\n orq $0x100, (%rsp)\n popfq\n nop\n" EXIT "nop\n" EXIT "nop\n" EXIT "nop\n");
 static void stop_stepping(struct l2 *l2) {
     (void)l2;
     vmcs_set(GUEST_RFLAGS, 0, 0x100);
@@ -69,7 +73,9 @@ static const struct expected_exit single_step_exits[] = {
 };
 
 /* A data breakpoint. */
-DEFINE_L2_CODE(breakpoint, "mov $0x7010, %eax\n mov %rax, %dr1\n mov $0x00d00404, %eax\n mov %rax, %dr7\n movl $1, 0x7010\n" EXIT "nop\n xor %eax, %eax\n mov %rax, %dr1\n" EXIT "vmcall\n");
+DEFINE_L2_CODE(breakpoint,
+    "mov $0x7010, %eax\n mov %rax, %dr1\n mov $0x00d00404, %eax\n mov %rax, %dr7\n movl $1, 0x7010\n"
+    EXIT "nop\n xor %eax, %eax\n mov %rax, %dr1\n" EXIT "vmcall\n");
 static void drop_breakpoint(struct l2 *l2) {
     (void)l2;
     vmwrite(GUEST_DR7, 0x400);
@@ -90,6 +96,7 @@ DEFINE_L2_CODE(pf_mask,
     "mov %cr0, %rax\n or $0x10000, %rax\n mov %rax, %cr0\n"
     EXIT "mov %eax, (%rsi)\n" EXIT "vmcall\n"
     ".global l2_pf_handler\n l2_pf_handler: " PF_HANDLER);
+
 extern const uint8_t l2_pf_handler[];
 static void pf_setup(struct l2 *l2, uint32_t bitmap, uint32_t mask, uint32_t match) {
     (void)l2;
@@ -108,7 +115,8 @@ static void pf_check_first(struct l2 *l2) {
     skip2(l2);
 }
 static const struct expected_exit pf_mask_exits[] = {
-    EXCEPTION("protection", EVENT_HARDWARE_CODE(PF), .qualification = 0x7000, .error_code = 3), .then = pf_check_first},
+    EXCEPTION("protection", EVENT_HARDWARE_CODE(PF), .qualification = 0x7000, .error_code = 3),
+         .then = pf_check_first},
     {.name = "vmcall", .exit = {.reason = REASON_VMCALL, .length = 3}},
 };
 
@@ -116,6 +124,7 @@ static const struct expected_exit pf_mask_exits[] = {
 DEFINE_L2_CODE(pf_inverted,
     "mov $0x80000000, %ebx\n mov $0x7000, %esi\n"
     EXIT "mov (%rbx), %eax\n mov %eax, (%rsi)\n mov %edx, %r8d\n" EXIT "vmcall\n");
+
 static void pf_inverted_setup(struct l2 *l2) {
     pf_setup(l2, 0, 1, 1);
 }
@@ -134,6 +143,7 @@ DEFINE_L2_CODE(own,
     ".global l2_own_ud, l2_own_bp\n"
     "l2_own_ud: shl $4, %r8\n or $2, %r8\n addq $2, (%rsp)\n iretq\n"
     "l2_own_bp: shl $4, %r8\n or $3, %r8\n iretq\n");
+
 extern const uint8_t l2_own_ud[], l2_own_bp[];
 static void own_setup(struct l2 *l2) {
     (void)l2;
@@ -152,6 +162,7 @@ static const struct expected_exit own_exits[] = {
 
 /* IDT of limit 0: #UD -> #GP -> #DF -> triple fault. */
 DEFINE_L2_CODE(triple, EXIT "ud2\n");
+
 static void triple_setup(struct l2 *l2) {
     (void)l2;
     vmwrite(GUEST_IDTR_LIMIT, 0);
@@ -179,26 +190,26 @@ static const struct expected_exit vectoring_exits[] = {
 };
 
 DEFINE_L2_CODE(int_n, EXIT "int $0x40\n");
+
 static const struct expected_exit int_n_exits[] = {
     EXCEPTION("gp", EVENT_HARDWARE_CODE(GP), .error_code = 0x40 * 8 + 2, .length = 2,
               .vectoring = EVENT_SOFTWARE_INTERRUPT(0x40))},
 };
 
-#define SIMPLE(NAME, CODE_NAME, ...) \
-    {.name = NAME, .kind = WITH_L2, L2_CODE(CODE_NAME), EXITS(CODE_NAME##_exits), __VA_ARGS__}
 
 static const struct scenario table[] = {
-    SIMPLE("exception.all", all, .setup = intercept_all),
-    SIMPLE("exception.cr2", cr2, .setup = intercept_all),
-    SIMPLE("exception.single_step", single_step, .setup = intercept_all),
-    SIMPLE("exception.breakpoint", breakpoint, .setup = intercept_all),
-    SIMPLE("exception.pf_mask", pf_mask, .setup = pf_protection),
-    SIMPLE("exception.pf_inverted", pf_inverted, .setup = pf_inverted_setup),
-    SIMPLE("exception.own", own, .setup = own_setup),
-    SIMPLE("exception.triple_fault", triple, .setup = triple_setup),
+    SCENARIO("exception.all", all, .setup = intercept_all),
+    SCENARIO("exception.cr2", cr2, .setup = intercept_all),
+    SCENARIO("exception.single_step", single_step, .setup = intercept_all),
+    SCENARIO("exception.breakpoint", breakpoint, .setup = intercept_all),
+    SCENARIO("exception.pf_mask", pf_mask, .setup = pf_protection),
+    SCENARIO("exception.pf_inverted", pf_inverted, .setup = pf_inverted_setup),
+    SCENARIO("exception.own", own, .setup = own_setup),
+    SCENARIO("exception.triple_fault", triple, .setup = triple_setup),
     {.name = "exception.double_fault", .kind = WITH_L2, L2_CODE(triple), EXITS(double_exits), .setup = double_setup},
-    {.name = "exception.vectoring", .kind = WITH_L2, L2_CODE(triple), EXITS(vectoring_exits), .setup = vectoring_setup},
-    SIMPLE("exception.vectoring_int", int_n, .setup = vectoring_setup),
+    {.name = "exception.vectoring", .kind = WITH_L2, L2_CODE(triple), EXITS(vectoring_exits),
+         .setup = vectoring_setup},
+    SCENARIO("exception.vectoring_int", int_n, .setup = vectoring_setup),
 };
 
 DEFINE_SCENARIOS(exception, table);

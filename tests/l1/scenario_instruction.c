@@ -20,7 +20,9 @@ static bool has_xsave(void) {
 
 /* Unconditional exits. */
 
-DEFINE_L2_CODE(cpuid, "mov $1, %eax\n xor %ecx, %ecx\n" EXIT "cpuid\n" EXIT "vmcall\n" EXIT "invd\n" EXIT ".byte 0x48\n cpuid\n");
+DEFINE_L2_CODE(cpuid,
+    "mov $1, %eax\n xor %ecx, %ecx\n" EXIT "cpuid\n" EXIT "vmcall\n" EXIT "invd\n" EXIT ".byte 0x48\n"
+    "cpuid\n");
 static const struct expected_exit cpuid_exits[] = {
     {.name = "cpuid", .exit = {.reason = REASON_CPUID, .length = 2}},
     {.name = "vmcall", .exit = {.reason = REASON_VMCALL, .length = 3}},
@@ -39,6 +41,7 @@ DEFINE_L2_CODE(registers,
     "add %rcx, %rax\n add %rdx, %rax\n add %rbx, %rax\n add %rbp, %rax\n add %rsi, %rax\n add %rdi, %rax\n"
     "add %r8, %rax\n add %r9, %rax\n add %r10, %rax\n add %r11, %rax\n add %r12, %rax\n add %r13, %rax\n"
     "add %r14, %rax\n add %r15, %rax\n" EXIT "vmcall\n");
+
 static void change_registers(struct l2 *l2) {
     static const uint64_t expected[16] = {
         0x1000000000000001, 0x1000000000000002, 0x1000000000000003, 0x1000000000000004, 0, 0x1000000000000006,
@@ -62,6 +65,7 @@ static const struct expected_exit register_exits[] = {
 };
 
 DEFINE_L2_CODE(xsetbv, "xor %ecx, %ecx\n xor %edx, %edx\n mov $1, %eax\n" EXIT "xsetbv\n");
+
 static void set_osxsave(struct l2 *l2) {
     (void)l2;
     vmcs_set(GUEST_CR4, 0x40000, 0);
@@ -72,12 +76,11 @@ static const struct expected_exit xsetbv_exits[] = {
 
 /* VMX instructions of L2: never executed, whatever their operands; L2's CR4.VMXE is set. */
 DEFINE_L2_CODE(vmx,
-    "mov $0x7100, %ebx\n mov $3, %ecx\n mov $0x681e, %r9d\n"
-    EXIT "vmxoff\n" EXIT "vmlaunch\n" EXIT "vmresume\n"
-    EXIT "vmptrld 0x10(%rbx)\n" EXIT "vmclear -0x20(%rbx, %rcx, 4)\n" EXIT "vmptrst (%rbx)\n"
-    EXIT "vmxon 0x7000(, %rcx, 8)\n" EXIT "vmptrld 8(%rsp)\n" EXIT "vmclear %fs:0x7008\n" EXIT "vmptrst %gs:(%r13, %r14)\n"
-    EXIT "vmread %r9, %r10\n" EXIT "vmread %r9, 0x7fffffff(%r12)\n"
-    EXIT "vmwrite %rdx, %r9\n" EXIT "vmwrite (%r8, %rbp, 2), %r15\n"
+    "mov $0x7100, %ebx\n mov $3, %ecx\n mov $0x681e, %r9d\n" EXIT "vmxoff\n" EXIT "vmlaunch\n"
+    EXIT "vmresume\n" EXIT "vmptrld 0x10(%rbx)\n" EXIT "vmclear -0x20(%rbx, %rcx, 4)\n"
+    EXIT "vmptrst (%rbx)\n" EXIT "vmxon 0x7000(, %rcx, 8)\n" EXIT "vmptrld 8(%rsp)\n"
+    EXIT "vmclear %fs:0x7008\n" EXIT "vmptrst %gs:(%r13, %r14)\n" EXIT "vmread %r9, %r10\n"
+    EXIT "vmread %r9, 0x7fffffff(%r12)\n" EXIT "vmwrite %rdx, %r9\n" EXIT "vmwrite (%r8, %rbp, 2), %r15\n"
     EXIT "invept 0x18(%rbx), %rdi\n" EXIT "invvpid (%rsi), %r11\n");
 #define MEM(SCALE) INFO_MEMORY(SCALE, SEGMENT_DS)
 static const struct expected_exit vmx_exits[] = {
@@ -114,9 +117,11 @@ static const struct expected_exit vmx_exits[] = {
 
 /* RIP-relative: the qualification is the displacement plus the next instruction's address. */
 DEFINE_L2_CODE(vmx_rip, EXIT "vmptrld 0x7000(%rip)\n" EXIT "vmread %rax, -8(%rip)\n");
+
 static void vmx_rip_body(struct l2 *l2) {
     struct expected_exit vmptrld_exit = {
-        .name = "vmptrld", .exit = {.reason = REASON_VMPTRLD, .length = 7, .qualification = l2_point(l2, 1) + 7 + 0x7000,
+        .name = "vmptrld", .exit = {.reason = REASON_VMPTRLD, .length = 7,
+        .qualification = l2_point(l2, 1) + 7 + 0x7000,
                                     .instruction = MEM(0) | INFO_NO_INDEX | INFO_NO_BASE}};
     struct expected_exit vmread_exit = {
         .name = "vmread", .exit = {.reason = REASON_VMREAD, .length = 7, .qualification = l2_point(l2, 2) + 7 - 8,
@@ -133,22 +138,28 @@ enum { IO_IN = 8, IO_STRING = 0x10, IO_REP = 0x20, IO_IMMEDIATE = 0x40 };
 #define IO_QUALIFICATION(SIZE, PORT) ((uint64_t)((SIZE) - 1) | (uint64_t)(PORT) << 16)
 
 DEFINE_L2_CODE(io,
-    "mov $0x7020, %esi\n mov $0x7040, %edi\n mov $0x512, %edx\n mov $3, %ecx\n"
-    EXIT "in $0x80, %al\n" EXIT "out %al, $0x80\n" EXIT "in (%dx), %ax\n" EXIT "out %eax, (%dx)\n" EXIT "outsb\n"
+    "mov $0x7020, %esi\n mov $0x7040, %edi\n mov $0x512, %edx\n mov $3, %ecx\n" EXIT "in $0x80, %al\n"
+    EXIT "out %al, $0x80\n" EXIT "in (%dx), %ax\n" EXIT "out %eax, (%dx)\n" EXIT "outsb\n"
     EXIT "rep outsw\n" EXIT "insl\n" EXIT "fs outsb\n" EXIT "rep insb\n");
 static const struct expected_exit io_exits[] = {
-    {.name = "in_imm", .exit = {.reason = REASON_IO, .length = 2, .qualification = IO_QUALIFICATION(1, 0x80) | IO_IN | IO_IMMEDIATE}},
-    {.name = "out_imm", .exit = {.reason = REASON_IO, .length = 2, .qualification = IO_QUALIFICATION(1, 0x80) | IO_IMMEDIATE}},
-    {.name = "in_word", .exit = {.reason = REASON_IO, .length = 2, .qualification = IO_QUALIFICATION(2, 0x512) | IO_IN}},
+    {.name = "in_imm", .exit = {.reason = REASON_IO, .length = 2,
+         .qualification = IO_QUALIFICATION(1, 0x80) | IO_IN | IO_IMMEDIATE}},
+    {.name = "out_imm", .exit = {.reason = REASON_IO, .length = 2,
+         .qualification = IO_QUALIFICATION(1, 0x80) | IO_IMMEDIATE}},
+    {.name = "in_word", .exit = {.reason = REASON_IO, .length = 2,
+         .qualification = IO_QUALIFICATION(2, 0x512) | IO_IN}},
     {.name = "out_dword", .exit = {.reason = REASON_IO, .length = 1, .qualification = IO_QUALIFICATION(4, 0x512)}},
-    {.name = "outsb", .exit = {.reason = REASON_IO, .length = 1, .qualification = IO_QUALIFICATION(1, 0x512) | IO_STRING,
+    {.name = "outsb", .exit = {.reason = REASON_IO, .length = 1,
+         .qualification = IO_QUALIFICATION(1, 0x512) | IO_STRING,
                                .linear = 0x7020, .instruction = INFO_MEMORY(0, SEGMENT_DS)}},
     {.name = "rep_outsw", .exit = {.reason = REASON_IO, .length = 3,
                                    .qualification = IO_QUALIFICATION(2, 0x512) | IO_STRING | IO_REP,
                                    .linear = 0x7020, .instruction = INFO_MEMORY(0, SEGMENT_DS)}},
-    {.name = "insl", .exit = {.reason = REASON_IO, .length = 1, .qualification = IO_QUALIFICATION(4, 0x512) | IO_STRING | IO_IN,
+    {.name = "insl", .exit = {.reason = REASON_IO, .length = 1,
+         .qualification = IO_QUALIFICATION(4, 0x512) | IO_STRING | IO_IN,
                               .linear = 0x7040, .instruction = INFO_MEMORY(0, SEGMENT_ES)}},
-    {.name = "outsb_fs", .exit = {.reason = REASON_IO, .length = 2, .qualification = IO_QUALIFICATION(1, 0x512) | IO_STRING,
+    {.name = "outsb_fs", .exit = {.reason = REASON_IO, .length = 2,
+         .qualification = IO_QUALIFICATION(1, 0x512) | IO_STRING,
                                   .linear = 0x7020, .instruction = INFO_MEMORY(0, SEGMENT_FS)}},
     {.name = "rep_insb", .exit = {.reason = REASON_IO, .length = 2,
                                   .qualification = IO_QUALIFICATION(1, 0x512) | IO_STRING | IO_IN | IO_REP,
@@ -172,19 +183,26 @@ DEFINE_L2_CODE(io_bitmap,
     "mov $0x8fff, %edx\n in (%dx), %al\n" EXIT "in (%dx), %ax\n"
     "mov $0x9000, %edx\n" EXIT "in (%dx), %al\n"
     "mov $0xffff, %edx\n in (%dx), %al\n" EXIT "in (%dx), %ax\n" EXIT "vmcall\n");
+
 static const struct expected_exit io_bitmap_exits[] = {
-    {.name = "word_touches", .exit = {.reason = REASON_IO, .length = 2, .qualification = IO_QUALIFICATION(2, 0x512) | IO_IN}},
-    {.name = "dword_touches", .exit = {.reason = REASON_IO, .length = 1, .qualification = IO_QUALIFICATION(4, 0x510)}},
+    {.name = "word_touches", .exit = {.reason = REASON_IO, .length = 2,
+         .qualification = IO_QUALIFICATION(2, 0x512) | IO_IN}},
+    {.name = "dword_touches", .exit = {.reason = REASON_IO, .length = 1,
+         .qualification = IO_QUALIFICATION(4, 0x510)}},
     {.name = "own", .exit = {.reason = REASON_IO, .length = 1, .qualification = IO_QUALIFICATION(1, 0x513)}},
-    {.name = "b_touches", .exit = {.reason = REASON_IO, .length = 2, .qualification = IO_QUALIFICATION(2, 0x8fff) | IO_IN}},
-    {.name = "b_own", .exit = {.reason = REASON_IO, .length = 1, .qualification = IO_QUALIFICATION(1, 0x9000) | IO_IN}},
-    {.name = "wraps", .exit = {.reason = REASON_IO, .length = 2, .qualification = IO_QUALIFICATION(2, 0xffff) | IO_IN}},
+    {.name = "b_touches", .exit = {.reason = REASON_IO, .length = 2,
+         .qualification = IO_QUALIFICATION(2, 0x8fff) | IO_IN}},
+    {.name = "b_own", .exit = {.reason = REASON_IO, .length = 1,
+         .qualification = IO_QUALIFICATION(1, 0x9000) | IO_IN}},
+    {.name = "wraps", .exit = {.reason = REASON_IO, .length = 2,
+         .qualification = IO_QUALIFICATION(2, 0xffff) | IO_IN}},
     {.name = "no_more", .exit = {.reason = REASON_VMCALL, .length = 3}},
 };
 
 /* L1 changes a bitmap between two runs of L2. */
 DEFINE_L2_CODE(io_bitmap_change,
-    "mov $0x514, %edx\n in (%dx), %al\n" EXIT "vmcall\n" EXIT "in (%dx), %al\n" EXIT "vmcall\n in (%dx), %al\n" EXIT "vmcall\n");
+    "mov $0x514, %edx\n in (%dx), %al\n" EXIT "vmcall\n" EXIT "in (%dx), %al\n" EXIT "vmcall\n"
+    "in (%dx), %al\n" EXIT "vmcall\n");
 static void intercept_514(struct l2 *l2) {
     io_bitmaps[0][0x514 / 8] |= 1u << (0x514 % 8);
     then_skip(l2);
@@ -195,7 +213,8 @@ static void pass_514(struct l2 *l2) {
 }
 static const struct expected_exit io_bitmap_change_exits[] = {
     {.name = "passed", .exit = {.reason = REASON_VMCALL, .length = 3}, .then = intercept_514},
-    {.name = "intercepted", .exit = {.reason = REASON_IO, .length = 1, .qualification = IO_QUALIFICATION(1, 0x514) | IO_IN}},
+    {.name = "intercepted", .exit = {.reason = REASON_IO, .length = 1,
+         .qualification = IO_QUALIFICATION(1, 0x514) | IO_IN}},
     {.name = "going_back", .exit = {.reason = REASON_VMCALL, .length = 3}, .then = pass_514},
     {.name = "passed_again", .exit = {.reason = REASON_VMCALL, .length = 3}},
 };
@@ -205,6 +224,7 @@ static const struct expected_exit io_bitmap_change_exits[] = {
 DEFINE_L2_CODE(msr,
     "mov $0x174, %ecx\n" EXIT "rdmsr\n" EXIT "wrmsr\n mov $0xc0000082, %ecx\n" EXIT "rdmsr\n"
     "mov $0x40000000, %ecx\n" EXIT "rdmsr\n" EXIT "wrmsr\n");
+
 static const struct expected_exit msr_exits[] = {
     {.name = "rdmsr", .exit = {.reason = REASON_RDMSR, .length = 2}},
     {.name = "wrmsr", .exit = {.reason = REASON_WRMSR, .length = 2}},
@@ -235,11 +255,10 @@ static void set_msr_bitmap(struct l2 *l2) {
     wrmsr(MSR_LSTAR, 0x0000222233334444);
 }
 DEFINE_L2_CODE(msr_bitmap,
-    "mov $0x174, %ecx\n" EXIT "rdmsr\n mov $0x55, %eax\n xor %edx, %edx\n wrmsr\n"
-    "mov $0x175, %ecx\n rdmsr\n" EXIT "wrmsr\n"
-    "mov $0xc0000081, %ecx\n" EXIT "rdmsr\n mov $0x12340000, %edx\n mov $0x5678, %eax\n wrmsr\n"
-    "mov $0xc0000082, %ecx\n rdmsr\n" EXIT "wrmsr\n"
-    "mov $0x2000, %ecx\n" EXIT "rdmsr\n mov $0xc0002000, %ecx\n" EXIT "wrmsr\n mov $0xbfffffff, %ecx\n" EXIT "rdmsr\n");
+    "mov $0x174, %ecx\n" EXIT "rdmsr\n mov $0x55, %eax\n xor %edx, %edx\n wrmsr\n mov $0x175, %ecx\n"
+    "rdmsr\n" EXIT "wrmsr\n mov $0xc0000081, %ecx\n" EXIT "rdmsr\n mov $0x12340000, %edx\n"
+    "mov $0x5678, %eax\n wrmsr\n mov $0xc0000082, %ecx\n rdmsr\n" EXIT "wrmsr\n mov $0x2000, %ecx\n"
+    EXIT "rdmsr\n mov $0xc0002000, %ecx\n" EXIT "wrmsr\n mov $0xbfffffff, %ecx\n" EXIT "rdmsr\n");
 static void msr_read_of_l2(struct l2 *l2) {
     step_equal("sysenter_esp_in_l2", l2->regs.gpr[RDX] << 32 | l2->regs.gpr[RAX], 0x4444);
     step_equal("sysenter_cs_written", vmread(GUEST_SYSENTER_CS), 0x55);
@@ -268,6 +287,7 @@ static void restore_syscall_msrs(struct l2 *l2) {
 /* Single controls. */
 
 DEFINE_L2_CODE(hlt, EXIT "hlt\n" EXIT "vmcall\n");
+
 static const struct expected_exit hlt_exits[] = {
     {.name = "hlt", .exit = {.reason = REASON_HLT, .length = 1}},
     {.name = "vmcall", .exit = {.reason = REASON_VMCALL, .length = 3}},
@@ -275,33 +295,39 @@ static const struct expected_exit hlt_exits[] = {
 
 DEFINE_L2_CODE(invlpg, "mov $0x7000, %ebx\n mov $2, %ecx\n" EXIT "invlpg 0x23(%rbx, %rcx, 8)\n"
     "mov $0x123456789000, %rbx\n" EXIT "invlpg (%rbx)\n");
+
 static const struct expected_exit invlpg_exits[] = {
     {.name = "scaled", .exit = {.reason = REASON_INVLPG, .length = 5, .qualification = 0x7033}},
     {.name = "wide", .exit = {.reason = REASON_INVLPG, .length = 3, .qualification = 0x123456789000}},
 };
 
 DEFINE_L2_CODE(invpcid, "mov $0x7000, %ebx\n mov $2, %ecx\n" EXIT "invpcid 8(%rbx), %rcx\n");
+
 static const struct expected_exit invpcid_exits[] = {
     {.name = "invpcid", .exit = {.reason = REASON_INVPCID, .length = 6, .qualification = 8,
                                  .instruction = MEM(0) | INFO_NO_INDEX | INFO_BASE(RBX) | INFO_REGISTER2(RCX)}},
 };
 
 DEFINE_L2_CODE(rdpmc, "xor %ecx, %ecx\n" EXIT "rdpmc\n");
+
 static const struct expected_exit rdpmc_exits[] = {
     {.name = "rdpmc", .exit = {.reason = REASON_RDPMC, .length = 2}},
 };
 
 DEFINE_L2_CODE(rdtsc, EXIT "rdtsc\n");
+
 static const struct expected_exit rdtsc_exits[] = {
     {.name = "rdtsc", .exit = {.reason = REASON_RDTSC, .length = 2}},
 };
 
 DEFINE_L2_CODE(rdtscp, EXIT "rdtscp\n");
+
 static const struct expected_exit rdtscp_exits[] = {
     {.name = "rdtscp", .exit = {.reason = REASON_RDTSCP, .length = 3}},
 };
 
 DEFINE_L2_CODE(tsc_offset, "rdtsc\n" EXIT "vmcall\n");
+
 static void set_tsc_offset(struct l2 *l2) {
     (void)l2;
     vmwrite(TSC_OFFSET, 5ul << 56);
@@ -314,18 +340,21 @@ static const struct expected_exit tsc_offset_exits[] = {
 };
 
 DEFINE_L2_CODE(pause, EXIT "pause\n" EXIT "vmcall\n");
+
 static const struct expected_exit pause_exits[] = {
     {.name = "pause", .exit = {.reason = REASON_PAUSE, .length = 2}},
     {.name = "vmcall", .exit = {.reason = REASON_VMCALL, .length = 3}},
 };
 
-DEFINE_L2_CODE(monitor, "mov $0x7000, %eax\n xor %ecx, %ecx\n xor %edx, %edx\n" EXIT "monitor\n" EXIT "mwait\n");
+DEFINE_L2_CODE(monitor,
+    "mov $0x7000, %eax\n xor %ecx, %ecx\n xor %edx, %edx\n" EXIT "monitor\n" EXIT "mwait\n");
 static const struct expected_exit monitor_exits[] = {
     {.name = "monitor", .exit = {.reason = REASON_MONITOR, .length = 3}},
     {.name = "mwait", .exit = {.reason = REASON_MWAIT, .length = 3}},
 };
 
 DEFINE_L2_CODE(wbinvd, EXIT "wbinvd\n");
+
 static const struct expected_exit wbinvd_exits[] = {
     {.name = "wbinvd", .exit = {.reason = REASON_WBINVD, .length = 2}},
 };
@@ -334,6 +363,7 @@ DEFINE_L2_CODE(descriptor_table,
     "mov $0x7000, %ebx\n mov $2, %ecx\n"
     EXIT "sgdt (%rbx)\n" EXIT "sidt 0x10(%rbx, %rcx, 8)\n" EXIT "lgdt (%rbx)\n" EXIT "lidt -0x10(%rbx)\n"
     EXIT "sldt %ecx\n" EXIT "str %r9d\n" EXIT "lldt %cx\n" EXIT "ltr (%rbx)\n" EXIT "sldt 4(%rbx)\n");
+
 #define RBX_ONLY (MEM(0) | INFO_NO_INDEX | INFO_BASE(RBX))
 static const struct expected_exit descriptor_table_exits[] = {
     {.name = "sgdt", .exit = {.reason = REASON_GDTR_IDTR, .length = 3, .instruction = RBX_ONLY | INFO_IDENTITY(0)}},
@@ -342,15 +372,19 @@ static const struct expected_exit descriptor_table_exits[] = {
     {.name = "lgdt", .exit = {.reason = REASON_GDTR_IDTR, .length = 3, .instruction = RBX_ONLY | INFO_IDENTITY(2)}},
     {.name = "lidt", .exit = {.reason = REASON_GDTR_IDTR, .length = 4, .qualification = ~0xful,
                               .instruction = RBX_ONLY | INFO_IDENTITY(3)}},
-    {.name = "sldt", .exit = {.reason = REASON_LDTR_TR, .length = 3, .instruction = INFO_REGISTER(RCX) | INFO_IDENTITY(0)}},
-    {.name = "str", .exit = {.reason = REASON_LDTR_TR, .length = 4, .instruction = INFO_REGISTER(R9) | INFO_IDENTITY(1)}},
-    {.name = "lldt", .exit = {.reason = REASON_LDTR_TR, .length = 3, .instruction = INFO_REGISTER(RCX) | INFO_IDENTITY(2)}},
+    {.name = "sldt", .exit = {.reason = REASON_LDTR_TR, .length = 3,
+         .instruction = INFO_REGISTER(RCX) | INFO_IDENTITY(0)}},
+    {.name = "str", .exit = {.reason = REASON_LDTR_TR, .length = 4,
+         .instruction = INFO_REGISTER(R9) | INFO_IDENTITY(1)}},
+    {.name = "lldt", .exit = {.reason = REASON_LDTR_TR, .length = 3,
+         .instruction = INFO_REGISTER(RCX) | INFO_IDENTITY(2)}},
     {.name = "ltr", .exit = {.reason = REASON_LDTR_TR, .length = 3, .instruction = RBX_ONLY | INFO_IDENTITY(3)}},
     {.name = "sldt_memory", .exit = {.reason = REASON_LDTR_TR, .length = 4, .qualification = 4,
                                      .instruction = RBX_ONLY | INFO_IDENTITY(0)}},
 };
 
 DEFINE_L2_CODE(rdrand, EXIT "rdrand %ecx\n" EXIT "rdrand %r9\n");
+
 static const struct expected_exit rdrand_exits[] = {
     {.name = "r32", .exit = {.reason = REASON_RDRAND, .length = 3, .instruction = RCX << 3 | 1u << 11}},
     {.name = "r64", .exit = {.reason = REASON_RDRAND, .length = 4, .instruction = R9 << 3 | 2u << 11}},
@@ -358,11 +392,13 @@ static const struct expected_exit rdrand_exits[] = {
 
 /* Bochs 2.7 gives operand size 1 (32 bits) here. */
 DEFINE_L2_CODE(rdrand16, EXIT "rdrand %dx\n");
+
 static const struct expected_exit rdrand16_exits[] = {
     {.name = "r16", .exit = {.reason = REASON_RDRAND, .length = 4, .instruction = RDX << 3}},
 };
 
 DEFINE_L2_CODE(rdseed, EXIT "rdseed %rbx\n");
+
 static const struct expected_exit rdseed_exits[] = {
     {.name = "r64", .exit = {.reason = REASON_RDSEED, .length = 4, .instruction = RBX << 3 | 2u << 11}},
 };
@@ -371,6 +407,7 @@ static const struct expected_exit rdseed_exits[] = {
 DEFINE_L2_CODE(cpl3,
     "push $0x3b\n push $0x9000\n push $0x3002\n push $0x33\n lea 1f(%rip), %rax\n push %rax\n iretq\n"
     "1: " EXIT "vmcall\n" EXIT "cpuid\n" EXIT "in $0x80, %al\n" EXIT "hlt\n");
+
 static void intercept_gp(struct l2 *l2) {
     (void)l2;
     vmwrite(EXCEPTION_BITMAP, 1u << 13);
@@ -378,39 +415,39 @@ static void intercept_gp(struct l2 *l2) {
 static const struct expected_exit cpl3_exits[] = {
     {.name = "vmcall", .exit = {.reason = REASON_VMCALL, .length = 3}},
     {.name = "cpuid", .exit = {.reason = REASON_CPUID, .length = 2}},
-    {.name = "in", .exit = {.reason = REASON_IO, .length = 2, .qualification = IO_QUALIFICATION(1, 0x80) | IO_IN | IO_IMMEDIATE}},
+    {.name = "in", .exit = {.reason = REASON_IO, .length = 2,
+         .qualification = IO_QUALIFICATION(1, 0x80) | IO_IN | IO_IMMEDIATE}},
     {.name = "hlt_faults_first", .exit = {.reason = REASON_EXCEPTION_NMI, .interruption = EVENT_HARDWARE_CODE(13)}},
 };
 
-#define SIMPLE(NAME, CODE_NAME, ...) \
-    {.name = NAME, .kind = WITH_L2, L2_CODE(CODE_NAME), EXITS(CODE_NAME##_exits), __VA_ARGS__}
 
 static const struct scenario table[] = {
-    SIMPLE("cpuid", cpuid, .setup = 0),
+    SCENARIO("cpuid", cpuid, .setup = 0),
     {.name = "registers", .kind = WITH_L2, L2_CODE(registers), EXITS(register_exits)},
-    SIMPLE("xsetbv", xsetbv, .setup = set_osxsave, .offered = has_xsave),
-    SIMPLE("vmx_in_l2", vmx, .setup = 0),
+    SCENARIO("xsetbv", xsetbv, .setup = set_osxsave, .offered = has_xsave),
+    SCENARIO("vmx_in_l2", vmx, .setup = 0),
     {.name = "vmx_in_l2.rip_relative", .kind = WITH_L2, L2_CODE(vmx_rip), .body = vmx_rip_body},
-    SIMPLE("io.unconditional", io, .on = {.proc = PROC_IO}),
-    SIMPLE("io.bitmaps", io_bitmap, .on = {.proc = PROC_IO_BITMAPS | PROC_IO}, .setup = set_io_bitmaps),
-    SIMPLE("io.bitmap_change", io_bitmap_change, .on = {.proc = PROC_IO_BITMAPS}, .setup = set_io_bitmaps),
-    SIMPLE("msr.all", msr, .off = {.proc = PROC_MSR_BITMAPS}),
-    SIMPLE("msr.bitmaps", msr_bitmap, .on = {.proc = PROC_MSR_BITMAPS}, .setup = set_msr_bitmap, .finish = restore_syscall_msrs),
-    SIMPLE("hlt", hlt, .on = {.proc = PROC_HLT}),
-    SIMPLE("invlpg", invlpg, .on = {.proc = PROC_INVLPG}),
-    SIMPLE("invpcid", invpcid, .on = {.proc = PROC_INVLPG, .proc2 = PROC2_INVPCID}),
-    SIMPLE("rdpmc", rdpmc, .on = {.proc = PROC_RDPMC}),
-    SIMPLE("rdtsc", rdtsc, .on = {.proc = PROC_RDTSC}),
-    SIMPLE("rdtscp", rdtscp, .on = {.proc = PROC_RDTSC, .proc2 = PROC2_RDTSCP}),
-    SIMPLE("tsc_offset", tsc_offset, .on = {.proc = PROC_TSC_OFFSET}, .setup = set_tsc_offset),
-    SIMPLE("pause", pause, .on = {.proc = PROC_PAUSE}),
-    SIMPLE("monitor_mwait", monitor, .on = {.proc = PROC_MONITOR | PROC_MWAIT}, .offered = has_monitor),
-    SIMPLE("wbinvd", wbinvd, .on = {.proc2 = PROC2_WBINVD}),
-    SIMPLE("descriptor_table", descriptor_table, .on = {.proc2 = PROC2_DESCRIPTOR_TABLE}),
-    SIMPLE("rdrand", rdrand, .on = {.proc2 = PROC2_RDRAND}),
-    SIMPLE("strict.rdrand", rdrand16, .on = {.proc2 = PROC2_RDRAND}, .only_by_name = true),
-    SIMPLE("rdseed", rdseed, .on = {.proc2 = PROC2_RDSEED}),
-    SIMPLE("cpl3", cpl3, .on = {.proc = PROC_IO | PROC_HLT}, .setup = intercept_gp),
+    SCENARIO("io.unconditional", io, .on = {.proc = PROC_IO}),
+    SCENARIO("io.bitmaps", io_bitmap, .on = {.proc = PROC_IO_BITMAPS | PROC_IO}, .setup = set_io_bitmaps),
+    SCENARIO("io.bitmap_change", io_bitmap_change, .on = {.proc = PROC_IO_BITMAPS}, .setup = set_io_bitmaps),
+    SCENARIO("msr.all", msr, .off = {.proc = PROC_MSR_BITMAPS}),
+    SCENARIO("msr.bitmaps", msr_bitmap, .on = {.proc = PROC_MSR_BITMAPS}, .setup = set_msr_bitmap,
+         .finish = restore_syscall_msrs),
+    SCENARIO("hlt", hlt, .on = {.proc = PROC_HLT}),
+    SCENARIO("invlpg", invlpg, .on = {.proc = PROC_INVLPG}),
+    SCENARIO("invpcid", invpcid, .on = {.proc = PROC_INVLPG, .proc2 = PROC2_INVPCID}),
+    SCENARIO("rdpmc", rdpmc, .on = {.proc = PROC_RDPMC}),
+    SCENARIO("rdtsc", rdtsc, .on = {.proc = PROC_RDTSC}),
+    SCENARIO("rdtscp", rdtscp, .on = {.proc = PROC_RDTSC, .proc2 = PROC2_RDTSCP}),
+    SCENARIO("tsc_offset", tsc_offset, .on = {.proc = PROC_TSC_OFFSET}, .setup = set_tsc_offset),
+    SCENARIO("pause", pause, .on = {.proc = PROC_PAUSE}),
+    SCENARIO("monitor_mwait", monitor, .on = {.proc = PROC_MONITOR | PROC_MWAIT}, .offered = has_monitor),
+    SCENARIO("wbinvd", wbinvd, .on = {.proc2 = PROC2_WBINVD}),
+    SCENARIO("descriptor_table", descriptor_table, .on = {.proc2 = PROC2_DESCRIPTOR_TABLE}),
+    SCENARIO("rdrand", rdrand, .on = {.proc2 = PROC2_RDRAND}),
+    SCENARIO("strict.rdrand", rdrand16, .on = {.proc2 = PROC2_RDRAND}, .only_by_name = true),
+    SCENARIO("rdseed", rdseed, .on = {.proc2 = PROC2_RDSEED}),
+    SCENARIO("cpl3", cpl3, .on = {.proc = PROC_IO | PROC_HLT}, .setup = intercept_gp),
 };
 
 DEFINE_SCENARIOS(instruction, table);

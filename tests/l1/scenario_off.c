@@ -58,7 +58,8 @@ static void vmxon_faults(struct l2 *l2) {
     step_vmx_fault("cr0_ne_clear", vmxon_at(vmxon_pointer()), GP, 0);
     write_cr0(read_cr0() | CR0_NE);
     step_page_fault("not_present", vmx_vmxon((const uint64_t *)L1_NOT_PRESENT).fault, 0, L1_NOT_PRESENT);
-    step_page_fault("crosses_page", vmx_vmxon((const uint64_t *)(L1_READ_ONLY + 0xffc)).fault, 0, L1_READ_ONLY + 0x1000);
+    step_page_fault("crosses_page", vmx_vmxon((const uint64_t *)(L1_READ_ONLY + 0xffc)).fault, 0,
+         L1_READ_ONLY + 0x1000);
     step_vmx_fault("non_canonical", vmx_vmxon((const uint64_t *)L1_NON_CANONICAL), GP, 0);
     step_vmx_fault("non_canonical_ss", vmxon_through_ss(L1_NON_CANONICAL), SS, 0);
     write_cr4(read_cr4() & ~CR4_VMXE);

@@ -19,6 +19,7 @@ DEFINE_L2_CODE(cr0,
     "and $~0x40008, %rax\n mov %rax, %r12\n" EXIT "mov %r12, %cr0\n"
     "clts\n"                                                /* shadow TS = 0: no exit, no change */
     EXIT "vmcall\n");
+
 static void cr0_setup(struct l2 *l2) {
     (void)l2;
     vmwrite(CR0_MASK, CR0_TS | CR0_AM);
@@ -44,6 +45,7 @@ static const struct expected_exit cr0_exits[] = {
 DEFINE_L2_CODE(clts,
     EXIT "clts\n mov $9, %eax\n lmsw %ax\n" EXIT "vmcall\n mov $1, %eax\n" EXIT "lmsw %ax\n"
     "movw $5, 0x7010\n mov $0x7000, %ebx\n" EXIT "lmsw 0x10(%rbx)\n");
+
 static void clts_setup(struct l2 *l2) {
     (void)l2;
     vmwrite(CR0_MASK, CR0_TS | CR0_EM);
@@ -54,11 +56,13 @@ static const struct expected_exit clts_exits[] = {
     {.name = "clts", .exit = {.reason = REASON_CR, .length = 2, .qualification = CR(0, IS_CLTS, 0)}},
     {.name = "lmsw_like_shadow", .exit = {.reason = REASON_VMCALL, .length = 3}},
     {.name = "lmsw_clears_ts", .exit = {.reason = REASON_CR, .length = 3, .qualification = LMSW(1)}},
-    {.name = "lmsw_memory", .exit = {.reason = REASON_CR, .length = 4, .qualification = LMSW(5) | LMSW_MEMORY, .linear = 0x7010}},
+    {.name = "lmsw_memory", .exit = {.reason = REASON_CR, .length = 4, .qualification = LMSW(5) | LMSW_MEMORY,
+         .linear = 0x7010}},
 };
 
 /* CLTS with the mask bit clear acts on the register. */
 DEFINE_L2_CODE(clts_free, "clts\n" EXIT "vmcall\n");
+
 static void clts_free_setup(struct l2 *l2) {
     (void)l2;
     vmcs_set(GUEST_CR0, CR0_TS, 0);
@@ -78,6 +82,7 @@ DEFINE_L2_CODE(cr4,
     "mov %rbx, %rax\n or $8, %rax\n mov %rax, %cr4\n"
     "or $0x2000, %rax\n" EXIT "mov %rax, %cr4\n"
     "mov %cr4, %r9\n" EXIT "vmcall\n");
+
 static void cr4_setup(struct l2 *l2) {
     (void)l2;
     vmwrite(CR4_MASK, CR4_VMXE);
@@ -99,6 +104,7 @@ static const struct expected_exit cr4_exits[] = {
 
 /* Clearing VMXE without a mask: not an exit but #GP, for the bit is fixed in VMX operation. */
 DEFINE_L2_CODE(cr4_fixed, "mov %cr4, %rbx\n and $~0x2000, %rbx\n" EXIT "mov %rbx, %cr4\n");
+
 static void intercept_gp(struct l2 *l2) {
     (void)l2;
     vmwrite(EXCEPTION_BITMAP, 1u << 13);
@@ -107,7 +113,9 @@ static const struct expected_exit cr4_fixed_exits[] = {
     {.name = "gp", .exit = {.reason = REASON_EXCEPTION_NMI, .interruption = EVENT_HARDWARE_CODE(13)}},
 };
 
-DEFINE_L2_CODE(cr3, "mov $0x1000, %eax\n mov $0x1008, %r8d\n" EXIT "mov %rax, %cr3\n mov %r8, %cr3\n" EXIT "mov %cr3, %r15\n");
+DEFINE_L2_CODE(cr3,
+    "mov $0x1000, %eax\n mov $0x1008, %r8d\n" EXIT "mov %rax, %cr3\n mov %r8, %cr3\n"
+    EXIT "mov %cr3, %r15\n");
 static void cr3_setup(struct l2 *l2) {
     (void)l2;
     vmwrite(CR3_TARGET_COUNT, 1);
@@ -119,7 +127,8 @@ static const struct expected_exit cr3_exits[] = {
 };
 
 /* Without the controls L2 has its CR3 for itself. */
-DEFINE_L2_CODE(cr3_free, "mov %cr3, %rbx\n lea 0x18(%rbx), %rax\n mov %rax, %cr3\n mov %cr3, %rcx\n" EXIT "vmcall\n");
+DEFINE_L2_CODE(cr3_free,
+    "mov %cr3, %rbx\n lea 0x18(%rbx), %rax\n mov %rax, %cr3\n mov %cr3, %rcx\n" EXIT "vmcall\n");
 static void cr3_free_check(struct l2 *l2) {
     step_equal("first", l2->regs.gpr[RBX], L2_PML4);
     step_equal("second", l2->regs.gpr[RCX], L2_PML4 | 0x18);
@@ -130,12 +139,14 @@ static const struct expected_exit cr3_free_exits[] = {
 };
 
 DEFINE_L2_CODE(cr8, "mov $3, %ecx\n" EXIT "mov %rcx, %cr8\n" EXIT "mov %cr8, %r11\n");
+
 static const struct expected_exit cr8_exits[] = {
     {.name = "load", .exit = {.reason = REASON_CR, .length = 4, .qualification = CR(8, TO_CR, RCX)}},
     {.name = "store", .exit = {.reason = REASON_CR, .length = 4, .qualification = CR(8, FROM_CR, R11)}},
 };
 
-DEFINE_L2_CODE(dr, EXIT "mov %rax, %dr0\n" EXIT "mov %dr7, %rbx\n" EXIT "mov %r9, %dr6\n" EXIT "mov %dr3, %r15\n");
+DEFINE_L2_CODE(dr,
+    EXIT "mov %rax, %dr0\n" EXIT "mov %dr7, %rbx\n" EXIT "mov %r9, %dr6\n" EXIT "mov %dr3, %r15\n");
 static const struct expected_exit dr_exits[] = {
     {.name = "to_dr0", .exit = {.reason = REASON_DR, .length = 3, .qualification = DR(0, 0u, RAX)}},
     {.name = "from_dr7", .exit = {.reason = REASON_DR, .length = 3, .qualification = DR(7, 1u, RBX)}},
@@ -144,7 +155,9 @@ static const struct expected_exit dr_exits[] = {
 };
 
 /* DR7 and DEBUGCTL of L2 are saved and loaded by the VMCS; DR0-DR3 and DR6 stay in the CPU. */
-DEFINE_L2_CODE(dr_free, "mov %dr7, %rbx\n mov $0x455, %eax\n mov %rax, %dr7\n mov $0x1234, %eax\n mov %rax, %dr2\n" EXIT "vmcall\n mov %dr7, %rbx\n mov %dr2, %rcx\n" EXIT "vmcall\n");
+DEFINE_L2_CODE(dr_free,
+    "mov %dr7, %rbx\n mov $0x455, %eax\n mov %rax, %dr7\n mov $0x1234, %eax\n mov %rax, %dr2\n"
+    EXIT "vmcall\n mov %dr7, %rbx\n mov %dr2, %rcx\n" EXIT "vmcall\n");
 static uint64_t saved_dr2;
 static void dr_free_setup(struct l2 *l2) {
     (void)l2;
@@ -175,9 +188,9 @@ static uint8_t msr_passing[4096] __attribute__((aligned(4096)));
 
 /* Descriptor tables and segment registers that L2 changes appear in its VMCS. */
 DEFINE_L2_CODE(segments,
-    "movw $0x4f, 0x7000\n movq $0x5000, 0x7002\n lgdt 0x7000\n movw $0xabc, 0x7010\n movq $0x6000, 0x7012\n lidt 0x7010\n"
-    "mov $0, %eax\n mov %eax, %fs\n mov $0x10, %eax\n mov %eax, %gs\n mov $0xc0000101, %ecx\n xor %edx, %edx\n mov $0x77770, %eax\n wrmsr\n"
-    EXIT "vmcall\n");
+    "movw $0x4f, 0x7000\n movq $0x5000, 0x7002\n lgdt 0x7000\n movw $0xabc, 0x7010\n movq $0x6000, 0x7012\n"
+    "lidt 0x7010\n mov $0, %eax\n mov %eax, %fs\n mov $0x10, %eax\n mov %eax, %gs\n mov $0xc0000101, %ecx\n"
+    "xor %edx, %edx\n mov $0x77770, %eax\n wrmsr\n" EXIT "vmcall\n");
 static void segments_setup(struct l2 *l2) {
     (void)l2;
     memset(msr_passing, 0, sizeof msr_passing);
@@ -199,22 +212,20 @@ static const struct expected_exit segments_exits[] = {
     {.name = "vmcall", .exit = {.reason = REASON_VMCALL, .length = 3}, .then = segments_check},
 };
 
-#define SIMPLE(NAME, CODE_NAME, ...) \
-    {.name = NAME, .kind = WITH_L2, L2_CODE(CODE_NAME), EXITS(CODE_NAME##_exits), __VA_ARGS__}
 enum { NO_CR3 = PROC_CR3_LOAD | PROC_CR3_STORE };
 
 static const struct scenario table[] = {
-    SIMPLE("cr0", cr0, .setup = cr0_setup),
-    SIMPLE("cr0.clts_lmsw", clts, .setup = clts_setup),
-    SIMPLE("cr0.clts_free", clts_free, .setup = clts_free_setup),
-    SIMPLE("cr4", cr4, .setup = cr4_setup),
-    SIMPLE("cr4.fixed", cr4_fixed, .setup = intercept_gp),
-    SIMPLE("cr3", cr3, .on = {.proc = NO_CR3}, .setup = cr3_setup),
-    SIMPLE("cr3.free", cr3_free, .off = {.proc = NO_CR3}),
-    SIMPLE("cr8", cr8, .on = {.proc = PROC_CR8_LOAD | PROC_CR8_STORE}),
-    SIMPLE("dr", dr, .on = {.proc = PROC_MOV_DR}),
-    SIMPLE("dr.free", dr_free, .off = {.proc = PROC_MOV_DR}, .setup = dr_free_setup),
-    SIMPLE("segments", segments, .on = {.proc = PROC_MSR_BITMAPS}, .setup = segments_setup),
+    SCENARIO("cr0", cr0, .setup = cr0_setup),
+    SCENARIO("cr0.clts_lmsw", clts, .setup = clts_setup),
+    SCENARIO("cr0.clts_free", clts_free, .setup = clts_free_setup),
+    SCENARIO("cr4", cr4, .setup = cr4_setup),
+    SCENARIO("cr4.fixed", cr4_fixed, .setup = intercept_gp),
+    SCENARIO("cr3", cr3, .on = {.proc = NO_CR3}, .setup = cr3_setup),
+    SCENARIO("cr3.free", cr3_free, .off = {.proc = NO_CR3}),
+    SCENARIO("cr8", cr8, .on = {.proc = PROC_CR8_LOAD | PROC_CR8_STORE}),
+    SCENARIO("dr", dr, .on = {.proc = PROC_MOV_DR}),
+    SCENARIO("dr.free", dr_free, .off = {.proc = PROC_MOV_DR}, .setup = dr_free_setup),
+    SCENARIO("segments", segments, .on = {.proc = PROC_MSR_BITMAPS}, .setup = segments_setup),
 };
 
 DEFINE_SCENARIOS(register, table);

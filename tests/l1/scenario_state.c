@@ -2,8 +2,6 @@
 /* MSR lists, what a VM exit loads, several VMCSs, and L2 in other modes (SDM vol. 3C, 29.3.2, 29.4, 30.3-30.6). */
 #include "scenarios.h"
 
-#define VMCALL_EXIT(NAME, ...) {.name = NAME, .exit = {.reason = REASON_VMCALL, .length = 3}, __VA_ARGS__}
-
 static uint8_t msr_passing[4096] __attribute__((aligned(4096)));
 
 static void pass_msrs(void) {
@@ -27,6 +25,7 @@ DEFINE_L2_CODE(msr_lists,
     "mov $0xc0000081, %ecx\n rdmsr\n shl $32, %rdx\n or %rax, %rdx\n mov %rdx, %rsi\n"
     "mov $0x00230008, %edx\n mov $0x77, %eax\n wrmsr\n" EXIT "vmcall\n"
     "rdmsr\n shl $32, %rdx\n or %rax, %rdx\n mov %rdx, %rsi\n" EXIT "vmcall\n");
+
 static void msr_lists_setup(struct l2 *l2) {
     (void)l2;
     pass_msrs();
@@ -82,6 +81,7 @@ DEFINE_L2_CODE(host_state,
     "mov %cr4, %rax\n or $0x80, %rax\n mov %rax, %cr4\n mov %cr0, %rax\n or $2, %rax\n mov %rax, %cr0\n"
     "mov $0x701, %eax\n mov %rax, %dr7\n"
     "pushq $0x40ad7\n popfq\n" EXIT "vmcall\n");
+
 static uint64_t other_pml4[512] __attribute__((aligned(4096)));
 static void host_state_body(struct l2 *l2) {
     uint64_t cr0 = read_cr0(), cr3 = read_cr3(), cr4 = read_cr4();
@@ -137,12 +137,11 @@ static void host_state_body(struct l2 *l2) {
     wrmsr(MSR_GS_BASE, 0);
 }
 
-/* A guest that is in debug trouble: DR7 and RFLAGS of the host don't depend on it. */
-
 /* PAT, loaded by entry and exit. */
 static const uint64_t pat_default = 0x0007040600070406, pat_l2 = 0x0606060606060606, pat_host = 0x0007010500070406;
 DEFINE_L2_CODE(pat, "mov $0x277, %ecx\n rdmsr\n shl $32, %rdx\n or %rax, %rdx\n mov %rdx, %rbx\n"
     "mov $0x00070406, %eax\n mov $0x00070401, %edx\n wrmsr\n" EXIT "vmcall\n");
+
 static void pat_setup(struct l2 *l2) {
     (void)l2;
     pass_msrs();
@@ -172,7 +171,8 @@ static const struct expected_exit pat_free_exits[] = {
 
 /* EFER: SCE (bit 0) set in L2 only. */
 enum { EFER_SCE = 1 };
-DEFINE_L2_CODE(efer, "mov $0xc0000080, %ecx\n rdmsr\n mov %eax, %ebx\n xor $1, %eax\n wrmsr\n" EXIT "vmcall\n");
+DEFINE_L2_CODE(efer,
+    "mov $0xc0000080, %ecx\n rdmsr\n mov %eax, %ebx\n xor $1, %eax\n wrmsr\n" EXIT "vmcall\n");
 static void efer_setup(struct l2 *l2) {
     (void)l2;
     pass_msrs();
@@ -203,6 +203,7 @@ static const struct expected_exit efer_free_exits[] = {
 
 /* Two VMCSs in turn, each with its own registers and launch state; then moved by VMCLEAR. */
 DEFINE_L2_CODE(two, "1: inc %rax\n" EXIT "vmcall\n jmp 1b\n");
+
 static void load(struct l2 *l2) {
     uint64_t pointer = (uint64_t)l2->vmcs;
     if (vmx_vmptrld(&pointer).flags != 0) {
@@ -246,8 +247,9 @@ static void two_body(struct l2 *a) {
 }
 
 /* Changes between two runs that only L1's VMWRITE makes: every one has to reach L2. */
-DEFINE_L2_CODE(changes, EXIT "vmcall\n mov %fs:0, %rbx\n mov %cr0, %rcx\n mov %cr4, %rdx\n mov %dr7, %rsi\n pushfq\n pop %rdi\n str %r8d\n"
-    "mov %rsp, %r9\n mov %ss, %r10d\n" EXIT "vmcall\n");
+DEFINE_L2_CODE(changes,
+    EXIT "vmcall\n mov %fs:0, %rbx\n mov %cr0, %rcx\n mov %cr4, %rdx\n mov %dr7, %rsi\n pushfq\n pop %rdi\n"
+    "str %r8d\n mov %rsp, %r9\n mov %ss, %r10d\n" EXIT "vmcall\n");
 static void change_fields(struct l2 *l2) {
     l2_u64(L2_DATA)[2] = 0xfeed;
     vmwrite(GUEST_FS_BASE, L2_DATA + 16);
@@ -276,6 +278,7 @@ static const struct expected_exit changes_exits[] = {
 
 /* VMXOFF and VMXON with an L2 in between: the VMCS can be launched again after VMCLEAR. */
 DEFINE_L2_CODE(vmxoff, EXIT "vmcall\n" EXIT "vmcall\n");
+
 static void off_and_on(struct l2 *l2) {
     uint64_t pointer = (uint64_t)l2->vmcs;
     then_skip(l2);
@@ -296,12 +299,14 @@ DEFINE_L2_CODE(real,
     EXIT "outsw\n" EXIT "vmcall\n int $0x20\n mov $0x7000, %bx\n mov (%bx), %cx\n"
     EXIT "mov %cr0, %eax\n"                             /* not an exit: the point marks where protected mode begins */
     "lgdtl 0x7020\n mov %cr0, %eax\n or $1, %al\n mov %eax, %cr0\n ljmpl *0x7030\n"
-    ".code32\n .global l2_real_32\n l2_real_32: mov $0x10, %ax\n mov %ax, %ds\n mov %ax, %ss\n mov %ax, %es\n mov $0xa000, %esp\n" EXIT "vmcall\n" EXIT "out %eax, $0x80\n"
+    ".code32\n .global l2_real_32\n l2_real_32: mov $0x10, %ax\n mov %ax, %ds\n mov %ax, %ss\n mov %ax, %es\n"
+    "mov $0xa000, %esp\n" EXIT "vmcall\n" EXIT "out %eax, $0x80\n"
     "mov %cr4, %eax\n or $0x20, %eax\n mov %eax, %cr4\n mov $0x1000, %eax\n mov %eax, %cr3\n"
     "mov $0xc0000080, %ecx\n mov $0x100, %eax\n xor %edx, %edx\n wrmsr\n"
     "mov %cr0, %eax\n or $0x80000000, %eax\n mov %eax, %cr0\n" EXIT "vmcall\n ljmp *0x7038\n"
     ".code64\n .global l2_real_64\n l2_real_64: " EXIT "vmcall\n"
     ".code16\n .global l2_real_int\n l2_real_int: incw 0x7000\n iretw\n");
+
 extern const uint8_t l2_real_32[], l2_real_64[], l2_real_int[];
 
 static void real_segment(enum vmcs_field selector, uint64_t base, uint64_t rights) {
@@ -373,7 +378,8 @@ enum { IO_STRING = 0x10, IO_IMMEDIATE = 0x40 };
 static const struct expected_exit real_exits[] = {
     {.name = "cpuid", .exit = {.reason = REASON_CPUID, .length = 2}},
     {.name = "out", .exit = {.reason = REASON_IO, .length = 2, .qualification = 0x800000 | IO_IMMEDIATE}},
-    {.name = "outsw", .exit = {.reason = REASON_IO, .length = 1, .qualification = 0x5120001 | IO_STRING, .linear = 0x7040,
+    {.name = "outsw", .exit = {.reason = REASON_IO, .length = 1, .qualification = 0x5120001 | IO_STRING,
+         .linear = 0x7040,
                                .instruction = (uint64_t)SEGMENT_DS << 15}},
     VMCALL_EXIT("real", .then = real_vmcall),
     VMCALL_EXIT("protected", .then = real_32),
@@ -387,7 +393,9 @@ static bool keeps_lma_control(void) {
 
 /* 32-bit PAE paging: with EPT the entry takes the PDPTEs from the VMCS, a MOV to CR3 takes them from memory. */
 enum { L2_PAE_PDPT = 0xd000, L2_PAE_PD = 0xe000, GUEST_PDPTE0 = 0x280a };
-DEFINE_L2_CODE(pae, ".code32\n mov 0x7000, %ebx\n mov $0xd000, %eax\n mov 0xc0007000, %ecx\n" EXIT "vmcall\n mov %eax, %cr3\n mov 0x40007000, %edx\n" EXIT "vmcall\n");
+DEFINE_L2_CODE(pae,
+    ".code32\n mov 0x7000, %ebx\n mov $0xd000, %eax\n mov 0xc0007000, %ecx\n" EXIT "vmcall\n"
+    "mov %eax, %cr3\n mov 0x40007000, %edx\n" EXIT "vmcall\n");
 static void pae_setup(struct l2 *l2) {
     (void)l2;
     l2_u64(L2_PAE_PD)[0] = L2_PT | 7;
@@ -430,6 +438,7 @@ static void pae_bad(struct l2 *l2) {
 
 /* A 32-bit protected-mode L2 without paging at CPL 0, entered directly. */
 DEFINE_L2_CODE(flat, ".code32\n mov 0x7008, %eax\n" EXIT "vmcall\n" EXIT "mov 0x40000010, %ebx\n");
+
 static void flat_setup(struct l2 *l2) {
     (void)l2;
     l2_u64(L2_DATA)[1] = 0x1cafe;
@@ -449,28 +458,28 @@ static const struct expected_exit flat_exits[] = {
                                    .physical = 0x40000010}},
 };
 
-#define SIMPLE(NAME, CODE_NAME, ...) \
-    {.name = NAME, .kind = WITH_L2, L2_CODE(CODE_NAME), EXITS(CODE_NAME##_exits), __VA_ARGS__}
-#define BODY(NAME, CODE_NAME, FUNCTION, ...) {.name = NAME, .kind = WITH_L2, L2_CODE(CODE_NAME), .body = FUNCTION, __VA_ARGS__}
 enum { EXIT_PAT = EXIT_SAVE_PAT | EXIT_LOAD_PAT, EXIT_EFER = EXIT_SAVE_EFER | EXIT_LOAD_EFER };
 
 static const struct scenario table[] = {
-    SIMPLE("state.msr_lists", msr_lists, .on = {.proc = PROC_MSR_BITMAPS}, .setup = msr_lists_setup),
-    BODY("state.host", host_state, host_state_body, .on = {.proc = PROC_MSR_BITMAPS}),
-    SIMPLE("state.pat", pat, .on = {.proc = PROC_MSR_BITMAPS, .exit = EXIT_PAT, .entry = ENTRY_LOAD_PAT}, .setup = pat_setup),
+    SCENARIO("state.msr_lists", msr_lists, .on = {.proc = PROC_MSR_BITMAPS}, .setup = msr_lists_setup),
+    SCENARIO_BODY("state.host", host_state, host_state_body, .on = {.proc = PROC_MSR_BITMAPS}),
+    SCENARIO("state.pat", pat, .on = {.proc = PROC_MSR_BITMAPS, .exit = EXIT_PAT, .entry = ENTRY_LOAD_PAT},
+         .setup = pat_setup),
     {.name = "state.pat_free", .kind = WITH_L2, L2_CODE(pat), EXITS(pat_free_exits), .setup = pat_setup,
      .on = {.proc = PROC_MSR_BITMAPS}, .off = {.exit = EXIT_PAT, .entry = ENTRY_LOAD_PAT}},
-    SIMPLE("state.efer", efer, .on = {.proc = PROC_MSR_BITMAPS, .exit = EXIT_EFER, .entry = ENTRY_LOAD_EFER}, .setup = efer_setup),
+    SCENARIO("state.efer", efer, .on = {.proc = PROC_MSR_BITMAPS, .exit = EXIT_EFER, .entry = ENTRY_LOAD_EFER},
+         .setup = efer_setup),
     {.name = "state.efer_free", .kind = WITH_L2, L2_CODE(efer), EXITS(efer_free_exits), .setup = efer_free_setup,
      .on = {.proc = PROC_MSR_BITMAPS}, .off = {.exit = EXIT_EFER, .entry = ENTRY_LOAD_EFER}},
-    BODY("state.two_vmcs", two, two_body),
-    SIMPLE("state.changes", changes, .setup = 0),
-    SIMPLE("state.vmxoff", vmxoff, .setup = 0),
-    SIMPLE("mode.real", real, .on = {.proc = PROC_IO | PROC_MSR_BITMAPS, .proc2 = PROC2_UNRESTRICTED, .entry = ENTRY_LOAD_EFER,
+    SCENARIO_BODY("state.two_vmcs", two, two_body),
+    SCENARIO("state.changes", changes, .setup = 0),
+    SCENARIO("state.vmxoff", vmxoff, .setup = 0),
+    SCENARIO("mode.real", real, .on = {.proc = PROC_IO | PROC_MSR_BITMAPS, .proc2 = PROC2_UNRESTRICTED,
+         .entry = ENTRY_LOAD_EFER,
                                      .exit = EXIT_SAVE_EFER}, .setup = real_setup, .offered = keeps_lma_control),
-    SIMPLE("mode.pae", pae, .on = {.entry = ENTRY_LOAD_EFER}, .off = {.proc = PROC_CR3_LOAD}, .setup = pae_setup),
-    BODY("mode.pae_bad", pae, pae_bad, .on = {.entry = ENTRY_LOAD_EFER}),
-    SIMPLE("mode.flat", flat, .on = {.proc2 = PROC2_UNRESTRICTED, .entry = ENTRY_LOAD_EFER}, .setup = flat_setup),
+    SCENARIO("mode.pae", pae, .on = {.entry = ENTRY_LOAD_EFER}, .off = {.proc = PROC_CR3_LOAD}, .setup = pae_setup),
+    SCENARIO_BODY("mode.pae_bad", pae, pae_bad, .on = {.entry = ENTRY_LOAD_EFER}),
+    SCENARIO("mode.flat", flat, .on = {.proc2 = PROC2_UNRESTRICTED, .entry = ENTRY_LOAD_EFER}, .setup = flat_setup),
 };
 
 DEFINE_SCENARIOS(state, table);

@@ -12,8 +12,8 @@ struct scenario_list {
 #define DEFINE_SCENARIOS(NAME, TABLE) \
     const struct scenario_list scenarios_##NAME = {(TABLE), sizeof(TABLE) / sizeof((TABLE)[0])}
 
-extern const struct scenario_list scenarios_info, scenarios_off, scenarios_vmcs, scenarios_instruction, scenarios_register,
-    scenarios_exception, scenarios_ept, scenarios_entry, scenarios_event,
-    scenarios_state;
+extern const struct scenario_list scenarios_info, scenarios_off, scenarios_vmcs, scenarios_instruction;
+extern const struct scenario_list scenarios_register, scenarios_exception, scenarios_ept, scenarios_entry;
+extern const struct scenario_list scenarios_event, scenarios_state;
 
 #endif
