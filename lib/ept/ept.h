@@ -151,6 +151,7 @@ static inline struct ept_table *ept_child(const struct ept_table *table, unsigne
 /* A walk of ept12: what was read (each entry once) and what follows from it. Arrays are indexed by level, 1 to 5. */
 struct ept_walk {
     enum nvmx_ept_entry result; /* LEAF: gpa1 is the translation */
+    struct ept_table *start;    /* of ept02, composed from the table of ept12 that was read first; NULL: the root's */
     unsigned int from;          /* level of the first entry that was read */
     unsigned int level;         /* of the last one */
     uint64_t table[6];          /* gpa1 of the tables */
@@ -177,7 +178,7 @@ struct ept_table *ept_table_new(struct nvmx_ept *ept, void *vcpu_ctx, unsigned i
 /* Link a new table into a free slot of `parent`. */
 void ept_table_link(struct nvmx_ept *ept, struct ept_table *parent, unsigned int index, struct ept_table *table,
                     uint64_t hw);
-/* The operation that runs uses this table (not a root). */
+/* The operation that runs uses this table and those above it. */
 void ept_table_use(struct nvmx_ept *ept, struct ept_table *table);
 /* Empty a slot, whatever it holds; asks for the flush. */
 void ept_slot_clear(struct nvmx_ept *ept, struct ept_table *table, unsigned int index);

@@ -182,6 +182,7 @@ static bool start_below(struct ept_walk *walk, const struct ept_root *root, uint
     if (table->parent == NULL) {
         return false;
     }
+    walk->start = table;
     walk->from = table->level;
     walk->table[table->level] = table->gpa1;
     for (; table->parent != NULL; table = table->parent) {

@@ -12,7 +12,23 @@ static uint64_t meaning(uint64_t root_key) {
            ((root_key & NVMX_EPTP_AD) != 0 ? EPT_AD : 0);
 }
 
-/* Clear the slots of one table whose entries in ept12 are no longer what they were composed from. */
+/* Clear a slot if its entry in ept12 is no longer what it was composed from. */
+static void compare_slot(struct nvmx_ept *ept, struct ept_table *table, unsigned int index, uint64_t entry12,
+                         uint64_t mask) {
+    uint64_t hw = ept_load(&table->hw[index]);
+    uint64_t composed = table->composed[index];
+
+    if (ept_is_reference(table->level, hw)) {
+        composed = ept_child(table, index)->entry12;
+    }
+    if (hw != 0 && ((entry12 ^ composed) & mask) != 0) {
+        ept_slot_clear(ept, table, index);
+    }
+}
+
+/* Entries compared at a time: nearly always all are the same. */
+#define COMPARE_BLOCK 8u
+
 static void compare_table(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_table *table, uint64_t mask) {
     uint64_t hpa;
     uint64_t *page = ept->host.map_page(vcpu_ctx, table->gpa1, NVMX_ACCESS_READ, &hpa);
@@ -21,18 +37,17 @@ static void compare_table(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_table
         ept_table_clear(ept, table);
         return;
     }
-    for (unsigned int i = 0; i < 512; i++) {
-        uint64_t entry12 = ept_load(&page[i]);
-        uint64_t composed = table->composed[i];
+    for (unsigned int i = 0; i < 512; i += COMPARE_BLOCK) {
+        uint64_t entry12[COMPARE_BLOCK];
+        uint64_t different = 0;
 
-        if (((entry12 ^ composed) & mask) == 0 && table->level == 1) {
-            continue;
+        for (unsigned int k = 0; k < COMPARE_BLOCK; k++) {
+            entry12[k] = ept_load(&page[i + k]);
+            different |= entry12[k] ^ table->composed[i + k];
         }
-        if (ept_is_reference(table->level, table->hw[i])) {
-            composed = ept_child(table, i)->entry12;
-        }
-        if (table->hw[i] != 0 && ((entry12 ^ composed) & mask) != 0) {
-            ept_slot_clear(ept, table, i);
+        /* Where a slot refers to a table, `composed` is no entry of ept12. */
+        for (unsigned int k = 0; k < COMPARE_BLOCK && ((different & mask) != 0 || table->children != 0); k++) {
+            compare_slot(ept, table, i + k, entry12[k], mask);
         }
     }
     ept->host.unmap_page(vcpu_ctx, table->gpa1, page, false);

@@ -85,11 +85,11 @@ static struct ept_table *next_table(struct nvmx_ept *ept, void *vcpu_ctx, struct
     if (ept_is_reference(level, ept_load(&parent->hw[index]))) {
         table = ept_child(parent, index);
         if (table_fits(ept, table, entry12, gpa1, hw_flags)) {
-            ept_table_use(ept, table);
             return table;
         }
     }
     ept_slot_clear(ept, parent, index);
+    ept_table_use(ept, parent); /* so that making room does not take it */
     table = ept_table_new(ept, vcpu_ctx, level - 1);
     if (table != NULL) {
         table->gpa1 = gpa1;
@@ -99,6 +99,7 @@ static struct ept_table *next_table(struct nvmx_ept *ept, void *vcpu_ctx, struct
     return table;
 }
 
+/* Rights that are only gained need no flush: an EPT violation drops the old translation by itself (SDM 31.4.3.1). */
 static void write_leaf(struct nvmx_ept *ept, struct ept_table *table, unsigned int index, uint64_t hw,
                        uint64_t entry12) {
     uint64_t old = ept_load(&table->hw[index]);
@@ -108,8 +109,7 @@ static void write_leaf(struct nvmx_ept *ept, struct ept_table *table, unsigned i
     if (ept_is_reference(table->level, old)) {
         ept_slot_clear(ept, table, index);
     } else if (old != 0 && (((old ^ hw) & ~(EPT_RIGHTS | EPT_AD)) != 0 || (old & ~hw & EPT_RIGHTS) != 0)) {
-        ept_want_flush(
-            ept, table->root); /* more than rights gained: those an EPT violation brings by itself (SDM 31.4.3.1) */
+        ept_want_flush(ept, table->root);
     }
     table->composed[index] = entry12;
     table->leaf_first = first < table->leaf_first ? first : table->leaf_first;
@@ -123,7 +123,7 @@ enum nvmx_status ept_map(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *
     unsigned int level = leaf_level(ept, walk, mapping);
     uint64_t gpa1 = walk->gpa1 & ~(ept_level_bytes(level) - 1);
     uint64_t hw = (mapping->hpa + (gpa1 - mapping->gpa1)) | rights | type_bits(mapping, walk->entry[walk->level]);
-    struct ept_table *table = root->top;
+    struct ept_table *table = walk->start != NULL ? walk->start : root->top;
 
     hw |= (level > 1 ? NVMX_EPT_LARGE : 0) | (walk->ad ? EPT_AD : 0);
     while (table->level > level) {
@@ -132,6 +132,7 @@ enum nvmx_status ept_map(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *
             return NVMX_E_NO_MEMORY;
         }
     }
+    ept_table_use(ept, table);
     *was_there = ((table->hw[ept_index(gpa2, level)] ^ hw) & ~EPT_AD) == 0;
     write_leaf(ept, table, ept_index(gpa2, level), hw, entry12_at(walk, level));
     return NVMX_OK;

@@ -33,11 +33,19 @@ static void order_insert(struct nvmx_ept *ept, struct ept_table *table) {
     ept->newest = table;
 }
 
+/* Those above first, so that a table is never older than one below it. */
 void ept_table_use(struct nvmx_ept *ept, struct ept_table *table) {
-    table->stamp = ept->stamp;
-    if (ept->newest != table) {
-        order_remove(ept, table);
-        order_insert(ept, table);
+    struct ept_table *path[5];
+    unsigned int depth = 0;
+    bool newest = ept->newest == table;
+
+    for (; table->parent != NULL; table = table->parent) {
+        table->stamp = ept->stamp;
+        path[depth++] = table;
+    }
+    while (!newest && depth > 0) {
+        order_remove(ept, path[--depth]);
+        order_insert(ept, path[depth]);
     }
 }
 

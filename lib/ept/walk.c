@@ -126,24 +126,28 @@ void ept_walk_run(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, u
     }
 }
 
-/* Set `flags` in one entry of L1. False: the entry is no longer what was read. */
+/*
+ * Set `flags` in one entry of L1. False: the entry is no longer what was read. Flags that others set meanwhile don't
+ * count: another processor, or this walk itself where L1's tables lead to the same entry at two levels.
+ */
 static bool set_entry_flags(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, unsigned int level,
                             unsigned int index, uint64_t flags) {
     uint64_t hpa;
-    uint64_t expected = walk->entry[level];
+    uint64_t now = walk->entry[level];
     uint64_t *page = ept->host.map_page(vcpu_ctx, walk->table[level], NVMX_ACCESS_READ | NVMX_ACCESS_WRITE, &hpa);
-    bool same;
+    bool set = false;
 
     if (page == NULL) {
         return true; /* L1 keeps the table in memory that can't be written: there the CPU's write is lost as well */
     }
-    same = __atomic_compare_exchange_n(&page[index], &expected, expected | flags, false, __ATOMIC_SEQ_CST,
-                                       __ATOMIC_SEQ_CST);
-    ept->host.unmap_page(vcpu_ctx, walk->table[level], page, same);
-    if (same) {
-        walk->entry[level] |= flags;
+    for (unsigned int attempt = 0; attempt < 3 && !set && ((now ^ walk->entry[level]) & ~EPT_AD) == 0; attempt++) {
+        set = __atomic_compare_exchange_n(&page[index], &now, now | flags, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     }
-    return same;
+    ept->host.unmap_page(vcpu_ctx, walk->table[level], page, set);
+    if (set) {
+        walk->entry[level] = now | flags;
+    }
+    return set;
 }
 
 bool ept_walk_set_flags(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, uint64_t gpa2, bool write) {

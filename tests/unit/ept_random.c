@@ -7,7 +7,9 @@
 
 #include <criterion/criterion.h>
 
-#define OPERATIONS       30000u
+#ifndef OPERATIONS
+#define OPERATIONS 30000u /* for each test; more for a long run */
+#endif
 #define EPTPS            6u
 #define INVALIDATE_LATER 15u /* percent of L1's changes that are not followed by INVEPT at once */
 
