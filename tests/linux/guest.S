@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The code that runs as a guest of KVM: real mode, then protected, then long mode, then one step after
  * the other (protocol.h). It is linked into kvm-guest as data and copied to GUEST_BASE, so that every

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The only process of the Linux that runs as L1: loads KVM's modules, runs kvm-guest, powers off.
  *
@@ -18,8 +19,7 @@
 
 static char command_line[4096];
 
-static _Noreturn void power_off(int status)
-{
+static _Noreturn void power_off(int status) {
     printf("exit-status: %d\n", status);
     fflush(stdout);
     sync();
@@ -29,14 +29,12 @@ static _Noreturn void power_off(int status)
     }
 }
 
-static _Noreturn void fail(const char *what)
-{
+static _Noreturn void fail(const char *what) {
     printf("init: FAILED: %s: %s\n", what, strerror(errno));
     power_off(1);
 }
 
-static size_t read_text(const char *path, char *text, size_t size)
-{
+static size_t read_text(const char *path, char *text, size_t size) {
     int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0) {
         fail(path);
@@ -52,8 +50,7 @@ static size_t read_text(const char *path, char *text, size_t size)
 }
 
 /* Collects "NAME.parameter=value" words of the command line as "parameter=value ...". */
-static void module_parameters(const char *name, char *parameters, size_t size)
-{
+static void module_parameters(const char *name, char *parameters, size_t size) {
     char words[sizeof(command_line)];
     char *rest = words;
     size_t prefix = strlen(name);
@@ -74,8 +71,7 @@ static void module_parameters(const char *name, char *parameters, size_t size)
     }
 }
 
-static void load_module(const char *name)
-{
+static void load_module(const char *name) {
     char path[64];
     char parameters[1024];
     snprintf(path, sizeof(path), "/modules/%s.ko", name);
@@ -88,8 +84,7 @@ static void load_module(const char *name)
     printf("init: module %s loaded%s%s\n", name, parameters[0] ? " with " : "", parameters);
 }
 
-static void report_cpu(void)
-{
+static void report_cpu(void) {
     static char text[16384];
     read_text("/proc/cpuinfo", text, sizeof(text));
     char *model = strstr(text, "model name");
@@ -110,8 +105,7 @@ static void report_cpu(void)
     printf("init: %s\n", flags);
 }
 
-static int run(char *const arguments[])
-{
+static int run(char *const arguments[]) {
     int status = 0;
     pid_t child = fork();
     if (child < 0) {
@@ -131,8 +125,7 @@ static int run(char *const arguments[])
     return WEXITSTATUS(status);
 }
 
-int main(int argc, char **argv)
-{
+int main(int argc, char **argv) {
     static char program[] = "/kvm-guest";
     struct utsname name;
     (void)argc;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * A small user of KVM: runs guest.S in a virtual machine, prints every exit to user space, and compares
  * what the guest reports with what must come out. Plain ioctls, no library.
@@ -19,7 +20,7 @@
 #include "protocol.h"
 
 #define MAX_VALUES 4
-#define MAX_CPUID 128
+#define MAX_CPUID  128
 /* A guest that runs wild must not print for ever. */
 #define MAX_EXITS 2000
 
@@ -60,8 +61,7 @@ static struct {
     bool interrupt_wanted, second_interrupt;
 } machine;
 
-static _Noreturn void __attribute__((format(printf, 1, 2))) fail(const char *format, ...)
-{
+static _Noreturn void __attribute__((format(printf, 1, 2))) fail(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     printf("kvm-guest: FAILED: ");
@@ -71,8 +71,7 @@ static _Noreturn void __attribute__((format(printf, 1, 2))) fail(const char *for
     exit(1);
 }
 
-static int call(int file, unsigned long request, const char *name, void *argument)
-{
+static int call(int file, unsigned long request, const char *name, void *argument) {
     int result = ioctl(file, request, argument);
     if (result < 0) {
         fail("%s: %s", name, strerror(errno));
@@ -80,11 +79,10 @@ static int call(int file, unsigned long request, const char *name, void *argumen
     return result;
 }
 
-#define CALL(file, request, argument) call(file, request, #request, argument)
+#define CALL(file, request, argument)      call(file, request, #request, argument)
 #define CALL_NUMBER(file, request, number) CALL(file, request, (void *)(uintptr_t)(number))
 
-static void create_vm(void)
-{
+static void create_vm(void) {
     machine.kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
     if (machine.kvm < 0) {
         fail("/dev/kvm: %s", strerror(errno));
@@ -109,8 +107,7 @@ static void create_vm(void)
 }
 
 /* Offers the guest what KVM supports, with our own values in the leaf that the guest looks at. */
-static void set_cpuid(void)
-{
+static void set_cpuid(void) {
     size_t size = sizeof(struct kvm_cpuid2) + MAX_CPUID * sizeof(struct kvm_cpuid_entry2);
     struct kvm_cpuid2 *cpuid = calloc(1, size);
     if (cpuid == NULL) {
@@ -135,8 +132,7 @@ static void set_cpuid(void)
     free(cpuid);
 }
 
-static void create_vcpu(void)
-{
+static void create_vcpu(void) {
     struct kvm_sregs special;
     struct kvm_regs registers = {.rip = GUEST_BASE, .rflags = 2};
     machine.vcpu = CALL_NUMBER(machine.vm, KVM_CREATE_VCPU, 0);
@@ -153,8 +149,7 @@ static void create_vcpu(void)
     CALL(machine.vcpu, KVM_SET_REGS, &registers);
 }
 
-static void check_memory(void)
-{
+static void check_memory(void) {
     for (uint64_t address = PATTERN_START; address < PATTERN_END; address += 8) {
         uint64_t value;
         memcpy(&value, machine.memory + address, sizeof(value));
@@ -164,8 +159,7 @@ static void check_memory(void)
     }
 }
 
-static void finish_step(void)
-{
+static void finish_step(void) {
     const struct expectation *expected = &expectations[machine.step];
     if (machine.step == 0) {
         return;
@@ -191,8 +185,7 @@ static void finish_step(void)
     printf("kvm-guest: step %u passed: %s\n", machine.step, expected->name);
 }
 
-static void start_step(uint32_t step)
-{
+static void start_step(uint32_t step) {
     finish_step();
     if (step != machine.step + 1 || step > STEP_END) {
         fail("the guest went on with step %u", step);
@@ -201,8 +194,7 @@ static void start_step(uint32_t step)
     machine.seen = 0;
 }
 
-static void take_text(const uint8_t *text, unsigned size)
-{
+static void take_text(const uint8_t *text, unsigned size) {
     for (unsigned i = 0; i < size; i++) {
         if (machine.length == 0) {
             machine.line_first_exit = machine.exits;
@@ -220,8 +212,7 @@ static void take_text(const uint8_t *text, unsigned size)
     }
 }
 
-static void give_input(uint8_t *data)
-{
+static void give_input(uint8_t *data) {
     const uint32_t value = INPUT_VALUE;
     memcpy(data, &value, sizeof(value));
     if (machine.step == STEP_INTERRUPT) {
@@ -230,8 +221,7 @@ static void give_input(uint8_t *data)
     }
 }
 
-static void on_io(void)
-{
+static void on_io(void) {
     const struct kvm_run *run = machine.run;
     uint8_t *data = (uint8_t *)machine.run + run->io.data_offset;
     bool out = run->io.direction == KVM_EXIT_IO_OUT;
@@ -258,8 +248,7 @@ static void on_io(void)
     }
 }
 
-static void on_mmio(void)
-{
+static void on_mmio(void) {
     struct kvm_run *run = machine.run;
     static const struct {
         uint64_t address;
@@ -290,8 +279,7 @@ static void on_mmio(void)
     }
 }
 
-static void inject(void)
-{
+static void inject(void) {
     struct kvm_interrupt interrupt = {.irq = INTERRUPT_VECTOR};
     CALL(machine.vcpu, KVM_INTERRUPT, &interrupt);
     printf("kvm-guest: interrupt %#x injected\n", INTERRUPT_VECTOR);
@@ -299,8 +287,7 @@ static void inject(void)
 }
 
 /* Returns false after the last HLT. */
-static bool on_halt(void)
-{
+static bool on_halt(void) {
     printf("kvm-guest: exit %u: KVM_EXIT_HLT\n", machine.exits);
     if (machine.step == STEP_END) {
         finish_step();
@@ -313,8 +300,7 @@ static bool on_halt(void)
     return true;
 }
 
-static bool handle_exit(void)
-{
+static bool handle_exit(void) {
     struct kvm_run *run = machine.run;
     machine.exits++;
     switch (run->exit_reason) {
@@ -341,8 +327,7 @@ static bool handle_exit(void)
     }
 }
 
-int main(void)
-{
+int main(void) {
     setvbuf(stdout, NULL, _IOLBF, 0);
     create_vm();
     create_vcpu();

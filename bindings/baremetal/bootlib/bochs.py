@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One run of Bochs: its configuration, its process, and why it ended."""
 
 import fcntl

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Exit statuses of `boot`, and the exception that carries one of them."""
 
 POWERED_OFF = 0

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What kind of file is to be booted, told by its magic numbers alone."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The bootable CD: GRUB with one fixed script, L0, the image and its modules."""
 
 import errno
