@@ -113,7 +113,7 @@ void trap(struct trap_frame *frame) {
             }
     if (!crashing) {
         crashing = true;
-        print("nvmx: exception %lu in L0, error code 0x%lx\n", frame->vector, frame->error_code);
+        print("nvmx: fatal: exception %lu in L0, error code 0x%lx\n", frame->vector, frame->error_code);
         crash_report(frame);
     }
     power_off();
