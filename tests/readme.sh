@@ -1,0 +1,34 @@
+#!/bin/sh
+# README.md says what the sources say: the example is tests/consumer/example.c, the table of features is what nvmx-status prints, each callback of
+# struct nvmx_host has its row, and each file and folder that is named exists.
+#   readme.sh SOURCE NVMX-STATUS
+set -u
+cd "$1" || exit 1
+status=$2 failed=0
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT INT TERM
+
+# The text between <!-- begin NAME --> and <!-- end NAME -->, without the fences of a code block.
+part() {
+    sed -n "/^<!-- begin $1 -->\$/,/^<!-- end $1 -->\$/p" README.md | grep -v -e '^<!-- ' -e '^```'
+}
+
+compare() { # NAME FILE-WITH-WHAT-IS-TRUE HOW-TO-UPDATE
+    part "$1" > "$scratch/readme"
+    [ -s "$scratch/readme" ] || { echo "README.md: no part '$1'"; failed=1; }
+    diff -u "$scratch/readme" "$2" || { echo "README.md: the part '$1' is not $3"; failed=1; }
+}
+
+compare example tests/consumer/example.c tests/consumer/example.c
+"$status" > "$scratch/status" || exit 1
+compare features "$scratch/status" 'what tests/nvmx-status of the build folder prints'
+
+part callbacks > "$scratch/callbacks"
+for name in $(sed -n '/^struct nvmx_host {/,/^};/s/.*(\*\([a-z0-9_]*\))(.*/\1/p' include/nvmx/host.h); do
+    grep -q "\`$name\`" "$scratch/callbacks" || { echo "README.md: the callback $name has no row"; failed=1; }
+done
+
+for path in $(grep -o -E '`(bindings|tests|include|lib|fuzz|bench)/[A-Za-z0-9_./-]*`' README.md | tr -d '`' | sort -u); do
+    [ -e "$path" ] || { echo "README.md: names $path, which does not exist"; failed=1; }
+done
+exit $failed
