@@ -47,6 +47,8 @@ static const struct {
     [REASON_PAUSE] = {"PAUSE", LENGTH},
     [REASON_TPR_THRESHOLD] = {"TPR below threshold", 0},
     [REASON_APIC_ACCESS] = {"APIC access", 0},
+    [REASON_VIRTUALIZED_EOI] = {"virtualized EOI", 0},
+    [REASON_APIC_WRITE] = {"APIC write", 0},
     [REASON_GDTR_IDTR] = {"GDTR or IDTR", LENGTH | MEMORY_FORM | IDENTITY},
     [REASON_LDTR_TR] = {"LDTR or TR", LENGTH | MEMORY_FORM | IDENTITY},
     [REASON_EPT_VIOLATION] = {"EPT violation", LINEAR | PHYSICAL},

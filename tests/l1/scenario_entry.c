@@ -79,6 +79,7 @@ static void try_bad_entry(struct l2 *l2, const struct bad_entry *bad, uint32_t e
 /* After all of them the VMCS is still good, and still clear. */
 DEFINE_L2_CODE(vmcall, EXIT "vmcall\n" EXIT "vmcall\n" EXIT "vmcall\n");
 
+
 static const struct expected_exit good_exit = {.name = "good_after_all", .exit = {.reason = REASON_VMCALL,
     .length = 3}};
 
@@ -108,6 +109,14 @@ static const struct bad_entry bad_controls[] = {
     {.name = "apic_access_misaligned", .change = {{TO, APIC_ACCESS, 0x1010}}, .on = {.proc2 = PROC2_APIC_ACCESSES}},
     {.name = "x2apic_without_tpr_shadow", .change = {{CLEAR, PROC_CONTROLS, PROC_TPR_SHADOW}},
          .on = {.proc2 = PROC2_X2APIC}},
+    {.name = "x2apic_with_apic_accesses", .change = {{SET, PROC2_CONTROLS, PROC2_APIC_ACCESSES}},
+         .on = {.proc = PROC_TPR_SHADOW, .proc2 = PROC2_X2APIC}},
+    {.name = "apic_registers_without_tpr_shadow", .change = {{CLEAR, PROC_CONTROLS, PROC_TPR_SHADOW}},
+         .on = {.proc2 = PROC2_APIC_REGISTERS}},
+    {.name = "delivery_without_tpr_shadow", .change = {{CLEAR, PROC_CONTROLS, PROC_TPR_SHADOW}},
+         .on = {.pin = PIN_EXTERNAL_INTERRUPT, .proc2 = PROC2_INTERRUPT_DELIVERY}},
+    {.name = "delivery_without_external", .change = {{CLEAR, PIN_CONTROLS, PIN_EXTERNAL_INTERRUPT}},
+         .on = {.proc = PROC_TPR_SHADOW, .proc2 = PROC2_INTERRUPT_DELIVERY}},
     {.name = "virtual_nmi_without_nmi", .change = {{CLEAR, PIN_CONTROLS, PIN_NMI}}, .on = {.pin = PIN_VIRTUAL_NMI}},
     {.name = "nmi_window_without_virtual_nmi", .change = {{CLEAR, PIN_CONTROLS, PIN_VIRTUAL_NMI}},
          .on = {.proc = PROC_NMI_WINDOW}},

@@ -39,6 +39,7 @@ DEFINE_L2_CODE(mmio,
     EXIT "movl $0x77, (%rbx)\n" EXIT "movb %al, 0x7f(%rbx)\n" EXIT "mov 0x100(%rbx), %r8\n"
     "lea 1f(%rip), %rdx\n jmp *%rbx\n 1: " EXIT "vmcall\n");
 
+
 static void mmio_read(struct l2 *l2) {
     l2->regs.gpr[RAX] = 0x12345678;
     advance(3);
@@ -69,6 +70,7 @@ static const struct expected_exit mmio_exits[] = {
 DEFINE_L2_CODE(demand,
     "mov $0x100000, %ebx\n mov $0x1111, %ecx\n" EXIT "mov %rcx, 8(%rbx)\n mov 8(%rbx), %rdx\n"
     "mov $0x180000, %ebx\n" EXIT "mov 8(%rbx), %rsi\n" EXIT "vmcall\n");
+
 static void map_spare(struct l2 *l2) {
     (void)l2;
     map_b(SPARE, EPT_ALL | EPT_WB);
@@ -94,6 +96,7 @@ static const struct expected_exit demand_exits[] = {
 DEFINE_L2_CODE(permission,
     "mov $0xb000, %ebx\n mov $0x55, %eax\n mov (%rbx), %rcx\n" EXIT "mov %eax, 4(%rbx)\n"
     "mov %eax, 8(%rbx)\n lea 1f(%rip), %rdx\n" EXIT "1: vmcall\n");
+
 static void read_only_setup(struct l2 *l2) {
     (void)l2;
     *ept_entry(L2_DATA2, EPT_LEVEL_4K) &= ~(EPT_WRITE | EPT_EXECUTE);
@@ -113,6 +116,7 @@ static const struct expected_exit permission_exits[] = {
 
 DEFINE_L2_CODE(no_execute,
     "mov $0xb000, %ebx\n movl $0x90c3, (%rbx)\n lea 1f(%rip), %rdx\n jmp *%rbx\n 1:  " EXIT "vmcall\n");
+
 static void no_execute_setup(struct l2 *l2) {
     l2_move_code(l2);
     *ept_entry(L2_DATA2, EPT_LEVEL_4K) &= ~EPT_EXECUTE;
@@ -133,6 +137,7 @@ static const struct expected_exit no_execute_exits[] = {
 DEFINE_L2_CODE(execute_only,
     "mov $0xb000, %ebx\n call *%rbx\n" EXIT "mov 1(%rbx), %eax\n" EXIT "mov %eax, 2(%rbx)\n"
     EXIT "vmcall\n");
+
 static void execute_only_setup(struct l2 *l2) {
     (void)l2;
     l2_memory[L2_DATA2] = 0xc3;         /* RET */
@@ -147,6 +152,7 @@ static const struct expected_exit execute_only_exits[] = {
 /* Permissions are the AND over all levels: the table above takes the right away. */
 DEFINE_L2_CODE(upper_level,
     "mov $0x40001000, %ebx\n mov (%rbx), %rcx\n" EXIT "mov %eax, 4(%rbx)\n" EXIT "vmcall\n");
+
 static void upper_level_setup(struct l2 *l2) {
     (void)l2;
     map_b(L2_HOLE + 0x1000, EPT_ALL | EPT_WB);
@@ -161,6 +167,7 @@ static const struct expected_exit upper_level_exits[] = {
 DEFINE_L2_CODE(revoke,
     "mov $0xb000, %ebx\n movl $0x11, (%rbx)\n" EXIT "vmcall\n" EXIT "movl $0x22, (%rbx)\n" EXIT "vmcall\n"
     "mov (%rbx), %eax\n" EXIT "vmcall\n" EXIT "mov 4(%rbx), %eax\n" EXIT "vmcall\n");
+
 static void revoke_write(struct l2 *l2) {
     *ept_entry(L2_DATA2, EPT_LEVEL_4K) &= ~EPT_WRITE;
     invept();
@@ -192,6 +199,7 @@ static const struct expected_exit revoke_exits[] = {
 DEFINE_L2_CODE(revoke_table,
     "mov $0x40001000, %ebx\n mov (%rbx), %eax\n" EXIT "vmcall\n" EXIT "mov (%rbx), %al\n mov (%rbx), %al\n"
     EXIT "vmcall\n");
+
 static uint64_t saved_entry;
 static void revoke_table_setup(struct l2 *l2) {
     (void)l2;
@@ -220,6 +228,7 @@ DEFINE_L2_CODE(misconfig,
     "mov $0x100000, %ebx\n" EXIT "mov 0x0040(%rbx), %eax\n" EXIT "mov 0x1040(%rbx), %eax\n"
     EXIT "mov 0x2040(%rbx), %eax\n" EXIT "mov 0x3040(%rbx), %eax\n" EXIT "mov 0x4040(%rbx), %eax\n"
     EXIT "mov 0x5040(%rbx), %eax\n" EXIT "mov 0x40000000, %al\n" EXIT "vmcall\n");
+
 static void misconfig_setup(struct l2 *l2) {
     (void)l2;
     map_b(SPARE, EPT_WRITE | EPT_WB);
@@ -244,6 +253,7 @@ static const struct expected_exit misconfig_exits[] = {
 DEFINE_L2_CODE(large,
     "mov $0x200000, %ebx\n movl $0xabcd, 0x12345(%rbx)\n mov 0x1ffff8(%rbx), %rcx\n" EXIT "vmcall\n"
     EXIT "movb $1, 0x100000(%rbx)\n" EXIT "vmcall\n");
+
 static void large_setup(struct l2 *l2) {
     (void)l2;
     uint64_t value = 0x1122334455667788;
@@ -269,6 +279,7 @@ static const struct expected_exit large_exits[] = {
 /* A 1-GB page at the hole: frame 0 of L1, so L2 reaches L1's own variables at L2_HOLE + their address. */
 DEFINE_L2_CODE(huge, "mov 0x40000000(%rbx), %rcx\n addq $1, 0x40000000(%rbx)\n" EXIT "vmcall\n");
 
+
 static volatile uint64_t huge_target;
 static void huge_setup(struct l2 *l2) {
     huge_target = 0x700;
@@ -287,6 +298,7 @@ static const struct expected_exit huge_exits[] = {
 DEFINE_L2_CODE(many,
     "mov $0x100000, %ebx\n xor %ecx, %ecx\n 1: mov %ecx, (%rbx)\n add $0x1000, %ebx\n inc %ecx\n"
     "cmp $256, %ecx\n jb 1b\n" EXIT "vmcall\n");
+
 static void many_setup(struct l2 *l2) {
     (void)l2;
     for (uint64_t i = 0; i < 256; i++) {
@@ -311,6 +323,7 @@ static const struct expected_exit many_exits[] = {
 /* The walk of L2's own page tables meets a hole: a read, linear address valid, not the final translation. */
 DEFINE_L2_CODE(walk, "mov $0x40200000, %ebx\n" EXIT "mov 8(%rbx), %al\n" EXIT "vmcall\n");
 
+
 static void walk_setup(struct l2 *l2) {
     (void)l2;
     *ept_entry(L2_PD_HIGH, EPT_LEVEL_4K) = 0;
@@ -330,7 +343,9 @@ static const struct expected_exit walk_exits[] = {
 /* Event delivery meets a hole: the stack of the handler (SDM 30.2.4). */
 DEFINE_L2_CODE(delivery, EXIT "ud2\n" ".global l2_delivery_handler\n l2_delivery_handler: " EXIT "vmcall\n");
 
+
 DEFINE_L2_CODE(delivery_int, EXIT "int $6\n");
+
 
 extern const uint8_t l2_delivery_handler[];
 static void delivery_setup(struct l2 *l2) {
@@ -375,6 +390,7 @@ static const struct expected_exit delivery_idt_exits[] = {
 /* Accessed and dirty flags (SDM 31.3.5). */
 DEFINE_L2_CODE(flags, "mov 0xb000, %al\n" EXIT "vmcall\n mov %al, 0xb001\n" EXIT "vmcall\n");
 
+
 static void flags_setup(struct l2 *l2) {
     (void)l2;
     vmwrite(EPT_POINTER, ept_pointer() | 0x40);
@@ -399,6 +415,7 @@ static const struct expected_exit flags_exits[] = {
 DEFINE_L2_CODE(switch_eptp,
     "mov 0xb000, %rax\n" EXIT "vmcall\n mov 0xb000, %rax\n" EXIT "vmcall\n mov 0xb000, %rax\n"
     EXIT "vmcall\n");
+
 static uint64_t second_root[512] __attribute__((aligned(4096)));
 static uint64_t second_tables[3][512] __attribute__((aligned(4096)));
 static void switch_setup(struct l2 *l2) {
@@ -434,6 +451,44 @@ static const struct expected_exit switch_eptp_exits[] = {
     VMCALL_EXIT("third", .then = in_first_again),
 };
 
+/* L2's own page tables changed by L1: seen after INVVPID, or at the next entry if there is no VPID. */
+DEFINE_L2_CODE(vpid,
+    "mov 0xb000, %rax\n" EXIT "vmcall\n mov 0xb000, %rax\n" EXIT "vmcall\n mov 0xb000, %rax\n"
+    EXIT "vmcall\n");
+static bool vpid_on;
+static void vpid_setup(struct l2 *l2) {
+    (void)l2;
+    vpid_on = (vmread(PROC2_CONTROLS) & PROC2_VPID) != 0;
+    *l2_u64(L2_DATA2) = 0xbb;
+    *l2_u64(0xd000) = 0xdd;
+    *l2_u64(0xe000) = 0xee;
+}
+static void remap(uint64_t gpa2, uint64_t type) {
+    l2_u64(L2_PT)[L2_DATA2 >> 12] = gpa2 | 0x67;
+    uint64_t descriptor[2] = {1, L2_DATA2};
+    if (vpid_on) {
+        step_succeed("invvpid", vmx_invvpid(type, descriptor));
+    }
+}
+static void vpid_first(struct l2 *l2) {
+    step_equal("first", l2->regs.gpr[RAX], 0xbb);
+    remap(0xd000, 0);
+    then_skip(l2);
+}
+static void vpid_second(struct l2 *l2) {
+    step_equal("second", l2->regs.gpr[RAX], 0xdd);
+    remap(0xe000, 1);
+    then_skip(l2);
+}
+static void vpid_third(struct l2 *l2) {
+    step_equal("third", l2->regs.gpr[RAX], 0xee);
+}
+static const struct expected_exit vpid_exits[] = {
+    VMCALL_EXIT("first_exit", .then = vpid_first),
+    VMCALL_EXIT("second_exit", .then = vpid_second),
+    VMCALL_EXIT("third_exit", .then = vpid_third),
+};
+
 enum { EXECUTE_ONLY = 1, TWO_MB = 1 << 16, ONE_GB = 1 << 17, INVEPT_SINGLE = 1 << 20 | 1 << 25,
     INVEPT_ALL = 1 << 20 | 1 << 26,
        ACCESSED_DIRTY = 1 << 21 };
@@ -458,6 +513,9 @@ static const struct scenario table[] = {
     {.name = "ept.delivery_idt", .kind = WITH_L2, L2_CODE(delivery), EXITS(delivery_idt_exits),
          .setup = delivery_idt_setup},
     SCENARIO("ept.accessed_dirty", flags, .ept_vpid = ACCESSED_DIRTY, .setup = flags_setup),
+    SCENARIO("vpid.invvpid", vpid, .on = {.proc2 = PROC2_VPID}, .ept_vpid = 1ul << 32 | 1ul << 40 | 1ul << 41,
+         .setup = vpid_setup),
+    SCENARIO("vpid.off", vpid, .off = {.proc2 = PROC2_VPID}, .setup = vpid_setup),
     SCENARIO("ept.switch_eptp", switch_eptp, .setup = switch_setup),
 };
 

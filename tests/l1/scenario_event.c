@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Events: injection, windows, interrupts and NMIs, activity states, timers, TPR (SDM vol. 3C, 28.2, 29.6, 29.7, 32). */
+/* Events: injection, windows, interrupts and NMIs, activity states, timers (SDM vol. 3C, 28.2, 29.6, 29.7). */
 #include "scenarios.h"
 
 enum { DB = 1, NMI = 2, BP = 3, UD = 6, GP = 13, EXTERNAL = 0x50, SOFTWARE = 0x41 };
@@ -14,6 +14,7 @@ DEFINE_L2_CODE(idle,
     "nop\n nop\n hlt\n"
     ".global l2_handler, l2_handler_iret\n l2_handler: " EXIT "vmcall\n iretq\n"
     "l2_handler_iret: incl 0x7000\n iretq\n");
+
 
 extern const uint8_t l2_handler[], l2_handler_iret[];
 
@@ -90,6 +91,7 @@ static void inject_intercepted(struct l2 *l2) {
 /* Delivery of an injected event fails: the event becomes the vectoring event. */
 DEFINE_L2_CODE(deliver, EXIT "nop\n" EXIT "vmcall\n");
 
+
 static void deliver_gate(struct l2 *l2) {
     (void)l2;
     l2_gate(EXTERNAL, l2_handler, 0, 0);
@@ -148,6 +150,7 @@ static void deliver_ept(struct l2 *l2) {
 DEFINE_L2_CODE(window,
     "nop\n" EXIT "vmcall\n nop\n sti\n nop\n" EXIT "nop\n nop\n cli\n nop\n" EXIT "vmcall\n sti\n"
     EXIT "vmcall\n");
+
 static void open_window(struct l2 *l2) {
     vmcs_set(PROC_CONTROLS, PROC_INTERRUPT_WINDOW, 0);
     then_skip(l2);
@@ -181,6 +184,7 @@ static const struct expected_exit window_now_exits[] = {
 /* Virtual NMIs: the injected NMI blocks until IRET, then the NMI window opens. */
 DEFINE_L2_CODE(nmi_window,
     EXIT "nop\n" EXIT "vmcall\n .global l2_nmi_handler\n l2_nmi_handler:  " EXIT "vmcall\n iretq\n");
+
 extern const uint8_t l2_nmi_handler[];
 static void nmi_window_setup(struct l2 *l2) {
     (void)l2;
@@ -208,6 +212,7 @@ static const struct expected_exit nmi_window_exits[] = {
 DEFINE_L2_CODE(interrupt,
     EXIT "nop\n nop\n" EXIT "vmcall\n .global l2_interrupt_handler\n l2_interrupt_handler:  "
     EXIT "vmcall\n iretq\n");
+
 extern const uint8_t l2_interrupt_handler[];
 static void interrupt_setup(struct l2 *l2) {
     (void)l2;
@@ -259,9 +264,11 @@ static void interrupt_if_clear_setup(struct l2 *l2) {
 enum { L2_APIC = 0x100000 };
 DEFINE_L2_CODE(own_ipi, "movl $0x44050, 0x100300\n" EXIT "1: jmp 1b\n");
 
+
 /* To its own APIC ID: the self shorthand sends no NMIs. */
 DEFINE_L2_CODE(own_nmi,
     "mov 0x100020, %eax\n mov %eax, 0x100310\n movl $0x4400, 0x100300\n" EXIT "1: jmp 1b\n");
+
 static void map_apic(struct l2 *l2) {
     (void)l2;
     ept_map(L2_APIC, 0xfee00000, EPT_LEVEL_4K, EPT_READ | EPT_WRITE | EPT_UC);
@@ -275,9 +282,61 @@ static const struct expected_exit own_nmi_exits[] = {
     {.name = "exit", .exit = {.reason = REASON_EXCEPTION_NMI, .interruption = EVENT_NMI}, .then = unblock_nmis},
 };
 
+/* The PIT through the 8259A and LINT0: interrupts that a device raises while L2 runs. */
+enum { PIC_BASE = 0x70, PIT_TICKS = 50000 };
+DEFINE_L2_CODE(pit, EXIT "1: jmp 1b\n");
+
+DEFINE_L2_CODE(pit_hlt, "sti\n hlt\n" EXIT "nop\n" EXIT "vmcall\n");
+
+static void pit_start(void) {
+    static const struct {
+        uint16_t port;
+        uint8_t value;
+    } writes[] = {{0x20, 0x11}, {0x21, PIC_BASE}, {0x21, 4}, {0x21, 1}, {0xa0, 0x11}, {0xa1, PIC_BASE + 8},
+         {0xa1, 2}, {0xa1, 1},
+                  {0x21, 0xfe}, {0xa1, 0xff}, {0x43, 0x30}, {0x40, PIT_TICKS & 0xff}, {0x40, PIT_TICKS >> 8}};
+    for (uint32_t i = 0; i < sizeof writes / sizeof writes[0]; i++) {
+        outb(writes[i].port, writes[i].value);
+    }
+}
+static void pit_setup(struct l2 *l2) {
+    (void)l2;
+    lapic_write(0x350, 0x700);          /* LINT0: ExtINT */
+    interrupts_taken[PIC_BASE] = 0;
+    set_if();
+    pit_start();
+}
+static void pit_end(void) {
+    outb(0x20, 0x20);
+    outb(0x21, 0xff);
+    lapic_write(0x350, 0x10700);
+}
+static void pit_pending(struct l2 *l2) {
+    (void)l2;
+    open_interrupts_once();
+    step_equal("taken_by_l1", interrupts_taken[PIC_BASE], 1);
+    pit_end();
+}
+static void pit_acknowledged(struct l2 *l2) {
+    (void)l2;
+    open_interrupts_once();
+    step_equal("not_taken_by_l1", interrupts_taken[PIC_BASE], 0);
+    pit_end();
+    vmwrite(GUEST_ACTIVITY, 0);
+}
+static const struct expected_exit pit_exits[] = {
+    {.name = "exit", .exit = {.reason = REASON_EXTERNAL_INTERRUPT}, .then = pit_pending},
+};
+static const struct expected_exit pit_hlt_exits[] = {
+    {.name = "exit", .exit = {.reason = REASON_EXTERNAL_INTERRUPT, .interruption = EVENT_EXTERNAL(PIC_BASE)},
+     .then = pit_acknowledged},
+    VMCALL_EXIT("end"),
+};
+
 /* Activity state HLT. */
 
 DEFINE_L2_CODE(halted, EXIT "nop\n" EXIT "vmcall\n");
+
 
 static void halted_interrupt_setup(struct l2 *l2) {
     interrupt_setup(l2);
@@ -329,6 +388,7 @@ static void halted_inject(struct l2 *l2) {
 
 DEFINE_L2_CODE(mtf, "nop\n" EXIT "mov $1, %eax\n" EXIT "cpuid\n" EXIT "nop\n" EXIT "vmcall\n");
 
+
 static const struct expected_exit mtf_exits[] = {
     {.name = "after_nop", .exit = {.reason = REASON_MTF}, .then = then_stay},
     {.name = "after_mov", .exit = {.reason = REASON_MTF}, .then = then_stay},
@@ -348,6 +408,7 @@ static void mtf_injection(struct l2 *l2) {
 
 DEFINE_L2_CODE(timer_zero, EXIT "nop\n nop\n 1: jmp 1b\n");
 
+
 static void timer_zero_setup(struct l2 *l2) {
     (void)l2;
     vmwrite(PREEMPTION_TIMER, 0);
@@ -358,6 +419,7 @@ static const struct expected_exit timer_zero_exits[] = {
 };
 /* Saved on exit: 0 after expiry, less than before after another exit. */
 DEFINE_L2_CODE(timer_saved, "mov $2000, %ecx\n 1: dec %ecx\n jnz 1b\n" EXIT "vmcall\n" EXIT "1: jmp 1b\n");
+
 
 static void timer_saved_setup(struct l2 *l2) {
     (void)l2;
@@ -380,6 +442,7 @@ static const struct expected_exit timer_saved_exits[] = {
 /* Also wakes a halted L2; RIP is behind the HLT. */
 DEFINE_L2_CODE(timer_hlt, "hlt\n" EXIT "nop\n");
 
+
 static void timer_hlt_setup(struct l2 *l2) {
     (void)l2;
     vmwrite(PREEMPTION_TIMER, 20000 >> (cap.misc & 31));
@@ -390,71 +453,6 @@ static void timer_hlt_check(struct l2 *l2) {
 }
 static const struct expected_exit timer_hlt_exits[] = {
     {.name = "halted", .exit = {.reason = REASON_PREEMPTION_TIMER}, .then = timer_hlt_check},
-};
-
-/* TPR shadow: CR8 of L2 is bits 7:4 of byte 80H of the virtual-APIC page. */
-
-static uint8_t virtual_apic[4096] __attribute__((aligned(4096)));
-DEFINE_L2_CODE(tpr, "mov %cr8, %rbx\n mov $9, %eax\n mov %rax, %cr8\n mov %cr8, %rcx\n" EXIT "vmcall\n"
-    "mov $4, %eax\n mov %rax, %cr8\n mov $3, %eax\n mov %rax, %cr8\n" EXIT "nop\n" EXIT "vmcall\n");
-
-static void tpr_setup(struct l2 *l2) {
-    (void)l2;
-    memset(virtual_apic, 0, sizeof virtual_apic);
-    virtual_apic[0x80] = 0x60;
-    vmwrite(VIRTUAL_APIC, (uint64_t)virtual_apic);
-    vmwrite(TPR_THRESHOLD, 4);
-}
-static void tpr_check(struct l2 *l2) {
-    step_equal("first", l2->regs.gpr[RBX], 6);
-    step_equal("second", l2->regs.gpr[RCX], 9);
-    step_equal("vtpr", virtual_apic[0x80], 0x90);
-    then_skip(l2);
-}
-static void tpr_low(struct l2 *l2) {
-    step_equal("vtpr_low", virtual_apic[0x80], 0x30);
-    then_stay(l2);
-}
-static const struct expected_exit tpr_exits[] = {
-    VMCALL_EXIT("vmcall", .then = tpr_check),
-    {.name = "below", .exit = {.reason = REASON_TPR_THRESHOLD}, .then = tpr_low},
-};
-static void tpr_threshold_check(struct l2 *l2) {
-    tpr_setup(l2);
-    virtual_apic[0x80] = 0x30;
-    l2_expect_fail(l2, "above_vtpr", 7);
-    virtual_apic[0x80] = 0x40;
-    struct expected_exit expected = VMCALL_EXIT("equal", .point = 1);
-    l2_expect(l2, &expected);
-}
-
-/* Virtualized APIC accesses: the page is an exit, but for the TPR. */
-static uint8_t apic_access_page[4096] __attribute__((aligned(4096)));
-DEFINE_L2_CODE(apic_access,
-    "mov $0x100000, %ebx\n" EXIT "mov 0x20(%rbx), %eax\n" EXIT "mov %eax, 0xb0(%rbx)\n"
-    "mov 0x80(%rbx), %edx\n movl $0x50, 0x80(%rbx)\n" EXIT "vmcall\n");
-static void apic_access_setup(struct l2 *l2) {
-    tpr_setup(l2);
-    vmwrite(APIC_ACCESS, (uint64_t)apic_access_page);
-    vmwrite(TPR_THRESHOLD, 0);
-    ept_map(L2_APIC, (uint64_t)apic_access_page, EPT_LEVEL_4K, EPT_READ | EPT_WRITE | EPT_WB);
-}
-static void apic_skip3(struct l2 *l2) {
-    (void)l2;
-    vmwrite(GUEST_RIP, vmread(GUEST_RIP) + 3);
-}
-static void apic_skip6(struct l2 *l2) {
-    (void)l2;
-    vmwrite(GUEST_RIP, vmread(GUEST_RIP) + 6);
-}
-static void apic_access_check(struct l2 *l2) {
-    step_equal("tpr_read", l2->regs.gpr[RDX], 0x60);
-    step_equal("tpr_written", virtual_apic[0x80], 0x50);
-}
-static const struct expected_exit apic_access_exits[] = {
-    {.name = "read", .exit = {.reason = REASON_APIC_ACCESS, .qualification = 0x0020}, .then = apic_skip3},
-    {.name = "write", .exit = {.reason = REASON_APIC_ACCESS, .qualification = 0x10b0}, .then = apic_skip6},
-    VMCALL_EXIT("end", .then = apic_access_check),
 };
 
 #define INTERRUPT(NAME, EXIT_TABLE, SETUP, ...) \
@@ -479,6 +477,10 @@ static const struct scenario table[] = {
               .on = {.pin = PIN_EXTERNAL_INTERRUPT}, .only_by_name = true),
     SCENARIO("event.own_ipi", own_ipi, .on = {.pin = PIN_EXTERNAL_INTERRUPT}, .setup = map_apic),
     SCENARIO("event.own_nmi", own_nmi, .on = {.pin = PIN_NMI}, .setup = map_apic),
+    SCENARIO("event.pit", pit, .on = {.pin = PIN_EXTERNAL_INTERRUPT}, .setup = pit_setup),
+    SCENARIO("event.pit_hlt", pit_hlt, .on = {.pin = PIN_EXTERNAL_INTERRUPT, .exit = EXIT_ACKNOWLEDGE},
+         .off = {.proc = PROC_HLT},
+             .setup = pit_setup),
     {.name = "event.halted_interrupt", .kind = WITH_L2, L2_CODE(halted), EXITS(halted_interrupt_exits),
      .setup = halted_interrupt_setup, .on = {.pin = PIN_EXTERNAL_INTERRUPT}, .misc = HLT_STATE},
     {.name = "strict.halted_interrupt", .kind = WITH_L2, L2_CODE(halted), EXITS(still_halted_exits),
@@ -488,15 +490,12 @@ static const struct scenario table[] = {
     SCENARIO("strict.mtf", mtf, .on = {.proc = PROC_MTF}, .only_by_name = true),
     SCENARIO_BODY("strict.mtf_injection", idle, mtf_injection, .on = {.proc = PROC_MTF}, .only_by_name = true),
     SCENARIO("event.timer_zero", timer_zero, .on = {.pin = PIN_PREEMPTION_TIMER}, .setup = timer_zero_setup),
-    SCENARIO("event.timer_saved", timer_saved, .on = {.pin = PIN_PREEMPTION_TIMER, .exit = EXIT_SAVE_PREEMPTION_TIMER},
+    SCENARIO("event.timer_saved", timer_saved, .on = {.pin = PIN_PREEMPTION_TIMER,
+         .exit = EXIT_SAVE_PREEMPTION_TIMER},
            .setup = timer_saved_setup),
     SCENARIO("event.timer_hlt", timer_hlt, .on = {.pin = PIN_PREEMPTION_TIMER}, .off = {.proc = PROC_HLT},
          .misc = HLT_STATE,
            .setup = timer_hlt_setup),
-    SCENARIO("event.tpr", tpr, .on = {.proc = PROC_TPR_SHADOW}, .setup = tpr_setup),
-    SCENARIO_BODY("event.tpr_threshold", tpr, tpr_threshold_check, .on = {.proc = PROC_TPR_SHADOW}),
-    SCENARIO("event.apic_access", apic_access, .on = {.proc = PROC_TPR_SHADOW, .proc2 = PROC2_APIC_ACCESSES},
-           .setup = apic_access_setup),
 };
 
 DEFINE_SCENARIOS(event, table);

@@ -16,6 +16,7 @@ DEFINE_L2_CODE(all,
     "mov %cr0, %rax\n or $8, %rax\n mov %rax, %cr0\n" EXIT "fninit\n"
     EXIT "int3\n");
 
+
 /* None of these exits defines an instruction length but those of software exceptions: L1 counts itself. */
 static void skip2(struct l2 *l2) {
     (void)l2;
@@ -51,6 +52,7 @@ static const struct expected_exit all_exits[] = {
 DEFINE_L2_CODE(cr2,
     "mov $0x1230, %eax\n mov %rax, %cr2\n mov $0x80000000, %ebx\n" EXIT "mov 0x77(%rbx), %eax\n"
     "mov %cr2, %rcx\n" EXIT "vmcall\n");
+
 static void check_cr2(struct l2 *l2) {
     step_equal("cr2", l2->regs.gpr[RCX], 0x1230);
 }
@@ -62,6 +64,7 @@ static const struct expected_exit cr2_exits[] = {
 /* Single-step: a trap, with pending debug exceptions reported in the qualification (BS, bit 14). */
 DEFINE_L2_CODE(single_step,
     "pushfq\n orq $0x100, (%rsp)\n popfq\n nop\n" EXIT "nop\n" EXIT "nop\n" EXIT "nop\n");
+
 static void stop_stepping(struct l2 *l2) {
     (void)l2;
     vmcs_set(GUEST_RFLAGS, 0, 0x100);
@@ -76,6 +79,7 @@ static const struct expected_exit single_step_exits[] = {
 DEFINE_L2_CODE(breakpoint,
     "mov $0x7010, %eax\n mov %rax, %dr1\n mov $0x00d00404, %eax\n mov %rax, %dr7\n movl $1, 0x7010\n"
     EXIT "nop\n xor %eax, %eax\n mov %rax, %dr1\n" EXIT "vmcall\n");
+
 static void drop_breakpoint(struct l2 *l2) {
     (void)l2;
     vmwrite(GUEST_DR7, 0x400);
@@ -96,6 +100,7 @@ DEFINE_L2_CODE(pf_mask,
     "mov %cr0, %rax\n or $0x10000, %rax\n mov %rax, %cr0\n"
     EXIT "mov %eax, (%rsi)\n" EXIT "vmcall\n"
     ".global l2_pf_handler\n l2_pf_handler: " PF_HANDLER);
+
 
 extern const uint8_t l2_pf_handler[];
 static void pf_setup(struct l2 *l2, uint32_t bitmap, uint32_t mask, uint32_t match) {
@@ -125,6 +130,7 @@ DEFINE_L2_CODE(pf_inverted,
     "mov $0x80000000, %ebx\n mov $0x7000, %esi\n"
     EXIT "mov (%rbx), %eax\n mov %eax, (%rsi)\n mov %edx, %r8d\n" EXIT "vmcall\n");
 
+
 static void pf_inverted_setup(struct l2 *l2) {
     pf_setup(l2, 0, 1, 1);
 }
@@ -144,6 +150,7 @@ DEFINE_L2_CODE(own,
     "l2_own_ud: shl $4, %r8\n or $2, %r8\n addq $2, (%rsp)\n iretq\n"
     "l2_own_bp: shl $4, %r8\n or $3, %r8\n iretq\n");
 
+
 extern const uint8_t l2_own_ud[], l2_own_bp[];
 static void own_setup(struct l2 *l2) {
     (void)l2;
@@ -162,6 +169,7 @@ static const struct expected_exit own_exits[] = {
 
 /* IDT of limit 0: #UD -> #GP -> #DF -> triple fault. */
 DEFINE_L2_CODE(triple, EXIT "ud2\n");
+
 
 static void triple_setup(struct l2 *l2) {
     (void)l2;
@@ -190,6 +198,7 @@ static const struct expected_exit vectoring_exits[] = {
 };
 
 DEFINE_L2_CODE(int_n, EXIT "int $0x40\n");
+
 
 static const struct expected_exit int_n_exits[] = {
     EXCEPTION("gp", EVENT_HARDWARE_CODE(GP), .error_code = 0x40 * 8 + 2, .length = 2,

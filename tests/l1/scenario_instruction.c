@@ -23,6 +23,7 @@ static bool has_xsave(void) {
 DEFINE_L2_CODE(cpuid,
     "mov $1, %eax\n xor %ecx, %ecx\n" EXIT "cpuid\n" EXIT "vmcall\n" EXIT "invd\n" EXIT ".byte 0x48\n"
     "cpuid\n");
+
 static const struct expected_exit cpuid_exits[] = {
     {.name = "cpuid", .exit = {.reason = REASON_CPUID, .length = 2}},
     {.name = "vmcall", .exit = {.reason = REASON_VMCALL, .length = 3}},
@@ -41,6 +42,7 @@ DEFINE_L2_CODE(registers,
     "add %rcx, %rax\n add %rdx, %rax\n add %rbx, %rax\n add %rbp, %rax\n add %rsi, %rax\n add %rdi, %rax\n"
     "add %r8, %rax\n add %r9, %rax\n add %r10, %rax\n add %r11, %rax\n add %r12, %rax\n add %r13, %rax\n"
     "add %r14, %rax\n add %r15, %rax\n" EXIT "vmcall\n");
+
 
 static void change_registers(struct l2 *l2) {
     static const uint64_t expected[16] = {
@@ -66,6 +68,7 @@ static const struct expected_exit register_exits[] = {
 
 DEFINE_L2_CODE(xsetbv, "xor %ecx, %ecx\n xor %edx, %edx\n mov $1, %eax\n" EXIT "xsetbv\n");
 
+
 static void set_osxsave(struct l2 *l2) {
     (void)l2;
     vmcs_set(GUEST_CR4, 0x40000, 0);
@@ -82,6 +85,7 @@ DEFINE_L2_CODE(vmx,
     EXIT "vmclear %fs:0x7008\n" EXIT "vmptrst %gs:(%r13, %r14)\n" EXIT "vmread %r9, %r10\n"
     EXIT "vmread %r9, 0x7fffffff(%r12)\n" EXIT "vmwrite %rdx, %r9\n" EXIT "vmwrite (%r8, %rbp, 2), %r15\n"
     EXIT "invept 0x18(%rbx), %rdi\n" EXIT "invvpid (%rsi), %r11\n");
+
 #define MEM(SCALE) INFO_MEMORY(SCALE, SEGMENT_DS)
 static const struct expected_exit vmx_exits[] = {
     {.name = "vmxoff", .exit = {.reason = REASON_VMXOFF, .length = 3}},
@@ -118,6 +122,7 @@ static const struct expected_exit vmx_exits[] = {
 /* RIP-relative: the qualification is the displacement plus the next instruction's address. */
 DEFINE_L2_CODE(vmx_rip, EXIT "vmptrld 0x7000(%rip)\n" EXIT "vmread %rax, -8(%rip)\n");
 
+
 static void vmx_rip_body(struct l2 *l2) {
     struct expected_exit vmptrld_exit = {
         .name = "vmptrld", .exit = {.reason = REASON_VMPTRLD, .length = 7,
@@ -141,6 +146,7 @@ DEFINE_L2_CODE(io,
     "mov $0x7020, %esi\n mov $0x7040, %edi\n mov $0x512, %edx\n mov $3, %ecx\n" EXIT "in $0x80, %al\n"
     EXIT "out %al, $0x80\n" EXIT "in (%dx), %ax\n" EXIT "out %eax, (%dx)\n" EXIT "outsb\n"
     EXIT "rep outsw\n" EXIT "insl\n" EXIT "fs outsb\n" EXIT "rep insb\n");
+
 static const struct expected_exit io_exits[] = {
     {.name = "in_imm", .exit = {.reason = REASON_IO, .length = 2,
          .qualification = IO_QUALIFICATION(1, 0x80) | IO_IN | IO_IMMEDIATE}},
@@ -184,6 +190,7 @@ DEFINE_L2_CODE(io_bitmap,
     "mov $0x9000, %edx\n" EXIT "in (%dx), %al\n"
     "mov $0xffff, %edx\n in (%dx), %al\n" EXIT "in (%dx), %ax\n" EXIT "vmcall\n");
 
+
 static const struct expected_exit io_bitmap_exits[] = {
     {.name = "word_touches", .exit = {.reason = REASON_IO, .length = 2,
          .qualification = IO_QUALIFICATION(2, 0x512) | IO_IN}},
@@ -203,6 +210,7 @@ static const struct expected_exit io_bitmap_exits[] = {
 DEFINE_L2_CODE(io_bitmap_change,
     "mov $0x514, %edx\n in (%dx), %al\n" EXIT "vmcall\n" EXIT "in (%dx), %al\n" EXIT "vmcall\n"
     "in (%dx), %al\n" EXIT "vmcall\n");
+
 static void intercept_514(struct l2 *l2) {
     io_bitmaps[0][0x514 / 8] |= 1u << (0x514 % 8);
     then_skip(l2);
@@ -224,6 +232,7 @@ static const struct expected_exit io_bitmap_change_exits[] = {
 DEFINE_L2_CODE(msr,
     "mov $0x174, %ecx\n" EXIT "rdmsr\n" EXIT "wrmsr\n mov $0xc0000082, %ecx\n" EXIT "rdmsr\n"
     "mov $0x40000000, %ecx\n" EXIT "rdmsr\n" EXIT "wrmsr\n");
+
 
 static const struct expected_exit msr_exits[] = {
     {.name = "rdmsr", .exit = {.reason = REASON_RDMSR, .length = 2}},
@@ -259,6 +268,7 @@ DEFINE_L2_CODE(msr_bitmap,
     "rdmsr\n" EXIT "wrmsr\n mov $0xc0000081, %ecx\n" EXIT "rdmsr\n mov $0x12340000, %edx\n"
     "mov $0x5678, %eax\n wrmsr\n mov $0xc0000082, %ecx\n rdmsr\n" EXIT "wrmsr\n mov $0x2000, %ecx\n"
     EXIT "rdmsr\n mov $0xc0002000, %ecx\n" EXIT "wrmsr\n mov $0xbfffffff, %ecx\n" EXIT "rdmsr\n");
+
 static void msr_read_of_l2(struct l2 *l2) {
     step_equal("sysenter_esp_in_l2", l2->regs.gpr[RDX] << 32 | l2->regs.gpr[RAX], 0x4444);
     step_equal("sysenter_cs_written", vmread(GUEST_SYSENTER_CS), 0x55);
@@ -288,6 +298,7 @@ static void restore_syscall_msrs(struct l2 *l2) {
 
 DEFINE_L2_CODE(hlt, EXIT "hlt\n" EXIT "vmcall\n");
 
+
 static const struct expected_exit hlt_exits[] = {
     {.name = "hlt", .exit = {.reason = REASON_HLT, .length = 1}},
     {.name = "vmcall", .exit = {.reason = REASON_VMCALL, .length = 3}},
@@ -296,12 +307,14 @@ static const struct expected_exit hlt_exits[] = {
 DEFINE_L2_CODE(invlpg, "mov $0x7000, %ebx\n mov $2, %ecx\n" EXIT "invlpg 0x23(%rbx, %rcx, 8)\n"
     "mov $0x123456789000, %rbx\n" EXIT "invlpg (%rbx)\n");
 
+
 static const struct expected_exit invlpg_exits[] = {
     {.name = "scaled", .exit = {.reason = REASON_INVLPG, .length = 5, .qualification = 0x7033}},
     {.name = "wide", .exit = {.reason = REASON_INVLPG, .length = 3, .qualification = 0x123456789000}},
 };
 
 DEFINE_L2_CODE(invpcid, "mov $0x7000, %ebx\n mov $2, %ecx\n" EXIT "invpcid 8(%rbx), %rcx\n");
+
 
 static const struct expected_exit invpcid_exits[] = {
     {.name = "invpcid", .exit = {.reason = REASON_INVPCID, .length = 6, .qualification = 8,
@@ -310,11 +323,13 @@ static const struct expected_exit invpcid_exits[] = {
 
 DEFINE_L2_CODE(rdpmc, "xor %ecx, %ecx\n" EXIT "rdpmc\n");
 
+
 static const struct expected_exit rdpmc_exits[] = {
     {.name = "rdpmc", .exit = {.reason = REASON_RDPMC, .length = 2}},
 };
 
 DEFINE_L2_CODE(rdtsc, EXIT "rdtsc\n");
+
 
 static const struct expected_exit rdtsc_exits[] = {
     {.name = "rdtsc", .exit = {.reason = REASON_RDTSC, .length = 2}},
@@ -322,11 +337,13 @@ static const struct expected_exit rdtsc_exits[] = {
 
 DEFINE_L2_CODE(rdtscp, EXIT "rdtscp\n");
 
+
 static const struct expected_exit rdtscp_exits[] = {
     {.name = "rdtscp", .exit = {.reason = REASON_RDTSCP, .length = 3}},
 };
 
 DEFINE_L2_CODE(tsc_offset, "rdtsc\n" EXIT "vmcall\n");
+
 
 static void set_tsc_offset(struct l2 *l2) {
     (void)l2;
@@ -341,6 +358,7 @@ static const struct expected_exit tsc_offset_exits[] = {
 
 DEFINE_L2_CODE(pause, EXIT "pause\n" EXIT "vmcall\n");
 
+
 static const struct expected_exit pause_exits[] = {
     {.name = "pause", .exit = {.reason = REASON_PAUSE, .length = 2}},
     {.name = "vmcall", .exit = {.reason = REASON_VMCALL, .length = 3}},
@@ -348,12 +366,14 @@ static const struct expected_exit pause_exits[] = {
 
 DEFINE_L2_CODE(monitor,
     "mov $0x7000, %eax\n xor %ecx, %ecx\n xor %edx, %edx\n" EXIT "monitor\n" EXIT "mwait\n");
+
 static const struct expected_exit monitor_exits[] = {
     {.name = "monitor", .exit = {.reason = REASON_MONITOR, .length = 3}},
     {.name = "mwait", .exit = {.reason = REASON_MWAIT, .length = 3}},
 };
 
 DEFINE_L2_CODE(wbinvd, EXIT "wbinvd\n");
+
 
 static const struct expected_exit wbinvd_exits[] = {
     {.name = "wbinvd", .exit = {.reason = REASON_WBINVD, .length = 2}},
@@ -363,6 +383,7 @@ DEFINE_L2_CODE(descriptor_table,
     "mov $0x7000, %ebx\n mov $2, %ecx\n"
     EXIT "sgdt (%rbx)\n" EXIT "sidt 0x10(%rbx, %rcx, 8)\n" EXIT "lgdt (%rbx)\n" EXIT "lidt -0x10(%rbx)\n"
     EXIT "sldt %ecx\n" EXIT "str %r9d\n" EXIT "lldt %cx\n" EXIT "ltr (%rbx)\n" EXIT "sldt 4(%rbx)\n");
+
 
 #define RBX_ONLY (MEM(0) | INFO_NO_INDEX | INFO_BASE(RBX))
 static const struct expected_exit descriptor_table_exits[] = {
@@ -385,6 +406,7 @@ static const struct expected_exit descriptor_table_exits[] = {
 
 DEFINE_L2_CODE(rdrand, EXIT "rdrand %ecx\n" EXIT "rdrand %r9\n");
 
+
 static const struct expected_exit rdrand_exits[] = {
     {.name = "r32", .exit = {.reason = REASON_RDRAND, .length = 3, .instruction = RCX << 3 | 1u << 11}},
     {.name = "r64", .exit = {.reason = REASON_RDRAND, .length = 4, .instruction = R9 << 3 | 2u << 11}},
@@ -393,20 +415,74 @@ static const struct expected_exit rdrand_exits[] = {
 /* Bochs 2.7 gives operand size 1 (32 bits) here. */
 DEFINE_L2_CODE(rdrand16, EXIT "rdrand %dx\n");
 
+
 static const struct expected_exit rdrand16_exits[] = {
     {.name = "r16", .exit = {.reason = REASON_RDRAND, .length = 4, .instruction = RDX << 3}},
 };
 
 DEFINE_L2_CODE(rdseed, EXIT "rdseed %rbx\n");
 
+
 static const struct expected_exit rdseed_exits[] = {
     {.name = "r64", .exit = {.reason = REASON_RDSEED, .length = 4, .instruction = RBX << 3 | 2u << 11}},
+};
+
+/* Instructions that need a control: without it they don't exist, whatever the CPU has. */
+DEFINE_L2_CODE(disabled, "mov $0x7000, %ebx\n xor %eax, %eax\n xor %edx, %edx\n" EXIT "rdtscp\n"
+    EXIT "invpcid (%rbx), %rax\n" EXIT "xsaves (%rbx)\n" EXIT "xrstors (%rbx)\n" EXIT "vmcall\n");
+
+static void intercept_ud(struct l2 *l2) {
+    set_osxsave(l2);
+    vmwrite(EXCEPTION_BITMAP, 1u << 6);
+}
+static void skip3(struct l2 *l2) {
+    (void)l2;
+    vmwrite(GUEST_RIP, vmread(GUEST_RIP) + 3);
+}
+static void skip5(struct l2 *l2) {
+    (void)l2;
+    vmwrite(GUEST_RIP, vmread(GUEST_RIP) + 5);
+}
+#define UD_EXIT(NAME, THEN) \
+    {.name = NAME, .exit = {.reason = REASON_EXCEPTION_NMI, .interruption = EVENT_HARDWARE(6)}, .then = THEN}
+static const struct expected_exit disabled_exits[] = {
+    UD_EXIT("rdtscp", skip3), UD_EXIT("invpcid", skip5), UD_EXIT("xsaves", skip3), UD_EXIT("xrstors", skip3),
+    VMCALL_EXIT("end"),
+};
+
+DEFINE_L2_CODE(enabled,
+    "mov $0x7000, %ebx\n xor %eax, %eax\n xor %edx, %edx\n rdtscp\n mov $2, %eax\n invpcid (%rbx), %rax\n"
+    "xor %eax, %eax\n xor %edx, %edx\n xsaves (%rbx)\n" EXIT "vmcall\n");
+static void check_xsaves(struct l2 *l2) {
+    (void)l2;
+    step_equal("compacted", l2_u64(L2_DATA)[520 / 8] >> 63, 1);
+}
+static void no_xss_exits(struct l2 *l2) {
+    intercept_ud(l2);
+    vmwrite(XSS_EXITING_BITMAP, 0);
+}
+static const struct expected_exit enabled_exits[] = {
+    VMCALL_EXIT("end", .then = check_xsaves),
+};
+
+/* PAUSE in a loop: an exit once the window is over; a single one isn't. */
+DEFINE_L2_CODE(pause_loop, "pause\n" EXIT "vmcall\n 1: " EXIT "pause\n jmp 1b\n");
+
+static void pause_loop_setup(struct l2 *l2) {
+    (void)l2;
+    vmwrite(PLE_GAP, 1000);
+    vmwrite(PLE_WINDOW, 20000);
+}
+static const struct expected_exit pause_loop_exits[] = {
+    VMCALL_EXIT("single"),
+    {.name = "loop", .exit = {.reason = REASON_PAUSE, .length = 2}},
 };
 
 /* An L2 at CPL 3: VMCALL and CPUID exit there too; HLT faults first. */
 DEFINE_L2_CODE(cpl3,
     "push $0x3b\n push $0x9000\n push $0x3002\n push $0x33\n lea 1f(%rip), %rax\n push %rax\n iretq\n"
     "1: " EXIT "vmcall\n" EXIT "cpuid\n" EXIT "in $0x80, %al\n" EXIT "hlt\n");
+
 
 static void intercept_gp(struct l2 *l2) {
     (void)l2;
@@ -447,6 +523,11 @@ static const struct scenario table[] = {
     SCENARIO("rdrand", rdrand, .on = {.proc2 = PROC2_RDRAND}),
     SCENARIO("strict.rdrand", rdrand16, .on = {.proc2 = PROC2_RDRAND}, .only_by_name = true),
     SCENARIO("rdseed", rdseed, .on = {.proc2 = PROC2_RDSEED}),
+    SCENARIO("disabled", disabled, .off = {.proc2 = PROC2_RDTSCP | PROC2_INVPCID | PROC2_XSAVES},
+         .setup = intercept_ud,
+             .offered = has_xsave),
+    SCENARIO("enabled", enabled, .on = {.proc2 = PROC2_RDTSCP | PROC2_INVPCID | PROC2_XSAVES}, .setup = no_xss_exits),
+    SCENARIO("pause_loop", pause_loop, .on = {.proc2 = PROC2_PAUSE_LOOP}, .setup = pause_loop_setup),
     SCENARIO("cpl3", cpl3, .on = {.proc = PROC_IO | PROC_HLT}, .setup = intercept_gp),
 };
 

@@ -20,6 +20,7 @@ DEFINE_L2_CODE(cr0,
     "clts\n"                                                /* shadow TS = 0: no exit, no change */
     EXIT "vmcall\n");
 
+
 static void cr0_setup(struct l2 *l2) {
     (void)l2;
     vmwrite(CR0_MASK, CR0_TS | CR0_AM);
@@ -46,6 +47,7 @@ DEFINE_L2_CODE(clts,
     EXIT "clts\n mov $9, %eax\n lmsw %ax\n" EXIT "vmcall\n mov $1, %eax\n" EXIT "lmsw %ax\n"
     "movw $5, 0x7010\n mov $0x7000, %ebx\n" EXIT "lmsw 0x10(%rbx)\n");
 
+
 static void clts_setup(struct l2 *l2) {
     (void)l2;
     vmwrite(CR0_MASK, CR0_TS | CR0_EM);
@@ -62,6 +64,7 @@ static const struct expected_exit clts_exits[] = {
 
 /* CLTS with the mask bit clear acts on the register. */
 DEFINE_L2_CODE(clts_free, "clts\n" EXIT "vmcall\n");
+
 
 static void clts_free_setup(struct l2 *l2) {
     (void)l2;
@@ -82,6 +85,7 @@ DEFINE_L2_CODE(cr4,
     "mov %rbx, %rax\n or $8, %rax\n mov %rax, %cr4\n"
     "or $0x2000, %rax\n" EXIT "mov %rax, %cr4\n"
     "mov %cr4, %r9\n" EXIT "vmcall\n");
+
 
 static void cr4_setup(struct l2 *l2) {
     (void)l2;
@@ -105,6 +109,7 @@ static const struct expected_exit cr4_exits[] = {
 /* Clearing VMXE without a mask: not an exit but #GP, for the bit is fixed in VMX operation. */
 DEFINE_L2_CODE(cr4_fixed, "mov %cr4, %rbx\n and $~0x2000, %rbx\n" EXIT "mov %rbx, %cr4\n");
 
+
 static void intercept_gp(struct l2 *l2) {
     (void)l2;
     vmwrite(EXCEPTION_BITMAP, 1u << 13);
@@ -116,6 +121,7 @@ static const struct expected_exit cr4_fixed_exits[] = {
 DEFINE_L2_CODE(cr3,
     "mov $0x1000, %eax\n mov $0x1008, %r8d\n" EXIT "mov %rax, %cr3\n mov %r8, %cr3\n"
     EXIT "mov %cr3, %r15\n");
+
 static void cr3_setup(struct l2 *l2) {
     (void)l2;
     vmwrite(CR3_TARGET_COUNT, 1);
@@ -129,6 +135,7 @@ static const struct expected_exit cr3_exits[] = {
 /* Without the controls L2 has its CR3 for itself. */
 DEFINE_L2_CODE(cr3_free,
     "mov %cr3, %rbx\n lea 0x18(%rbx), %rax\n mov %rax, %cr3\n mov %cr3, %rcx\n" EXIT "vmcall\n");
+
 static void cr3_free_check(struct l2 *l2) {
     step_equal("first", l2->regs.gpr[RBX], L2_PML4);
     step_equal("second", l2->regs.gpr[RCX], L2_PML4 | 0x18);
@@ -140,6 +147,7 @@ static const struct expected_exit cr3_free_exits[] = {
 
 DEFINE_L2_CODE(cr8, "mov $3, %ecx\n" EXIT "mov %rcx, %cr8\n" EXIT "mov %cr8, %r11\n");
 
+
 static const struct expected_exit cr8_exits[] = {
     {.name = "load", .exit = {.reason = REASON_CR, .length = 4, .qualification = CR(8, TO_CR, RCX)}},
     {.name = "store", .exit = {.reason = REASON_CR, .length = 4, .qualification = CR(8, FROM_CR, R11)}},
@@ -147,6 +155,7 @@ static const struct expected_exit cr8_exits[] = {
 
 DEFINE_L2_CODE(dr,
     EXIT "mov %rax, %dr0\n" EXIT "mov %dr7, %rbx\n" EXIT "mov %r9, %dr6\n" EXIT "mov %dr3, %r15\n");
+
 static const struct expected_exit dr_exits[] = {
     {.name = "to_dr0", .exit = {.reason = REASON_DR, .length = 3, .qualification = DR(0, 0u, RAX)}},
     {.name = "from_dr7", .exit = {.reason = REASON_DR, .length = 3, .qualification = DR(7, 1u, RBX)}},
@@ -158,6 +167,7 @@ static const struct expected_exit dr_exits[] = {
 DEFINE_L2_CODE(dr_free,
     "mov %dr7, %rbx\n mov $0x455, %eax\n mov %rax, %dr7\n mov $0x1234, %eax\n mov %rax, %dr2\n"
     EXIT "vmcall\n mov %dr7, %rbx\n mov %dr2, %rcx\n" EXIT "vmcall\n");
+
 static uint64_t saved_dr2;
 static void dr_free_setup(struct l2 *l2) {
     (void)l2;
@@ -191,6 +201,7 @@ DEFINE_L2_CODE(segments,
     "movw $0x4f, 0x7000\n movq $0x5000, 0x7002\n lgdt 0x7000\n movw $0xabc, 0x7010\n movq $0x6000, 0x7012\n"
     "lidt 0x7010\n mov $0, %eax\n mov %eax, %fs\n mov $0x10, %eax\n mov %eax, %gs\n mov $0xc0000101, %ecx\n"
     "xor %edx, %edx\n mov $0x77770, %eax\n wrmsr\n" EXIT "vmcall\n");
+
 static void segments_setup(struct l2 *l2) {
     (void)l2;
     memset(msr_passing, 0, sizeof msr_passing);

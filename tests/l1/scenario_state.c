@@ -26,6 +26,7 @@ DEFINE_L2_CODE(msr_lists,
     "mov $0x00230008, %edx\n mov $0x77, %eax\n wrmsr\n" EXIT "vmcall\n"
     "rdmsr\n shl $32, %rdx\n or %rax, %rdx\n mov %rdx, %rsi\n" EXIT "vmcall\n");
 
+
 static void msr_lists_setup(struct l2 *l2) {
     (void)l2;
     pass_msrs();
@@ -81,6 +82,7 @@ DEFINE_L2_CODE(host_state,
     "mov %cr4, %rax\n or $0x80, %rax\n mov %rax, %cr4\n mov %cr0, %rax\n or $2, %rax\n mov %rax, %cr0\n"
     "mov $0x701, %eax\n mov %rax, %dr7\n"
     "pushq $0x40ad7\n popfq\n" EXIT "vmcall\n");
+
 
 static uint64_t other_pml4[512] __attribute__((aligned(4096)));
 static void host_state_body(struct l2 *l2) {
@@ -142,6 +144,7 @@ static const uint64_t pat_default = 0x0007040600070406, pat_l2 = 0x0606060606060
 DEFINE_L2_CODE(pat, "mov $0x277, %ecx\n rdmsr\n shl $32, %rdx\n or %rax, %rdx\n mov %rdx, %rbx\n"
     "mov $0x00070406, %eax\n mov $0x00070401, %edx\n wrmsr\n" EXIT "vmcall\n");
 
+
 static void pat_setup(struct l2 *l2) {
     (void)l2;
     pass_msrs();
@@ -173,6 +176,7 @@ static const struct expected_exit pat_free_exits[] = {
 enum { EFER_SCE = 1 };
 DEFINE_L2_CODE(efer,
     "mov $0xc0000080, %ecx\n rdmsr\n mov %eax, %ebx\n xor $1, %eax\n wrmsr\n" EXIT "vmcall\n");
+
 static void efer_setup(struct l2 *l2) {
     (void)l2;
     pass_msrs();
@@ -203,6 +207,7 @@ static const struct expected_exit efer_free_exits[] = {
 
 /* Two VMCSs in turn, each with its own registers and launch state; then moved by VMCLEAR. */
 DEFINE_L2_CODE(two, "1: inc %rax\n" EXIT "vmcall\n jmp 1b\n");
+
 
 static void load(struct l2 *l2) {
     uint64_t pointer = (uint64_t)l2->vmcs;
@@ -250,6 +255,7 @@ static void two_body(struct l2 *a) {
 DEFINE_L2_CODE(changes,
     EXIT "vmcall\n mov %fs:0, %rbx\n mov %cr0, %rcx\n mov %cr4, %rdx\n mov %dr7, %rsi\n pushfq\n pop %rdi\n"
     "str %r8d\n mov %rsp, %r9\n mov %ss, %r10d\n" EXIT "vmcall\n");
+
 static void change_fields(struct l2 *l2) {
     l2_u64(L2_DATA)[2] = 0xfeed;
     vmwrite(GUEST_FS_BASE, L2_DATA + 16);
@@ -279,6 +285,7 @@ static const struct expected_exit changes_exits[] = {
 /* VMXOFF and VMXON with an L2 in between: the VMCS can be launched again after VMCLEAR. */
 DEFINE_L2_CODE(vmxoff, EXIT "vmcall\n" EXIT "vmcall\n");
 
+
 static void off_and_on(struct l2 *l2) {
     uint64_t pointer = (uint64_t)l2->vmcs;
     then_skip(l2);
@@ -306,6 +313,7 @@ DEFINE_L2_CODE(real,
     "mov %cr0, %eax\n or $0x80000000, %eax\n mov %eax, %cr0\n" EXIT "vmcall\n ljmp *0x7038\n"
     ".code64\n .global l2_real_64\n l2_real_64: " EXIT "vmcall\n"
     ".code16\n .global l2_real_int\n l2_real_int: incw 0x7000\n iretw\n");
+
 
 extern const uint8_t l2_real_32[], l2_real_64[], l2_real_int[];
 
@@ -396,6 +404,7 @@ enum { L2_PAE_PDPT = 0xd000, L2_PAE_PD = 0xe000, GUEST_PDPTE0 = 0x280a };
 DEFINE_L2_CODE(pae,
     ".code32\n mov 0x7000, %ebx\n mov $0xd000, %eax\n mov 0xc0007000, %ecx\n" EXIT "vmcall\n"
     "mov %eax, %cr3\n mov 0x40007000, %edx\n" EXIT "vmcall\n");
+
 static void pae_setup(struct l2 *l2) {
     (void)l2;
     l2_u64(L2_PAE_PD)[0] = L2_PT | 7;
@@ -438,6 +447,7 @@ static void pae_bad(struct l2 *l2) {
 
 /* A 32-bit protected-mode L2 without paging at CPL 0, entered directly. */
 DEFINE_L2_CODE(flat, ".code32\n mov 0x7008, %eax\n" EXIT "vmcall\n" EXIT "mov 0x40000010, %ebx\n");
+
 
 static void flat_setup(struct l2 *l2) {
     (void)l2;
