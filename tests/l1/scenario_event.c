@@ -288,13 +288,13 @@ DEFINE_L2_CODE(pit, EXIT "1: jmp 1b\n");
 
 DEFINE_L2_CODE(pit_hlt, "sti\n hlt\n" EXIT "nop\n" EXIT "vmcall\n");
 
-static void pit_start(void) {
+static void pic_start(void) {
     static const struct {
         uint16_t port;
         uint8_t value;
     } writes[] = {{0x20, 0x11}, {0x21, PIC_BASE}, {0x21, 4}, {0x21, 1}, {0xa0, 0x11}, {0xa1, PIC_BASE + 8},
          {0xa1, 2}, {0xa1, 1},
-                  {0x21, 0xfe}, {0xa1, 0xff}, {0x43, 0x30}, {0x40, PIT_TICKS & 0xff}, {0x40, PIT_TICKS >> 8}};
+                  {0x21, 0xfe}, {0xa1, 0xff}};
     for (uint32_t i = 0; i < sizeof writes / sizeof writes[0]; i++) {
         outb(writes[i].port, writes[i].value);
     }
@@ -304,7 +304,7 @@ static void pit_setup(struct l2 *l2) {
     lapic_write(0x350, 0x700);          /* LINT0: ExtINT */
     interrupts_taken[PIC_BASE] = 0;
     set_if();
-    pit_start();
+    pic_start();
 }
 static void pit_end(void) {
     outb(0x20, 0x20);
