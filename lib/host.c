@@ -54,6 +54,19 @@ enum nvmx_status host_reset(struct nvmx_vcpu *vcpu, uint32_t which) {
     return vcpu->vm->host.vmcs_reset(vcpu->ctx, which);
 }
 
+enum nvmx_status host_read_encoded(struct nvmx_vcpu *vcpu, uint32_t count, const uint32_t *encodings, uint64_t *values) {
+    vcpu->counts.callback[CB_VMCS_READ]++;
+    vcpu->counts.vmreads += count;
+    return CALL_READ(vcpu)(vcpu->ctx, count, encodings, values);
+}
+
+enum nvmx_status host_write_encoded(struct nvmx_vcpu *vcpu, uint32_t count, const uint32_t *encodings,
+                                    const uint64_t *values) {
+    vcpu->counts.callback[CB_VMCS_WRITE]++;
+    vcpu->counts.vmwrites += count;
+    return CALL_WRITE(vcpu)(vcpu->ctx, count, encodings, values);
+}
+
 enum nvmx_status host_read_many(struct nvmx_vcpu *vcpu, uint32_t count, const uint8_t *slots, uint64_t *values) {
     uint32_t encoding[NVMX_FIELD_COUNT];
 
@@ -61,54 +74,28 @@ enum nvmx_status host_read_many(struct nvmx_vcpu *vcpu, uint32_t count, const ui
         return NVMX_OK;
     }
     for (uint32_t i = 0; i < count; i++) {
-        encoding[i] = nvmx_field_info(slots[i])->encoding;
+        encoding[i] = field_encoding[slots[i]];
     }
-    vcpu->counts.callback[CB_VMCS_READ]++;
-    vcpu->counts.vmreads += count;
-    return CALL_READ(vcpu)(vcpu->ctx, count, encoding, values);
+    return host_read_encoded(vcpu, count, encoding, values);
 }
 
 enum nvmx_status host_read(struct nvmx_vcpu *vcpu, enum nvmx_field slot, uint64_t *value) {
-    uint8_t one = (uint8_t)slot;
+    uint32_t encoding = field_encoding[slot];
 
-    return host_read_many(vcpu, 1, &one, value);
+    return host_read_encoded(vcpu, 1, &encoding, value);
 }
 
 enum nvmx_status host_write(struct nvmx_vcpu *vcpu, enum nvmx_field slot, uint64_t value) {
-    uint32_t encoding = nvmx_field_info(slot)->encoding;
+    uint32_t encoding = field_encoding[slot];
 
-    vcpu->counts.callback[CB_VMCS_WRITE]++;
-    vcpu->counts.vmwrites++;
-    return CALL_WRITE(vcpu)(vcpu->ctx, 1, &encoding, &value);
-}
-
-void batch_init(struct batch *batch) {
-    batch->count = 0;
+    return host_write_encoded(vcpu, 1, &encoding, &value);
 }
 
 enum nvmx_status batch_flush(struct nvmx_vcpu *vcpu, struct batch *batch) {
     uint32_t count = batch->count;
 
     batch->count = 0;
-    if (count == 0) {
-        return NVMX_OK;
-    }
-    vcpu->counts.callback[CB_VMCS_WRITE]++;
-    vcpu->counts.vmwrites += count;
-    return CALL_WRITE(vcpu)(vcpu->ctx, count, batch->encoding, batch->value);
-}
-
-enum nvmx_status batch_put(struct nvmx_vcpu *vcpu, struct batch *batch, unsigned int slot, uint64_t value) {
-    if (batch->count == BATCH_MAX) {
-        enum nvmx_status status = batch_flush(vcpu, batch);
-        if (status != NVMX_OK) {
-            return status;
-        }
-    }
-    batch->encoding[batch->count] = nvmx_field_info(slot)->encoding;
-    batch->value[batch->count] = value;
-    batch->count++;
-    return NVMX_OK;
+    return count == 0 ? NVMX_OK : host_write_encoded(vcpu, count, batch->encoding, batch->value);
 }
 
 void *host_map(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t access, uint64_t *hpa) {

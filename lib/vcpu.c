@@ -63,7 +63,7 @@ static void field_sets(struct nvmx_vm *vm) {
         bool is_guest_state = ((info->encoding >> 10) & 3) == 2;
         bool is_control = ((info->encoding >> 10) & 3) == 0 && info->group != NVMX_GROUP_EVENT;
 
-        if (is_guest_state) {
+        if (is_guest_state && info->merge != NVMX_MERGE_NEVER) {
             nvmx_set_add(&vm->guest_state, slot);
         }
         if (is_guest_state && info->merge == NVMX_MERGE_COPY && nvmx_set_has(&vm->exists, slot)) {
@@ -84,6 +84,7 @@ static enum nvmx_status vm_caps(struct nvmx_vm *vm, const struct nvmx_vm_config 
     enum nvmx_status status = nvmx_caps_for_l1(&config->machine, config->mask, &vm->caps);
     vm->caps.msr[NVMX_CAP_BASIC] = (vm->caps.msr[NVMX_CAP_BASIC] & ~UINT64_C(0x7fffffff)) | vm->layout.revision;
     field_sets(vm);
+    shadow_fields(vm);
     return status;
 }
 
@@ -152,7 +153,10 @@ static void power_up(struct nvmx_vcpu *vcpu) {
     vcpu->last_check = NVMX_CHECK_NONE;
     vcpu->host_fault_gpa1 = NVMX_NO_ADDRESS;
     vcpu->entry_pending = false;
-    vcpu->window_requested = false;
+    vcpu->launching = false;
+    vcpu->window_requested = 0;
+    vcpu->timer_forced = false;
+    vcpu->pages_changed = false;
 }
 
 enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, const struct nvmx_vcpu_config *config,

@@ -54,6 +54,7 @@ struct pin {
 #define PROC2_XSAVES (1u << 20)
 #define PROC2_MBEC (1u << 22)
 #define PROC2_TSC_SCALING (1u << 25)
+#define PROC3_LOADIWKEY (1u << 0)
 #define EXIT_SAVE_DEBUG (1u << 2)
 #define EXIT_HOST_64 (1u << 9)
 #define EXIT_ACKNOWLEDGE (1u << 15)
@@ -87,6 +88,15 @@ struct vmcs12 {
     uint32_t checked;             /* groups (1 << enum nvmx_field_group) whose checks passed and that L1 has not written since */
 };
 
+/* The fields that hardware VMCS shadowing gives L1: those that it may write come first. */
+#define SHADOWED_MAX 40
+struct shadow_list {
+    uint32_t count;
+    uint32_t writable;
+    uint32_t encoding[SHADOWED_MAX];
+    uint8_t slot[SHADOWED_MAX];
+};
+
 struct nvmx_vm {
     struct nvmx_host host;        /* completed with NULL past the caller's size */
     void *ctx;
@@ -95,9 +105,10 @@ struct nvmx_vm {
     struct nvmx_vmcs12_layout layout;
     struct nvmx_field_set exists; /* fields that L1 has */
     struct nvmx_field_set machine_fields; /* fields that the real CPU has */
-    struct nvmx_field_set guest_state; /* fields of the guest-state area */
+    struct nvmx_field_set guest_state; /* fields of the guest-state area that reach vmcs02, where L2 changes them */
     struct nvmx_field_set copied; /* those with NVMX_MERGE_COPY that L1 has */
     struct nvmx_field_set controls; /* fields from which vmcs02's controls are merged */
+    struct shadow_list shadowed;
     struct nvmx_ept *ept;         /* NULL if the host composes */
     bool expose;
 };
@@ -123,6 +134,8 @@ struct nvmx_vcpu {
     uint16_t vpid02_first, vpid02_count, vpid02_next;
     uint16_t vpid12_of[16];       /* VPID12 that uses vpid02_first + i; 0: free */
     uint64_t shadow_hpa;
+    bool shadow_known;            /* shadow_holds[] equals what the shadow VMCS holds, but for L1's writes */
+    uint64_t shadow_holds[SHADOWED_MAX]; /* in the order of nvmx_vm.shadowed */
     const uint64_t *host_msr_bitmap;
     const uint64_t *host_io_bitmap[2];
 
@@ -130,7 +143,8 @@ struct nvmx_vcpu {
     bool timer_forced;            /* vmcs02's preemption timer is at 0 to make L2 exit at once (exits/event.c) */
     uint64_t saved_timer;         /* vmcs12's timer meanwhile */
     bool pages_changed;           /* pages that a vmcs02 used in place were released while L2 runs on it */
-    bool window_requested;        /* vmcs02 has a window-exiting bit that vmcs12 did not ask for */
+    bool launching;               /* with entry_pending: by VMLAUNCH, so that the launch state is clear again if hardware refuses */
+    uint32_t window_requested;    /* window-exiting bits that vmcs02 has beside its own primary controls */
     bool host_controls_known;     /* host_control[] holds vmcs01's control fields */
     uint64_t host_control[NVMX_FIELD_COUNT]; /* by slot; only control fields */
 
@@ -140,7 +154,10 @@ struct nvmx_vcpu {
 
 /* -- host.c: the callbacks, counted ----------------------------------------------------------------------------------------- */
 
-/* A batch of fields to read or write, by slot. */
+/* Encodings by slot (vmcs/fields.c), for hot paths. */
+extern const uint16_t field_encoding[NVMX_FIELD_COUNT];
+
+/* A batch of fields to write, by slot. */
 #define BATCH_MAX 48
 struct batch {
     uint32_t count;
@@ -154,10 +171,25 @@ enum nvmx_status host_read(struct nvmx_vcpu *vcpu, enum nvmx_field slot, uint64_
 enum nvmx_status host_write(struct nvmx_vcpu *vcpu, enum nvmx_field slot, uint64_t value);
 /* Read `count` fields named by slots[] into values[]. */
 enum nvmx_status host_read_many(struct nvmx_vcpu *vcpu, uint32_t count, const uint8_t *slots, uint64_t *values);
-void batch_init(struct batch *batch);
-/* Add to a batch of writes; when full it is written out. */
-enum nvmx_status batch_put(struct nvmx_vcpu *vcpu, struct batch *batch, unsigned int slot, uint64_t value);
+/* The same by encodings that the caller has ready. */
+enum nvmx_status host_read_encoded(struct nvmx_vcpu *vcpu, uint32_t count, const uint32_t *encodings, uint64_t *values);
+enum nvmx_status host_write_encoded(struct nvmx_vcpu *vcpu, uint32_t count, const uint32_t *encodings,
+                                    const uint64_t *values);
+static inline void batch_init(struct batch *batch) {
+    batch->count = 0;
+}
 enum nvmx_status batch_flush(struct nvmx_vcpu *vcpu, struct batch *batch);
+/* Add to a batch of writes; when full it is written out. */
+static inline enum nvmx_status batch_put(struct nvmx_vcpu *vcpu, struct batch *batch, unsigned int slot, uint64_t value) {
+    enum nvmx_status status = batch->count == BATCH_MAX ? batch_flush(vcpu, batch) : NVMX_OK;
+
+    if (status == NVMX_OK) {
+        batch->encoding[batch->count] = field_encoding[slot];
+        batch->value[batch->count] = value;
+        batch->count++;
+    }
+    return status;
+}
 /* vmcs_reset */
 enum nvmx_status host_reset(struct nvmx_vcpu *vcpu, uint32_t which);
 
@@ -230,12 +262,17 @@ void vmcs12_abort(struct nvmx_vcpu *vcpu, uint32_t indicator);
 
 /* -- vmcs/shadow.c: hardware VMCS shadowing -------------------------------------------------------------------------------------- */
 
-/* Fill the shadow VMCS from the current vmcs12 / take what L1 wrote there. No effect without a shadow VMCS. */
+/* The list of fields, once per VM. */
+void shadow_fields(struct nvmx_vm *vm);
+/*
+ * Fill the shadow VMCS from the current vmcs12 / take what L1 wrote there. No effect without a shadow VMCS; else it may stay
+ * selected.
+ */
 enum nvmx_status shadow_push(struct nvmx_vcpu *vcpu);
 enum nvmx_status shadow_pull(struct nvmx_vcpu *vcpu);
 /* A field that L1 reads but does not write there was changed by an emulated VMWRITE. */
 enum nvmx_status shadow_follow(struct nvmx_vcpu *vcpu, unsigned int slot);
-/* The current VMCS changed or went away: vmcs01's link pointer follows. */
+/* The current VMCS changed or went away: vmcs01's link pointer follows. Selects vmcs01 if there is a shadow VMCS. */
 enum nvmx_status shadow_relink(struct nvmx_vcpu *vcpu);
 
 /* -- vmcs/merge.c, sync.c: vmcs12 + vmcs01 -> vmcs02 and back --------------------------------------------------------------------- */
@@ -294,8 +331,8 @@ uint32_t msr_list_store(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count);
 
 /* -- exits/ --------------------------------------------------------------------------------------------------------------------------- */
 
-/* VMLAUNCH/VMRESUME past the instruction's own checks: entry checks, merge, MSR lists; or the refusal. */
-enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu);
+/* VMLAUNCH/VMRESUME past the instruction's own checks: entry checks, merge, MSR lists; or the refusal. `l1_long_mode`: EFER.LMA of L1. */
+enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode);
 /* An exit of L2. */
 enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason);
 /* A callback failed where neither L1 nor L2 can go on. */

@@ -58,7 +58,6 @@ static enum nvmx_status gather(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_
     in->caps = &vcpu->vm->caps;
     in->current_vmcs = v->gpa1;
     in->vmxon_pointer = vcpu->vmxon_pointer;
-    in->l1_long_mode = true;
     /* L1's memory can change without a VMWRITE: the rules about it are checked at every entry. */
     read_link(vcpu, v, in);
     read_vtpr(vcpu, v, in);
@@ -68,16 +67,12 @@ static enum nvmx_status gather(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_
     return status;
 }
 
-/* SDM 29.2.4: whether L1 itself is in IA-32e mode; vmcs01 is selected. */
-static enum nvmx_status l1_mode(struct nvmx_vcpu *vcpu, bool *long_mode) {
-    uint64_t entry_controls;
-    enum nvmx_status status = host_read(vcpu, NVMX_F_VM_ENTRY_CONTROLS, &entry_controls);
-
-    *long_mode = status == NVMX_OK && (entry_controls & ENTRY_IA32E) != 0;
-    return status;
-}
-
 static enum nvmx_next refuse(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct nvmx_check_failure *failure) {
+    enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
+
+    if (status != NVMX_OK) {
+        return stop(vcpu, NVMX_STOP_HOST, status);
+    }
     vcpu->last_check = failure->row;
     if (failure->vm_fail != 0) {
         return vm_fail_valid(vcpu, failure->vm_fail);
@@ -96,6 +91,7 @@ static enum nvmx_next load_and_go(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     if (failing != 0) {
         return reflect_entry_failure(vcpu, v, NVMX_EXIT_MSR_LOADING, failing, true);
     }
+    vcpu->launching = !v->launched;
     v->launched = true;
     vcpu->mode = NVMX_MODE_L2;
     vcpu->entry_pending = true;
@@ -113,11 +109,10 @@ static enum nvmx_next merge_failed(struct nvmx_vcpu *vcpu) {
     return status == NVMX_OK ? vm_fail_valid(vcpu, 7) : stop(vcpu, NVMX_STOP_HOST, status);
 }
 
-enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu) {
+enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode) {
     struct vmcs12 *v = vmcs12_current(vcpu);
     struct nvmx_check_input in;
     struct nvmx_check_failure failure;
-    bool l1_long_mode;
     enum nvmx_status status = host_controls(vcpu);
 
     if (status == NVMX_OK) {
@@ -126,9 +121,6 @@ enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu) {
     uint32_t groups = NVMX_CHECK_ALL & ~v->checked;
     if (status == NVMX_OK) {
         status = gather(vcpu, v, groups, &in);
-    }
-    if (status == NVMX_OK) {
-        status = l1_mode(vcpu, &l1_long_mode);
     }
     if (status != NVMX_OK) {
         return stop(vcpu, NVMX_STOP_HOST, status);

@@ -18,6 +18,7 @@
 #define BLOCKING_STI_MOVSS 3u
 #define BLOCKING_NMI 8u
 #define RFLAGS_IF (1u << 9)
+#define ACTIVITY_SHUTDOWN 2u
 #define ACTIVITY_WAIT_FOR_SIPI 3u
 
 /* -- events in flight ----------------------------------------------------------------------------------------------------------------------- */
@@ -38,6 +39,7 @@ static bool unblocked_by_iret(const struct nvmx_l2_exit_info *info) {
     case NVMX_EXIT_EPT_VIOLATION:
     case NVMX_EXIT_PML_FULL:
     case NVMX_EXIT_SPP_EVENT:
+    case NVMX_EXIT_INSTRUCTION_TIMEOUT:
         return (info->qualification & NMI_UNBLOCKING) != 0;
     default:
         return false;
@@ -88,12 +90,15 @@ static bool l1_exits_on(const struct vmcs12 *v, uint32_t pin) {
 
 /* Ask vmcs02 for an exit as soon as L2 can take the event. */
 static enum nvmx_status request_window(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t window) {
-    vcpu->window_requested = true;
-    return host_write(vcpu, NVMX_F_PRIMARY_CONTROLS, v->image[NVMX_F_PRIMARY_CONTROLS] | window);
+    if ((vcpu->window_requested & window) != 0) {
+        return NVMX_OK;
+    }
+    vcpu->window_requested |= window;
+    return host_write(vcpu, NVMX_F_PRIMARY_CONTROLS, v->image[NVMX_F_PRIMARY_CONTROLS] | vcpu->window_requested);
 }
 
 /*
- * L1 injected an event with this entry, which L2 takes first (SDM 29.6); only then does anything else count. The preemption timer at 0 makes
+ * An event is injected with this entry, which L2 takes first (SDM 29.6); only then does anything else count. The preemption timer at 0 makes
  * L2 exit right after. vmcs12's own timer value waits in saved_timer.
  */
 static enum nvmx_status exit_at_once(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
@@ -129,29 +134,42 @@ static enum nvmx_status end_forced_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v
     return status;
 }
 
-enum nvmx_status event_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, bool *handled) {
-    uint64_t l1_primary = v->value[NVMX_F_PRIMARY_CONTROLS];
-    enum nvmx_status status = NVMX_OK;
+enum nvmx_status event_end(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    enum nvmx_status status = vcpu->timer_forced ? end_forced_exit(vcpu, v) : NVMX_OK;
 
-    *handled = false;
-    if (vcpu->timer_forced) {
-        *handled = reason == NVMX_EXIT_PREEMPTION_TIMER;
-        status = end_forced_exit(vcpu, v);
-    }
-    if (status == NVMX_OK && vcpu->window_requested) {
-        *handled = *handled || (reason == NVMX_EXIT_INTERRUPT_WINDOW && (l1_primary & PROC_INTERRUPT_WINDOW) == 0) ||
-                   (reason == NVMX_EXIT_NMI_WINDOW && (l1_primary & PROC_NMI_WINDOW) == 0);
+    if (status == NVMX_OK && vcpu->window_requested != 0) {
         status = host_write(vcpu, NVMX_F_PRIMARY_CONTROLS, v->image[NVMX_F_PRIMARY_CONTROLS]);
-        vcpu->window_requested = false;
+        vcpu->window_requested = 0;
     }
     return status;
 }
 
-/* L2's own readiness for an event of L1's that L1 lets it have. */
+enum nvmx_status event_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, bool *handled) {
+    uint64_t not_l1s = vcpu->window_requested & ~v->value[NVMX_F_PRIMARY_CONTROLS];
+
+    *handled = (vcpu->timer_forced && reason == NVMX_EXIT_PREEMPTION_TIMER) ||
+               (reason == NVMX_EXIT_INTERRUPT_WINDOW && (not_l1s & PROC_INTERRUPT_WINDOW) != 0) ||
+               (reason == NVMX_EXIT_NMI_WINDOW && (not_l1s & PROC_NMI_WINDOW) != 0);
+    return event_end(vcpu, v);
+}
+
+enum nvmx_next reflect_without_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t information,
+                                    const struct nvmx_l2_exit_info *info) {
+    enum nvmx_status status = event_end(vcpu, v);
+
+    if (status != NVMX_OK) {
+        return stop(vcpu, NVMX_STOP_HOST, status);
+    }
+    nvmx_set_remove(&v->known, NVMX_F_VM_ENTRY_INTERRUPTION_INFO);
+    return reflect(vcpu, v, information, info);
+}
+
+/* L2's own readiness for an event. */
 struct readiness {
     uint64_t entry_info;
     uint64_t interruptibility;
     uint64_t rflags;
+    uint64_t activity;
 };
 
 static enum nvmx_status read_readiness(struct nvmx_vcpu *vcpu, struct readiness *r) {
@@ -159,48 +177,43 @@ static enum nvmx_status read_readiness(struct nvmx_vcpu *vcpu, struct readiness 
         NVMX_F_VM_ENTRY_INTERRUPTION_INFO,
         NVMX_F_GUEST_INTERRUPTIBILITY_STATE,
         NVMX_F_GUEST_RFLAGS,
+        NVMX_F_GUEST_ACTIVITY_STATE,
     };
-    uint64_t value[3];
-    enum nvmx_status status = host_read_many(vcpu, 3, slots, value);
+    uint64_t value[4];
+    enum nvmx_status status = host_read_many(vcpu, 4, slots, value);
 
     if (status == NVMX_OK) {
-        *r = (struct readiness){value[0], value[1], value[2]};
+        *r = (struct readiness){value[0], value[1], value[2], value[3]};
     }
     return status;
 }
 
-static enum nvmx_status inject_nmi(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct nvmx_pending *pending) {
-    struct readiness r;
-    enum nvmx_status status = read_readiness(vcpu, &r);
+static enum nvmx_status inject(struct nvmx_vcpu *vcpu, struct readiness *r, uint32_t event) {
+    r->entry_info = event;
+    return host_write(vcpu, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, event);
+}
 
-    if (status != NVMX_OK) {
-        return status;
-    }
-    if ((r.entry_info & EVENT_VALID) != 0 || (r.interruptibility & (BLOCKING_STI_MOVSS | BLOCKING_NMI)) != 0) {
+static enum nvmx_status inject_nmi(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct readiness *r,
+                                   struct nvmx_pending *pending) {
+    if ((r->interruptibility & (BLOCKING_STI_MOVSS | BLOCKING_NMI)) != 0) {
         /* NMI-window exiting needs virtual NMIs; without them the next exit has to do. */
         bool can_wait = (v->image[NVMX_F_PIN_BASED_CONTROLS] & PIN_VIRTUAL_NMIS) != 0;
         return can_wait ? request_window(vcpu, v, PROC_NMI_WINDOW) : NVMX_OK;
     }
     pending->nmi = false;
-    return host_write(vcpu, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, EVENT_NMI);
+    return inject(vcpu, r, EVENT_NMI);
 }
 
-static enum nvmx_status inject_interrupt(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    struct readiness r;
-    enum nvmx_status status = read_readiness(vcpu, &r);
+static int acknowledge(struct nvmx_vcpu *vcpu) {
+    return vcpu->vm->host.ack_interrupt != NULL ? vcpu->vm->host.ack_interrupt(vcpu->ctx) : -1;
+}
 
-    if (status != NVMX_OK) {
-        return status;
-    }
-    if ((r.entry_info & EVENT_VALID) != 0 || (r.interruptibility & BLOCKING_STI_MOVSS) != 0 ||
-        (r.rflags & RFLAGS_IF) == 0) {
+static enum nvmx_status inject_interrupt(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct readiness *r) {
+    if ((r->interruptibility & BLOCKING_STI_MOVSS) != 0 || (r->rflags & RFLAGS_IF) == 0) {
         return request_window(vcpu, v, PROC_INTERRUPT_WINDOW);
     }
-    int vector = vcpu->vm->host.ack_interrupt != NULL ? vcpu->vm->host.ack_interrupt(vcpu->ctx) : -1;
-    if (vector < 0) {
-        return NVMX_OK;
-    }
-    return host_write(vcpu, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, EVENT_VALID | ((uint32_t)vector & 0xff));
+    int vector = acknowledge(vcpu);
+    return vector < 0 ? NVMX_OK : inject(vcpu, r, EVENT_VALID | ((uint32_t)vector & 0xff));
 }
 
 /* An exit for an event of L1's; nothing else happened in L2. */
@@ -208,14 +221,14 @@ static enum nvmx_next reflect_event(struct nvmx_vcpu *vcpu, struct vmcs12 *v, ui
                                     uint64_t qualification) {
     struct nvmx_l2_exit_info info = {.reason = reason, .interruption_info = event, .qualification = qualification};
 
-    return reflect(vcpu, v, exit_row(reason)->information, &info);
+    return reflect_without_exit(vcpu, v, exit_row(reason)->information, &info);
 }
 
 static enum nvmx_next reflect_interrupt(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     uint32_t event = 0;
 
     if ((v->value[NVMX_F_VM_EXIT_CONTROLS] & EXIT_ACKNOWLEDGE) != 0) {
-        int vector = vcpu->vm->host.ack_interrupt != NULL ? vcpu->vm->host.ack_interrupt(vcpu->ctx) : -1;
+        int vector = acknowledge(vcpu);
         if (vector < 0) {
             return NVMX_ENTER;
         }
@@ -224,37 +237,71 @@ static enum nvmx_next reflect_interrupt(struct nvmx_vcpu *vcpu, struct vmcs12 *v
     return reflect_event(vcpu, v, NVMX_EXIT_EXTERNAL_INTERRUPT, event, 0);
 }
 
-static bool waits_for_sipi(const struct vmcs12 *v) {
-    return v->value[NVMX_F_GUEST_ACTIVITY_STATE] == ACTIVITY_WAIT_FOR_SIPI;
+static enum nvmx_next go_on(struct nvmx_vcpu *vcpu, enum nvmx_status status) {
+    return status == NVMX_OK ? NVMX_ENTER : stop(vcpu, NVMX_STOP_HOST, status);
 }
 
-/* In the SDM's order of priority (SDM 7.9): INIT, NMI, interrupt. */
+/* With "NMI exiting" but without virtual NMIs blocking by NMI is the processor's own, and holds an exit off (SDM 28.2). */
+static bool nmi_exits(const struct vmcs12 *v, const struct readiness *r) {
+    return l1_exits_on(v, PIN_NMI) && (l1_exits_on(v, PIN_VIRTUAL_NMIS) || (r->interruptibility & BLOCKING_NMI) == 0);
+}
+
+static enum nvmx_next deliver_interrupt(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct readiness *r,
+                                        const struct nvmx_pending *pending) {
+    if (!pending->interrupt || r->activity == ACTIVITY_SHUTDOWN) {
+        return NVMX_ENTER;
+    }
+    if ((r->entry_info & EVENT_VALID) != 0) {
+        return go_on(vcpu, exit_at_once(vcpu, v));
+    }
+    return l1_exits_on(v, PIN_EXTERNAL_INTERRUPT) ? reflect_interrupt(vcpu, v)
+                                                  : go_on(vcpu, inject_interrupt(vcpu, v, r));
+}
+
+/* In the SDM's order of priority (SDM 7.9): INIT, NMI, interrupt. An NMI that L2 can't take yet holds no interrupt off. */
+static enum nvmx_next deliver_in_order(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct readiness *r,
+                                       struct nvmx_pending *pending) {
+    if (pending->init) {
+        pending->init = false;
+        return reflect_event(vcpu, v, NVMX_EXIT_INIT_SIGNAL, 0, 0);
+    }
+    if (pending->nmi && nmi_exits(v, r)) {
+        pending->nmi = false;
+        return reflect_event(vcpu, v, NVMX_EXIT_EXCEPTION_OR_NMI, EVENT_NMI, 0);
+    }
+    if (pending->nmi && !l1_exits_on(v, PIN_NMI)) {
+        enum nvmx_status status = inject_nmi(vcpu, v, r, pending);
+        if (status != NVMX_OK) {
+            return stop(vcpu, NVMX_STOP_HOST, status);
+        }
+    }
+    return deliver_interrupt(vcpu, v, r, pending);
+}
+
+/* SDM 28.2, 29.7.2: waiting for a start-up IPI L2 takes nothing else; a SIPI that finds it in another state is dropped. */
 static enum nvmx_next deliver(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct nvmx_pending *pending) {
-    enum nvmx_status status = NVMX_OK;
-    bool injecting = vcpu->entry_pending && (v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] & EVENT_VALID) != 0;
+    struct readiness r;
+    enum nvmx_status status;
 
     if (!pending->init && !pending->sipi && !pending->nmi && !pending->interrupt) {
         return NVMX_ENTER;
     }
-    if (injecting) {
-        status = exit_at_once(vcpu, v);
-    } else if (pending->sipi && waits_for_sipi(v)) {
-        pending->sipi = false;
-        return reflect_event(vcpu, v, NVMX_EXIT_STARTUP_IPI, 0, pending->sipi_vector);
-    } else if (pending->init && !waits_for_sipi(v)) {
-        pending->init = false;
-        return reflect_event(vcpu, v, NVMX_EXIT_INIT_SIGNAL, 0, 0);
-    } else if (pending->nmi && l1_exits_on(v, PIN_NMI)) {
-        pending->nmi = false;
-        return reflect_event(vcpu, v, NVMX_EXIT_EXCEPTION_OR_NMI, EVENT_NMI, 0);
-    } else if (pending->nmi) {
-        status = inject_nmi(vcpu, v, pending);
-    } else if (pending->interrupt && l1_exits_on(v, PIN_EXTERNAL_INTERRUPT)) {
-        return reflect_interrupt(vcpu, v);
-    } else if (pending->interrupt) {
-        status = inject_interrupt(vcpu, v);
+    status = read_readiness(vcpu, &r);
+    if (status != NVMX_OK) {
+        return stop(vcpu, NVMX_STOP_HOST, status);
     }
-    return status == NVMX_OK ? NVMX_ENTER : stop(vcpu, NVMX_STOP_HOST, status);
+    bool has_sipi = pending->sipi;
+    pending->sipi = false;
+    if (r.activity == ACTIVITY_WAIT_FOR_SIPI) {
+        return has_sipi ? reflect_event(vcpu, v, NVMX_EXIT_STARTUP_IPI, 0, pending->sipi_vector) : NVMX_ENTER;
+    }
+    if (!pending->init && !pending->nmi && !pending->interrupt) {
+        return NVMX_ENTER;
+    }
+    if ((r.entry_info & EVENT_VALID) != 0) {
+        return go_on(vcpu, exit_at_once(vcpu, v));
+    }
+    return deliver_in_order(vcpu, v, &r, pending);
 }
 
 enum nvmx_next nvmx_enter(struct nvmx_vcpu *vcpu, struct nvmx_pending *pending) {

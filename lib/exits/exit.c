@@ -37,16 +37,28 @@ static enum nvmx_next finish(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum rout
     }
 }
 
-/* Hardware refused guest state that the model accepted: L1 sees what hardware says. */
-static enum nvmx_next hardware_refused(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason) {
+/* Hardware did not enter: of vmcs02 nothing is known, and the launch state is what it was (SDM 29.8). */
+static void entry_undone(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    v->known = (struct nvmx_field_set){{0}};
+    v->checked = 0;
+    v->controls_merged = false;
+    if (vcpu->launching) {
+        v->launched = false;
+    }
+}
+
+/* Hardware refused guest state that the model accepted: L1 sees what hardware says. `ran`: L2 did run since L1's VM entry. */
+static enum nvmx_next hardware_refused(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, bool ran) {
     uint64_t qualification = 0;
     enum nvmx_status status = host_read(vcpu, NVMX_F_EXIT_QUALIFICATION, &qualification);
 
+    if (status == NVMX_OK && ran) {
+        status = sync_from_vmcs02(vcpu, v);
+    }
     if (status != NVMX_OK) {
         return stop(vcpu, NVMX_STOP_HOST, status);
     }
-    v->known = (struct nvmx_field_set){{0}};
-    v->checked = 0;
+    entry_undone(vcpu, v);
     return reflect_entry_failure(vcpu, v, reason, qualification, true);
 }
 
@@ -58,15 +70,17 @@ enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
     bool handled;
 
     vcpu->host_fault_gpa1 = NVMX_NO_ADDRESS;
-    vcpu->entry_pending = false;
+    bool ran = !vcpu->entry_pending;
     enum nvmx_status status = event_exit(vcpu, v, reason, &handled);
     if (status != NVMX_OK) {
         return stop(vcpu, NVMX_STOP_HOST, status);
     }
     if ((exit_reason & NVMX_EXIT_ENTRY_FAILURE) != 0) {
-        return row != NULL && row->who == WHO_ENTRY_FAILURE ? hardware_refused(vcpu, v, reason)
+        return row != NULL && row->who == WHO_ENTRY_FAILURE ? hardware_refused(vcpu, v, reason, ran)
                                                             : left_to_host(vcpu, exit_reason);
     }
+    vcpu->entry_pending = false;
+    vcpu->launching = false;
     if (handled) {
         vcpu->counts.handled++;
         return NVMX_ENTER;
@@ -90,7 +104,7 @@ enum nvmx_next nvmx_l2_exit(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exit_in
     if (vcpu->mode != NVMX_MODE_L2 || row == NULL) {
         return NVMX_HOST;
     }
-    return reflect(vcpu, vmcs12_current(vcpu), row->information, info);
+    return reflect_without_exit(vcpu, vmcs12_current(vcpu), row->information, info);
 }
 
 bool nvmx_l1_intercepts(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exit_info *info) {
@@ -109,16 +123,17 @@ enum nvmx_next nvmx_entry_refused(struct nvmx_vcpu *vcpu, uint32_t vm_instructio
     if (vcpu->stop != NVMX_STOP_NONE) {
         return NVMX_STOP;
     }
-    if (vcpu->mode != NVMX_MODE_L2) {
+    /* Only while vmcs02 has not run does vmcs01 still stand at L1's VMLAUNCH or VMRESUME. */
+    if (vcpu->mode != NVMX_MODE_L2 || !vcpu->entry_pending) {
         return stop(vcpu, NVMX_STOP_HOST, NVMX_E_INVALID);
     }
-    /* vmcs02 never ran: vmcs01 still stands at L1's VMLAUNCH or VMRESUME. */
-    v->known = (struct nvmx_field_set){{0}};
-    v->checked = 0;
-    v->controls_merged = false;
+    enum nvmx_status status = event_end(vcpu, v);
+    entry_undone(vcpu, v);
     vcpu->mode = NVMX_MODE_ROOT;
     vcpu->entry_pending = false;
-    enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
+    if (status == NVMX_OK) {
+        status = host_select(vcpu, NVMX_VMCS01);
+    }
     return status == NVMX_OK ? vm_fail_valid(vcpu, vm_instruction_error) : stop(vcpu, NVMX_STOP_HOST, status);
 }
 

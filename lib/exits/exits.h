@@ -32,6 +32,8 @@ enum exit_who {
     WHO_PAUSE,
     WHO_EPT,
     WHO_APIC_WRITE,
+    WHO_MONITOR_TRAP,
+    WHO_XSS,
 };
 
 struct exit_row {
@@ -68,10 +70,19 @@ enum nvmx_next reflect(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t informa
 enum nvmx_next reflect_entry_failure(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, uint64_t qualification,
                                      bool loaded);
 
+/*
+ * The same where no exit of vmcs02 came before: the host found the exit, or has an event for L1. What was asked of vmcs02 ends, and an event that
+ * it would inject is not known to be gone.
+ */
+enum nvmx_next reflect_without_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t information,
+                                    const struct nvmx_l2_exit_info *info);
+
 /* The event whose delivery an exit interrupted goes back into vmcs02, since L1 does not see the exit (event.c). */
 enum nvmx_status event_requeue(struct nvmx_vcpu *vcpu, const struct exit_row *row,
                                const struct nvmx_l2_exit_info *info);
-/* End what nvmx_enter asked of vmcs02 for events of the host. *handled: the exit was only that. */
+/* End what nvmx_enter asked of the selected vmcs02 for events of the host: its controls are what the merge made them again. */
+enum nvmx_status event_end(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/* The same after an exit. *handled: the exit was only that. */
 enum nvmx_status event_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, bool *handled);
 
 #endif

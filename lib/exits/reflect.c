@@ -42,10 +42,6 @@ static enum nvmx_next resume_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool f
     if (count != 0 && msr_list_load(vcpu, v->value[NVMX_F_VM_EXIT_MSR_LOAD_ADDRESS], count) != 0) {
         return vmx_abort(vcpu, VMX_ABORT_MSR_LOAD);
     }
-    status = shadow_push(vcpu);
-    if (status != NVMX_OK) {
-        return stop(vcpu, NVMX_STOP_HOST, status);
-    }
     flush_vpid_of_l1(vcpu, v);
     if (vcpu->vm->host.speculation_barrier != NULL) {
         vcpu->vm->host.speculation_barrier(vcpu->ctx, false);

@@ -11,6 +11,8 @@
 #define TYPE_NMI 2u
 #define VECTOR_PAGE_FAULT 14u
 #define VECTOR_MACHINE_CHECK 18u
+#define TYPE_OTHER 7u
+#define MSR_XSS 0xda0u
 
 static bool bit_of(uint64_t value, unsigned int bit) {
     return ((value >> bit) & 1) != 0;
@@ -28,18 +30,19 @@ static bool exception_wanted(uint64_t bitmap, uint64_t mask, uint64_t match, uin
     return wanted;
 }
 
+/* What the host owns it keeps, as long as hardware speaks: of the event that it then has for L1 it asks what vmcs12 says. */
 static enum route route_exception(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v,
-                                  const struct nvmx_l2_exit_info *info) {
+                                  const struct nvmx_l2_exit_info *info, bool hardware) {
     const uint64_t *host = vcpu->host_control;
     uint32_t vector = info->interruption_info & 0xff;
 
     if (TYPE(info->interruption_info) == TYPE_NMI) {
-        bool host_owns = (host[NVMX_F_PIN_BASED_CONTROLS] & PIN_NMI) != 0;
+        bool host_owns = hardware && (host[NVMX_F_PIN_BASED_CONTROLS] & PIN_NMI) != 0;
         bool l1_wants = (v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_NMI) != 0;
         return !host_owns && l1_wants ? ROUTE_L1 : ROUTE_HOST;
     }
     /* A machine check is the host's to survive. */
-    if (vector == VECTOR_MACHINE_CHECK && bit_of(host[NVMX_F_EXCEPTION_BITMAP], vector)) {
+    if (hardware && vector == VECTOR_MACHINE_CHECK && bit_of(host[NVMX_F_EXCEPTION_BITMAP], vector)) {
         return ROUTE_HOST;
     }
     bool l1_wants = exception_wanted(v->value[NVMX_F_EXCEPTION_BITMAP], v->value[NVMX_F_PAGE_FAULT_ERROR_CODE_MASK],
@@ -48,8 +51,8 @@ static enum route route_exception(const struct nvmx_vcpu *vcpu, const struct vmc
     return l1_wants ? ROUTE_L1 : ROUTE_HOST;
 }
 
-static enum route route_interrupt(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
-    bool host_owns = (vcpu->host_control[NVMX_F_PIN_BASED_CONTROLS] & PIN_EXTERNAL_INTERRUPT) != 0;
+static enum route route_interrupt(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, bool hardware) {
+    bool host_owns = hardware && (vcpu->host_control[NVMX_F_PIN_BASED_CONTROLS] & PIN_EXTERNAL_INTERRUPT) != 0;
     bool l1_wants = (v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_EXTERNAL_INTERRUPT) != 0;
 
     return !host_owns && l1_wants ? ROUTE_L1 : ROUTE_HOST;
@@ -152,14 +155,13 @@ static enum route let_through(enum nvmx_status status) {
 
 static enum route route_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool write, bool hardware) {
     uint32_t bit = bitmap_msr_bit((uint32_t)vcpu->regs->gpr[NVMX_RCX], write);
-    bool host_lets_through = (vcpu->host_control[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0 &&
-                             vcpu->host_msr_bitmap != NULL && bit != BITMAP_NONE;
+    bool in_use = (v->bitmap_bits & PROC_MSR_BITMAPS) != 0; /* by vmcs02: else no merged word helps */
 
     if ((v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) == 0 || bit == BITMAP_NONE ||
         l1_bitmap_bit(vcpu, v->value[NVMX_F_MSR_BITMAP_ADDRESS], bit)) {
         return ROUTE_L1;
     }
-    if (!hardware || !host_lets_through || bitmap_test(vcpu->host_msr_bitmap, bit)) {
+    if (!hardware || !in_use || bitmap_test(vcpu->host_msr_bitmap, bit)) {
         return ROUTE_HOST;
     }
     return let_through(merge_heat_msr(vcpu, v, bit));
@@ -213,6 +215,28 @@ static enum route route_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struc
     return ROUTE_AGAIN;
 }
 
+/* -- others ---------------------------------------------------------------------------------------------------------------------------------- */
+
+/* L1's control, or the pending exit that L1 injected (SDM 28.5.2), which is due before L2's first instruction. */
+static bool monitor_trap_wanted(const struct vmcs12 *v) {
+    uint64_t event = v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
+
+    return (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MONITOR_TRAP) != 0 ||
+           ((event & EVENT_VALID) != 0 && TYPE(event) == TYPE_OTHER);
+}
+
+/* SDM 28.1.3 XSAVES, XRSTORS: a component that is asked for, enabled in IA32_XSS, and in the bitmap. */
+static bool xss_wanted(struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    uint64_t asked = vcpu->regs->gpr[NVMX_RDX] << 32 | (uint32_t)vcpu->regs->gpr[NVMX_RAX];
+    uint64_t xss = UINT64_MAX;
+
+    asked &= v->value[NVMX_F_XSS_EXITING_BITMAP];
+    if ((secondary_controls(v) & PROC2_XSAVES) == 0 || asked == 0) {
+        return false;
+    }
+    return host_msr_read(vcpu, MSR_XSS, &xss) != NVMX_OK || (asked & xss) != 0;
+}
+
 /* -- EPT ----------------------------------------------------------------------------------------------------------------------------------- */
 
 static enum route route_ept(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t reason,
@@ -254,8 +278,12 @@ static enum route route_ept(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint
 
 /* -- the whole -------------------------------------------------------------------------------------------------------------------------------- */
 
+static enum route l1_if(bool wanted) {
+    return wanted ? ROUTE_L1 : ROUTE_HOST;
+}
+
 static enum route by_bit(uint64_t controls, unsigned int bit) {
-    return bit_of(controls, bit) ? ROUTE_L1 : ROUTE_HOST;
+    return l1_if(bit_of(controls, bit));
 }
 
 enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, const struct exit_row *row,
@@ -274,13 +302,17 @@ enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
     case WHO_SECONDARY:
         return by_bit(secondary, row->bit);
     case WHO_PAUSE:
-        return bit_of(primary, 30) || (secondary & PROC2_PLE) != 0 ? ROUTE_L1 : ROUTE_HOST;
+        return l1_if(bit_of(primary, 30) || (secondary & PROC2_PLE) != 0);
     case WHO_APIC_WRITE:
-        return (secondary & (PROC2_APIC_REGISTER | PROC2_VIRTUAL_INTERRUPTS)) != 0 ? ROUTE_L1 : ROUTE_HOST;
+        return l1_if((secondary & (PROC2_APIC_REGISTER | PROC2_VIRTUAL_INTERRUPTS)) != 0);
+    case WHO_MONITOR_TRAP:
+        return l1_if(monitor_trap_wanted(v));
+    case WHO_XSS:
+        return l1_if(xss_wanted(vcpu, v));
     case WHO_EXCEPTION:
-        return route_exception(vcpu, v, info);
+        return route_exception(vcpu, v, info, hardware);
     case WHO_INTERRUPT:
-        return route_interrupt(vcpu, v);
+        return route_interrupt(vcpu, v, hardware);
     case WHO_CONTROL_REGISTER:
         return route_control_register(vcpu, v, info);
     case WHO_IO:

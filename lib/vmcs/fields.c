@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Look-ups in the field table (SDM appendix B). */
 #include <nvmx/caps.h>
-#include <nvmx/vmcs.h>
+
+#include "vcpu.h"
 
 enum {
 #define EXISTS(name, msr1, bit1, msr2, bit2) EXISTS_##name,
@@ -23,6 +24,12 @@ static const struct existence existence[] = {
 static const struct nvmx_field_info fields[NVMX_FIELD_COUNT] = {
 #define FIELD(encoding, name, text, exists, group, merge, shadow)                                                      \
     {(encoding), EXISTS_##exists, NVMX_GROUP_##group, NVMX_MERGE_##merge, NVMX_SHADOW_##shadow, text},
+#include <nvmx/vmcs_fields.def>
+#undef FIELD
+};
+
+const uint16_t field_encoding[NVMX_FIELD_COUNT] = {
+#define FIELD(encoding, name, text, exists, group, merge, shadow) (encoding),
 #include <nvmx/vmcs_fields.def>
 #undef FIELD
 };

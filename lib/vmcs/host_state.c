@@ -8,6 +8,7 @@
 #define CR4_PAE (UINT64_C(1) << 5)
 #define CR4_PCIDE (UINT64_C(1) << 17)
 #define EFER_LME_LMA ((UINT64_C(1) << 8) | (UINT64_C(1) << 10))
+#define PAE_CR3_TABLE UINT64_C(0xffffffe0)
 #define PDPTE_PRESENT UINT64_C(1)
 #define PDPTE_RESERVED (UINT64_C(0x1e6)) /* bits 2:1 and 8:5 */
 
@@ -140,13 +141,14 @@ static void put_control_registers(struct load *l, uint64_t cr0) {
 /* SDM 30.5.4: PAE paging loads the PDPTEs, and aborts if one of them is bad. */
 static void put_pdptes(struct load *l, uint64_t cr0, uint32_t *abort_indicator) {
     uint64_t pdpte[4];
+    uint64_t table = l1_cr3(l) & PAE_CR3_TABLE;
     uint64_t reserved = PDPTE_RESERVED | ~((UINT64_C(1) << l->vcpu->vm->caps.physical_address_bits) - 1);
 
     if (exit_64(l) || (cr0 & CR0_PG) == 0 || (l1_cr4(l) & CR4_PAE) == 0) {
         return;
     }
-    if (l1_physical_read(l->vcpu, l1_cr3(l) & ~UINT64_C(0x1f), &pdpte[0], 16) != NVMX_OK ||
-        l1_physical_read(l->vcpu, (l1_cr3(l) & ~UINT64_C(0x1f)) + 16, &pdpte[2], 16) != NVMX_OK) {
+    if (l1_physical_read(l->vcpu, table, &pdpte[0], 16) != NVMX_OK ||
+        l1_physical_read(l->vcpu, table + 16, &pdpte[2], 16) != NVMX_OK) {
         *abort_indicator = VMX_ABORT_PDPTES;
         return;
     }
@@ -213,26 +215,43 @@ static void put_rest(struct load *l, bool nmi_blocked, uint64_t entry_controls) 
 
 /* -- the whole --------------------------------------------------------------------------------------------------------------------------------- */
 
-/* SDM 30.5.5: an exit by NMI leaves NMIs blocked; any other leaves them as they were, unless NMI exiting made blocking virtual or void. */
-static bool nmis_blocked(const struct vmcs12 *v, bool from_l2, bool nmi_exit) {
-    bool nmi_exiting = (v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_NMI) != 0;
-    bool l2_blocked = (v->value[NVMX_F_GUEST_INTERRUPTIBILITY_STATE] & BLOCKING_BY_NMI) != 0;
+/*
+ * SDM 30.5.5: an exit by NMI leaves NMIs blocked; any other leaves them as they were. With virtual NMIs L2's blocking was not the processor's,
+ * whose NMIs the VM entry unblocked. `interruptibility` is L2's, or L1's own if L2 did not run.
+ */
+static bool nmis_blocked(const struct vmcs12 *v, bool from_l2, bool nmi_exit, uint64_t interruptibility) {
+    bool was_virtual = from_l2 && (v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_VIRTUAL_NMIS) != 0;
 
-    return nmi_exit || (from_l2 && !nmi_exiting && l2_blocked);
+    return nmi_exit || (!was_virtual && (interruptibility & BLOCKING_BY_NMI) != 0);
+}
+
+/* What of the processor's state an exit keeps, where L1 is left before L2 ran; vmcs01 is selected. */
+static enum nvmx_status read_l1_state(struct nvmx_vcpu *vcpu, uint64_t *cr0, uint64_t *interruptibility) {
+    static const uint8_t slots[] = {NVMX_F_GUEST_CR0, NVMX_F_GUEST_INTERRUPTIBILITY_STATE};
+    uint64_t value[2] = {0};
+    enum nvmx_status status = host_read_many(vcpu, 2, slots, value);
+
+    *cr0 = value[0];
+    *interruptibility = value[1];
+    return status;
 }
 
 enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool from_l2, bool nmi_exit,
                                  uint32_t *abort_indicator) {
     struct load l = {.vcpu = vcpu, .v = v, .status = NVMX_OK};
     uint64_t cr0 = v->value[NVMX_F_GUEST_CR0];
+    uint64_t interruptibility = v->value[NVMX_F_GUEST_INTERRUPTIBILITY_STATE];
 
     *abort_indicator = 0;
     batch_init(&l.batch);
     if (!from_l2) {
-        l.status = host_read(vcpu, NVMX_F_GUEST_CR0, &cr0);
+        l.status = read_l1_state(vcpu, &cr0, &interruptibility);
     }
     if (l.status == NVMX_OK) {
         l.status = read_inherited(&l);
+    }
+    if (l.status == NVMX_OK) {
+        l.status = shadow_push(vcpu); /* between the two selects, so that it costs no third */
     }
     if (l.status == NVMX_OK) {
         l.status = host_select(vcpu, NVMX_VMCS01);
@@ -242,7 +261,7 @@ enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool 
     put_pdptes(&l, cr0, abort_indicator);
     put_segments(&l);
     put_gates(&l);
-    put_rest(&l, nmis_blocked(v, from_l2, nmi_exit), vcpu->host_control[NVMX_F_VM_ENTRY_CONTROLS]);
+    put_rest(&l, nmis_blocked(v, from_l2, nmi_exit, interruptibility), vcpu->host_control[NVMX_F_VM_ENTRY_CONTROLS]);
     if (l.status == NVMX_OK) {
         l.status = batch_flush(vcpu, &l.batch);
     }

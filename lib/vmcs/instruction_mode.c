@@ -65,7 +65,7 @@ static struct verdict vm_entry(struct instruction *in, bool launch) {
     if (current->launched == launch) {
         return VERDICT(FAIL, launch ? 4 : 5);
     }
-    return VERDICT(ENTERED, enter_l2(in->vcpu));
+    return VERDICT(ENTERED, enter_l2(in->vcpu, in->paging.long_mode));
 }
 
 struct verdict vmlaunch_effect(struct instruction *in) {

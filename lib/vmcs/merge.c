@@ -12,6 +12,7 @@ static const uint8_t host_control_fields[] = {
     NVMX_F_PIN_BASED_CONTROLS,
     NVMX_F_PRIMARY_CONTROLS,
     NVMX_F_SECONDARY_CONTROLS,
+    NVMX_F_TERTIARY_CONTROLS,
     NVMX_F_VM_EXIT_CONTROLS,
     NVMX_F_VM_ENTRY_CONTROLS,
     NVMX_F_EXCEPTION_BITMAP,
@@ -77,7 +78,7 @@ static bool l1_loads(const struct merge *m, const struct gate *gate) {
     return ((m->v->value[NVMX_F_VM_ENTRY_CONTROLS] >> gate->entry_load) & 1) != 0;
 }
 
-/* L1's own values of what L2 inherits, while vmcs01 is selected. */
+/* L1's own values of what L2 inherits: they are in vmcs01. */
 static enum nvmx_status read_l1_values(struct merge *m) {
     uint8_t slots[GATE_COUNT];
     uint64_t value[GATE_COUNT];
@@ -90,7 +91,10 @@ static enum nvmx_status read_l1_values(struct merge *m) {
             slots[count++] = gates[i].guest;
         }
     }
-    enum nvmx_status status = host_read_many(m->vcpu, count, slots, value);
+    enum nvmx_status status = count != 0 ? host_select(m->vcpu, NVMX_VMCS01) : NVMX_OK;
+    if (status == NVMX_OK) {
+        status = host_read_many(m->vcpu, count, slots, value);
+    }
     for (uint32_t i = 0; status == NVMX_OK && i < count; i++) {
         m->l1_value[which[i]] = value[i];
     }

@@ -29,7 +29,8 @@ static const struct origin secondary_origin = {
           PROC2_VIRTUAL_INTERRUPTS | (1u << 12) | PROC2_XSAVES | PROC2_MBEC | (1u << 26),
 };
 
-/* What the host has in vmcs01 that must never reach a vmcs02 as it is. */
+/* What the host has in vmcs01 that must never reach a vmcs02 as it is: it concerns L1's own pages and events. */
+#define PIN_NEVER (1u << 7)
 #define SECONDARY_NEVER ((1u << 13) | (1u << 14) | (1u << 17) | (1u << 18) | (1u << 21) | (1u << 23))
 
 static uint32_t combine(const struct origin *origin, uint64_t l1, uint64_t host) {
@@ -55,6 +56,15 @@ static void put_if_exists(struct merge *m, unsigned int slot, uint64_t value) {
     }
 }
 
+/* Of the tertiary controls only the host's intercept of LOADIWKEY concerns L2. */
+static uint64_t put_tertiary(struct merge *m) {
+    bool active = (m->host[NVMX_F_PRIMARY_CONTROLS] & PROC_TERTIARY) != 0;
+    uint64_t tertiary = active ? m->host[NVMX_F_TERTIARY_CONTROLS] & PROC3_LOADIWKEY : 0;
+
+    put_if_exists(m, NVMX_F_TERTIARY_CONTROLS, tertiary);
+    return tertiary;
+}
+
 /* Which bitmaps are used merge_pages has decided, which knows the pages. */
 static void put_primary(struct merge *m) {
     uint64_t l1 = m->v->value[NVMX_F_PRIMARY_CONTROLS];
@@ -68,6 +78,9 @@ static void put_primary(struct merge *m) {
         primary |= PROC_CR8_LOAD | PROC_CR8_STORE;
     }
     primary |= PROC_SECONDARY;
+    if (put_tertiary(m) == 0) {
+        primary &= ~PROC_TERTIARY;
+    }
     merge_put(m, NVMX_F_PRIMARY_CONTROLS, primary);
 }
 
@@ -76,6 +89,10 @@ static void put_secondary(struct merge *m) {
     uint32_t secondary = combine(&secondary_origin, l1, host_secondary(m) & ~SECONDARY_NEVER);
 
     secondary |= PROC2_EPT;
+    /* On the host's own tables execute rights mean what they mean to the host. */
+    if ((l1 & PROC2_EPT) == 0) {
+        secondary = (secondary & ~PROC2_MBEC) | (host_secondary(m) & PROC2_MBEC);
+    }
     if (m->v->vpid02 != 0) {
         secondary |= PROC2_VPID;
     } else {
@@ -106,7 +123,8 @@ static void put_exit_controls(struct merge *m) {
     for (unsigned int i = 0; i < GATE_COUNT; i++) {
         controls |= l1 & (1u << gates[i].exit_save);
     }
-    /* The timer runs on over exits that L1 does not see. */
+    /* The timer runs on over exits that L1 does not see; the host's own, if it has one, does not run in L2 (SDM 29.2.1.2). */
+    controls &= ~EXIT_SAVE_TIMER;
     if ((m->v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_PREEMPTION_TIMER) != 0) {
         controls |= EXIT_SAVE_TIMER;
     }
@@ -200,7 +218,8 @@ static void put_masks(struct merge *m) {
 
 void merge_controls(struct merge *m) {
     merge_put(m, NVMX_F_PIN_BASED_CONTROLS,
-              combine(&pin_origin, m->v->value[NVMX_F_PIN_BASED_CONTROLS], m->host[NVMX_F_PIN_BASED_CONTROLS]));
+              combine(&pin_origin, m->v->value[NVMX_F_PIN_BASED_CONTROLS],
+                      m->host[NVMX_F_PIN_BASED_CONTROLS] & ~(uint64_t)PIN_NEVER));
     put_primary(m);
     put_secondary(m);
     put_exit_controls(m);

@@ -4,39 +4,41 @@
 
 /* -- pages of L1 used in place ------------------------------------------------------------------------------------------------------ */
 
-static void unpin(struct nvmx_vcpu *vcpu, struct pin *pin) {
+/* Of the pages used in place the processor writes only to the virtual-APIC page. */
+static void unpin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int index) {
+    struct pin *pin = &v->pin[index];
+
     if (pin->gpa1 != NVMX_NO_ADDRESS) {
-        host_unmap(vcpu, pin->gpa1, pin->page, true);
+        host_unmap(vcpu, pin->gpa1, pin->page, index == PIN_VIRTUAL_APIC);
         pin->gpa1 = NVMX_NO_ADDRESS;
     }
 }
 
-static enum nvmx_status repin(struct nvmx_vcpu *vcpu, struct pin *pin, uint64_t gpa1, uint32_t access) {
+static enum nvmx_status repin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int index, uint64_t gpa1,
+                              uint32_t access) {
     struct pin wanted = {.gpa1 = gpa1};
 
-    if (pin->gpa1 == gpa1) {
+    if (v->pin[index].gpa1 == gpa1) {
         return NVMX_OK;
     }
     wanted.page = host_map(vcpu, gpa1, access, &wanted.hpa);
     if (wanted.page == NULL) {
         return NVMX_E_UNMAPPED;
     }
-    unpin(vcpu, pin);
-    *pin = wanted;
+    unpin(vcpu, v, index);
+    v->pin[index] = wanted;
     return NVMX_OK;
 }
 
 /* A page pinned where `used`, its hpa in vmcs02's field. */
 static enum nvmx_status pin_field(struct merge *m, enum pin_index index, unsigned int slot, bool used, uint32_t access) {
-    struct pin *pin = &m->v->pin[index];
-
     if (!used) {
-        unpin(m->vcpu, pin);
+        unpin(m->vcpu, m->v, index);
         return NVMX_OK;
     }
-    enum nvmx_status status = repin(m->vcpu, pin, m->v->value[slot], access);
+    enum nvmx_status status = repin(m->vcpu, m->v, index, m->v->value[slot], access);
     if (status == NVMX_OK) {
-        merge_put(m, slot, pin->hpa);
+        merge_put(m, slot, m->v->pin[index].hpa);
     }
     return status;
 }
@@ -167,6 +169,10 @@ static enum nvmx_status io_bitmaps(struct merge *m, uint32_t *bits) {
     bool host_readable = m->vcpu->host_io_bitmap[0] != NULL && m->vcpu->host_io_bitmap[1] != NULL;
     bool host_all = (!host_bitmaps && (host & PROC_UNCONDITIONAL_IO) != 0);
 
+    if (!l1_bitmaps || host_bitmaps || host_all) {
+        unpin(m->vcpu, m->v, PIN_IO_A);
+        unpin(m->vcpu, m->v, PIN_IO_B);
+    }
     if (l1_all || host_all || (l1_bitmaps && host_bitmaps && !host_readable)) {
         *bits |= PROC_UNCONDITIONAL_IO;
         return NVMX_OK;
@@ -269,7 +275,7 @@ enum nvmx_status merge_pages(struct merge *m) {
 
 void merge_release(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     for (unsigned int i = 0; i < PIN_COUNT; i++) {
-        unpin(vcpu, &v->pin[i]);
+        unpin(vcpu, v, i);
     }
     overlay_free(vcpu, &v->msr_bitmap);
     overlay_free(vcpu, &v->io_bitmap[0]);
@@ -308,7 +314,7 @@ void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes) 
             bool apart = pinned >= gpa1 ? pinned - gpa1 >= bytes : gpa1 - pinned >= NVMX_PAGE_SIZE;
 
             if (pinned != NVMX_NO_ADDRESS && !apart) {
-                unpin(vcpu, &v->pin[p]);
+                unpin(vcpu, v, p);
                 vcpu->pages_changed = true;
             }
         }

@@ -11,101 +11,120 @@ static bool in_use(const struct nvmx_vcpu *vcpu) {
     return vcpu->shadow_hpa != NVMX_NO_ADDRESS;
 }
 
-/* The fields of one shadow class that both L1 and the machine have. */
-static uint32_t shadowed(const struct nvmx_vm *vm, bool read_only_too, uint8_t *slots) {
-    uint32_t count = 0;
-
-    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
-        uint8_t kind = nvmx_field_info(slot)->shadow;
-        bool wanted = kind == NVMX_SHADOW_RW || (kind == NVMX_SHADOW_RO && read_only_too);
-
-        if (wanted && nvmx_set_has(&vm->exists, slot) && nvmx_set_has(&vm->machine_fields, slot)) {
-            slots[count++] = (uint8_t)slot;
-        }
-    }
-    return count;
-}
-
 /* VMWRITE to exit information needs IA32_VMX_MISC[29]; without it the CPU refuses L0's write as it refuses L1's. */
 static bool can_fill_read_only(const struct nvmx_vm *vm) {
     return ((vm->machine.msr[NVMX_CAP_MISC] >> 29) & 1) != 0;
 }
 
-void nvmx_shadow_bitmaps(const struct nvmx_vm *vm, uint8_t *vmread_bitmap, uint8_t *vmwrite_bitmap) {
-    uint8_t slots[NVMX_FIELD_COUNT];
-    uint32_t count = shadowed(vm, can_fill_read_only(vm), slots);
+static bool shadowed(const struct nvmx_vm *vm, unsigned int slot, enum nvmx_field_shadow kind) {
+    return nvmx_field_info(slot)->shadow == kind && nvmx_set_has(&vm->exists, slot) &&
+           nvmx_set_has(&vm->machine_fields, slot);
+}
 
-    memset(vmread_bitmap, 0xff, NVMX_PAGE_SIZE);
-    memset(vmwrite_bitmap, 0xff, NVMX_PAGE_SIZE);
-    for (uint32_t i = 0; i < count; i++) {
-        const struct nvmx_field_info *info = nvmx_field_info(slots[i]);
-        uint8_t keep = (uint8_t)~(1u << (info->encoding % 8));
+static void append(struct shadow_list *list, unsigned int slot) {
+    list->encoding[list->count] = field_encoding[slot];
+    list->slot[list->count] = (uint8_t)slot;
+    list->count++;
+}
 
-        vmread_bitmap[info->encoding / 8] &= keep;
-        if (info->shadow == NVMX_SHADOW_RW) {
-            vmwrite_bitmap[info->encoding / 8] &= keep;
+/* Those that L1 writes come first. */
+void shadow_fields(struct nvmx_vm *vm) {
+    struct shadow_list *list = &vm->shadowed;
+
+    list->count = 0;
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT && list->count < SHADOWED_MAX; slot++) {
+        if (shadowed(vm, slot, NVMX_SHADOW_RW)) {
+            append(list, slot);
+        }
+    }
+    list->writable = list->count;
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT && list->count < SHADOWED_MAX; slot++) {
+        bool information = nvmx_encoding_read_only(field_encoding[slot]);
+
+        if (shadowed(vm, slot, NVMX_SHADOW_RO) && (!information || can_fill_read_only(vm))) {
+            append(list, slot);
         }
     }
 }
 
-/* Stale fields would show old values: the classes of the table are chosen so that an exit reads them anyway, or they are fetched. */
-static enum nvmx_status fetch_stale(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint8_t *slots, uint32_t count) {
+void nvmx_shadow_bitmaps(const struct nvmx_vm *vm, uint8_t *vmread_bitmap, uint8_t *vmwrite_bitmap) {
+    memset(vmread_bitmap, 0xff, NVMX_PAGE_SIZE);
+    memset(vmwrite_bitmap, 0xff, NVMX_PAGE_SIZE);
+    for (uint32_t i = 0; i < vm->shadowed.count; i++) {
+        uint32_t encoding = vm->shadowed.encoding[i];
+        uint8_t keep = (uint8_t)~(1u << (encoding % 8));
+
+        vmread_bitmap[encoding / 8] &= keep;
+        if (i < vm->shadowed.writable) {
+            vmwrite_bitmap[encoding / 8] &= keep;
+        }
+    }
+}
+
+/* Stale fields would show old values: they are read with the exit from now on. */
+static enum nvmx_status fetch_stale(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    const struct shadow_list *list = &vcpu->vm->shadowed;
     bool stale = false;
 
-    for (uint32_t i = 0; i < count; i++) {
-        if (nvmx_set_has(&v->stale, slots[i])) {
-            nvmx_set_add(&v->learned, slots[i]);
+    for (uint32_t i = 0; i < list->count; i++) {
+        if (nvmx_set_has(&v->stale, list->slot[i])) {
+            nvmx_set_add(&v->learned, list->slot[i]);
             stale = true;
         }
     }
     return stale ? sync_all(vcpu, v) : NVMX_OK;
 }
 
+/* Only what differs from what the shadow VMCS holds is written: L1's own writes were taken note of by shadow_pull. */
 enum nvmx_status shadow_push(struct nvmx_vcpu *vcpu) {
+    const struct shadow_list *list = &vcpu->vm->shadowed;
     struct vmcs12 *v = vmcs12_current(vcpu);
-    uint8_t slots[NVMX_FIELD_COUNT];
     struct batch batch;
 
     if (!in_use(vcpu) || v == NULL) {
         return NVMX_OK;
     }
-    uint32_t count = shadowed(vcpu->vm, can_fill_read_only(vcpu->vm), slots);
-    enum nvmx_status status = fetch_stale(vcpu, v, slots, count);
-    if (status == NVMX_OK) {
-        status = host_select(vcpu, NVMX_VMCS_SHADOW);
-    }
+    enum nvmx_status status = fetch_stale(vcpu, v);
     batch_init(&batch);
-    for (uint32_t i = 0; status == NVMX_OK && i < count; i++) {
-        status = batch_put(vcpu, &batch, slots[i], v->value[slots[i]]);
+    for (uint32_t i = 0; status == NVMX_OK && i < list->count; i++) {
+        uint64_t value = v->value[list->slot[i]];
+
+        if (!vcpu->shadow_known || vcpu->shadow_holds[i] != value) {
+            vcpu->shadow_holds[i] = value;
+            status = batch_put(vcpu, &batch, list->slot[i], value);
+        }
+    }
+    if (status == NVMX_OK && batch.count != 0) {
+        status = host_select(vcpu, NVMX_VMCS_SHADOW);
     }
     if (status == NVMX_OK) {
         status = batch_flush(vcpu, &batch);
     }
-    enum nvmx_status back = host_select(vcpu, NVMX_VMCS01);
-    return status != NVMX_OK ? status : back;
+    vcpu->shadow_known = status == NVMX_OK;
+    return status;
 }
 
 enum nvmx_status shadow_pull(struct nvmx_vcpu *vcpu) {
+    const struct shadow_list *list = &vcpu->vm->shadowed;
     struct vmcs12 *v = vmcs12_current(vcpu);
-    uint8_t slots[NVMX_FIELD_COUNT];
-    uint64_t value[NVMX_FIELD_COUNT];
+    uint64_t value[SHADOWED_MAX];
 
     if (!in_use(vcpu) || v == NULL) {
         return NVMX_OK;
     }
-    uint32_t count = shadowed(vcpu->vm, false, slots);
     enum nvmx_status status = host_select(vcpu, NVMX_VMCS_SHADOW);
     if (status == NVMX_OK) {
-        status = host_read_many(vcpu, count, slots, value);
+        status = host_read_encoded(vcpu, list->writable, list->encoding, value);
     }
-    for (uint32_t i = 0; status == NVMX_OK && i < count; i++) {
-        uint64_t read = value[i] & nvmx_field_mask(slots[i]);
-        if (read != v->value[slots[i]]) {
-            vmcs12_write(vcpu, slots[i], read);
+    for (uint32_t i = 0; status == NVMX_OK && i < list->writable; i++) {
+        uint64_t read = value[i] & nvmx_field_mask(list->slot[i]);
+
+        vcpu->shadow_holds[i] = value[i];
+        if (read != v->value[list->slot[i]]) {
+            vmcs12_write(vcpu, list->slot[i], read);
         }
     }
-    enum nvmx_status back = host_select(vcpu, NVMX_VMCS01);
-    return status != NVMX_OK ? status : back;
+    return status;
 }
 
 /* L1's VMWRITE to exit information exits, but its VMREAD does not: what was written must be found in the shadow VMCS. */
@@ -120,6 +139,7 @@ enum nvmx_status shadow_follow(struct nvmx_vcpu *vcpu, unsigned int slot) {
     if (status == NVMX_OK) {
         status = host_write(vcpu, slot, v->value[slot]);
     }
+    vcpu->shadow_known = false;
     enum nvmx_status back = host_select(vcpu, NVMX_VMCS01);
     return status != NVMX_OK ? status : back;
 }
@@ -131,5 +151,6 @@ enum nvmx_status shadow_relink(struct nvmx_vcpu *vcpu) {
     if (!in_use(vcpu)) {
         return NVMX_OK;
     }
-    return host_write(vcpu, NVMX_F_VMCS_LINK_POINTER, pointer);
+    enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
+    return status == NVMX_OK ? host_write(vcpu, NVMX_F_VMCS_LINK_POINTER, pointer) : status;
 }

@@ -187,7 +187,7 @@ enum vmcs12_result vmcs12_make_current(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
     }
     host_unmap(vcpu, gpa1, region, false);
     if (status != NVMX_OK) {
-        return VMCS12_FAILED;
+        return VMCS12_FAILED; /* completing the instruction selects vmcs01 again */
     }
     vcpu->current = index;
     vcpu->vmcs12[index].last_use = ++vcpu->use_clock;
