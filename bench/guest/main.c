@@ -48,25 +48,34 @@ static void sort(uint64_t *values, uint32_t count) {
     }
 }
 
-static void print_row(const char *name, uint32_t count, uint32_t divisor) {
+static void print_row(const char *name, uint32_t count) {
     sort(samples, count);
-    print("bench: %s %lu %lu %lu\n", name, samples[0] / divisor, samples[count / 2] / divisor,
-          samples[count - 1] / divisor);
+    print("bench: %s %lu %lu %lu\n", name, samples[0], samples[count / 2], samples[count - 1]);
 }
 
 /* -- L2's programs: endless loops around one instruction ----------------------------------------------------------------------- */
 
 DEFINE_L2_CODE(cpuid, "1: cpuid\n jmp 1b\n");
-DEFINE_L2_CODE(out, "mov $0x80, %dx\n 1: out %al, %dx\n jmp 1b\n");
+DEFINE_L2_CODE(out, "1: out %al, $0x80\n jmp 1b\n");
 DEFINE_L2_CODE(vmcall, "1: vmcall\n jmp 1b\n");
-DEFINE_L2_CODE(rdmsr, "mov $0x10, %ecx\n 1: rdmsr\n jmp 1b\n");
-DEFINE_L2_CODE(mmio, "mov $0x40000000, %rbx\n 1: mov (%rbx), %eax\n jmp 1b\n");
+DEFINE_L2_CODE(rdmsr, "1: rdmsr\n jmp 1b\n");
+DEFINE_L2_CODE(mmio, "1: mov (%rbx), %eax\n jmp 1b\n");
 /* RAX = address, RDX = step, RCX = number of touches; a VMCALL at the end. */
 DEFINE_L2_CODE(touch, "1: mov (%rax), %rbx\n add %rdx, %rax\n dec %rcx\n jnz 1b\n 2: vmcall\n jmp 2b\n");
 /* RCX = MSR, R8 = number of accesses; a VMCALL at the end. */
 DEFINE_L2_CODE(own_rdmsr, "1: rdmsr\n dec %r8\n jnz 1b\n 2: vmcall\n jmp 2b\n");
 
+struct bench_registers {
+    uint64_t rbx, rcx, rdx;
+};
+uint64_t bench_round(const struct bench_registers *registers);
+extern const uint8_t bench_exit[];
+
+/* What L2's programs find: the MMIO address in RBX, an MSR (the TSC) in RCX. */
+static const struct bench_registers registers = {.rbx = L2_HOLE, .rcx = 0x10};
+
 static struct l2 l2;
+static uint8_t exit_stack[256] __attribute__((aligned(16)));
 
 static void start(const uint8_t *code, const struct controls *on) {
     static const struct controls none;
@@ -75,11 +84,16 @@ static void start(const uint8_t *code, const struct controls *on) {
     l2_prepare(&l2, &s);
 }
 
+static void failed(uint64_t rflags) {
+    print("bench: entry failed, flags %lx error %lu\n", rflags, vmread(INSTRUCTION_ERROR));
+    power_off();
+}
+
 static void enter(void) {
     uint64_t rflags = l2_enter(&l2.regs, !l2.launched);
 
     if (rflags != 0) {
-        print("bench: entry failed, flags %lx error %lu\n", rflags, vmread(INSTRUCTION_ERROR));
+        failed(rflags);
     }
     l2.launched = true;
 }
@@ -90,19 +104,36 @@ static inline void handle(void) {
     vmwrite(GUEST_RIP, vmread(GUEST_RIP) + vmread(EXIT_INSTRUCTION_LENGTH));
 }
 
+/* From here on exits of the current VMCS come to bench_round. */
+static void use_rounds(void) {
+    vmwrite(HOST_RIP, (uint64_t)bench_exit);
+    vmwrite(HOST_RSP, (uint64_t)exit_stack + sizeof exit_stack);
+}
+
+static inline void round_trip(void) {
+    uint64_t rflags = bench_round(&registers);
+
+    if (rflags != 0) {
+        failed(rflags);
+    }
+}
+
 static void round_trips(const char *name, const uint8_t *code, const struct controls *on) {
     start(code, on);
+    l2.regs.gpr[RBX] = registers.rbx;
+    l2.regs.gpr[RCX] = registers.rcx;
+    enter();
+    handle();
+    use_rounds();
     for (uint32_t i = 0; i < WARM_UP; i++) {
-        enter();
-        handle();
+        round_trip();
     }
     for (uint32_t i = 0; i < ROUNDS; i++) {
         uint64_t before = ticks();
-        enter();
-        handle();
+        round_trip();
         samples[i] = ticks() - before;
     }
-    print_row(name, ROUNDS, 1);
+    print_row(name, ROUNDS);
 }
 
 /* -- operations of L1 alone ------------------------------------------------------------------------------------------------------- */
@@ -114,7 +145,7 @@ static void round_trips(const char *name, const uint8_t *code, const struct cont
             STATEMENT;                                                                                                 \
             samples[i < WARM_UP ? i : i - WARM_UP] = ticks() - before;                                                 \
         }                                                                                                              \
-        print_row(NAME, ROUNDS, 1);                                                                                    \
+        print_row(NAME, ROUNDS);                                                                                     \
     } while (0)
 
 static void own_cpuid(void) {
@@ -151,14 +182,14 @@ static void in_turn(void) {
     vmcs_prepare(&vmcs_b, &none, &none, other.base);
     l2_enter(&other.regs, 1);
     handle();
-    other.launched = true;
+    use_rounds();
+    switch_to(&vmcs_a);
+    use_rounds();
     MEASURE("vmptrld_two_in_turn", {
         switch_to(&vmcs_a);
-        l2_enter(&l2.regs, 0);
-        handle();
+        round_trip();
         switch_to(&vmcs_b);
-        l2_enter(&other.regs, 0);
-        handle();
+        round_trip();
     });
 }
 
@@ -166,6 +197,7 @@ static void relaunch(void) {
     uint64_t pointer = address_of(&vmcs_a);
 
     start(l2_vmcall, 0);
+    run_one();
     MEASURE("vmclear_vmptrld_launch", {
         vmx_vmclear(&pointer);
         vmx_vmptrld(&pointer);
@@ -179,11 +211,12 @@ static void invept(void) {
 
     start(l2_vmcall, 0);
     run_one();
+    use_rounds();
     descriptor[0] = vmread(EPT_POINTER);
     MEASURE("invept_single", vmx_invept(1, descriptor));
     MEASURE("invept_resume_exit", {
         vmx_invept(1, descriptor);
-        run_one();
+        round_trip();
     });
 }
 
@@ -206,7 +239,7 @@ static void first_touch(const char *name, uint64_t base, uint64_t page, uint32_t
         enter();
         samples[i] = (ticks() - before) / (count - 1);
     }
-    print_row(name, 4, 1);
+    print_row(name, 4);
 }
 
 static void rdmsr_of_l0(void) {
@@ -224,7 +257,7 @@ static void rdmsr_of_l0(void) {
         enter();
         samples[i] = (ticks() - before) / ACCESSES;
     }
-    print_row("l2_rdmsr_of_l0", 4, 1);
+    print_row("l2_rdmsr_of_l0", 4);
 }
 
 void l1_main(uint32_t magic, const void *info) {
