@@ -147,7 +147,7 @@ void exit_reduce(struct exit_info *e) {
     }
     bool has_length = (defined & LENGTH) != 0 || is_software_event(e->vectoring) ||
                       (basic == REASON_EXCEPTION_NMI && is_software_event(e->interruption)) ||
-                      basic == REASON_TASK_SWITCH;
+                      (basic == REASON_TASK_SWITCH && (e->qualification >> 30 & 3) != 3);
     e->length = has_length ? e->length : 0;
     if (basic == REASON_IO && (e->qualification & IO_STRING) != 0) {
         /* The segment is defined for OUTS only. */

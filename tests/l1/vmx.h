@@ -62,7 +62,8 @@ enum { /* primary processor-based */
 enum { /* secondary processor-based */
     PROC2_APIC_ACCESSES = 1u << 0, PROC2_EPT = 1u << 1, PROC2_DESCRIPTOR_TABLE = 1u << 2, PROC2_RDTSCP = 1u << 3,
     PROC2_X2APIC = 1u << 4, PROC2_VPID = 1u << 5, PROC2_WBINVD = 1u << 6, PROC2_UNRESTRICTED = 1u << 7,
-    PROC2_APIC_REGISTERS = 1u << 8, PROC2_INTERRUPT_DELIVERY = 1u << 9, PROC2_PAUSE_LOOP = 1u << 10, PROC2_RDRAND = 1u << 11, PROC2_INVPCID = 1u << 12, PROC2_VMFUNC = 1u << 13,
+    PROC2_APIC_REGISTERS = 1u << 8, PROC2_INTERRUPT_DELIVERY = 1u << 9, PROC2_PAUSE_LOOP = 1u << 10,
+    PROC2_RDRAND = 1u << 11, PROC2_INVPCID = 1u << 12, PROC2_VMFUNC = 1u << 13,
     PROC2_RDSEED = 1u << 16, PROC2_XSAVES = 1u << 20,
 };
 enum { /* VM-exit */
