@@ -51,6 +51,11 @@ struct pin {
 #define PROC2_APIC_REGISTER (1u << 8)
 #define PROC2_VIRTUAL_INTERRUPTS (1u << 9)
 #define PROC2_PLE (1u << 10)
+#define PROC2_VM_FUNCTIONS (1u << 13)
+#define PROC2_VMCS_SHADOWING (1u << 14)
+#define PROC2_ENCLS (1u << 15)
+#define PROC2_PML (1u << 17)
+#define PROC2_VE (1u << 18)
 #define PROC2_XSAVES (1u << 20)
 #define PROC2_MBEC (1u << 22)
 #define PROC2_TSC_SCALING (1u << 25)
@@ -65,6 +70,9 @@ struct pin {
 
 /* Pages that a vmcs02 uses in place. */
 enum pin_index { PIN_IO_A = 0, PIN_IO_B, PIN_VIRTUAL_APIC, PIN_APIC_ACCESS, PIN_COUNT };
+
+/* Fields of vmcs01 that every exit loads from vmcs12's host-state area (vmcs/host_state.c). */
+#define L1_STATE_FIELDS 51
 
 /* A recently used vmcs12 and the vmcs02 that runs it. */
 struct vmcs12 {
@@ -82,6 +90,8 @@ struct vmcs12 {
     struct nvmx_field_set known;  /* image[] equals what vmcs02 holds */
     uint64_t value[NVMX_FIELD_COUNT];
     uint64_t image[NVMX_FIELD_COUNT];
+    bool l1_state_ready;          /* l1_state[] is made of the present host-state area and VM-exit controls */
+    uint64_t l1_state[L1_STATE_FIELDS];
     struct pin pin[PIN_COUNT];
     struct bitmap_overlay msr_bitmap;
     struct bitmap_overlay io_bitmap[2];
@@ -232,6 +242,8 @@ enum nvmx_next l1_raise_gp(struct nvmx_vcpu *vcpu);
 enum nvmx_next l1_raise_ud(struct nvmx_vcpu *vcpu);
 /* Advance L1's RIP past the instruction that exited, ending STI and MOV SS blocking and noting a single step. */
 enum nvmx_status l1_skip(struct nvmx_vcpu *vcpu);
+/* The same for L2 and an instruction that the library carried out in hardware's place. vmcs02 is selected. */
+enum nvmx_status l2_skip(struct nvmx_vcpu *vcpu);
 
 /* -- vmcs/vmcs12.c: VMCS regions of L1 and the cache of them -------------------------------------------------------------------- */
 
@@ -295,6 +307,8 @@ enum nvmx_status host_controls(struct nvmx_vcpu *vcpu);
 enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *pdpte);
 /* Take the pages that vmcs02 uses in place again (after nvmx_memory_changed). vmcs02 is selected. */
 enum nvmx_status merge_pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/* vmcs12's EPTP changed while L2 runs (EPTP switching): vmcs02 follows. vmcs02 is selected. */
+enum nvmx_status merge_switch_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Release pages of L1 in [gpa1, gpa1 + bytes). */
 void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes);
 /* Neither L1 nor the host intercepts this MSR or port access of L2: let it through from now on. */

@@ -27,11 +27,77 @@
 #define DR7_RESET 0x400u
 #define VMX_ABORT_PDPTES 2u
 
+/* Places of the segments in the field table, from ES on. */
+enum { SEGMENT_ES = 0, SEGMENT_CS, SEGMENT_SS, SEGMENT_DS, SEGMENT_FS, SEGMENT_GS, SEGMENT_LDTR, SEGMENT_TR };
+
+/*
+ * vmcs01's fields that every exit loads, in the order of vmcs12.l1_state. Their values change only when L1 writes its host-state area or its
+ * VM-exit controls, but for the first ones, up to PLACE_ENTRY_CONTROLS, which each exit sets.
+ */
+#define SEGMENT_FIELDS(name)                                                                                           \
+    NVMX_VMCS_GUEST_##name##_SELECTOR, NVMX_VMCS_GUEST_##name##_BASE, NVMX_VMCS_GUEST_##name##_LIMIT,                  \
+        NVMX_VMCS_GUEST_##name##_ACCESS_RIGHTS
+
+enum place {
+    PLACE_CR0 = 0,
+    PLACE_CR0_SHADOW,
+    PLACE_RIP,
+    PLACE_RSP,
+    PLACE_INTERRUPTIBILITY,
+    PLACE_ENTRY_CONTROLS,
+    PLACE_CR3,
+    PLACE_CR4,
+    PLACE_CR4_SHADOW,
+    PLACE_RFLAGS,
+    PLACE_ACTIVITY,
+    PLACE_PENDING_DEBUG,
+    PLACE_SYSENTER_CS,
+    PLACE_SYSENTER_ESP,
+    PLACE_SYSENTER_EIP,
+    PLACE_GDTR_BASE,
+    PLACE_GDTR_LIMIT,
+    PLACE_IDTR_BASE,
+    PLACE_IDTR_LIMIT,
+    PLACE_SEGMENTS,
+    PLACE_COUNT = PLACE_SEGMENTS + 4 * 8,
+};
+_Static_assert(PLACE_COUNT == L1_STATE_FIELDS, "vcpu.h gives vmcs12.l1_state its size");
+
+static const uint32_t place_encoding[PLACE_COUNT] = {
+    [PLACE_CR0] = NVMX_VMCS_GUEST_CR0,
+    [PLACE_CR0_SHADOW] = NVMX_VMCS_CR0_READ_SHADOW,
+    [PLACE_RIP] = NVMX_VMCS_GUEST_RIP,
+    [PLACE_RSP] = NVMX_VMCS_GUEST_RSP,
+    [PLACE_INTERRUPTIBILITY] = NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE,
+    [PLACE_ENTRY_CONTROLS] = NVMX_VMCS_VM_ENTRY_CONTROLS,
+    [PLACE_CR3] = NVMX_VMCS_GUEST_CR3,
+    [PLACE_CR4] = NVMX_VMCS_GUEST_CR4,
+    [PLACE_CR4_SHADOW] = NVMX_VMCS_CR4_READ_SHADOW,
+    [PLACE_RFLAGS] = NVMX_VMCS_GUEST_RFLAGS,
+    [PLACE_ACTIVITY] = NVMX_VMCS_GUEST_ACTIVITY_STATE,
+    [PLACE_PENDING_DEBUG] = NVMX_VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS,
+    [PLACE_SYSENTER_CS] = NVMX_VMCS_GUEST_SYSENTER_CS,
+    [PLACE_SYSENTER_ESP] = NVMX_VMCS_GUEST_SYSENTER_ESP,
+    [PLACE_SYSENTER_EIP] = NVMX_VMCS_GUEST_SYSENTER_EIP,
+    [PLACE_GDTR_BASE] = NVMX_VMCS_GUEST_GDTR_BASE,
+    [PLACE_GDTR_LIMIT] = NVMX_VMCS_GUEST_GDTR_LIMIT,
+    [PLACE_IDTR_BASE] = NVMX_VMCS_GUEST_IDTR_BASE,
+    [PLACE_IDTR_LIMIT] = NVMX_VMCS_GUEST_IDTR_LIMIT,
+    [PLACE_SEGMENTS] = SEGMENT_FIELDS(ES),
+    SEGMENT_FIELDS(CS),
+    SEGMENT_FIELDS(SS),
+    SEGMENT_FIELDS(DS),
+    SEGMENT_FIELDS(FS),
+    SEGMENT_FIELDS(GS),
+    SEGMENT_FIELDS(LDTR),
+    SEGMENT_FIELDS(TR),
+};
+
 /* L1's state being put together. */
 struct load {
     struct nvmx_vcpu *vcpu;
-    const struct vmcs12 *v;
-    struct batch batch;
+    struct vmcs12 *v;
+    struct batch batch; /* what is not in place_encoding */
     enum nvmx_status status;
     uint64_t inherited[GATE_COUNT]; /* L2's values of what L1 keeps when the exit does not load it */
 };
@@ -128,16 +194,6 @@ static uint64_t l1_cr3(const struct load *l) {
     return host_field(l, NVMX_F_HOST_CR3) & ((UINT64_C(1) << bits) - 1);
 }
 
-static void put_control_registers(struct load *l, uint64_t cr0) {
-    uint64_t cr4 = l1_cr4(l);
-
-    put(l, NVMX_F_GUEST_CR0, cr0);
-    put(l, NVMX_F_CR0_READ_SHADOW, cr0);
-    put(l, NVMX_F_GUEST_CR3, l1_cr3(l));
-    put(l, NVMX_F_GUEST_CR4, cr4);
-    put(l, NVMX_F_CR4_READ_SHADOW, cr4);
-}
-
 /* SDM 30.5.4: PAE paging loads the PDPTEs, and aborts if one of them is bad. */
 static void put_pdptes(struct load *l, uint64_t cr0, uint32_t *abort_indicator) {
     uint64_t pdpte[4];
@@ -161,24 +217,23 @@ static void put_pdptes(struct load *l, uint64_t cr0, uint32_t *abort_indicator) 
     }
 }
 
-/* -- segments and tables --------------------------------------------------------------------------------------------------------------------- */
+/* -- what stays the same from exit to exit ------------------------------------------------------------------------------------------------ */
 
-static void put_segment(struct load *l, unsigned int index, uint64_t selector, uint64_t base, uint64_t limit,
+static void set_segment(struct load *l, unsigned int segment, uint64_t selector, uint64_t base, uint64_t limit,
                         uint64_t rights) {
-    put(l, NVMX_F_GUEST_ES_SELECTOR + index, selector);
-    put(l, NVMX_F_GUEST_ES_BASE + index, base);
-    put(l, NVMX_F_GUEST_ES_LIMIT + index, limit);
-    put(l, NVMX_F_GUEST_ES_ACCESS_RIGHTS + index, rights);
+    uint64_t *to = &l->v->l1_state[PLACE_SEGMENTS + 4 * segment];
+
+    to[0] = selector;
+    to[1] = base;
+    to[2] = limit;
+    to[3] = rights;
 }
 
-/* Places of the segments in the table, from ES on. */
-enum { SEGMENT_ES = 0, SEGMENT_CS, SEGMENT_SS, SEGMENT_DS, SEGMENT_FS, SEGMENT_GS, SEGMENT_LDTR, SEGMENT_TR };
-
-static void put_segments(struct load *l) {
+static void set_segments(struct load *l) {
     static const uint8_t data[] = {SEGMENT_ES, SEGMENT_SS, SEGMENT_DS, SEGMENT_FS, SEGMENT_GS};
     const uint64_t flat = 0xffffffff;
 
-    put_segment(l, SEGMENT_CS, host_field(l, NVMX_F_HOST_CS_SELECTOR), 0, flat,
+    set_segment(l, SEGMENT_CS, host_field(l, NVMX_F_HOST_CS_SELECTOR), 0, flat,
                 exit_64(l) ? RIGHTS_CODE_64 : RIGHTS_CODE_32);
     for (unsigned int i = 0; i < sizeof(data); i++) {
         uint64_t selector = host_field(l, NVMX_F_HOST_ES_SELECTOR + data[i]);
@@ -189,28 +244,45 @@ static void put_segments(struct load *l) {
         } else if (data[i] == SEGMENT_GS) {
             base = host_field(l, NVMX_F_HOST_GS_BASE);
         }
-        put_segment(l, data[i], selector, base, flat, selector != 0 ? RIGHTS_DATA : RIGHTS_UNUSABLE | RIGHTS_DATA);
+        set_segment(l, data[i], selector, base, flat, selector != 0 ? RIGHTS_DATA : RIGHTS_UNUSABLE | RIGHTS_DATA);
     }
-    put_segment(l, SEGMENT_LDTR, 0, 0, 0, RIGHTS_UNUSABLE);
-    put_segment(l, SEGMENT_TR, host_field(l, NVMX_F_HOST_TR_SELECTOR), host_field(l, NVMX_F_HOST_TR_BASE), 0x67,
+    set_segment(l, SEGMENT_LDTR, 0, 0, 0, RIGHTS_UNUSABLE);
+    set_segment(l, SEGMENT_TR, host_field(l, NVMX_F_HOST_TR_SELECTOR), host_field(l, NVMX_F_HOST_TR_BASE), 0x67,
                 RIGHTS_TSS);
-    put(l, NVMX_F_GUEST_GDTR_BASE, host_field(l, NVMX_F_HOST_GDTR_BASE));
-    put(l, NVMX_F_GUEST_GDTR_LIMIT, 0xffff);
-    put(l, NVMX_F_GUEST_IDTR_BASE, host_field(l, NVMX_F_HOST_IDTR_BASE));
-    put(l, NVMX_F_GUEST_IDTR_LIMIT, 0xffff);
 }
 
-static void put_rest(struct load *l, bool nmi_blocked, uint64_t entry_controls) {
-    put(l, NVMX_F_GUEST_SYSENTER_CS, host_field(l, NVMX_F_HOST_SYSENTER_CS));
-    put(l, NVMX_F_GUEST_SYSENTER_ESP, host_field(l, NVMX_F_HOST_SYSENTER_ESP));
-    put(l, NVMX_F_GUEST_SYSENTER_EIP, host_field(l, NVMX_F_HOST_SYSENTER_EIP));
-    put(l, NVMX_F_GUEST_RIP, host_field(l, NVMX_F_HOST_RIP));
-    put(l, NVMX_F_GUEST_RSP, host_field(l, NVMX_F_HOST_RSP));
-    put(l, NVMX_F_GUEST_RFLAGS, RFLAGS_FIXED);
-    put(l, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, nmi_blocked ? BLOCKING_BY_NMI : 0);
-    put(l, NVMX_F_GUEST_ACTIVITY_STATE, 0);
-    put(l, NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
-    put(l, NVMX_F_VM_ENTRY_CONTROLS, (entry_controls & ~(uint64_t)ENTRY_IA32E) | (exit_64(l) ? ENTRY_IA32E : 0));
+static void set_constant_state(struct load *l) {
+    uint64_t *to = l->v->l1_state;
+
+    if (l->v->l1_state_ready) {
+        return;
+    }
+    to[PLACE_CR3] = l1_cr3(l);
+    to[PLACE_CR4] = to[PLACE_CR4_SHADOW] = l1_cr4(l);
+    to[PLACE_RFLAGS] = RFLAGS_FIXED;
+    to[PLACE_ACTIVITY] = 0;
+    to[PLACE_PENDING_DEBUG] = 0;
+    to[PLACE_SYSENTER_CS] = host_field(l, NVMX_F_HOST_SYSENTER_CS);
+    to[PLACE_SYSENTER_ESP] = host_field(l, NVMX_F_HOST_SYSENTER_ESP);
+    to[PLACE_SYSENTER_EIP] = host_field(l, NVMX_F_HOST_SYSENTER_EIP);
+    to[PLACE_GDTR_BASE] = host_field(l, NVMX_F_HOST_GDTR_BASE);
+    to[PLACE_GDTR_LIMIT] = 0xffff;
+    to[PLACE_IDTR_BASE] = host_field(l, NVMX_F_HOST_IDTR_BASE);
+    to[PLACE_IDTR_LIMIT] = 0xffff;
+    set_segments(l);
+    l->v->l1_state_ready = true;
+}
+
+static void set_state(struct load *l, uint64_t cr0, bool nmi_blocked) {
+    uint64_t *to = l->v->l1_state;
+    uint64_t entry_controls = l->vcpu->host_control[NVMX_F_VM_ENTRY_CONTROLS] & ~(uint64_t)ENTRY_IA32E;
+
+    set_constant_state(l);
+    to[PLACE_CR0] = to[PLACE_CR0_SHADOW] = cr0;
+    to[PLACE_RIP] = host_field(l, NVMX_F_HOST_RIP);
+    to[PLACE_RSP] = host_field(l, NVMX_F_HOST_RSP);
+    to[PLACE_INTERRUPTIBILITY] = nmi_blocked ? BLOCKING_BY_NMI : 0;
+    to[PLACE_ENTRY_CONTROLS] = entry_controls | (exit_64(l) ? ENTRY_IA32E : 0);
 }
 
 /* -- the whole --------------------------------------------------------------------------------------------------------------------------------- */
@@ -257,11 +329,12 @@ enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool 
         l.status = host_select(vcpu, NVMX_VMCS01);
     }
     cr0 = l1_cr0(&l, cr0);
-    put_control_registers(&l, cr0);
+    set_state(&l, cr0, nmis_blocked(v, from_l2, nmi_exit, interruptibility));
     put_pdptes(&l, cr0, abort_indicator);
-    put_segments(&l);
     put_gates(&l);
-    put_rest(&l, nmis_blocked(v, from_l2, nmi_exit, interruptibility), vcpu->host_control[NVMX_F_VM_ENTRY_CONTROLS]);
+    if (l.status == NVMX_OK) {
+        l.status = host_write_encoded(vcpu, PLACE_COUNT, place_encoding, v->l1_state);
+    }
     if (l.status == NVMX_OK) {
         l.status = batch_flush(vcpu, &l.batch);
     }

@@ -271,6 +271,13 @@ static bool needs_check(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, un
 
 #define RFLAGS_VM (UINT64_C(1) << 17)
 
+/* The host-state area but for RIP and RSP, which each exit takes anew. */
+static bool goes_into_l1_state(unsigned int slot) {
+    bool host_state = ((field_encoding[slot] >> 10) & 3) == 3;
+
+    return (host_state && slot != NVMX_F_HOST_RIP && slot != NVMX_F_HOST_RSP) || slot == NVMX_F_VM_EXIT_CONTROLS;
+}
+
 void vmcs12_write(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t value) {
     struct vmcs12 *v = vmcs12_current(vcpu);
 
@@ -281,6 +288,9 @@ void vmcs12_write(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t value) {
     /* Virtual-8086 mode changes the rules for every segment. */
     if (slot == NVMX_F_GUEST_RFLAGS && ((v->value[slot] ^ value) & RFLAGS_VM) != 0) {
         v->checked &= ~(1u << NVMX_GROUP_SEGMENT);
+    }
+    if (goes_into_l1_state(slot)) {
+        v->l1_state_ready = false;
     }
     v->value[slot] = value;
     nvmx_set_add(&v->dirty, slot);
