@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Vectors. The first are the unit tests' recipes, unbroken and broken, one after the other; where a recipe needs what the CPU lacks, and from
+ * there on, vectors are random: a row of the table in turn, a state for it, one to three changes of fields that the row depends on.
+ */
+#include <string.h>
+
+#include "rows.h"
+
+#define ATTEMPTS 400
+#define WIDTH(slot) ((nvmx_field_info(slot)->encoding >> 13) & 3)
+
+/* -- which fields and pages ------------------------------------------------------------------------------------------------------- */
+
+/* The page that an address field has in the states; a small value in a recipe is an offset from there. */
+static uint64_t home(unsigned int slot) {
+    switch (slot) {
+    case NVMX_F_IO_BITMAP_A_ADDRESS:
+        return DIFF_IO_BITMAP_A;
+    case NVMX_F_IO_BITMAP_B_ADDRESS:
+        return DIFF_IO_BITMAP_B;
+    case NVMX_F_MSR_BITMAP_ADDRESS:
+        return DIFF_MSR_BITMAP;
+    case NVMX_F_VIRTUAL_APIC_ADDRESS:
+        return DIFF_VIRTUAL_APIC;
+    case NVMX_F_APIC_ACCESS_ADDRESS:
+        return DIFF_APIC_ACCESS;
+    case NVMX_F_VM_EXIT_MSR_STORE_ADDRESS:
+        return DIFF_MSR_STORE;
+    case NVMX_F_VM_EXIT_MSR_LOAD_ADDRESS:
+        return DIFF_MSR_LOAD;
+    case NVMX_F_VM_ENTRY_MSR_LOAD_ADDRESS:
+        return DIFF_ENTRY_MSRS;
+    case NVMX_F_EPT_POINTER:
+        return DIFF_EPT_PML4;
+    case NVMX_F_VMCS_LINK_POINTER:
+        return DIFF_PLAIN_VMCS;
+    case NVMX_F_PML_ADDRESS:
+        return DIFF_PML;
+    case NVMX_F_EPTP_LIST_ADDRESS:
+        return DIFF_EPTP_LIST;
+    case NVMX_F_VMREAD_BITMAP_ADDRESS:
+        return DIFF_VMREAD_BITMAP;
+    case NVMX_F_VMWRITE_BITMAP_ADDRESS:
+        return DIFF_VMWRITE_BITMAP;
+    case NVMX_F_VIRTUALIZATION_EXCEPTION_INFORMATION_ADDRESS:
+        return DIFF_VE_INFO;
+    default:
+        return 0;
+    }
+}
+
+/* Fields whose change would only make L2 run on. */
+static bool fixed(unsigned int slot) {
+    return slot == NVMX_F_EXCEPTION_BITMAP || slot == NVMX_F_PAGE_FAULT_ERROR_CODE_MASK ||
+           slot == NVMX_F_PAGE_FAULT_ERROR_CODE_MATCH || slot == NVMX_F_PREEMPTION_TIMER_VALUE || slot == NVMX_F_HOST_RSP;
+}
+
+/* -- a vector under construction ------------------------------------------------------------------------------------------------ */
+
+static uint64_t value(const struct vector *v, const struct world *w, unsigned int slot) {
+    for (unsigned int i = 0; i < v->changes; i++)
+        if (v->change[i].place == slot)
+            return v->change[i].value;
+    return w->states.field[v->base][slot];
+}
+
+static bool set(struct vector *v, const struct world *w, uint32_t place, uint64_t wanted) {
+    unsigned int i = 0;
+
+    if (place < NVMX_FIELD_COUNT) {
+        wanted &= nvmx_field_mask(place);
+        if (!nvmx_set_has(&w->exists, place))
+            return wanted == 0;
+    }
+    while (i < v->changes && v->change[i].place != place)
+        i++;
+    if (i == CHANGES_MAX)
+        return false;
+    if (place < NVMX_FIELD_COUNT && wanted == w->states.field[v->base][place]) {
+        if (i < v->changes)
+            v->change[i] = v->change[--v->changes];
+        return true;
+    }
+    v->changes += i == v->changes;
+    v->change[i] = (struct diff_change){place, 0, wanted};
+    return true;
+}
+
+/* A recipe's value, where an address is small, on our own page for it. */
+static uint64_t translated(unsigned int slot, uint64_t wanted) {
+    const uint64_t page = home(slot);
+
+    return page != 0 && wanted < 0x10000 ? page + (wanted & 0xfff) : wanted;
+}
+
+static bool change(struct vector *v, const struct world *w, const struct change *c) {
+    switch ((enum change_kind)c->kind) {
+    case CHANGE_SET:
+        return set(v, w, c->place, translated(c->place, c->value));
+    case CHANGE_OR:
+        return set(v, w, c->place, value(v, w, c->place) | c->value);
+    case CHANGE_CLEAR:
+        return set(v, w, c->place, value(v, w, c->place) & ~c->value);
+    case CHANGE_VTPR:
+        return set(v, w, DIFF_VIRTUAL_APIC + 0x80, c->value);
+    case CHANGE_REVISION:
+        return set(v, w, NVMX_F_VMCS_LINK_POINTER, c->value >> 31 ? DIFF_SHADOW_VMCS : DIFF_OTHER_VMCS);
+    case CHANGE_PDPTE:
+        return set(v, w, (uint32_t)value(v, w, NVMX_F_GUEST_CR3) + 8u * c->place, c->value);
+    case CHANGE_NONE:
+        return true;
+    default: /* another CPU, or memory that isn't there */
+        return false;
+    }
+}
+
+static bool apply(struct vector *v, const struct world *w, const struct change *changes) {
+    for (unsigned int i = 0; i < CHECK_CHANGES && changes[i].kind != CHANGE_NONE; i++)
+        if (!change(v, w, &changes[i]))
+            return false;
+    return true;
+}
+
+/* States for enum check_base: LONG64, REAL, PAE, V86; the first of states.c are in this order. */
+static bool begin(struct vector *v, const struct recipe *r) {
+    v->base = r->base;
+    v->changes = 0;
+    return r->base <= V86;
+}
+
+/* -- random changes ------------------------------------------------------------------------------------------------------------------ */
+
+static uint64_t flip(struct random *r, uint64_t old, unsigned int bits) {
+    return old ^ UINT64_C(1) << random_below(r, bits);
+}
+
+/* Around the edges of the physical-address width, the linear-address width, 32 bits and pages. */
+static uint64_t near_edge(struct random *r, const struct world *w, uint64_t old) {
+    static const uint64_t edge[] = {0, UINT64_C(0xffffffff), UINT64_C(1) << 32, UINT64_C(0x7fffffffffff),
+        UINT64_C(0x800000000000), UINT64_C(0xffff7fffffffffff), UINT64_C(0xffff800000000000), UINT64_MAX,
+        UINT64_C(0x00ffffffffffffff), UINT64_C(0x0100000000000000), UINT64_C(0xff00000000000000)};
+    const unsigned int width = w->caps.l1.physical_address_bits;
+
+    switch (random_below(r, 6)) {
+    case 0:
+        return edge[random_below(r, sizeof edge / sizeof edge[0])];
+    case 1:
+        return old ^ UINT64_C(1) << (width - 2 + random_below(r, 4));
+    case 2:
+        return flip(r, old, 12);
+    case 3:
+        return flip(r, old, 64);
+    case 4:
+        return ((UINT64_C(1) << width) - (UINT64_C(1) << random_below(r, 14)));
+    default:
+        return old | ~UINT64_C(0) << (32 + random_below(r, 32));
+    }
+}
+
+static uint64_t some_rights(struct random *r, uint64_t old) {
+    static const uint64_t usual[] = {0x10000, 0x93, 0x9b, 0xf3, 0xfb, 0xa09b, 0xc09b, 0xe09b, 0xc093, 0xc0f3, 0x8b, 0x83, 0x82,
+        0x89, 0x81, 0x808b, 0x91, 0x99, 0x9f, 0x97, 0x13, 0xb3, 0xd3, 0xbb, 0xdb, 0xc09f, 0xa0fb, 0x1c093, 0x8082, 0x1008b};
+
+    switch (random_below(r, 4)) {
+    case 0:
+        return usual[random_below(r, sizeof usual / sizeof usual[0])];
+    case 1:
+        return flip(r, old, 32);
+    case 2:
+        return (old & ~UINT64_C(0x6f)) | (random_next(r) & 0x6f);
+    default:
+        return flip(r, old, 17);
+    }
+}
+
+static uint64_t some_event(struct random *r, uint64_t old) {
+    static const uint8_t vector[] = {0, 1, 2, 3, 4, 6, 8, 10, 11, 12, 13, 14, 17, 18, 21, 30, 31, 32, 0x80, 0xff};
+    uint64_t event;
+
+    if (random_below(r, 3) == 0)
+        return flip(r, old, 32);
+    event = UINT64_C(0x80000000) | random_below(r, 8) << 8 | vector[random_below(r, sizeof vector)];
+    event |= random_below(r, 3) == 0 ? 0x800 : 0;
+    return random_below(r, 8) == 0 ? flip(r, event, 32) : event;
+}
+
+static uint64_t some_pat(struct random *r, uint64_t old) {
+    const unsigned int byte = 8 * random_below(r, 8);
+
+    return (old & ~(UINT64_C(0xff) << byte)) | (uint64_t)(random_below(r, 4) ? random_below(r, 10) : random_below(r, 256)) << byte;
+}
+
+static uint64_t small_number(struct random *r, uint64_t old) {
+    static const uint64_t number[] = {0, 1, 2, 3, 4, 5, 7, 15, 16, 255, 256, 512, 513, 0x7fff, 0xffff, 0x10000, 0x80000000, 0xffffffff};
+
+    return random_below(r, 4) ? number[random_below(r, sizeof number / sizeof number[0])] : flip(r, old, 32);
+}
+
+static uint64_t some_limit(struct random *r, uint64_t old) {
+    static const uint64_t limit[] = {0, 0xfff, 0xfffe, 0xffff, 0x10000, 0xfffff, 0x100000, 0xffffffff, 0xfffff000, 0xfff00fff, 0x67, 0x66};
+
+    return random_below(r, 4) ? limit[random_below(r, sizeof limit / sizeof limit[0])] : flip(r, old, 32);
+}
+
+static uint64_t some_32(struct random *r, unsigned int slot, uint64_t old) {
+    if (slot >= NVMX_F_GUEST_ES_ACCESS_RIGHTS && slot <= NVMX_F_GUEST_TR_ACCESS_RIGHTS)
+        return some_rights(r, old);
+    if (slot >= NVMX_F_GUEST_ES_LIMIT && slot <= NVMX_F_GUEST_IDTR_LIMIT)
+        return some_limit(r, old);
+    switch (slot) {
+    case NVMX_F_VM_ENTRY_INTERRUPTION_INFO:
+        return some_event(r, old);
+    case NVMX_F_CR3_TARGET_COUNT:
+    case NVMX_F_VM_EXIT_MSR_STORE_COUNT:
+    case NVMX_F_VM_EXIT_MSR_LOAD_COUNT:
+    case NVMX_F_VM_ENTRY_MSR_LOAD_COUNT:
+    case NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE:
+    case NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH:
+    case NVMX_F_TPR_THRESHOLD:
+        return small_number(r, old);
+    case NVMX_F_GUEST_ACTIVITY_STATE:
+        return random_below(r, 8) ? random_below(r, 5) : flip(r, old, 32);
+    case NVMX_F_GUEST_INTERRUPTIBILITY_STATE:
+        return random_below(r, 4) ? random_below(r, 64) : flip(r, old, 32);
+    default:
+        return flip(r, old, 32);
+    }
+}
+
+static uint64_t some_value(struct random *r, const struct world *w, unsigned int slot, uint64_t old) {
+    if (WIDTH(slot) == NVMX_WIDTH_16)
+        return random_below(r, 3) ? old ^ (random_next(r) & 7) : random_next(r) & 0xffff;
+    if (WIDTH(slot) == NVMX_WIDTH_32)
+        return some_32(r, slot, old);
+    switch (slot) {
+    case NVMX_F_GUEST_PAT:
+    case NVMX_F_HOST_PAT:
+        return some_pat(r, old);
+    case NVMX_F_GUEST_CR0:
+    case NVMX_F_GUEST_CR4:
+    case NVMX_F_HOST_CR0:
+    case NVMX_F_HOST_CR4:
+    case NVMX_F_GUEST_EFER:
+    case NVMX_F_HOST_EFER:
+    case NVMX_F_GUEST_RFLAGS:
+        return random_below(r, 6) ? flip(r, old, 32) : flip(r, old, 64);
+    case NVMX_F_GUEST_DEBUGCTL:
+    case NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS:
+        return random_below(r, 4) ? flip(r, old, 18) : flip(r, old, 64);
+    case NVMX_F_VMCS_LINK_POINTER:
+        return random_below(r, 2) ? DIFF_VMCS + (uint64_t)random_below(r, 24) * 0x1000 : near_edge(r, w, old);
+    case NVMX_F_EPT_POINTER:
+        return random_below(r, 2) ? flip(r, old, 12) : near_edge(r, w, old);
+    default:
+        return near_edge(r, w, old);
+    }
+}
+
+/* A field that one of the row's recipes changes. */
+static unsigned int field_of(struct random *r, unsigned int row) {
+    unsigned int seen = 0, chosen = NVMX_FIELD_COUNT;
+
+    for (unsigned int n = 0; n < recipes(); n++) {
+        const struct recipe *p = recipe(n);
+        const struct change *lists[2] = {p->before, p->broken};
+
+        for (unsigned int i = 0; i < 2 * CHECK_CHANGES && p->row == row; i++) {
+            const struct change *c = &lists[i / CHECK_CHANGES][i % CHECK_CHANGES];
+
+            if (c->kind >= CHANGE_SET && c->kind <= CHANGE_CLEAR && random_below(r, ++seen) == 0)
+                chosen = c->place;
+        }
+    }
+    return chosen;
+}
+
+static void mutate(struct vector *v, const struct world *w, struct random *r, unsigned int row) {
+    const unsigned int times = 1 + random_below(r, 3);
+
+    for (unsigned int i = 0; i < times; i++) {
+        unsigned int slot = NVMX_FIELD_COUNT;
+
+        if (random_below(r, 10) < 7)
+            slot = field_of(r, row);
+        while (slot >= NVMX_FIELD_COUNT || !nvmx_set_has(&w->exists, slot) || fixed(slot) ||
+               nvmx_encoding_read_only(nvmx_field_info(slot)->encoding))
+            slot = random_below(r, NVMX_FIELD_COUNT);
+        set(v, w, slot, some_value(r, w, slot, value(v, w, slot)));
+    }
+}
+
+static const struct recipe *recipe_of(struct random *r, unsigned int row) {
+    const struct recipe *chosen = NULL;
+    unsigned int seen = 0;
+
+    for (unsigned int n = 0; n < recipes(); n++)
+        if (recipe(n)->row == row && random_below(r, ++seen) == 0)
+            chosen = recipe(n);
+    return chosen;
+}
+
+static void make_random(struct vector *v, const struct world *w, struct random *r) {
+    const unsigned int row = random_below(r, NVMX_CHECK_COUNT);
+    const struct recipe *p = recipe_of(r, row);
+
+    v->changes = 0;
+    v->origin = "random";
+    v->base = (uint8_t)random_below(r, w->states.bases);
+    if (p != NULL && random_below(r, 2) && begin(v, p) && !apply(v, w, p->before))
+        v->changes = 0;
+    if (v->base >= w->states.bases)
+        v->base = 0;
+    mutate(v, w, r, row);
+}
+
+/* -- all together -------------------------------------------------------------------------------------------------------------------- */
+
+static bool acceptable(const struct vector *v, const struct world *w) {
+    struct nvmx_check_failure failure;
+    struct situation s;
+
+    situation_init(&s, w, v);
+    if (situation_beyond_l1(&s, w))
+        return false;
+    if (nvmx_check_first(&s.in, NVMX_CHECK_ALL, &failure))
+        return situation_danger(&s, w) == NULL;
+    return failure.vm_fail != 0 || situation_host_danger(&s, w) == NULL;
+}
+
+unsigned int vectors_fixed(void) {
+    return 2 * recipes();
+}
+
+bool vector_make(struct vector *v, const struct world *w, uint32_t number) {
+    const struct recipe *p = recipe(number / 2 % recipes());
+    struct random r;
+
+    random_init(&r, w->seed, number);
+    memset(v, 0, sizeof *v);
+    v->number = number;
+    if (number < vectors_fixed() && begin(v, p) && apply(v, w, p->before) && (number % 2 == 0 || apply(v, w, p->broken)) &&
+        acceptable(v, w)) {
+        v->origin = number % 2 ? "recipe, broken" : "recipe";
+        v->flags = (uint8_t)random_below(&r, 2);
+        return true;
+    }
+    for (unsigned int i = 0; i < ATTEMPTS; i++) {
+        make_random(v, w, &r);
+        if (acceptable(v, w)) {
+            v->flags = (uint8_t)random_below(&r, 2);
+            return true;
+        }
+    }
+    return false;
+}
