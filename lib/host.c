@@ -37,10 +37,7 @@ enum callback {
     CB_MSR_WRITE,
 };
 
-enum nvmx_status host_select(struct nvmx_vcpu *vcpu, uint32_t which) {
-    if (vcpu->selected == which) {
-        return NVMX_OK;
-    }
+enum nvmx_status host_select_other(struct nvmx_vcpu *vcpu, uint32_t which) {
     vcpu->counts.callback[CB_VMCS_SELECT]++;
     enum nvmx_status status = CALL_SELECT(vcpu)(vcpu->ctx, which);
     if (status == NVMX_OK) {

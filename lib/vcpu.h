@@ -29,6 +29,7 @@ struct pin {
 #define PIN_NMI (1u << 3)
 #define PIN_VIRTUAL_NMIS (1u << 5)
 #define PIN_PREEMPTION_TIMER (1u << 6)
+#define PIN_POSTED_INTERRUPTS (1u << 7)
 #define PROC_INTERRUPT_WINDOW (1u << 2)
 #define PROC_TSC_OFFSETTING (1u << 3)
 #define PROC_CR3_LOAD (1u << 15)
@@ -69,10 +70,19 @@ struct pin {
 #define EVENT_ERROR_CODE (1u << 11)
 
 /* Pages that a vmcs02 uses in place. */
-enum pin_index { PIN_IO_A = 0, PIN_IO_B, PIN_VIRTUAL_APIC, PIN_APIC_ACCESS, PIN_COUNT };
+enum pin_index { PIN_IO_A = 0, PIN_IO_B, PIN_VIRTUAL_APIC, PIN_APIC_ACCESS, PIN_POSTED_DESCRIPTOR, PIN_COUNT };
 
 /* Fields of vmcs01 that every exit loads from vmcs12's host-state area (vmcs/host_state.c). */
 #define L1_STATE_FIELDS 51
+
+/* The fields that each exit of L2 reads into vmcs12's slots. */
+struct sync_list {
+    bool ready;
+    uint32_t count;
+    uint32_t encoding[NVMX_FIELD_COUNT];
+    uint8_t slot[NVMX_FIELD_COUNT];
+    struct nvmx_field_set fields;
+};
 
 /* A recently used vmcs12 and the vmcs02 that runs it. */
 struct vmcs12 {
@@ -85,11 +95,14 @@ struct vmcs12 {
     struct nvmx_field_set dirty;  /* written by L1 since the last entry */
     struct nvmx_field_set stale;  /* the truth is in vmcs02 */
     struct nvmx_field_set saved;  /* guest state that an exit stores into vmcs12, by its controls */
+    struct sync_list sync;        /* made of `learned` and `saved` */
     struct nvmx_field_set learned; /* stale fields that L1 read after earlier exits: read ahead of time */
     bool controls_merged;         /* vmcs02's controls are right but for the dirty fields */
     struct nvmx_field_set known;  /* image[] equals what vmcs02 holds */
     uint64_t value[NVMX_FIELD_COUNT];
     uint64_t image[NVMX_FIELD_COUNT];
+    uint32_t gates_loaded;        /* gates (bits 1 << GATE_) that the entry loads from vmcs12 */
+    uint32_t gates_exit_loads;    /* gates that the exit loads from vmcs12; with l1_state_ready */
     bool l1_state_ready;          /* l1_state[] is made of the present host-state area and VM-exit controls */
     uint64_t l1_state[L1_STATE_FIELDS];
     struct pin pin[PIN_COUNT];
@@ -105,6 +118,7 @@ struct shadow_list {
     uint32_t writable;
     uint32_t encoding[SHADOWED_MAX];
     uint8_t slot[SHADOWED_MAX];
+    struct nvmx_field_set fields;
 };
 
 struct nvmx_vm {
@@ -155,6 +169,7 @@ struct nvmx_vcpu {
     bool pages_changed;           /* pages that a vmcs02 used in place were released while L2 runs on it */
     bool launching;               /* with entry_pending: by VMLAUNCH, so that the launch state is clear again if hardware refuses */
     uint32_t window_requested;    /* window-exiting bits that vmcs02 has beside its own primary controls */
+    uint32_t gates_switched;      /* gates that vmcs01 loads on entry: the host switches them */
     bool host_controls_known;     /* host_control[] holds vmcs01's control fields */
     uint64_t host_control[NVMX_FIELD_COUNT]; /* by slot; only control fields */
 
@@ -175,7 +190,10 @@ struct batch {
     uint64_t value[BATCH_MAX];
 };
 
-enum nvmx_status host_select(struct nvmx_vcpu *vcpu, uint32_t which);
+enum nvmx_status host_select_other(struct nvmx_vcpu *vcpu, uint32_t which);
+static inline enum nvmx_status host_select(struct nvmx_vcpu *vcpu, uint32_t which) {
+    return vcpu->selected == which ? NVMX_OK : host_select_other(vcpu, which);
+}
 /* Read or write one field of the selected VMCS. */
 enum nvmx_status host_read(struct nvmx_vcpu *vcpu, enum nvmx_field slot, uint64_t *value);
 enum nvmx_status host_write(struct nvmx_vcpu *vcpu, enum nvmx_field slot, uint64_t value);

@@ -22,6 +22,32 @@ const char *nvmx_exit_name(uint32_t basic_reason) {
     return basic_reason < NVMX_EXIT_REASONS ? names[basic_reason] : "unknown";
 }
 
+static void store(struct nvmx_l2_exit_info *info, uint32_t flag, uint64_t value) {
+    switch (flag) {
+    case INFO_Q:
+        info->qualification = value;
+        break;
+    case INFO_L:
+        info->guest_linear_address = value;
+        break;
+    case INFO_P:
+        info->guest_physical_address = value;
+        break;
+    case INFO_V:
+        info->interruption_info = (uint32_t)value;
+        break;
+    case INFO_O:
+        info->idt_vectoring_info = (uint32_t)value;
+        break;
+    case INFO_N:
+        info->instruction_length = (uint32_t)value;
+        break;
+    default:
+        info->instruction_info = (uint32_t)value;
+        break;
+    }
+}
+
 /* The error codes are read only if the event says that it has one. */
 static enum nvmx_status error_codes(struct nvmx_vcpu *vcpu, struct nvmx_l2_exit_info *info) {
     uint64_t value;
@@ -40,41 +66,29 @@ static enum nvmx_status error_codes(struct nvmx_vcpu *vcpu, struct nvmx_l2_exit_
 }
 
 enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row *row, struct nvmx_l2_exit_info *info) {
-    static const struct {
-        uint8_t flag;
-        uint8_t slot;
-    } fields[] = {
-        {INFO_Q, NVMX_F_EXIT_QUALIFICATION},          {INFO_L, NVMX_F_GUEST_LINEAR_ADDRESS},
-        {INFO_P, NVMX_F_GUEST_PHYSICAL_ADDRESS},      {INFO_V, NVMX_F_VM_EXIT_INTERRUPTION_INFO},
-        {INFO_O, NVMX_F_IDT_VECTORING_INFO},          {INFO_N, NVMX_F_VM_EXIT_INSTRUCTION_LENGTH},
-        {INFO_I, NVMX_F_VM_EXIT_INSTRUCTION_INFORMATION},
+    /* In the order of the INFO_ bits. */
+    static const uint32_t encodings[] = {
+        NVMX_VMCS_EXIT_QUALIFICATION,        NVMX_VMCS_GUEST_LINEAR_ADDRESS, NVMX_VMCS_GUEST_PHYSICAL_ADDRESS,
+        NVMX_VMCS_VM_EXIT_INTERRUPTION_INFO, NVMX_VMCS_IDT_VECTORING_INFO,   NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH,
+        NVMX_VMCS_VM_EXIT_INSTRUCTION_INFORMATION,
     };
-    uint8_t slots[sizeof(fields) / sizeof(fields[0])];
-    uint64_t value[sizeof(fields) / sizeof(fields[0])];
-    uint64_t by_flag[8] = {0};
+    uint32_t encoding[sizeof(encodings) / sizeof(encodings[0])];
+    uint64_t value[sizeof(encodings) / sizeof(encodings[0])];
     uint32_t count = 0;
 
-    for (unsigned int i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
-        if ((row->information & fields[i].flag) != 0) {
-            slots[count++] = fields[i].slot;
-        }
+    if (row->information == 0) {
+        return NVMX_OK;
     }
-    enum nvmx_status status = host_read_many(vcpu, count, slots, value);
+    for (uint32_t left = row->information; left != 0; left &= left - 1) {
+        encoding[count++] = encodings[__builtin_ctz(left)];
+    }
+    enum nvmx_status status = host_read_encoded(vcpu, count, encoding, value);
     if (status != NVMX_OK) {
         return status;
     }
     count = 0;
-    for (unsigned int i = 0; i < sizeof(fields) / sizeof(fields[0]); i++) {
-        if ((row->information & fields[i].flag) != 0) {
-            by_flag[i] = value[count++];
-        }
+    for (uint32_t left = row->information; left != 0; left &= left - 1) {
+        store(info, left & (0u - left), value[count++]);
     }
-    info->qualification = by_flag[0];
-    info->guest_linear_address = by_flag[1];
-    info->guest_physical_address = by_flag[2];
-    info->interruption_info = (uint32_t)by_flag[3];
-    info->idt_vectoring_info = (uint32_t)by_flag[4];
-    info->instruction_length = (uint32_t)by_flag[5];
-    info->instruction_info = (uint32_t)by_flag[6];
-    return error_codes(vcpu, info);
+    return (row->information & (INFO_V | INFO_O)) != 0 ? error_codes(vcpu, info) : NVMX_OK;
 }

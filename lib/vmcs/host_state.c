@@ -116,26 +116,20 @@ static bool exit_64(const struct load *l) {
     return (host_field(l, NVMX_F_VM_EXIT_CONTROLS) & EXIT_HOST_64) != 0;
 }
 
-static bool exit_loads(const struct load *l, const struct gate *gate) {
-    return gate->exit_load < 32 && ((host_field(l, NVMX_F_VM_EXIT_CONTROLS) >> gate->exit_load) & 1) != 0;
-}
-
-static bool host_switches(const struct load *l, const struct gate *gate) {
-    return ((l->vcpu->host_control[NVMX_F_VM_ENTRY_CONTROLS] >> gate->entry_load) & 1) != 0;
-}
-
 /* -- what L2 leaves behind -------------------------------------------------------------------------------------------------------------- */
+
+/* Gates that an exit sets to a fixed value. */
+#define GATES_FIXED ((1u << GATE_DR7) | (1u << GATE_DEBUGCTL))
+
+#define FOR_EACH_GATE(i, set)                                                                                          \
+    for (uint32_t left = (set), i; left != 0 && (i = (uint32_t)__builtin_ctz(left), true); left &= left - 1)
 
 /* L1 keeps L2's value of an MSR that the exit does not load; where the host switches it, that value is in the VMCS that ran. */
 static enum nvmx_status read_inherited(struct load *l) {
-    for (unsigned int i = GATE_PAT; i < GATE_COUNT; i++) {
-        bool needed = host_switches(l, &gates[i]) && (!exit_loads(l, &gates[i]));
-
-        if (needed) {
-            enum nvmx_status status = host_read(l->vcpu, gates[i].guest, &l->inherited[i]);
-            if (status != NVMX_OK) {
-                return status;
-            }
+    FOR_EACH_GATE (i, l->vcpu->gates_switched & ~l->v->gates_exit_loads & ~GATES_FIXED) {
+        enum nvmx_status status = host_read(l->vcpu, gates[i].guest, &l->inherited[i]);
+        if (status != NVMX_OK) {
+            return status;
         }
     }
     return NVMX_OK;
@@ -148,7 +142,8 @@ static uint64_t gate_value(const struct load *l, unsigned int i) {
     if (i == GATE_DEBUGCTL) {
         return 0;
     }
-    uint64_t value = exit_loads(l, &gates[i]) ? host_field(l, gates[i].host) : l->inherited[i];
+    bool loaded = ((l->v->gates_exit_loads >> i) & 1) != 0;
+    uint64_t value = loaded ? host_field(l, gates[i].host) : l->inherited[i];
     if (i == GATE_EFER) {
         value = (value & ~EFER_LME_LMA) | (exit_64(l) ? EFER_LME_LMA : 0);
     }
@@ -156,21 +151,17 @@ static uint64_t gate_value(const struct load *l, unsigned int i) {
 }
 
 static void put_gates(struct load *l) {
-    for (unsigned int i = 0; i < GATE_COUNT; i++) {
-        if (host_switches(l, &gates[i])) {
-            put(l, gates[i].guest, gate_value(l, i));
-        }
+    FOR_EACH_GATE (i, l->vcpu->gates_switched) {
+        put(l, gates[i].guest, gate_value(l, i));
     }
 }
 
 /* What the host does not switch by VMCS fields it switches by MSR writes. */
 static enum nvmx_status write_msrs(struct load *l) {
-    for (unsigned int i = GATE_PAT; i < GATE_COUNT; i++) {
-        if (!host_switches(l, &gates[i]) && exit_loads(l, &gates[i])) {
-            enum nvmx_status status = host_msr_write(l->vcpu, gates[i].msr, gate_value(l, i));
-            if (status != NVMX_OK) {
-                return status;
-            }
+    FOR_EACH_GATE (i, l->v->gates_exit_loads & ~l->vcpu->gates_switched) {
+        enum nvmx_status status = host_msr_write(l->vcpu, gates[i].msr, gate_value(l, i));
+        if (status != NVMX_OK) {
+            return status;
         }
     }
     return NVMX_OK;
@@ -253,9 +244,15 @@ static void set_segments(struct load *l) {
 
 static void set_constant_state(struct load *l) {
     uint64_t *to = l->v->l1_state;
+    uint64_t exit_controls = host_field(l, NVMX_F_VM_EXIT_CONTROLS);
 
     if (l->v->l1_state_ready) {
         return;
+    }
+    l->v->gates_exit_loads = 0;
+    for (unsigned int i = 0; i < GATE_COUNT; i++) {
+        bool loads = gates[i].exit_load < 32 && ((exit_controls >> gates[i].exit_load) & 1) != 0;
+        l->v->gates_exit_loads |= loads ? 1u << i : 0;
     }
     to[PLACE_CR3] = l1_cr3(l);
     to[PLACE_CR4] = to[PLACE_CR4_SHADOW] = l1_cr4(l);
@@ -277,7 +274,6 @@ static void set_state(struct load *l, uint64_t cr0, bool nmi_blocked) {
     uint64_t *to = l->v->l1_state;
     uint64_t entry_controls = l->vcpu->host_control[NVMX_F_VM_ENTRY_CONTROLS] & ~(uint64_t)ENTRY_IA32E;
 
-    set_constant_state(l);
     to[PLACE_CR0] = to[PLACE_CR0_SHADOW] = cr0;
     to[PLACE_RIP] = host_field(l, NVMX_F_HOST_RIP);
     to[PLACE_RSP] = host_field(l, NVMX_F_HOST_RSP);
@@ -310,12 +306,16 @@ static enum nvmx_status read_l1_state(struct nvmx_vcpu *vcpu, uint64_t *cr0, uin
 
 enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool from_l2, bool nmi_exit,
                                  uint32_t *abort_indicator) {
-    struct load l = {.vcpu = vcpu, .v = v, .status = NVMX_OK};
+    struct load l;
     uint64_t cr0 = v->value[NVMX_F_GUEST_CR0];
     uint64_t interruptibility = v->value[NVMX_F_GUEST_INTERRUPTIBILITY_STATE];
 
+    l.vcpu = vcpu;
+    l.v = v;
+    l.status = NVMX_OK;
     *abort_indicator = 0;
     batch_init(&l.batch);
+    set_constant_state(&l);
     if (!from_l2) {
         l.status = read_l1_state(vcpu, &cr0, &interruptibility);
     }

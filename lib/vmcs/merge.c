@@ -56,26 +56,29 @@ enum nvmx_status host_controls(struct nvmx_vcpu *vcpu) {
     for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
         vcpu->vmcs12[i].controls_merged = false;
     }
+    vcpu->gates_switched = 0;
+    for (unsigned int i = 0; i < GATE_COUNT; i++) {
+        bool switched = ((vcpu->host_control[NVMX_F_VM_ENTRY_CONTROLS] >> gates[i].entry_load) & 1) != 0;
+        vcpu->gates_switched |= switched ? 1u << i : 0;
+    }
     vcpu->host_controls_known = true;
     return NVMX_OK;
 }
 
-void merge_put(struct merge *m, unsigned int slot, uint64_t value) {
-    if (nvmx_set_has(&m->v->known, slot) && m->v->image[slot] == value) {
-        return;
-    }
-    m->v->image[slot] = value;
-    nvmx_set_add(&m->put, slot);
-}
-
 /* -- MSRs and debug registers that controls switch ------------------------------------------------------------------------------- */
 
-static bool host_switches(const struct merge *m, const struct gate *gate) {
-    return ((m->host[NVMX_F_VM_ENTRY_CONTROLS] >> gate->entry_load) & 1) != 0;
+static void gate_masks(struct merge *m) {
+    uint64_t entry_controls = m->v->value[NVMX_F_VM_ENTRY_CONTROLS];
+
+    m->v->gates_loaded = 0;
+    for (unsigned int i = 0; i < GATE_COUNT; i++) {
+        m->v->gates_loaded |= ((entry_controls >> gates[i].entry_load) & 1) != 0 ? 1u << i : 0;
+    }
 }
 
-static bool l1_loads(const struct merge *m, const struct gate *gate) {
-    return ((m->v->value[NVMX_F_VM_ENTRY_CONTROLS] >> gate->entry_load) & 1) != 0;
+/* What L2 inherits from L1: switched by the host, and not loaded from vmcs12. */
+static uint32_t gates_inherited(const struct merge *m) {
+    return m->vcpu->gates_switched & ~m->v->gates_loaded;
 }
 
 /* L1's own values of what L2 inherits: they are in vmcs01. */
@@ -85,11 +88,10 @@ static enum nvmx_status read_l1_values(struct merge *m) {
     unsigned int which[GATE_COUNT];
     uint32_t count = 0;
 
-    for (unsigned int i = 0; i < GATE_COUNT; i++) {
-        if (host_switches(m, &gates[i]) && !l1_loads(m, &gates[i])) {
-            which[count] = i;
-            slots[count++] = gates[i].guest;
-        }
+    for (uint32_t left = gates_inherited(m); left != 0; left &= left - 1) {
+        which[count] = (unsigned int)__builtin_ctz(left);
+        slots[count] = gates[which[count]].guest;
+        count++;
     }
     enum nvmx_status status = count != 0 ? host_select(m->vcpu, NVMX_VMCS01) : NVMX_OK;
     if (status == NVMX_OK) {
@@ -118,16 +120,16 @@ static uint64_t inherited_efer(const struct merge *m) {
 }
 
 static void put_gates(struct merge *m) {
-    for (unsigned int i = 0; i < GATE_COUNT; i++) {
-        const struct gate *gate = &gates[i];
+    for (uint32_t left = m->v->gates_loaded; left != 0; left &= left - 1) {
+        const struct gate *gate = &gates[__builtin_ctz(left)];
 
-        if (l1_loads(m, gate)) {
-            if (!nvmx_set_has(&m->v->stale, gate->guest)) {
-                merge_put(m, gate->guest, m->v->value[gate->guest]);
-            }
-        } else if (host_switches(m, gate)) {
-            merge_put(m, gate->guest, i == GATE_EFER ? inherited_efer(m) : m->l1_value[i]);
+        if (!nvmx_set_has(&m->v->stale, gate->guest)) {
+            merge_put(m, gate->guest, m->v->value[gate->guest]);
         }
+    }
+    for (uint32_t left = gates_inherited(m); left != 0; left &= left - 1) {
+        unsigned int i = (unsigned int)__builtin_ctz(left);
+        merge_put(m, gates[i].guest, i == GATE_EFER ? inherited_efer(m) : m->l1_value[i]);
     }
 }
 
@@ -144,7 +146,6 @@ static void put_guest_state(struct merge *m, const uint64_t *pdpte) {
     }
     merge_put(m, NVMX_F_GUEST_CR0, m->v->value[NVMX_F_GUEST_CR0]);
     merge_put(m, NVMX_F_GUEST_CR4, m->v->value[NVMX_F_GUEST_CR4]);
-    merge_put(m, NVMX_F_VMCS_LINK_POINTER, NVMX_NO_ADDRESS);
     if ((m->v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_PREEMPTION_TIMER) != 0 &&
         !nvmx_set_has(&m->v->stale, NVMX_F_PREEMPTION_TIMER_VALUE)) {
         merge_put(m, NVMX_F_PREEMPTION_TIMER_VALUE, m->v->value[NVMX_F_PREEMPTION_TIMER_VALUE]);
@@ -157,7 +158,11 @@ static void put_guest_state(struct merge *m, const uint64_t *pdpte) {
 /* The host may have used these fields since: they are written whenever they count. */
 static void put_event(struct merge *m) {
     uint64_t info = m->v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
+    uint64_t before = m->v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
 
+    if (((info | before) & EVENT_VALID) == 0 && nvmx_set_has(&m->v->known, NVMX_F_VM_ENTRY_INTERRUPTION_INFO)) {
+        return; /* no event, then as now */
+    }
     merge_put(m, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, info);
     if ((info & EVENT_VALID) == 0) {
         return;
@@ -197,17 +202,22 @@ static enum nvmx_status write_out(struct merge *m) {
 }
 
 static enum nvmx_status collect(struct merge *m, const uint64_t *pdpte) {
-    enum nvmx_status status = read_l1_values(m);
+    bool controls = !m->v->controls_merged || controls_written(m);
     uint32_t bitmap_bits = m->v->bitmap_bits;
     uint16_t vpid02 = m->v->vpid02;
 
+    if (controls) {
+        gate_masks(m);
+    }
+    enum nvmx_status status = read_l1_values(m);
     if (status == NVMX_OK) {
         status = merge_pages(m);
     }
     if (status != NVMX_OK) {
         return status;
     }
-    if (!m->v->controls_merged || bitmap_bits != m->v->bitmap_bits || vpid02 != m->v->vpid02 || controls_written(m)) {
+    if (controls || bitmap_bits != m->v->bitmap_bits || vpid02 != m->v->vpid02) {
+        merge_put(m, NVMX_F_VMCS_LINK_POINTER, NVMX_NO_ADDRESS);
         merge_controls(m);
         sync_saved_fields(m->vcpu->vm, m->v);
     }

@@ -15,7 +15,13 @@ struct merge {
 };
 
 /* vmcs02's field shall hold `value`. Nothing happens if it is known to. */
-void merge_put(struct merge *m, unsigned int slot, uint64_t value);
+static inline void merge_put(struct merge *m, unsigned int slot, uint64_t value) {
+    if (nvmx_set_has(&m->v->known, slot) && m->v->image[slot] == value) {
+        return;
+    }
+    m->v->image[slot] = value;
+    nvmx_set_add(&m->put, slot);
+}
 
 /* Bitmaps, APIC pages, EPT root, VPID (merge_pages.c): first, since controls depend on it. */
 enum nvmx_status merge_pages(struct merge *m);

@@ -25,7 +25,10 @@ static void append(struct shadow_list *list, unsigned int slot) {
     list->encoding[list->count] = field_encoding[slot];
     list->slot[list->count] = (uint8_t)slot;
     list->count++;
+    nvmx_set_add(&list->fields, slot);
 }
+
+_Static_assert(SHADOWED_MAX <= BATCH_MAX, "one batch fills the shadow VMCS");
 
 /* Those that L1 writes come first. */
 void shadow_fields(struct nvmx_vm *vm) {
@@ -64,15 +67,17 @@ void nvmx_shadow_bitmaps(const struct nvmx_vm *vm, uint8_t *vmread_bitmap, uint8
 /* Stale fields would show old values: they are read with the exit from now on. */
 static enum nvmx_status fetch_stale(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     const struct shadow_list *list = &vcpu->vm->shadowed;
-    bool stale = false;
+    uint64_t stale = 0;
 
-    for (uint32_t i = 0; i < list->count; i++) {
-        if (nvmx_set_has(&v->stale, list->slot[i])) {
-            nvmx_set_add(&v->learned, list->slot[i]);
-            stale = true;
-        }
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        v->learned.word[w] |= v->stale.word[w] & list->fields.word[w];
+        stale |= v->stale.word[w] & list->fields.word[w];
     }
-    return stale ? sync_all(vcpu, v) : NVMX_OK;
+    if (stale == 0) {
+        return NVMX_OK;
+    }
+    v->sync.ready = false;
+    return sync_all(vcpu, v);
 }
 
 /* Only what differs from what the shadow VMCS holds is written: L1's own writes were taken note of by shadow_pull. */
@@ -86,12 +91,14 @@ enum nvmx_status shadow_push(struct nvmx_vcpu *vcpu) {
     }
     enum nvmx_status status = fetch_stale(vcpu, v);
     batch_init(&batch);
-    for (uint32_t i = 0; status == NVMX_OK && i < list->count; i++) {
+    for (uint32_t i = 0; i < list->count; i++) {
         uint64_t value = v->value[list->slot[i]];
 
-        if (!vcpu->shadow_known || vcpu->shadow_holds[i] != value) {
+        if (vcpu->shadow_holds[i] != value || !vcpu->shadow_known) {
             vcpu->shadow_holds[i] = value;
-            status = batch_put(vcpu, &batch, list->slot[i], value);
+            batch.encoding[batch.count] = list->encoding[i];
+            batch.value[batch.count] = value;
+            batch.count++;
         }
     }
     if (status == NVMX_OK && batch.count != 0) {
@@ -117,11 +124,9 @@ enum nvmx_status shadow_pull(struct nvmx_vcpu *vcpu) {
         status = host_read_encoded(vcpu, list->writable, list->encoding, value);
     }
     for (uint32_t i = 0; status == NVMX_OK && i < list->writable; i++) {
-        uint64_t read = value[i] & nvmx_field_mask(list->slot[i]);
-
-        vcpu->shadow_holds[i] = value[i];
-        if (read != v->value[list->slot[i]]) {
-            vmcs12_write(vcpu, list->slot[i], read);
+        vcpu->shadow_holds[i] = value[i]; /* hardware cuts a value to the field's width */
+        if (value[i] != v->value[list->slot[i]]) {
+            vmcs12_write(vcpu, list->slot[i], value[i]);
         }
     }
     return status;

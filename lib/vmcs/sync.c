@@ -71,29 +71,24 @@ static bool saved_on_exit(const struct vmcs12 *v, unsigned int slot) {
     return true;
 }
 
-/* Take one value that was read from vmcs02. */
-static void take(const struct nvmx_vm *vm, struct vmcs12 *v, unsigned int slot, uint64_t value) {
-    v->image[slot] = value;
-    nvmx_set_add(&v->known, slot);
-    if (slot == NVMX_F_VM_ENTRY_CONTROLS) {
-        /* SDM 30.3.2: EFER.LMA goes into "IA-32e mode guest" on CPUs with IA32_VMX_MISC[5]. */
-        if ((vm->caps.msr[NVMX_CAP_MISC] >> 5) & 1) {
-            v->value[slot] = (v->value[slot] & ~(uint64_t)ENTRY_IA32E) | (value & ENTRY_IA32E);
-        }
-    } else {
-        v->value[slot] = value;
-    }
-    nvmx_set_remove(&v->stale, slot);
+/* SDM 30.3.2: EFER.LMA goes into "IA-32e mode guest" on CPUs with IA32_VMX_MISC[5]. */
+static uint64_t entry_controls_after(const struct nvmx_vm *vm, uint64_t before, uint64_t hardware) {
+    bool stores_lma = ((vm->caps.msr[NVMX_CAP_MISC] >> 5) & 1) != 0;
+    uint64_t changes = stores_lma ? ENTRY_IA32E : 0;
+
+    return (before & ~changes) | (hardware & changes);
 }
 
-static enum nvmx_status read_slots(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint8_t *slots, uint32_t count) {
-    uint64_t value[NVMX_FIELD_COUNT];
-    enum nvmx_status status = host_read_many(vcpu, count, slots, value);
+/* Take values that were read from vmcs02. */
+static void take(const struct nvmx_vm *vm, struct vmcs12 *v, uint32_t count, const uint8_t *slots,
+                 const uint64_t *hardware) {
+    uint64_t entry_controls = v->value[NVMX_F_VM_ENTRY_CONTROLS];
 
-    for (uint32_t i = 0; status == NVMX_OK && i < count; i++) {
-        take(vcpu->vm, v, slots[i], value[i]);
+    for (uint32_t i = 0; i < count; i++) {
+        v->value[slots[i]] = v->image[slots[i]] = hardware[i];
     }
-    return status;
+    v->value[NVMX_F_VM_ENTRY_CONTROLS] =
+        entry_controls_after(vm, entry_controls, v->image[NVMX_F_VM_ENTRY_CONTROLS]);
 }
 
 void sync_saved_fields(const struct nvmx_vm *vm, struct vmcs12 *v) {
@@ -103,49 +98,63 @@ void sync_saved_fields(const struct nvmx_vm *vm, struct vmcs12 *v) {
             nvmx_set_add(&v->saved, slot);
         }
     }
+    v->sync.ready = false;
+}
+
+/* What every exit reads: the core, and what L1 read after earlier exits. */
+static void make_list(struct vmcs12 *v) {
+    struct sync_list *list = &v->sync;
+
+    if (list->ready) {
+        return;
+    }
+    list->count = 0;
+    list->fields = (struct nvmx_field_set){{0}};
+    for (uint32_t i = 0; i < sizeof(core_fields); i++) {
+        nvmx_set_add(&list->fields, core_fields[i]);
+    }
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        bool ahead = nvmx_set_has(&v->learned, slot) && nvmx_set_has(&v->saved, slot);
+
+        if (ahead || nvmx_set_has(&list->fields, slot)) {
+            nvmx_set_add(&list->fields, slot);
+            list->encoding[list->count] = field_encoding[slot];
+            list->slot[list->count] = (uint8_t)slot;
+            list->count++;
+        }
+    }
+    list->ready = true;
 }
 
 /* After L2 ran nothing is known of vmcs02's guest area, and everything that an exit saves is stale. */
-static void mark_stale(const struct nvmx_vm *vm, struct vmcs12 *v) {
+enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    const struct sync_list *list = &v->sync;
+    uint64_t value[NVMX_FIELD_COUNT];
+
+    make_list(v);
+    enum nvmx_status status = host_read_encoded(vcpu, list->count, list->encoding, value);
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-        v->known.word[w] &= ~vm->guest_state.word[w];
-        v->stale.word[w] |= v->saved.word[w];
+        uint64_t read = status == NVMX_OK ? list->fields.word[w] : 0;
+
+        v->known.word[w] = (v->known.word[w] & ~vcpu->vm->guest_state.word[w]) | read;
+        v->stale.word[w] = (v->stale.word[w] | v->saved.word[w]) & ~read;
     }
     v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] &= ~(uint64_t)EVENT_VALID;
-}
-
-enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    uint8_t slots[NVMX_FIELD_COUNT];
-    uint32_t count = sizeof(core_fields);
-
-    mark_stale(vcpu->vm, v);
-    for (uint32_t i = 0; i < sizeof(core_fields); i++) {
-        slots[i] = core_fields[i];
-        nvmx_set_remove(&v->stale, core_fields[i]);
-    }
-    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-        uint64_t ahead = v->learned.word[w] & v->stale.word[w];
-
-        for (; ahead != 0; ahead &= ahead - 1) {
-            unsigned int slot = w * 64 + (unsigned int)__builtin_ctzll(ahead);
-            slots[count++] = (uint8_t)slot;
-        }
-    }
-    enum nvmx_status status = read_slots(vcpu, v, slots, count);
-    if (status != NVMX_OK) {
-        mark_stale(vcpu->vm, v);
+    if (status == NVMX_OK) {
+        take(vcpu->vm, v, list->count, list->slot, value);
     }
     return status;
 }
 
 enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     uint8_t slots[NVMX_FIELD_COUNT];
+    uint64_t value[NVMX_FIELD_COUNT];
     uint32_t count = 0;
     uint32_t before = vcpu->selected;
 
-    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
-        if (nvmx_set_has(&v->stale, slot)) {
-            slots[count++] = (uint8_t)slot;
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        for (uint64_t stale = v->stale.word[w]; stale != 0; stale &= stale - 1) {
+            slots[count++] = (uint8_t)(w * 64 + (unsigned int)__builtin_ctzll(stale));
         }
     }
     if (count == 0) {
@@ -153,7 +162,14 @@ enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     }
     enum nvmx_status status = host_select(vcpu, vmcs02_of(vcpu, v));
     if (status == NVMX_OK) {
-        status = read_slots(vcpu, v, slots, count);
+        status = host_read_many(vcpu, count, slots, value);
+    }
+    if (status == NVMX_OK) {
+        take(vcpu->vm, v, count, slots, value);
+        for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+            v->known.word[w] |= v->stale.word[w];
+            v->stale.word[w] = 0;
+        }
     }
     enum nvmx_status back = host_select(vcpu, before);
     return status != NVMX_OK ? status : back;

@@ -246,6 +246,7 @@ enum nvmx_status vmcs12_read(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t
 
     if (nvmx_set_has(&v->stale, slot)) {
         nvmx_set_add(&v->learned, slot);
+        v->sync.ready = false;
         enum nvmx_status status = sync_all(vcpu, v);
         if (status != NVMX_OK) {
             return status;
