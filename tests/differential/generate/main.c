@@ -11,15 +11,16 @@ static struct world world;
 static struct {
     const char *caps, *out, *only, *sequences_only;
     uint32_t first, vectors, first_sequence, sequences;
-    bool explain, hits, dump;
+    bool explain, hits, dump, l1;
 } options;
 
 static int usage(void) {
     fputs("generate --caps FILE [--seed N] [--first N] [--vectors N] [--first-sequence N] [--sequences N]\n"
-          "         [--only N,N...] [--only-sequences N,N...] [--dump] --out FILE | --explain | --hits\n"
+          "         [--only N,N...] [--only-sequences N,N...] [--dump] --out FILE | --explain | --hits | --l1\n"
           "  --out FILE   write the boot module\n"
           "  --explain    print the vectors or sequences\n"
-          "  --hits       print how often each row of the entry checks fails and passes, and why not\n", stderr);
+          "  --hits       print how often each row of the entry checks fails and passes, and why not\n"
+          "  --l1         print the capability MSRs that nvmx offers to L1 on this CPU\n", stderr);
     return 2;
 }
 
@@ -278,6 +279,8 @@ static bool read_options(int count_of, char **words) {
             options.hits = true;
         else if (strcmp(word, "--dump") == 0)
             options.dump = true;
+        else if (strcmp(word, "--l1") == 0)
+            options.l1 = true;
         else if (next == NULL)
             return false;
         else if (++i, strcmp(word, "--caps") == 0)
@@ -301,7 +304,7 @@ static bool read_options(int count_of, char **words) {
         else
             return false;
     }
-    return options.caps != NULL && (options.out != NULL) + options.explain + options.hits == 1;
+    return options.caps != NULL && (options.out != NULL) + options.explain + options.hits + options.l1 == 1;
 }
 
 int main(int count_of, char **words) {
@@ -310,6 +313,8 @@ int main(int count_of, char **words) {
         return usage();
     if (caps_read(options.caps, &world.caps) != 0)
         return 2;
+    for (unsigned int i = 0; i < NVMX_CAP_MSRS && options.l1; i++)
+        printf("msr %x %" PRIx64 "\n", NVMX_MSR_VMX_FIRST + i, world.caps.l1.msr[i]);
     nvmx_fields_existing(&world.caps.l1, &world.exists);
     states_init(&world.states, &world.caps);
     if (options.out != NULL)

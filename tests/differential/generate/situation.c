@@ -134,8 +134,6 @@ static const char *guest_danger(const struct situation *s) {
     if (stack_offset != UINT64_MAX && stack_offset < DIFF_L2_CODE_END + 64 &&
         (event(s) || BIT(secondary(s), 9) || F(GUEST_PENDING_DEBUG_EXCEPTIONS) != 0))
         return "L2 would push over its tables";
-    if (event(s) && (F(VM_ENTRY_INTERRUPTION_INFO) >> 8 & 7) == 7)
-        return "Bochs 2.7 stops at a pending MTF";
     if (F(EXCEPTION_BITMAP) != 0xffffffff || F(PAGE_FAULT_ERROR_CODE_MASK) != 0 || F(PAGE_FAULT_ERROR_CODE_MATCH) != 0)
         return "L2 would not exit";
     return NULL;

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+"""What a difference is about: the vector, the checks that it fails, and the oracle's known errors."""
+
+
+class Fact:
+    """A vector as the generator explains it."""
+
+    def __init__(self, number, base):
+        self.number = number
+        self.base = base
+        self.changes = []
+        self.fields = {}
+        self.fails = []  # (id, VMfail error, exit reason, qualification)
+        self.lines = []
+
+
+class OracleError:
+    def __init__(self, name, kind, what, when):
+        self.name = name
+        self.kind = kind
+        self.what = what.split()
+        self.when = compile(when, name, "eval") if when else None
+
+    def holds(self, fact, direct, nvmx):
+        if self.when is None:
+            return True
+        names = {"f": lambda encoding: fact.fields.get(encoding, 0), "direct": direct, "nvmx": nvmx, "base": fact.base,
+                 "fails": lambda row: any(row == other[0] for other in fact.fails)}
+        return bool(eval(self.when, names))  # the table is part of the source
+
+
+def load(path):
+    errors = []
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if line.strip() and not line.startswith("#"):
+                name, kind, what, when, section, text = line.rstrip("\n").split("\t")
+                if kind not in ("rows", "state", "outcome") or not section or not text:
+                    raise ValueError(f"{path}: {name}")
+                errors.append(OracleError(name, kind, what, when))
+    return errors
+
+
+def parse(text):
+    facts = {}
+    fact = None
+    for line in text.split("\n"):
+        words = line.split()
+        if not words:
+            continue
+        if words[0] in ("vector", "sequence"):
+            fact = Fact(int(words[1], 16), words[3] if len(words) > 3 else "")
+            fact.lines.append(line)
+            facts[fact.number] = fact
+        elif words[0] == "field":
+            fact.fields[int(words[1], 16)] = int(words[2], 16)
+        else:
+            fact.lines.append(line)
+            if words[0] == "fails":
+                fact.fails.append((words[1], int(words[2]), int(words[3]), int(words[4])))
+    return facts
+
+
+def text(fact, direct, nvmx):
+    lines = fact.lines[:24]
+    return "\n".join(lines + [f"  direct: {direct}", f"  nvmx:   {nvmx}"])
+
+
+def expected(fails, missing):
+    """Outcome of the first failing check that is not missing."""
+    for row, error, reason, qualification in fails:
+        if row not in missing:
+            if error:
+                return ("F", "40", f"{error:x}")
+            return ("E", f"{reason | 1 << 31:x}", f"{qualification:x}")
+    return None
+
+
+def by_outcome(errors, fact, direct, nvmx):
+    """The oracle's error that explains two different outcomes, or None."""
+    if direct is None or nvmx is None:
+        return None
+    for error in errors:
+        if error.kind == "outcome" and error.holds(fact, direct, nvmx):
+            return error.name
+    if nvmx.kind == "D" or direct.outcome() == nvmx.outcome():
+        return None
+    if nvmx.outcome() != expected(fact.fails, ()):
+        return None
+    missing = {}
+    for error in errors:
+        if error.kind == "rows" and error.holds(fact, direct, nvmx):
+            missing.update({row: error.name for row in error.what})
+    answer = expected(fact.fails, missing)
+    if fact.fails[0][0] not in missing:
+        return None
+    if direct.outcome() == answer or (answer is None and direct.kind == "E" and not int(direct.words[0], 16) >> 31):
+        return missing[fact.fails[0][0]]
+    return None
+
+
+def dump_difference(direct, nvmx):
+    """Items of two dumps that are not the same: {item: (direct, nvmx)}."""
+    a = {f"{words[0]}:{words[1]}": " ".join(words[2:]) for words in direct}
+    b = {f"{words[0]}:{words[1]}": " ".join(words[2:]) for words in nvmx}
+    return {item: (a.get(item), b.get(item)) for item in set(a) | set(b) if a.get(item) != b.get(item)}
+
+
+def by_state(errors, fact, items, direct, nvmx):
+    """The first of the oracle's errors that together explain all items, or None."""
+    if not items:
+        return None
+    left = set(items)
+    first = None
+    for error in errors:
+        if error.kind == "state" and error.holds(fact, direct, nvmx) and left & set(error.what):
+            left -= set(error.what)
+            first = first or error.name
+    return None if left else first
