@@ -75,13 +75,33 @@ static void field_sets(struct nvmx_vm *vm) {
     }
 }
 
+static void deny(struct nvmx_caps *mask, enum nvmx_cap which, unsigned int bit) {
+    mask->msr[which] &= ~(UINT64_C(1) << bit);
+}
+
+/* What can't be offered for the way in which this host works, whatever it grants. */
+static void host_limits(const struct nvmx_vm *vm, const struct nvmx_vm_config *config, struct nvmx_caps *mask) {
+    if (!config->passes_interrupts) {
+        deny(mask, NVMX_CAP_PINBASED, 39); /* process posted interrupts */
+    }
+    /* A host that composes ept02 is told EPTP12 and nothing else, and what L2 does to ept12's pages is not seen here. */
+    if (vm->host.ept02_root != NULL) {
+        deny(mask, NVMX_CAP_PROCBASED2, 49); /* enable PML */
+        deny(mask, NVMX_CAP_PROCBASED2, 50); /* EPT-violation #VE */
+        deny(mask, NVMX_CAP_PROCBASED2, 54); /* mode-based execute control for EPT */
+    }
+}
+
 static enum nvmx_status vm_caps(struct nvmx_vm *vm, const struct nvmx_vm_config *config) {
+    struct nvmx_caps mask = config->mask != NULL ? *config->mask : config->machine;
+
     vm->machine = config->machine;
     vm->expose = config->expose;
     if (!config->expose) {
         return NVMX_OK;
     }
-    enum nvmx_status status = nvmx_caps_for_l1(&config->machine, config->mask, &vm->caps);
+    host_limits(vm, config, &mask);
+    enum nvmx_status status = nvmx_caps_for_l1(&config->machine, &mask, &vm->caps);
     vm->caps.msr[NVMX_CAP_BASIC] = (vm->caps.msr[NVMX_CAP_BASIC] & ~UINT64_C(0x7fffffff)) | vm->layout.revision;
     field_sets(vm);
     shadow_fields(vm);

@@ -159,6 +159,7 @@ static void make_vm(struct cpu *cpu) {
 
     read_machine(&vm.machine);
     vm.expose = !options.hide_vmx;
+    vm.passes_interrupts = true;
     status = nvmx_vm_init(pages_take(nvmx_vm_size()), nvmx_vm_size(), &callbacks, &vm, &cpu->vm);
     if (status == NVMX_OK)
         status = nvmx_vcpu_init(pages_take(nvmx_vcpu_size()), nvmx_vcpu_size(), cpu->vm, &vcpu, &cpu->vcpu);

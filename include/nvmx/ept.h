@@ -58,6 +58,12 @@ struct nvmx_ept_config {
     const struct nvmx_caps *machine; /* what the real CPU has; copied */
 };
 
+/* L1's page-modification log (SDM 31.3.6), for vmcs12 with "enable PML". */
+struct nvmx_ept_log {
+    uint64_t gpa1;  /* PML address: of the page of 512 entries */
+    uint16_t index; /* PML index: of the next entry; above 511: the log is full. Counts down as entries are written */
+};
+
 /* One EPT violation or misconfiguration of L2, as hardware reported it. */
 struct nvmx_ept_access {
     uint64_t eptp12;
@@ -65,12 +71,14 @@ struct nvmx_ept_access {
     uint64_t qualification; /* of the exit (48), or for exit 49: 0 */
     bool misconfiguration;  /* exit 49 */
     bool mbec;              /* vmcs12 uses mode-based execute control */
+    struct nvmx_ept_log *log; /* or NULL: vmcs12 does not use PML */
 };
 
 enum nvmx_ept_verdict {
     NVMX_EPT_RETRY = 0,    /* ept02 now allows it (or an intermediate state changed): enter L2 again */
     NVMX_EPT_L1_VIOLATION, /* ept12 denies it: reflect exit 48 with fault->qualification */
     NVMX_EPT_L1_MISCONFIG, /* ept12 is misconfigured: reflect exit 49 */
+    NVMX_EPT_L1_LOG_FULL,  /* a flag of ept12 would be set, but the log is full: reflect exit 62 */
     NVMX_EPT_HOST_FAULT,   /* ept12 allows it, ept01 does not: the host's, at fault->gpa1 */
     NVMX_EPT_FAILED,       /* a callback failed (fault->status); nothing changed */
 };
@@ -79,6 +87,7 @@ struct nvmx_ept_fault {
     uint64_t qualification;
     uint64_t gpa1;
     enum nvmx_status status;
+    bool convertible; /* of an L1_VIOLATION: the entry of ept12 that decided does not suppress #VE (SDM 28.5.8.1) */
 };
 
 /* Bytes that nvmx_ept_init needs, aligned to 16. */
@@ -127,9 +136,11 @@ NVMX_API void nvmx_ept_memory_changed(struct nvmx_ept *ept, void *vcpu_ctx, uint
  * Translate gpa2 for `access` (NVMX_ACCESS_ bits) by ept12 alone, as a host does that emulates an access of L2; sets
  * accessed and dirty flags in ept12 where EPTP12 asks for them. NVMX_EPT_RETRY: allowed, at fault->gpa1.
  * NVMX_EPT_L1_VIOLATION: fault->qualification has bits 5:0. Without mode-based execute control.
+ * `log` as in struct nvmx_ept_access.
  */
 NVMX_API enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t eptp12, uint64_t gpa2,
-                                                  uint32_t access, struct nvmx_ept_fault *fault);
+                                                  uint32_t access, struct nvmx_ept_log *log,
+                                                  struct nvmx_ept_fault *fault);
 
 /* Pages in use now. */
 NVMX_API uint32_t nvmx_ept_pages(const struct nvmx_ept *ept);

@@ -43,7 +43,12 @@ struct nvmx_vm_config {
     const struct nvmx_caps *mask; /* most that the host grants L1, or NULL; read during the call only */
     const struct nvmx_vmcs12_layout *layout; /* or NULL; must outlive the VM */
     bool expose;                 /* false: L1 sees a CPU without VMX in every way */
-    uint8_t reserved[7];         /* 0 */
+    /*
+     * vmcs01 never has "external-interrupt exiting": physical interrupts are L1's. Posted interrupts are offered only then, for
+     * hardware compares the vector that arrives with L1's.
+     */
+    bool passes_interrupts;
+    uint8_t reserved[6];         /* 0 */
 };
 
 struct nvmx_vcpu_config {

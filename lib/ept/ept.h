@@ -159,14 +159,16 @@ struct ept_walk {
     uint64_t rights;            /* AND of bits 2:0 (and 10 with mbec) of all; 0 if an entry was not present */
     uint64_t gpa1;
     bool mbec;
-    bool ad; /* EPTP12 enables accessed and dirty flags */
+    bool ad;      /* EPTP12 enables accessed and dirty flags */
+    bool dirtied; /* the leaf's dirty flag went from 0 to 1 by this walk */
     bool five_levels;
 };
 
 void ept_walk_start(struct ept_walk *walk, uint64_t eptp12, bool mbec);
 void ept_walk_run(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, uint64_t gpa2);
 /* SDM 31.3.5: set the accessed flags of the entries read, and the leaf's dirty flag for a write. False: L1 changed one
- * meanwhile. */
+ * meanwhile. ept_walk_lacks_flags: is there one to set? */
+bool ept_walk_lacks_flags(const struct ept_walk *walk, bool write);
 bool ept_walk_set_flags(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, uint64_t gpa2, bool write);
 
 /* -- table.c: pages, tables, their order by use

@@ -47,7 +47,10 @@ struct request {
     uint64_t access;        /* EPT_Q_ACCESS bits */
     uint64_t execute;       /* a fetch needs one of these */
     bool misconfiguration;
+    struct nvmx_ept_log *log;
 };
+
+#define LOG_ENTRIES 512u
 
 static bool permits(uint64_t rights, const struct request *request) {
     return ((request->access & EPT_Q_READ) == 0 || (rights & NVMX_EPT_READ) != 0) &&
@@ -148,6 +151,43 @@ static enum nvmx_ept_verdict grant(struct nvmx_ept *ept, void *vcpu_ctx, const s
     return NVMX_EPT_RETRY;
 }
 
+/* SDM 28.5.8.1: the entry that is not present, or the leaf. No entry decides about bits that the walk does not index with. */
+static bool convertible(const struct ept_walk *walk, uint64_t gpa2) {
+    return (walk->five_levels || gpa2 >> 48 == 0) && (walk->entry[walk->level] & NVMX_EPT_SUPPRESS_VE) == 0;
+}
+
+/* SDM 31.3.6. Where L1's log has no memory the entry is lost, as the CPU's write would be. */
+static void log_append(struct nvmx_ept *ept, void *vcpu_ctx, struct nvmx_ept_log *log, uint64_t gpa2) {
+    uint64_t hpa;
+    uint64_t *page = ept->host.map_page(vcpu_ctx, log->gpa1, NVMX_ACCESS_READ | NVMX_ACCESS_WRITE, &hpa);
+
+    if (page != NULL) {
+        ept_store(&page[log->index % LOG_ENTRIES], gpa2 & ~(uint64_t)(NVMX_PAGE_SIZE - 1));
+        ept->host.unmap_page(vcpu_ctx, log->gpa1, page, true);
+    }
+    log->index--;
+}
+
+enum flags { FLAGS_SET, FLAGS_CHANGED /* by L1 meanwhile */, FLAGS_LOG_FULL };
+
+/* Accessed and dirty flags of ept12, where it has them, and the log. */
+static enum flags set_flags(struct nvmx_ept *ept, void *vcpu_ctx, const struct request *request,
+                                       struct ept_walk *walk) {
+    bool write = (request->access & EPT_Q_WRITE) != 0;
+
+    if (!walk->ad) {
+        return FLAGS_SET;
+    }
+    if (request->log != NULL && request->log->index >= LOG_ENTRIES && ept_walk_lacks_flags(walk, write)) {
+        return FLAGS_LOG_FULL;
+    }
+    bool set = ept_walk_set_flags(ept, vcpu_ctx, walk, request->gpa2, write);
+    if (request->log != NULL && walk->dirtied) {
+        log_append(ept, vcpu_ctx, request->log, request->gpa2);
+    }
+    return set ? FLAGS_SET : FLAGS_CHANGED;
+}
+
 static enum nvmx_ept_verdict decide(struct nvmx_ept *ept, void *vcpu_ctx, const struct request *request,
                                     struct ept_walk *walk, struct nvmx_ept_fault *fault) {
     ept_walk_run(ept, vcpu_ctx, walk, request->gpa2);
@@ -156,10 +196,12 @@ static enum nvmx_ept_verdict decide(struct nvmx_ept *ept, void *vcpu_ctx, const 
     }
     if (walk->result != NVMX_EPT_LEAF || !permits(walk->rights, request)) {
         fault->qualification = qualification12(ept, walk, request);
+        fault->convertible = convertible(walk, request->gpa2);
         return NVMX_EPT_L1_VIOLATION;
     }
-    if (walk->ad && !ept_walk_set_flags(ept, vcpu_ctx, walk, request->gpa2, (request->access & EPT_Q_WRITE) != 0)) {
-        return NVMX_EPT_RETRY;
+    enum flags flags = set_flags(ept, vcpu_ctx, request, walk);
+    if (flags != FLAGS_SET) {
+        return flags == FLAGS_LOG_FULL ? NVMX_EPT_L1_LOG_FULL : NVMX_EPT_RETRY;
     }
     return grant(ept, vcpu_ctx, request, walk, fault);
 }
@@ -195,7 +237,8 @@ static bool start_below(struct ept_walk *walk, const struct ept_root *root, uint
 
 enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,
                                      struct nvmx_ept_fault *fault) {
-    struct request request = {.gpa2 = access->gpa2, .misconfiguration = access->misconfiguration};
+    struct request request = {
+        .gpa2 = access->gpa2, .misconfiguration = access->misconfiguration, .log = access->log};
     enum nvmx_ept_verdict verdict = NVMX_EPT_FAILED;
     struct ept_walk walk;
 
@@ -228,9 +271,10 @@ enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const
 }
 
 enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t eptp12, uint64_t gpa2,
-                                         uint32_t access, struct nvmx_ept_fault *fault) {
+                                         uint32_t access, struct nvmx_ept_log *log, struct nvmx_ept_fault *fault) {
     struct request request = {
         .gpa2 = gpa2,
+        .log = log,
         .access = access & EPT_Q_ACCESS, /* NVMX_ACCESS_ bits are the qualification's */
         .execute = NVMX_EPT_EXECUTE,
     };
@@ -249,9 +293,14 @@ enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, u
         }
         if (walk.result != NVMX_EPT_LEAF || !permits(walk.rights, &request)) {
             fault->qualification = qualification12(ept, &walk, &request);
+            fault->convertible = convertible(&walk, gpa2);
             return NVMX_EPT_L1_VIOLATION;
         }
-        if (!walk.ad || ept_walk_set_flags(ept, vcpu_ctx, &walk, gpa2, (access & NVMX_ACCESS_WRITE) != 0)) {
+        enum flags flags = set_flags(ept, vcpu_ctx, &request, &walk);
+        if (flags == FLAGS_LOG_FULL) {
+            return NVMX_EPT_L1_LOG_FULL;
+        }
+        if (flags == FLAGS_SET) {
             fault->gpa1 = walk.gpa1;
             return NVMX_EPT_RETRY;
         }

@@ -145,14 +145,29 @@ static bool set_entry_flags(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_wal
     }
     ept->host.unmap_page(vcpu_ctx, walk->table[level], page, set);
     if (set) {
+        walk->dirtied = walk->dirtied || (flags & ~now & NVMX_EPT_DIRTY) != 0;
         walk->entry[level] = now | flags;
     }
     return set;
 }
 
+/* The flags that the entry of this level gets. */
+static uint64_t due_flags(const struct ept_walk *walk, unsigned int level, bool write) {
+    return NVMX_EPT_ACCESSED | (level == walk->level && write ? NVMX_EPT_DIRTY : 0);
+}
+
+bool ept_walk_lacks_flags(const struct ept_walk *walk, bool write) {
+    for (unsigned int level = walk->from; level >= walk->level; level--) {
+        if ((due_flags(walk, level, write) & ~walk->entry[level]) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool ept_walk_set_flags(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, uint64_t gpa2, bool write) {
     for (unsigned int level = walk->from; level >= walk->level; level--) {
-        uint64_t flags = NVMX_EPT_ACCESSED | (level == walk->level && write ? NVMX_EPT_DIRTY : 0);
+        uint64_t flags = due_flags(walk, level, write);
 
         if ((walk->entry[level] & flags) != flags &&
             !set_entry_flags(ept, vcpu_ctx, walk, level, ept_index(gpa2, level), flags)) {

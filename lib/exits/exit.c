@@ -24,6 +24,9 @@ static enum nvmx_next finish(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum rout
         return reflect(vcpu, v, exit_row(info->reason & 0xffff)->information, info);
     case ROUTE_FAILED:
         return stop(vcpu, NVMX_STOP_HOST, NVMX_E_HOST);
+    case ROUTE_DONE:
+        vcpu->counts.handled++;
+        return NVMX_ENTER;
     default:
         status = event_requeue(vcpu, row, info);
         if (status != NVMX_OK) {

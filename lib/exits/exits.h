@@ -34,6 +34,8 @@ enum exit_who {
     WHO_APIC_WRITE,
     WHO_MONITOR_TRAP,
     WHO_XSS,
+    WHO_VM_FUNCTION,
+    WHO_ENCLS,
 };
 
 struct exit_row {
@@ -49,7 +51,8 @@ const struct exit_row *exit_row(uint32_t basic_reason);
 enum route {
     ROUTE_HOST = 0,
     ROUTE_L1,
-    ROUTE_AGAIN,  /* dealt with: enter L2 again */
+    ROUTE_AGAIN,  /* dealt with: enter L2 again, which does the same once more */
+    ROUTE_DONE,   /* carried out for L2, or turned into an exception of L2: enter it */
     ROUTE_FAILED, /* a callback failed */
 };
 
@@ -59,6 +62,15 @@ enum route {
  */
 enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, const struct exit_row *row,
                       struct nvmx_l2_exit_info *info, bool hardware);
+
+/* VMFUNC of L2 (vmfunc.c). */
+enum route route_vm_function(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool hardware);
+
+/*
+ * An EPT violation that ept12 causes, in the form that L1 gets, and that its entries allow to convert: deliver it to L2 as an exception if everything else
+ * allows that too (virtualization_exception.c). ROUTE_L1: it is a VM exit after all, and *info says which.
+ */
+enum route convert_violation(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct nvmx_l2_exit_info *info);
 
 /* Read what is valid on the exit from the selected vmcs02. */
 enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row *row, struct nvmx_l2_exit_info *info);

@@ -13,6 +13,9 @@
 #define VECTOR_MACHINE_CHECK 18u
 #define TYPE_OTHER 7u
 #define MSR_XSS 0xda0u
+/* Of EPT violations and of a full page-modification log alike (SDM 30.2.1). */
+#define QUALIFICATION_NMI_UNBLOCKING (UINT64_C(1) << 12)
+#define QUALIFICATION_ASYNCHRONOUS (UINT64_C(1) << 16)
 
 static bool bit_of(uint64_t value, unsigned int bit) {
     return ((value >> bit) & 1) != 0;
@@ -237,32 +240,49 @@ static bool xss_wanted(struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
     return host_msr_read(vcpu, MSR_XSS, &xss) != NVMX_OK || (asked & xss) != 0;
 }
 
+/* SDM 28.1.3 ENCLS: leaf functions from 63 on share a bit. */
+static bool encls_wanted(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    uint32_t leaf = (uint32_t)vcpu->regs->gpr[NVMX_RAX];
+
+    return (secondary_controls(v) & PROC2_ENCLS) != 0 &&
+           bit_of(v->value[NVMX_F_ENCLS_EXITING_BITMAP], leaf < 63 ? leaf : 63);
+}
+
 /* -- EPT ----------------------------------------------------------------------------------------------------------------------------------- */
 
-static enum route route_ept(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t reason,
+static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
                             struct nvmx_l2_exit_info *info) {
+    uint32_t secondary = secondary_controls(v);
+    struct nvmx_ept_log log = {.gpa1 = v->value[NVMX_F_PML_ADDRESS], .index = (uint16_t)v->value[NVMX_F_PML_INDEX]};
     struct nvmx_ept_access access = {
         .eptp12 = v->value[NVMX_F_EPT_POINTER],
         .gpa2 = info->guest_physical_address,
         .qualification = info->qualification,
         .misconfiguration = reason == NVMX_EXIT_EPT_MISCONFIGURATION,
-        .mbec = (secondary_controls(v) & PROC2_MBEC) != 0,
+        .mbec = (secondary & PROC2_MBEC) != 0,
+        .log = (secondary & PROC2_PML) != 0 ? &log : NULL,
     };
     struct nvmx_ept_fault fault = {0};
 
-    if ((secondary_controls(v) & PROC2_EPT) == 0) {
+    if ((secondary & PROC2_EPT) == 0) {
         vcpu->host_fault_gpa1 = info->guest_physical_address;
         return ROUTE_HOST;
     }
     if (vcpu->vm->ept == NULL) {
         return ROUTE_HOST; /* the host composes, and knows */
     }
-    switch (nvmx_ept_fault(vcpu->vm->ept, vcpu->ctx, &access, &fault)) {
+    enum nvmx_ept_verdict verdict = nvmx_ept_fault(vcpu->vm->ept, vcpu->ctx, &access, &fault);
+    v->value[NVMX_F_PML_INDEX] = log.index;
+    switch (verdict) {
     case NVMX_EPT_RETRY:
         return ROUTE_AGAIN;
     case NVMX_EPT_L1_VIOLATION:
         info->reason = NVMX_EXIT_EPT_VIOLATION;
         info->qualification = fault.qualification;
+        return (secondary & PROC2_VE) != 0 && fault.convertible ? convert_violation(vcpu, v, info) : ROUTE_L1;
+    case NVMX_EPT_L1_LOG_FULL:
+        info->reason = NVMX_EXIT_PML_FULL;
+        info->qualification &= QUALIFICATION_NMI_UNBLOCKING | QUALIFICATION_ASYNCHRONOUS;
         return ROUTE_L1;
     case NVMX_EPT_L1_MISCONFIG:
         info->reason = NVMX_EXIT_EPT_MISCONFIGURATION;
@@ -307,6 +327,10 @@ enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
         return l1_if((secondary & (PROC2_APIC_REGISTER | PROC2_VIRTUAL_INTERRUPTS)) != 0);
     case WHO_MONITOR_TRAP:
         return l1_if(monitor_trap_wanted(v));
+    case WHO_ENCLS:
+        return l1_if(encls_wanted(vcpu, v));
+    case WHO_VM_FUNCTION:
+        return route_vm_function(vcpu, v, hardware);
     case WHO_XSS:
         return l1_if(xss_wanted(vcpu, v));
     case WHO_EXCEPTION:

@@ -19,6 +19,7 @@ struct bitmap_overlay {
     uint64_t hpa;
     uint16_t hot[BITMAP_HOT_MAX]; /* word numbers that are merged */
     uint16_t hot_count;           /* BITMAP_HOT_MAX + 1: all words are */
+    bool has_virtual;             /* some bits were merged without the host's */
 };
 
 /* All words intercept, none is hot. `page` is 4096 bytes that the overlay uses from now on. */
@@ -29,6 +30,20 @@ void bitmap_init(struct bitmap_overlay *overlay, void *page, uint64_t hpa);
  * words.
  */
 void bitmap_merge(struct bitmap_overlay *overlay, const uint64_t *l1, const uint64_t *host);
+
+/*
+ * Bits of an MSR bitmap that are L1's alone: the MSR is not the host's but one that hardware virtualizes for L2, with vmcs12's
+ * virtual-APIC page.
+ */
+#define BITMAP_VIRTUAL_WORDS 5u
+struct bitmap_virtual {
+    uint16_t word[BITMAP_VIRTUAL_WORDS];
+    uint64_t bits[BITMAP_VIRTUAL_WORDS];
+};
+
+/* bitmap_merge, with such bits. `host` NULL: the host intercepts all other MSRs. A word without bits becomes as any other. */
+void bitmap_merge_virtual(struct bitmap_overlay *overlay, const uint64_t *l1, const uint64_t *host,
+                          const struct bitmap_virtual *virtual_bits);
 
 /* An exit happened that neither L1 nor the host asked for: the word that holds `bit` is merged from now on. */
 void bitmap_heat(struct bitmap_overlay *overlay, uint32_t bit);

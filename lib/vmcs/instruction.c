@@ -299,7 +299,7 @@ static enum nvmx_status note_single_step(struct instruction *in) {
 
 /* End the instruction: RIP, RFLAGS (RF is clear after any instruction), blocking, single step. */
 static enum nvmx_status advance(struct instruction *in, uint64_t rflags) {
-    enum nvmx_status status = host_select(in->vcpu, NVMX_VMCS01);
+    enum nvmx_status status = host_select(in->vcpu, in->vmcs);
     if (status == NVMX_OK && !in->rip_known) {
         uint64_t value[2];
         status = host_read_many(in->vcpu, 2, &base_fields[BASE_RIP], value);
@@ -438,15 +438,23 @@ enum nvmx_next nvmx_vmcall(struct nvmx_vcpu *vcpu) {
 /* -- for the rest of the library
  * ----------------------------------------------------------------------------------------------- */
 
-enum nvmx_status l1_skip(struct nvmx_vcpu *vcpu) {
+static enum nvmx_status skip(struct nvmx_vcpu *vcpu, uint32_t vmcs) {
     struct batch out;
-    struct instruction in = {.out = &out};
+    struct instruction in = {.out = &out, .vmcs = vmcs};
     uint32_t information;
-    enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
+    enum nvmx_status status = host_select(vcpu, vmcs);
     if (status == NVMX_OK) {
         status = read_base(vcpu, &in, BASE_CS_RIGHTS, BASE_INFO, &information);
     }
     return status == NVMX_OK ? advance(&in, in.rflags) : status;
+}
+
+enum nvmx_status l1_skip(struct nvmx_vcpu *vcpu) {
+    return skip(vcpu, NVMX_VMCS01);
+}
+
+enum nvmx_status l2_skip(struct nvmx_vcpu *vcpu) {
+    return skip(vcpu, vcpu->selected);
 }
 
 static enum nvmx_next complete_later(struct nvmx_vcpu *vcpu, bool fail, uint32_t error) {

@@ -60,7 +60,8 @@ struct instruction_row {
 struct instruction {
     struct nvmx_vcpu *vcpu;
     const struct instruction_row *row;
-    /* from vmcs01 */
+    uint32_t vmcs; /* that executes it: vmcs01, or the vmcs02 of an instruction of L2 */
+    /* from it */
     uint64_t rip;
     uint64_t rflags;
     uint64_t cr0; /* as L1 sees it; outside long mode and for VMXON only */

@@ -14,7 +14,7 @@ struct origin {
 
 static const struct origin pin_origin = {
     .either = PIN_EXTERNAL_INTERRUPT | PIN_NMI | PIN_VIRTUAL_NMIS,
-    .l1 = PIN_PREEMPTION_TIMER,
+    .l1 = PIN_PREEMPTION_TIMER | PIN_POSTED_INTERRUPTS,
 };
 
 static const struct origin primary_origin = {
@@ -24,14 +24,13 @@ static const struct origin primary_origin = {
 };
 
 static const struct origin secondary_origin = {
-    .either = (1u << 2) | (1u << 6) | PROC2_PLE | (1u << 11) | (1u << 16),
+    .either = (1u << 2) | (1u << 6) | PROC2_PLE | (1u << 11) | PROC2_ENCLS | (1u << 16) | PROC2_TSC_SCALING,
     .l1 = PROC2_APIC_ACCESSES | (1u << 3) | PROC2_X2APIC | PROC2_UNRESTRICTED | PROC2_APIC_REGISTER |
-          PROC2_VIRTUAL_INTERRUPTS | (1u << 12) | PROC2_XSAVES | PROC2_MBEC | (1u << 26),
+          PROC2_VIRTUAL_INTERRUPTS | (1u << 12) | PROC2_VM_FUNCTIONS | PROC2_XSAVES | PROC2_MBEC | (1u << 26),
 };
 
 /* What the host has in vmcs01 that must never reach a vmcs02 as it is: it concerns L1's own pages and events. */
-#define PIN_NEVER (1u << 7)
-#define SECONDARY_NEVER ((1u << 13) | (1u << 14) | (1u << 17) | (1u << 18) | (1u << 21) | (1u << 23))
+#define SECONDARY_NEVER ((1u << 14) | (1u << 17) | (1u << 18) | (1u << 21) | (1u << 23))
 
 static uint32_t combine(const struct origin *origin, uint64_t l1, uint64_t host) {
     uint32_t host_bits = (uint32_t)host & ~origin->l1;
@@ -106,8 +105,11 @@ static void put_secondary(struct merge *m) {
     put_if_exists(m, NVMX_F_XSS_EXITING_BITMAP,
                   ((l1 & PROC2_XSAVES) != 0 ? m->v->value[NVMX_F_XSS_EXITING_BITMAP] : 0) |
                       ((host_secondary(m) & PROC2_XSAVES) != 0 ? m->host[NVMX_F_XSS_EXITING_BITMAP] : 0));
-    put_if_exists(m, NVMX_F_ENCLS_EXITING_BITMAP, m->host[NVMX_F_ENCLS_EXITING_BITMAP]);
-    put_if_exists(m, NVMX_F_TSC_MULTIPLIER, m->host[NVMX_F_TSC_MULTIPLIER]);
+    /* Every VM function that L2 invokes exits: which ones there are, and what they do, exits/vmfunc.c knows. */
+    put_if_exists(m, NVMX_F_VM_FUNCTION_CONTROLS, 0);
+    put_if_exists(m, NVMX_F_ENCLS_EXITING_BITMAP,
+                  ((l1 & PROC2_ENCLS) != 0 ? m->v->value[NVMX_F_ENCLS_EXITING_BITMAP] : 0) |
+                      ((host_secondary(m) & PROC2_ENCLS) != 0 ? m->host[NVMX_F_ENCLS_EXITING_BITMAP] : 0));
 }
 
 /*
@@ -169,23 +171,76 @@ static void put_cr3_targets(struct merge *m) {
     }
 }
 
-static void put_tsc(struct merge *m) {
-    uint64_t offset = 0;
+/* -- the time-stamp counter ------------------------------------------------------------------------------------------------------- */
 
-    if ((m->host[NVMX_F_PRIMARY_CONTROLS] & PROC_TSC_OFFSETTING) != 0) {
-        offset += m->host[NVMX_F_TSC_OFFSET];
+#define TSC_FRACTION_BITS 48u
+#define TSC_MULTIPLIER_1 (UINT64_C(1) << TSC_FRACTION_BITS)
+
+/* What a guest's TSC is made of (SDM 28.3): TSC * multiplier / 2^48 + offset. */
+struct tsc {
+    uint64_t multiplier, offset;
+};
+
+/* Scaling acts only with offsetting. */
+static struct tsc tsc_of(uint64_t primary, uint32_t secondary, uint64_t multiplier, uint64_t offset) {
+    struct tsc tsc = {TSC_MULTIPLIER_1, 0};
+
+    if ((primary & PROC_TSC_OFFSETTING) != 0) {
+        tsc.offset = offset;
+        tsc.multiplier = (secondary & PROC2_TSC_SCALING) != 0 ? multiplier : TSC_MULTIPLIER_1;
     }
-    if ((m->v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TSC_OFFSETTING) != 0) {
-        offset += m->v->value[NVMX_F_TSC_OFFSET];
-    }
-    merge_put(m, NVMX_F_TSC_OFFSET, offset);
+    return tsc;
 }
+
+static struct tsc l1_tsc(const struct merge *m) {
+    return tsc_of(m->v->value[NVMX_F_PRIMARY_CONTROLS], secondary_controls(m->v), m->v->value[NVMX_F_TSC_MULTIPLIER],
+                  m->v->value[NVMX_F_TSC_OFFSET]);
+}
+
+static struct tsc host_tsc(const struct merge *m) {
+    return tsc_of(m->host[NVMX_F_PRIMARY_CONTROLS], host_secondary(m), m->host[NVMX_F_TSC_MULTIPLIER],
+                  m->host[NVMX_F_TSC_OFFSET]);
+}
+
+/* A factor of 65536 or more between the TSC and L2's does not fit the field: L2's then runs as fast as it can. 0 would be refused. */
+static uint64_t scaled_multiplier(uint64_t a, uint64_t b) {
+    unsigned __int128 product = ((unsigned __int128)a * b) >> TSC_FRACTION_BITS;
+
+    if (product > UINT64_MAX) {
+        return UINT64_MAX;
+    }
+    return product != 0 ? (uint64_t)product : 1;
+}
+
+/* The host's offset, which is signed, in ticks of L2. */
+static uint64_t scaled_offset(uint64_t offset, uint64_t multiplier) {
+    bool negative = offset >> 63 != 0;
+    uint64_t magnitude = negative ? 0 - offset : offset;
+    uint64_t scaled = (uint64_t)(((unsigned __int128)magnitude * multiplier) >> TSC_FRACTION_BITS);
+
+    return negative ? 0 - scaled : scaled;
+}
+
+/* ((TSC * a / 2^48 + o) * b / 2^48 + p) = TSC * (a * b / 2^48) / 2^48 + (o * b / 2^48 + p), but for a tick of rounding. */
+static void put_tsc(struct merge *m) {
+    struct tsc l1 = l1_tsc(m);
+    struct tsc host = host_tsc(m);
+
+    merge_put(m, NVMX_F_TSC_OFFSET, scaled_offset(host.offset, l1.multiplier) + l1.offset);
+    put_if_exists(m, NVMX_F_TSC_MULTIPLIER, scaled_multiplier(host.multiplier, l1.multiplier));
+}
+
+/* -- exceptions, CR3, APIC, masks ---------------------------------------------------------------------------------------------------- */
 
 static void put_apic(struct merge *m) {
     uint64_t threshold = m->v->value[NVMX_F_TPR_THRESHOLD];
     bool delivery = (secondary_controls(m->v) & PROC2_VIRTUAL_INTERRUPTS) != 0;
     bool shadow = (m->v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TPR_SHADOW) != 0;
 
+    if ((m->v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_POSTED_INTERRUPTS) != 0) {
+        merge_put(m, NVMX_F_POSTED_INTERRUPT_NOTIFICATION_VECTOR,
+                  m->v->value[NVMX_F_POSTED_INTERRUPT_NOTIFICATION_VECTOR]);
+    }
     put_if_exists(m, NVMX_F_TPR_THRESHOLD, shadow && !delivery ? threshold : 0);
     for (unsigned int i = 0; i < 4; i++) {
         put_if_exists(m, NVMX_F_EOI_EXIT_BITMAP_0 + i, delivery ? m->v->value[NVMX_F_EOI_EXIT_BITMAP_0 + i] : 0);
@@ -218,8 +273,7 @@ static void put_masks(struct merge *m) {
 
 void merge_controls(struct merge *m) {
     merge_put(m, NVMX_F_PIN_BASED_CONTROLS,
-              combine(&pin_origin, m->v->value[NVMX_F_PIN_BASED_CONTROLS],
-                      m->host[NVMX_F_PIN_BASED_CONTROLS] & ~(uint64_t)PIN_NEVER));
+              combine(&pin_origin, m->v->value[NVMX_F_PIN_BASED_CONTROLS], m->host[NVMX_F_PIN_BASED_CONTROLS]));
     put_primary(m);
     put_secondary(m);
     put_exit_controls(m);

@@ -4,14 +4,29 @@
 
 /* -- pages of L1 used in place ------------------------------------------------------------------------------------------------------ */
 
-/* Of the pages used in place the processor writes only to the virtual-APIC page. */
+/* Of the pages used in place the processor writes only to these. A page that is no memory of L1's is not mapped. */
+static bool is_written(unsigned int index) {
+    return index == PIN_VIRTUAL_APIC || index == PIN_POSTED_DESCRIPTOR;
+}
+
 static void unpin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int index) {
     struct pin *pin = &v->pin[index];
 
-    if (pin->gpa1 != NVMX_NO_ADDRESS) {
-        host_unmap(vcpu, pin->gpa1, pin->page, index == PIN_VIRTUAL_APIC);
-        pin->gpa1 = NVMX_NO_ADDRESS;
+    if (pin->gpa1 != NVMX_NO_ADDRESS && pin->page != NULL) {
+        host_unmap(vcpu, pin->gpa1, pin->page, is_written(index));
     }
+    pin->gpa1 = NVMX_NO_ADDRESS;
+}
+
+/* The APIC-access page is only a name: it need not be memory (a local APIC's registers are not), but ept01 must lead there. */
+static bool device_page(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t *hpa) {
+    struct nvmx_ept01_mapping mapping = {0};
+
+    if (vcpu->vm->host.ept01_lookup(vcpu->vm->ctx, gpa1, &mapping) != NVMX_OK) {
+        return false;
+    }
+    *hpa = mapping.hpa + (gpa1 - mapping.gpa1);
+    return true;
 }
 
 static enum nvmx_status repin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int index, uint64_t gpa1,
@@ -22,7 +37,7 @@ static enum nvmx_status repin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned
         return NVMX_OK;
     }
     wanted.page = host_map(vcpu, gpa1, access, &wanted.hpa);
-    if (wanted.page == NULL) {
+    if (wanted.page == NULL && (index != PIN_APIC_ACCESS || !device_page(vcpu, gpa1, &wanted.hpa))) {
         return NVMX_E_UNMAPPED;
     }
     unpin(vcpu, v, index);
@@ -36,11 +51,25 @@ static enum nvmx_status pin_field(struct merge *m, enum pin_index index, unsigne
         unpin(m->vcpu, m->v, index);
         return NVMX_OK;
     }
-    enum nvmx_status status = repin(m->vcpu, m->v, index, m->v->value[slot], access);
+    uint64_t offset = m->v->value[slot] % NVMX_PAGE_SIZE; /* of a posted-interrupt descriptor; else 0 */
+    enum nvmx_status status = repin(m->vcpu, m->v, index, m->v->value[slot] - offset, access);
     if (status == NVMX_OK) {
-        merge_put(m, slot, m->v->pin[index].hpa);
+        merge_put(m, slot, m->v->pin[index].hpa + offset);
     }
     return status;
+}
+
+/*
+ * Hardware acknowledges the interrupt that arrives, and compares its vector with vmcs12's: right only while physical interrupts are L1's own.
+ */
+static enum nvmx_status posted_interrupts(struct merge *m) {
+    bool used = (m->v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_POSTED_INTERRUPTS) != 0;
+
+    if (used && (m->host[NVMX_F_PIN_BASED_CONTROLS] & PIN_EXTERNAL_INTERRUPT) != 0) {
+        return NVMX_E_UNSUPPORTED;
+    }
+    return pin_field(m, PIN_POSTED_DESCRIPTOR, NVMX_F_POSTED_INTERRUPT_DESCRIPTOR_ADDRESS, used,
+                     NVMX_ACCESS_READ | NVMX_ACCESS_WRITE);
 }
 
 static enum nvmx_status apic_pages(struct merge *m) {
@@ -52,7 +81,7 @@ static enum nvmx_status apic_pages(struct merge *m) {
     if (status == NVMX_OK) {
         status = pin_field(m, PIN_APIC_ACCESS, NVMX_F_APIC_ACCESS_ADDRESS, accesses, NVMX_ACCESS_READ);
     }
-    return status;
+    return status == NVMX_OK ? posted_interrupts(m) : status;
 }
 
 /* -- intercept bitmaps ---------------------------------------------------------------------------------------------------------------- */
@@ -79,13 +108,17 @@ static void overlay_free(struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay)
     }
 }
 
-/* Merge L1's bitmap at gpa1 with the host's. *exits_all: L1's page has no memory behind it, whose bits then read as 1. */
+/*
+ * Merge L1's bitmap at gpa1 with the host's. `virtual_bits`: as for bitmap_merge_virtual, or NULL. *exits_all: L1's page has no memory behind
+ * it, whose bits then read as 1.
+ */
 static enum nvmx_status overlay_merge(struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay, uint64_t gpa1,
-                                      const uint64_t *host, bool *exits_all) {
+                                      const uint64_t *host, const struct bitmap_virtual *virtual_bits,
+                                      bool *exits_all) {
     enum nvmx_status status = overlay_page(vcpu, overlay);
 
     *exits_all = false;
-    if (status != NVMX_OK || overlay->hot_count == 0) {
+    if (status != NVMX_OK || (overlay->hot_count == 0 && virtual_bits == NULL)) {
         return status;
     }
     void *l1 = host_map(vcpu, gpa1, NVMX_ACCESS_READ, NULL);
@@ -93,22 +126,54 @@ static enum nvmx_status overlay_merge(struct nvmx_vcpu *vcpu, struct bitmap_over
         *exits_all = true;
         return NVMX_OK;
     }
-    bitmap_merge(overlay, l1, host);
+    if (virtual_bits != NULL) {
+        bitmap_merge_virtual(overlay, l1, host, virtual_bits);
+    } else {
+        bitmap_merge(overlay, l1, host);
+    }
     host_unmap(vcpu, gpa1, l1, false);
     return NVMX_OK;
 }
 
-/* MSR bitmaps are used only if both L1 and the host use them: whoever has none intercepts every access. */
+/* Words of the MSR bitmap for 800H-8FFH: reads, and the writes that can be virtualized. */
+#define WORD_X2APIC_READ 32u
+#define WORD_X2APIC_WRITE 288u
+#define X2APIC_TPR (UINT64_C(1) << 0x08)
+#define X2APIC_EOI (UINT64_C(1) << 0x0b)
+#define X2APIC_SELF_IPI (UINT64_C(1) << 0x3f)
+
+/* SDM 32.5: what "virtualize x2APIC mode" makes of RDMSR and WRMSR never reaches the APIC that is L1's, or the host's. */
+static struct bitmap_virtual x2apic_bits(const struct vmcs12 *v) {
+    uint32_t secondary = secondary_controls(v);
+    bool reads_all = (secondary & PROC2_APIC_REGISTER) != 0;
+    uint64_t writes = (secondary & PROC2_VIRTUAL_INTERRUPTS) != 0 ? X2APIC_EOI | X2APIC_SELF_IPI : 0;
+    struct bitmap_virtual bits = {.word = {WORD_X2APIC_READ, WORD_X2APIC_READ + 1, WORD_X2APIC_READ + 2,
+                                           WORD_X2APIC_READ + 3, WORD_X2APIC_WRITE}};
+
+    if ((secondary & PROC2_X2APIC) != 0) {
+        for (unsigned int i = 0; i < 4; i++) {
+            bits.bits[i] = reads_all ? UINT64_MAX : i == 0 ? X2APIC_TPR : 0;
+        }
+        bits.bits[4] = X2APIC_TPR | writes;
+    }
+    return bits;
+}
+
+/* MSR bitmaps are used only if both L1 and the host use them: whoever has none intercepts every access that is its to intercept. */
 static enum nvmx_status msr_bitmap(struct merge *m, uint32_t *bits) {
     bool l1_uses = (m->v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0;
     bool host_uses = (m->host[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0;
+    bool x2apic = (secondary_controls(m->v) & PROC2_X2APIC) != 0;
+    const uint64_t *host = host_uses ? m->vcpu->host_msr_bitmap : NULL;
+    struct bitmap_virtual virtual_bits = x2apic_bits(m->v);
     bool exits_all;
 
-    if (!l1_uses || !host_uses || m->vcpu->host_msr_bitmap == NULL) {
+    if (!l1_uses || (host == NULL && !x2apic)) {
         return NVMX_OK;
     }
-    enum nvmx_status status = overlay_merge(m->vcpu, &m->v->msr_bitmap, m->v->value[NVMX_F_MSR_BITMAP_ADDRESS],
-                                            m->vcpu->host_msr_bitmap, &exits_all);
+    bool with_virtual = x2apic || m->v->msr_bitmap.has_virtual;
+    enum nvmx_status status = overlay_merge(m->vcpu, &m->v->msr_bitmap, m->v->value[NVMX_F_MSR_BITMAP_ADDRESS], host,
+                                            with_virtual ? &virtual_bits : NULL, &exits_all);
     if (status == NVMX_OK && !exits_all) {
         *bits |= PROC_MSR_BITMAPS;
         merge_put(m, NVMX_F_MSR_BITMAP_ADDRESS, m->v->msr_bitmap.hpa);
@@ -139,7 +204,7 @@ static enum nvmx_status io_merged(struct merge *m, uint32_t *bits) {
         bool exits_all;
         enum nvmx_status status =
             overlay_merge(m->vcpu, &m->v->io_bitmap[i], m->v->value[NVMX_F_IO_BITMAP_A_ADDRESS + i],
-                          m->vcpu->host_io_bitmap[i], &exits_all);
+                          m->vcpu->host_io_bitmap[i], NULL, &exits_all);
 
         if (status != NVMX_OK) {
             return status;
@@ -287,20 +352,23 @@ void merge_release(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
 
 /* An overlay's word is merged at once, so that the access goes through when L2 repeats it. */
 static enum nvmx_status heat(struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay, uint64_t gpa1,
-                             const uint64_t *host, uint32_t bit) {
+                             const uint64_t *host, const struct bitmap_virtual *virtual_bits, uint32_t bit) {
     bool exits_all;
 
     bitmap_heat(overlay, bit);
-    return overlay_merge(vcpu, overlay, gpa1, host, &exits_all);
+    return overlay_merge(vcpu, overlay, gpa1, host, virtual_bits, &exits_all);
 }
 
 enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t bit) {
-    return heat(vcpu, &v->msr_bitmap, v->value[NVMX_F_MSR_BITMAP_ADDRESS], vcpu->host_msr_bitmap, bit);
+    struct bitmap_virtual virtual_bits = x2apic_bits(v);
+
+    return heat(vcpu, &v->msr_bitmap, v->value[NVMX_F_MSR_BITMAP_ADDRESS], vcpu->host_msr_bitmap,
+                v->msr_bitmap.has_virtual ? &virtual_bits : NULL, bit);
 }
 
 enum nvmx_status merge_heat_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int which, uint32_t bit) {
     return heat(vcpu, &v->io_bitmap[which], v->value[NVMX_F_IO_BITMAP_A_ADDRESS + which], vcpu->host_io_bitmap[which],
-                bit);
+                NULL, bit);
 }
 
 /* -- memory of L1 changed --------------------------------------------------------------------------------------------------------------------- */
@@ -338,4 +406,23 @@ enum nvmx_status merge_pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
         }
     }
     return status == NVMX_OK ? batch_flush(vcpu, &batch) : status;
+}
+
+/* SDM 28.5.7.3: without VPIDs EPTP switching drops the combined mappings of VPID 0, which is L2's here. */
+enum nvmx_status merge_switch_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    struct merge m = {.vcpu = vcpu, .v = v, .host = vcpu->host_control};
+    enum nvmx_status status = ept_root(&m);
+
+    if (status == NVMX_OK && nvmx_set_has(&m.put, NVMX_F_EPT_POINTER)) {
+        status = host_write(vcpu, NVMX_F_EPT_POINTER, v->image[NVMX_F_EPT_POINTER]);
+    }
+    if (status != NVMX_OK) {
+        nvmx_set_remove(&v->known, NVMX_F_EPT_POINTER);
+        return status;
+    }
+    nvmx_set_add(&v->known, NVMX_F_EPT_POINTER);
+    if (v->vpid02 != 0 && (secondary_controls(v) & PROC2_VPID) == 0) {
+        host_flush(vcpu, NVMX_FLUSH_VPID, v->vpid02, 0);
+    }
+    return NVMX_OK;
 }

@@ -228,6 +228,7 @@ static enum nvmx_status make_vm(struct sim *sim) {
         .mask = options->mask,
         .layout = options->layout,
         .expose = !options->hidden,
+        .passes_interrupts = !options->external_interrupts,
     };
     size_t bytes = (nvmx_vm_size() + 15) / 16 * 16;
     sim->vm_memory = aligned_alloc(16, bytes);

@@ -132,13 +132,13 @@ Test(caps, skylake_gives_known_values) {
         {0x487, UINT64_C(0xffffffff)},
         {0x488, UINT64_C(0x2000)},
         {0x489, UINT64_C(0x3767ff)},
-        {0x48a, UINT64_C(0x2e)},
-        {0x48b, UINT64_C(0x00111fff00000000)},
+        {0x48a, UINT64_C(0x32)},
+        {0x48b, UINT64_C(0x02173fff00000000)},
         {0x48d, UINT64_C(0x0000007f00000016)},
         {0x48e, UINT64_C(0xfff9fffe04006172)},
         {0x48f, UINT64_C(0x007fffff00036dfb)},
         {0x490, UINT64_C(0x0000f3ff000011fb)},
-        {0x491, 0},
+        {0x491, 1},
         {0x492, 0},
         {0x493, 0},
     };
@@ -327,8 +327,8 @@ Test(caps, controls_forced_by_the_machine_stay_forced) {
     cr_assert((nvmx_caps_may_be_1(&l1, NVMX_CAP_EXIT) >> 9) & 1);
 
     /* A forced control that the library does not know can't be composed. */
-    MSR(&machine, 0x481) |= (UINT64_C(1) << 39) | (1u << 7);
-    MSR(&machine, 0x48d) |= (UINT64_C(1) << 39) | (1u << 7);
+    MSR(&machine, 0x484) |= (UINT64_C(1) << 42) | (1u << 10);
+    MSR(&machine, 0x490) |= (UINT64_C(1) << 42) | (1u << 10);
     cr_assert_eq(nvmx_caps_for_l1(&machine, NULL, &l1), NVMX_E_UNSUPPORTED);
 }
 
@@ -340,7 +340,7 @@ Test(caps, true_msrs_say_what_must_be_1) {
     cr_assert_eq(nvmx_caps_must_be_1(&l1, NVMX_CAP_EXIT), 0x00036dfb);
     cr_assert_eq(nvmx_caps_may_be_1(&l1, NVMX_CAP_ENTRY), 0xf3ff);
     cr_assert_eq(nvmx_caps_must_be_1(&l1, NVMX_CAP_PROCBASED2), 0);
-    cr_assert_eq(nvmx_caps_may_be_1(&l1, NVMX_CAP_PROCBASED2), 0x00111fff);
+    cr_assert_eq(nvmx_caps_may_be_1(&l1, NVMX_CAP_PROCBASED2), 0x02173fff);
 
     /* Without TRUE MSRs the plain ones are the truth. */
     MSR(&machine, 0x480) &= ~(UINT64_C(1) << 55);
@@ -383,6 +383,9 @@ Test(caps, vmcs_enum_is_the_highest_field_that_exists) {
     struct nvmx_caps mask = skylake();
     struct nvmx_caps l1 = l1_of(&machine, NULL);
 
+    cr_assert_eq(MSR(&l1, 0x48a), 0x32, "TSC multiplier, 2032H");
+    MSR(&mask, 0x48b) &= ~(UINT64_C(1) << 57);
+    l1 = l1_of(&machine, &mask);
     cr_assert_eq(MSR(&l1, 0x48a), 0x2e, "VMX-preemption timer value, 482EH");
     MSR(&mask, 0x481) &= ~(UINT64_C(1) << 38);
     l1 = l1_of(&machine, &mask);

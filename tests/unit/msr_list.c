@@ -145,7 +145,7 @@ Test(msr_list, store_writes_values_and_nothing_else) {
 }
 
 Test(msr_list, store_refuses_what_the_sdm_forbids) {
-    static const uint64_t never[] = {0x800, 0x8ff, 0x9e, 0x491, 0x12345, UINT64_C(0x100000000) | GOOD};
+    static const uint64_t never[] = {0x800, 0x8ff, 0x9e, 0x492, 0x12345, UINT64_C(0x100000000) | GOOD};
 
     for (size_t i = 0; i < sizeof(never) / sizeof(never[0]); i++) {
         struct sim *sim = with_msrs();
