@@ -1,0 +1,460 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Controls that the library carries out in hardware's place, or that it composes with the host's: VM functions, page-modification logging, #VE,
+ * TSC scaling, ENCLS.
+ */
+#include "machine.h"
+
+#define LIST    0x30000u /* EPTP list */
+#define LOG     0x31000u /* page-modification log */
+#define AREA    0x32000u /* virtualization-exception information */
+#define EPT12_B 0x40000u /* a second PML4: the same PDPT */
+#define EPTP_A  (SIM_L1_EPT12 | 0x1eu)
+#define EPTP_B  (EPT12_B | 0x1eu)
+#define AD      0x40u
+
+#define Q_READ       1u
+#define Q_WRITE      2u
+#define Q_LINEAR     0x180u
+#define UNBLOCKING   0x1000u
+#define ASYNCHRONOUS 0x10000u
+
+static uint64_t pte_at(uint64_t gpa2) {
+    return SIM_L1_EPT12 + 0x3000 + (gpa2 >> 12) * 8;
+}
+
+static enum nvmx_next violation(struct sim *sim, uint64_t gpa2, uint64_t qualification) {
+    return sim_exit_info(sim, &(struct nvmx_l2_exit_info){.reason = NVMX_EXIT_EPT_VIOLATION,
+                                                          .qualification = qualification | Q_LINEAR,
+                                                          .guest_linear_address = 0x7000000 + gpa2,
+                                                          .guest_physical_address = gpa2});
+}
+
+/* L2 goes on: the library dealt with the exit. */
+static void stays_in_l2(const struct sim *sim, enum nvmx_next next) {
+    cr_assert_eq(next, NVMX_ENTER);
+    cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2);
+}
+
+static void l1_gets(struct sim *sim, enum nvmx_next next, uint32_t reason) {
+    cr_assert_eq(next, NVMX_ENTER);
+    cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_ROOT);
+    cr_assert_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), reason);
+}
+
+/* -- VM functions ------------------------------------------------------------------------------------------------------------------ */
+
+static struct sim *with_vm_functions(uint32_t more_secondary) {
+    struct sim *sim = l1_ready(NULL);
+    sim_write64(sim, EPT12_B, (SIM_L1_EPT12 + 0x1000) | 7);
+    sim_write64(sim, LIST + 5 * 8, EPTP_B);
+    sim_write64(sim, LIST + 511 * 8, EPTP_A);
+    sim_write64(sim, LIST + 1 * 8, (EPTP_B & ~0x38u) | 4u << 3); /* five levels */
+    sim_write64(sim, LIST + 2 * 8, (EPTP_B & ~7u) | 4);                /* memory type */
+    sim_write64(sim, LIST + 3 * 8, EPTP_B | (UINT64_C(1) << 40));      /* beyond MAXPHYADDR */
+    sim_write64(sim, LIST + 4 * 8, EPTP_B | 0x100);                    /* reserved */
+    l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_VM_FUNCTIONS | more_secondary);
+    l1_writes(sim, NVMX_VMCS_VM_FUNCTION_CONTROLS, 1);
+    l1_writes(sim, NVMX_VMCS_EPTP_LIST_ADDRESS, LIST);
+    return sim;
+}
+
+static enum nvmx_next vmfunc(struct sim *sim, uint32_t function, uint64_t index) {
+    sim->regs.gpr[NVMX_RAX] = UINT64_C(0xffffffff00000000) | function; /* EAX and ECX count */
+    sim->regs.gpr[NVMX_RCX] = index;
+    return sim_exit(sim, NVMX_EXIT_VMFUNC, 0, 0, 3);
+}
+
+Test(controls, eptp_switching_is_carried_out_without_l1) {
+    struct sim *sim = with_vm_functions(PROC2_VE);
+    l1_writes(sim, NVMX_VMCS_VIRTUALIZATION_EXCEPTION_INFORMATION_ADDRESS, AREA);
+    l1_writes(sim, NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE, 1);
+    l1_writes(sim, NVMX_VMCS_GUEST_RFLAGS, 0x202);
+    launch(sim);
+    uint64_t root = vmcs02(sim, NVMX_F_EPT_POINTER);
+    cr_expect((vmcs02(sim, NVMX_F_SECONDARY_CONTROLS) >> 13) & 1);
+    cr_expect_eq(vmcs02(sim, NVMX_F_VM_FUNCTION_CONTROLS), 0, "hardware must not read L1's list");
+
+    stays_in_l2(sim, vmfunc(sim, 0, UINT64_C(0x700000000) | 5));
+    cr_expect_neq(vmcs02(sim, NVMX_F_EPT_POINTER), root);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RIP), 0x1003);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), 0, "blocking by STI ends");
+    stays_in_l2(sim, violation(sim, 0x5000, Q_READ)); /* mapped in the new root */
+    stays_in_l2(sim, vmfunc(sim, 0, 511));
+    cr_expect_eq(vmcs02(sim, NVMX_F_EPT_POINTER), root, "the first EPTP's root was kept");
+    stays_in_l2(sim, vmfunc(sim, 0, 5));
+    l2_leaves(sim);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_EPT_POINTER), EPTP_B, "VMFUNC loads the EPTP field");
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_EPTP_INDEX), 5);
+    resume(sim);
+    cr_expect_neq(vmcs02(sim, NVMX_F_EPT_POINTER), root, "and the next entry keeps it");
+    sim_free(sim);
+}
+
+Test(controls, eptp_switching_that_can_not_be_exits) {
+    static const struct {
+        const char *what;
+        uint32_t function;
+        uint64_t index;
+    } rows[] = {{"walk length", 0, 1}, {"memory type", 0, 2}, {"width", 0, 3},        {"reserved", 0, 4},
+                {"index", 0, 512},     {"index, far", 0, 0x80000005}, {"function", 1, 5}, {"function 63", 63, 5}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct sim *sim = with_vm_functions(0);
+        launch(sim);
+        uint64_t root = vmcs02(sim, NVMX_F_EPT_POINTER);
+        enum nvmx_next next = vmfunc(sim, rows[i].function, rows[i].index);
+        cr_expect_eq(nvmx_mode(sim->vcpu), NVMX_MODE_ROOT, "%s", rows[i].what);
+        l1_gets(sim, next, NVMX_EXIT_VMFUNC);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH), 3, "%s", rows[i].what);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RIP), 0x1000, "%s", rows[i].what);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_EPT_POINTER), EPTP_A, "%s", rows[i].what);
+        resume(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_EPT_POINTER), root, "%s", rows[i].what);
+        sim_free(sim);
+    }
+}
+
+Test(controls, vm_functions_follow_vmcs12) {
+    struct sim *sim = with_vm_functions(0);
+    l1_writes(sim, NVMX_VMCS_VM_FUNCTION_CONTROLS, 0);
+    launch(sim);
+    l1_gets(sim, vmfunc(sim, 0, 5), NVMX_EXIT_VMFUNC);
+    l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_VM_FUNCTIONS);
+    resume(sim);
+    cr_expect_eq((vmcs02(sim, NVMX_F_SECONDARY_CONTROLS) >> 13) & 1, 0, "VMFUNC is #UD by hardware");
+    sim_free(sim);
+}
+
+/* L1 made a list where no memory is: its entries can't be read. */
+Test(controls, eptp_list_without_memory_exits) {
+    struct sim *sim = with_vm_functions(0);
+    l1_writes(sim, NVMX_VMCS_EPTP_LIST_ADDRESS, 0x20000000);
+    launch(sim);
+    l1_gets(sim, vmfunc(sim, 0, 5), NVMX_EXIT_VMFUNC);
+    sim_free(sim);
+}
+
+/* Without VPIDs the switch drops what L2 has in the TLB under VPID 0. */
+Test(controls, eptp_switching_without_vpid_flushes) {
+    for (unsigned int vpid = 0; vpid < 2; vpid++) {
+        struct sim *sim = with_vm_functions(0);
+        if (vpid == 0)
+            l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_VPID);
+        launch(sim);
+        uint64_t before = sim->count[SIM_TLB_FLUSH];
+        stays_in_l2(sim, vmfunc(sim, 0, 5));
+        cr_expect_eq(sim->count[SIM_TLB_FLUSH] - before, vpid == 0 ? 1 : 0);
+        sim_free(sim);
+    }
+}
+
+/* -- page-modification logging ------------------------------------------------------------------------------------------------------ */
+
+static struct sim *with_log(uint16_t index) {
+    struct sim *sim = l1_ready(NULL);
+    l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_PML);
+    l1_writes(sim, NVMX_VMCS_EPT_POINTER, EPTP_A | AD);
+    l1_writes(sim, NVMX_VMCS_PML_ADDRESS, LOG);
+    l1_writes(sim, NVMX_VMCS_PML_INDEX, index);
+    launch(sim);
+    return sim;
+}
+
+Test(controls, pml_logs_what_becomes_dirty) {
+    struct sim *sim = with_log(511);
+    cr_expect_eq((vmcs02(sim, NVMX_F_SECONDARY_CONTROLS) >> 17) & 1, 0, "hardware would log ept02's flags");
+    stays_in_l2(sim, violation(sim, 0x5123, Q_READ));
+    cr_expect_eq(sim_read64(sim, pte_at(0x5000)) & 0x300, 0x100);
+    cr_expect_eq(sim_read64(sim, LOG + 511 * 8), 0, "a read is not logged");
+    stays_in_l2(sim, violation(sim, 0x5123, Q_WRITE));
+    cr_expect_eq(sim_read64(sim, pte_at(0x5000)) & 0x300, 0x300);
+    cr_expect_eq(sim_read64(sim, LOG + 511 * 8), 0x5000);
+    stays_in_l2(sim, violation(sim, 0x5fff, Q_WRITE));
+    cr_expect_eq(sim_read64(sim, LOG + 510 * 8), 0, "it was dirty already");
+    stays_in_l2(sim, violation(sim, 0x6000, Q_READ | Q_WRITE));
+    cr_expect_eq(sim_read64(sim, LOG + 510 * 8), 0x6000);
+    stays_in_l2(sim, violation(sim, 0x2abcd8, Q_WRITE)); /* a page of 2 MiB */
+    cr_expect_eq(sim_read64(sim, LOG + 509 * 8), 0x2ab000);
+    l2_leaves(sim);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_PML_INDEX), 508);
+    sim_free(sim);
+}
+
+Test(controls, pml_that_is_full_exits_before_a_flag_is_set) {
+    static const struct {
+        uint16_t index;
+        uint64_t access;
+        uint64_t flags; /* of the entry before */
+        bool full;
+    } rows[] = {{0xffff, Q_WRITE, 0, true},      {0xffff, Q_READ, 0, true},       {512, Q_WRITE, 0x100, true},
+                {0xffff, Q_WRITE, 0x300, false}, {0xffff, Q_READ, 0x100, false},  {0, Q_WRITE, 0, false}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct sim *sim = with_log(rows[i].index);
+        for (uint64_t table = 0; table < 3; table++) { /* accessed, so that only the leaf is in question */
+            uint64_t at = SIM_L1_EPT12 + table * 0x1000;
+            sim_write64(sim, at, sim_read64(sim, at) | 0x100);
+        }
+        sim_write64(sim, pte_at(0x5000), sim_read64(sim, pte_at(0x5000)) | rows[i].flags);
+        enum nvmx_next next = violation(sim, 0x5678, rows[i].access | UNBLOCKING);
+        if (rows[i].full) {
+            l1_gets(sim, next, NVMX_EXIT_PML_FULL);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_QUALIFICATION), UNBLOCKING, "row %zu", i);
+            cr_expect_eq(sim_read64(sim, pte_at(0x5000)) & 0x300, rows[i].flags, "row %zu", i);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_PML_INDEX), rows[i].index, "row %zu", i);
+        } else {
+            stays_in_l2(sim, next);
+            l2_leaves(sim);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_PML_INDEX), rows[i].index == 0 ? 0xffff : rows[i].index, "row %zu", i);
+        }
+        sim_free(sim);
+    }
+}
+
+Test(controls, pml_goes_on_after_l1_emptied_the_log) {
+    struct sim *sim = with_log(0);
+    stays_in_l2(sim, violation(sim, 0x5000, Q_WRITE));
+    cr_expect_eq(sim_read64(sim, LOG), 0x5000);
+    l1_gets(sim, violation(sim, 0x6000, Q_WRITE), NVMX_EXIT_PML_FULL);
+    l1_writes(sim, NVMX_VMCS_PML_INDEX, 511);
+    resume(sim);
+    stays_in_l2(sim, violation(sim, 0x6000, Q_WRITE));
+    cr_expect_eq(sim_read64(sim, LOG + 511 * 8), 0x6000);
+    sim_free(sim);
+}
+
+/* Without the control nothing is written, whatever the fields hold. */
+Test(controls, pml_is_off_without_its_control) {
+    struct sim *sim = with_log(511);
+    l2_leaves(sim);
+    l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_PML);
+    resume(sim);
+    stays_in_l2(sim, violation(sim, 0x5000, Q_WRITE));
+    cr_expect_eq(sim_read64(sim, LOG + 511 * 8), 0);
+    sim_free(sim);
+}
+
+/* -- EPT-violation #VE --------------------------------------------------------------------------------------------------------------- */
+
+#define VE_EVENT 0x80000314u
+
+/* gpa2 9000H is not present, A000H not writable; both convertible unless bit 63 is set. */
+static struct sim *with_ve(void) {
+    struct sim *sim = l1_ready(NULL);
+    l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_VE);
+    l1_writes(sim, NVMX_VMCS_VIRTUALIZATION_EXCEPTION_INFORMATION_ADDRESS, AREA);
+    l1_writes(sim, NVMX_VMCS_EPTP_INDEX, 0x1234);
+    sim_write64(sim, pte_at(0x9000), 0xffff00ffffff000);
+    sim_write64(sim, pte_at(0xa000), sim_gpa1_of(0xa000) | 0x35);
+    return sim;
+}
+
+Test(controls, convertible_violation_becomes_exception_20) {
+    static const struct {
+        uint64_t gpa2, access, qualification;
+    } rows[] = {{0x9010, Q_READ, 0x181}, {0xa020, Q_WRITE, 0x1aa}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct sim *sim = with_ve();
+        launch(sim);
+        cr_expect_eq((vmcs02(sim, NVMX_F_SECONDARY_CONTROLS) >> 18) & 1, 0, "hardware would convert ept02's violations");
+        stays_in_l2(sim, violation(sim, rows[i].gpa2, rows[i].access));
+        cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), VE_EVENT);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RIP), 0x1000);
+        cr_expect_eq(sim_read32(sim, AREA), 48);
+        cr_expect_eq(sim_read32(sim, AREA + 4), 0xffffffff);
+        cr_expect_eq(sim_read64(sim, AREA + 8), rows[i].qualification);
+        cr_expect_eq(sim_read64(sim, AREA + 16), 0x7000000 + rows[i].gpa2);
+        cr_expect_eq(sim_read64(sim, AREA + 24), rows[i].gpa2);
+        cr_expect_eq(sim_read64(sim, AREA + 32), 0x1234);
+        /* The area is busy until L2 clears it. */
+        l1_gets(sim, violation(sim, rows[i].gpa2, rows[i].access), NVMX_EXIT_EPT_VIOLATION);
+        sim_write32(sim, AREA + 4, 0);
+        resume(sim);
+        stays_in_l2(sim, violation(sim, rows[i].gpa2, rows[i].access));
+        sim_free(sim);
+    }
+}
+
+static void suppress_both(struct sim *sim) {
+    sim_write64(sim, pte_at(0x9000), UINT64_C(1) << 63);
+    sim_write64(sim, pte_at(0xa000), sim_read64(sim, pte_at(0xa000)) | UINT64_C(1) << 63);
+}
+
+/* Not present at a higher level: that entry decides. */
+static void suppress_pdpt(struct sim *sim) {
+    sim_write64(sim, SIM_L1_EPT12 + 0x1000, UINT64_C(1) << 63);
+}
+
+static void area_busy(struct sim *sim) {
+    sim_write32(sim, AREA + 4, 1);
+}
+
+static void no_area(struct sim *sim) {
+    l1_writes(sim, NVMX_VMCS_VIRTUALIZATION_EXCEPTION_INFORMATION_ADDRESS, 0x20000000);
+}
+
+static void control_off(struct sim *sim) {
+    l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_VE);
+}
+
+Test(controls, violation_that_is_not_converted_exits) {
+    static const struct {
+        const char *what;
+        void (*prepare)(struct sim *sim);
+        uint64_t gpa2;
+        uint64_t more;
+        uint32_t vectoring;
+    } rows[] = {
+        {"suppressed, not present", suppress_both, 0x9000, 0, 0},
+        {"suppressed, not writable", suppress_both, 0xa000, 0, 0},
+        {"suppressed in the PDPT", suppress_pdpt, 0x9000, 0, 0},
+        {"area busy", area_busy, 0x9000, 0, 0},
+        {"no area", no_area, 0x9000, 0, 0},
+        {"control off", control_off, 0x9000, 0, 0},
+        {"event in flight", NULL, 0x9000, 0, 0x80000021},
+        {"asynchronous", NULL, 0x9000, ASYNCHRONOUS, 0},
+        {"beyond the walk", NULL, UINT64_C(1) << 48, 0, 0},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct sim *sim = with_ve();
+        if (rows[i].prepare != NULL)
+            rows[i].prepare(sim);
+        launch(sim);
+        enum nvmx_next next = sim_exit_info(
+            sim, &(struct nvmx_l2_exit_info){.reason = NVMX_EXIT_EPT_VIOLATION,
+                                             .qualification = Q_WRITE | Q_LINEAR | rows[i].more,
+                                             .idt_vectoring_info = rows[i].vectoring,
+                                             .guest_physical_address = rows[i].gpa2});
+        cr_expect_eq(nvmx_mode(sim->vcpu), NVMX_MODE_ROOT, "%s", rows[i].what);
+        l1_gets(sim, next, NVMX_EXIT_EPT_VIOLATION);
+        cr_expect_eq(sim_read32(sim, AREA), 0, "%s", rows[i].what);
+        sim_free(sim);
+    }
+}
+
+/* Bit 63 of a present entry that refers to a table means nothing. */
+Test(controls, suppress_bit_of_a_reference_is_ignored) {
+    struct sim *sim = with_ve();
+    for (uint64_t table = 0; table < 3; table++) {
+        uint64_t at = SIM_L1_EPT12 + table * 0x1000;
+        sim_write64(sim, at, sim_read64(sim, at) | UINT64_C(1) << 63);
+    }
+    launch(sim);
+    stays_in_l2(sim, violation(sim, 0x9000, Q_READ));
+    cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), VE_EVENT);
+    sim_free(sim);
+}
+
+Test(controls, misconfiguration_is_never_converted) {
+    struct sim *sim = with_ve();
+    sim_write64(sim, pte_at(0x9000), sim_gpa1_of(0x9000) | 0x32);
+    launch(sim);
+    l1_gets(sim, violation(sim, 0x9000, Q_READ), NVMX_EXIT_EPT_MISCONFIGURATION);
+    sim_free(sim);
+}
+
+Test(controls, intercepted_ve_exits_after_the_area_is_filled) {
+    struct sim *sim = with_ve();
+    l1_writes(sim, NVMX_VMCS_EXCEPTION_BITMAP, 1u << 20);
+    launch(sim);
+    l1_gets(sim, violation(sim, 0x9000, Q_READ | UNBLOCKING), NVMX_EXIT_EXCEPTION_OR_NMI);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_EXIT_INTERRUPTION_INFO), VE_EVENT | UNBLOCKING);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_QUALIFICATION), 0);
+    cr_expect_eq(sim_read32(sim, AREA), 48);
+    sim_free(sim);
+}
+
+/* What ept01 lacks is the host's business, not L2's. */
+Test(controls, violation_of_ept01_is_not_converted) {
+    struct sim *sim = with_ve();
+    sim_ept01(sim, sim_gpa1_of(0x5000), 0x1000, 0, 12, 0, 0);
+    launch(sim);
+    cr_expect_eq(violation(sim, 0x5000, Q_READ), NVMX_HOST);
+    cr_expect_eq(nvmx_host_fault_gpa1(sim->vcpu), sim_gpa1_of(0x5000));
+    cr_expect_eq(sim_read32(sim, AREA), 0);
+    sim_free(sim);
+}
+
+/* -- TSC ------------------------------------------------------------------------------------------------------------------------------ */
+
+#define ONE (UINT64_C(1) << 48)
+
+Test(controls, tsc_scaling_and_offsets_are_composed) {
+    static const struct {
+        const char *what;
+        bool host_offsets, host_scales, l1_offsets, l1_scales;
+        uint64_t host_multiplier, host_offset, l1_multiplier, l1_offset;
+        uint64_t multiplier, offset;
+    } rows[] = {
+        {"nobody", false, false, false, false, 5, 6, 7, 8, ONE, 0},
+        {"offsets", true, false, true, false, 5, 1000, 7, (uint64_t)-300, ONE, 700},
+        {"L1 scales", false, false, true, true, 5, 6, ONE * 3, 11, ONE * 3, 11},
+        {"host scales", true, true, false, false, ONE / 2, 40, 7, 8, ONE / 2, 40},
+        {"both", true, true, true, true, ONE / 2, 1000, ONE * 3, 11, ONE * 3 / 2, 3011},
+        {"host's offset negative", true, false, true, true, 5, (uint64_t)-1000, ONE * 3 / 2, 11, ONE * 3 / 2, (uint64_t)-1489},
+        {"L1's scaling without offsetting", true, true, false, true, ONE * 2, 40, ONE * 3, 8, ONE * 2, 40},
+        {"host's scaling without offsetting", false, true, true, true, ONE * 2, 40, ONE * 3, 8, ONE * 3, 8},
+        {"too fast", true, true, true, true, UINT64_C(1) << 63, 0, ONE * 2, 0, UINT64_MAX, 0},
+        {"fastest that fits", true, true, true, true, UINT64_C(1) << 62, 0, ONE * 2, 0, UINT64_C(1) << 63, 0},
+        {"too slow", true, true, true, true, 1, 0, 1, 0, 1, 0},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct sim *sim = l1_ready(NULL);
+        uint64_t primary = vmcs01(sim, NVMX_F_PRIMARY_CONTROLS), secondary = vmcs01(sim, NVMX_F_SECONDARY_CONTROLS);
+        host_sets(sim, NVMX_F_PRIMARY_CONTROLS, primary | (rows[i].host_offsets ? PROC_TSC_OFFSETTING : 0));
+        host_sets(sim, NVMX_F_SECONDARY_CONTROLS, secondary | (rows[i].host_scales ? PROC2_TSC_SCALING : 0));
+        host_sets(sim, NVMX_F_TSC_OFFSET, rows[i].host_offset);
+        host_sets(sim, NVMX_F_TSC_MULTIPLIER, rows[i].host_multiplier);
+        if (rows[i].l1_offsets)
+            l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_TSC_OFFSETTING);
+        if (rows[i].l1_scales)
+            l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_TSC_SCALING);
+        l1_writes(sim, NVMX_VMCS_TSC_OFFSET, rows[i].l1_offset);
+        l1_writes(sim, NVMX_VMCS_TSC_MULTIPLIER, rows[i].l1_multiplier);
+        launch(sim);
+        bool offsets = rows[i].host_offsets || rows[i].l1_offsets, scales = rows[i].host_scales || rows[i].l1_scales;
+        cr_expect_eq((vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_TSC_OFFSETTING) != 0, offsets, "%s", rows[i].what);
+        cr_expect_eq((vmcs02(sim, NVMX_F_SECONDARY_CONTROLS) & PROC2_TSC_SCALING) != 0, scales, "%s", rows[i].what);
+        cr_expect_eq(vmcs02(sim, NVMX_F_TSC_MULTIPLIER), rows[i].multiplier, "%s: %#lx", rows[i].what,
+                     vmcs02(sim, NVMX_F_TSC_MULTIPLIER));
+        cr_expect_eq(vmcs02(sim, NVMX_F_TSC_OFFSET), rows[i].offset, "%s: %ld", rows[i].what,
+                     (long)vmcs02(sim, NVMX_F_TSC_OFFSET));
+        sim_free(sim);
+    }
+}
+
+/* -- ENCLS ----------------------------------------------------------------------------------------------------------------------------- */
+
+Test(controls, encls_bitmaps_are_united_and_split) {
+    struct nvmx_caps machine;
+    sim_machine(&machine);
+    machine.msr[NVMX_CAP_PROCBASED2] |= (uint64_t)PROC2_ENCLS << 32;
+    struct sim *sim = l1_ready(&(struct sim_options){.machine = &machine});
+    host_sets(sim, NVMX_F_SECONDARY_CONTROLS, vmcs01(sim, NVMX_F_SECONDARY_CONTROLS) | PROC2_ENCLS);
+    host_sets(sim, NVMX_F_ENCLS_EXITING_BITMAP, 2);
+    launch(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_ENCLS_EXITING_BITMAP), 2);
+    sim->regs.gpr[NVMX_RAX] = 1;
+    cr_expect_eq(sim_exit(sim, NVMX_EXIT_ENCLS, 0, 0, 3), NVMX_HOST);
+    l2_leaves(sim);
+
+    l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_ENCLS);
+    l1_writes(sim, NVMX_VMCS_ENCLS_EXITING_BITMAP, (UINT64_C(1) << 63) | 4);
+    resume(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_ENCLS_EXITING_BITMAP), (UINT64_C(1) << 63) | 6);
+    cr_expect((vmcs02(sim, NVMX_F_SECONDARY_CONTROLS) & PROC2_ENCLS) != 0);
+    static const struct {
+        uint32_t leaf;
+        bool l1;
+    } rows[] = {{1, false}, {2, true}, {63, true}, {64, true}, {0xffffffff, true}, {62, false}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        sim->regs.gpr[NVMX_RAX] = rows[i].leaf;
+        enum nvmx_next next = sim_exit(sim, NVMX_EXIT_ENCLS, 0, 0, 3);
+        if (rows[i].l1) {
+            l1_gets(sim, next, NVMX_EXIT_ENCLS);
+            resume(sim);
+        } else {
+            cr_expect_eq(next, NVMX_HOST, "leaf %u", rows[i].leaf);
+        }
+    }
+    sim_free(sim);
+}
