@@ -16,6 +16,7 @@
 /* Of EPT violations and of a full page-modification log alike (SDM 30.2.1). */
 #define QUALIFICATION_NMI_UNBLOCKING (UINT64_C(1) << 12)
 #define QUALIFICATION_ASYNCHRONOUS (UINT64_C(1) << 16)
+#define RIGHTS_L (UINT64_C(1) << 13)
 
 static bool bit_of(uint64_t value, unsigned int bit) {
     return ((value >> bit) & 1) != 0;
@@ -63,14 +64,31 @@ static enum route route_interrupt(const struct nvmx_vcpu *vcpu, const struct vmc
 
 /* -- control registers -------------------------------------------------------------------------------------------------------------------- */
 
+/* Outside 64-bit mode a register has 32 bits, whatever is left in the others: L2's mode is looked at only if something is. */
+static enum nvmx_status clip_to_mode(struct nvmx_vcpu *vcpu, uint64_t *value) {
+    static const uint8_t slots[] = {NVMX_F_VM_ENTRY_CONTROLS, NVMX_F_GUEST_CS_ACCESS_RIGHTS};
+    uint64_t mode[2] = {0};
+
+    if (*value <= UINT32_MAX) {
+        return NVMX_OK;
+    }
+    enum nvmx_status status = host_read_many(vcpu, 2, slots, mode);
+    if ((mode[0] & ENTRY_IA32E) == 0 || (mode[1] & RIGHTS_L) == 0) {
+        *value = (uint32_t)*value;
+    }
+    return status;
+}
+
 static enum nvmx_status source_register(struct nvmx_vcpu *vcpu, uint64_t qualification, uint64_t *value) {
     unsigned int number = (qualification >> 8) & 15;
+    enum nvmx_status status = NVMX_OK;
 
     if (number == NVMX_RSP) {
-        return host_read(vcpu, NVMX_F_GUEST_RSP, value);
+        status = host_read(vcpu, NVMX_F_GUEST_RSP, value);
+    } else {
+        *value = vcpu->regs->gpr[number];
     }
-    *value = vcpu->regs->gpr[number];
-    return NVMX_OK;
+    return status == NVMX_OK ? clip_to_mode(vcpu, value) : status;
 }
 
 static bool cr3_is_target(const struct vmcs12 *v, uint64_t value) {
@@ -158,7 +176,8 @@ static enum route let_through(enum nvmx_status status) {
 
 static enum route route_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool write, bool hardware) {
     uint32_t bit = bitmap_msr_bit((uint32_t)vcpu->regs->gpr[NVMX_RCX], write);
-    bool in_use = (v->bitmap_bits & PROC_MSR_BITMAPS) != 0; /* by vmcs02: else no merged word helps */
+    /* vmcs02 uses a bitmap, with words that the host lets through: else no merged word helps. */
+    bool in_use = (v->bitmap_bits & PROC_MSR_BITMAPS) != 0 && vcpu->host_msr_bitmap != NULL;
 
     if ((v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) == 0 || bit == BITMAP_NONE ||
         l1_bitmap_bit(vcpu, v->value[NVMX_F_MSR_BITMAP_ADDRESS], bit)) {
