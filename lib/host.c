@@ -131,9 +131,3 @@ void host_page_free(struct nvmx_vcpu *vcpu, void *page, uint64_t hpa) {
     vcpu->counts.callback[CB_PAGE_FREE]++;
     vcpu->vm->host.page_free(vcpu->vm->ctx, page, hpa);
 }
-
-void host_trace(struct nvmx_vcpu *vcpu, enum nvmx_trace_event event, uint64_t a, uint64_t b) {
-    if (vcpu->vm->host.trace != NULL) {
-        vcpu->vm->host.trace(vcpu->ctx, event, a, b);
-    }
-}

@@ -137,6 +137,14 @@ struct nvmx_vm {
     bool expose;
 };
 
+/* L2's state between nvmx_state_restore and nvmx_state_complete, which writes it into a vmcs02 (state.c). */
+struct restored {
+    bool pending;              /* in any mode: real VMCSs are not written yet */
+    bool ia32e;
+    struct nvmx_field_set has;
+    uint64_t value[NVMX_FIELD_COUNT];
+};
+
 struct nvmx_vcpu {
     struct nvmx_vm *vm;
     void *ctx;
@@ -174,8 +182,14 @@ struct nvmx_vcpu {
     uint64_t host_control[NVMX_FIELD_COUNT]; /* by slot; only control fields */
 
     struct vmcs12 vmcs12[NVMX_VMCS02_MAX];
+    struct restored restored;
     struct nvmx_counts counts;
 };
+
+/* -- vcpu.c ------------------------------------------------------------------------------------------------------------------- */
+
+/* Outside VMX operation, with nothing held or remembered; L1's memory is not written. */
+void vcpu_forget(struct nvmx_vcpu *vcpu);
 
 /* -- host.c: the callbacks, counted ----------------------------------------------------------------------------------------- */
 
@@ -228,7 +242,11 @@ void host_page_free(struct nvmx_vcpu *vcpu, void *page, uint64_t hpa);
 enum nvmx_status host_msr_read(struct nvmx_vcpu *vcpu, uint32_t index, uint64_t *value);
 enum nvmx_status host_msr_write(struct nvmx_vcpu *vcpu, uint32_t index, uint64_t value);
 void host_flush(struct nvmx_vcpu *vcpu, enum nvmx_flush kind, uint64_t value, uint64_t linear);
-void host_trace(struct nvmx_vcpu *vcpu, enum nvmx_trace_event event, uint64_t a, uint64_t b);
+static inline void host_trace(struct nvmx_vcpu *vcpu, enum nvmx_trace_event event, uint64_t a, uint64_t b) {
+    if (vcpu->vm->host.trace != NULL) {
+        vcpu->vm->host.trace(vcpu->ctx, event, a, b);
+    }
+}
 
 /* -- vmcs/memory.c: L1's memory ---------------------------------------------------------------------------------------------- */
 
@@ -282,8 +300,12 @@ enum nvmx_status vmcs12_clear(struct nvmx_vcpu *vcpu, uint64_t gpa1);
 /* Write back and forget all (VMXOFF, destroy). Best effort. */
 void vmcs12_drop_all(struct nvmx_vcpu *vcpu, bool write_back);
 /* The current one, or NULL; its gpa1, or NVMX_NO_ADDRESS. */
-struct vmcs12 *vmcs12_current(struct nvmx_vcpu *vcpu);
-uint64_t vmcs12_pointer(const struct nvmx_vcpu *vcpu);
+static inline struct vmcs12 *vmcs12_current(struct nvmx_vcpu *vcpu) {
+    return vcpu->current < 0 ? NULL : &vcpu->vmcs12[vcpu->current];
+}
+static inline uint64_t vmcs12_pointer(const struct nvmx_vcpu *vcpu) {
+    return vcpu->current < 0 ? NVMX_NO_ADDRESS : vcpu->vmcs12[vcpu->current].gpa1;
+}
 /* VMREAD/VMWRITE of the current VMCS by slot (which exists). Reading may fetch a stale field from vmcs02. */
 enum nvmx_status vmcs12_read(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t *value);
 void vmcs12_write(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t value);
@@ -347,7 +369,11 @@ enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool from_l2, bool nmi_exit,
                                  uint32_t *abort_indicator);
 /* Controls of vmcs12 that count only if another activates them. */
-uint32_t secondary_controls(const struct vmcs12 *v);
+static inline uint32_t secondary_controls(const struct vmcs12 *v) {
+    bool active = (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_SECONDARY) != 0;
+
+    return active ? (uint32_t)v->value[NVMX_F_SECONDARY_CONTROLS] : 0;
+}
 
 /* -- msr/: capability MSRs, lists ---------------------------------------------------------------------------------------------------- */
 

@@ -31,49 +31,50 @@
 #define CALLBACK_NUMBER(member)                                                                                        \
     ((offsetof(struct nvmx_host, member) - offsetof(struct nvmx_host, map_page)) / sizeof(void (*)(void)))
 
-/* SDM 33.3; reasons of appendix C. */
+/* SDM 33.3; by the exit reasons of appendix C. */
 static const struct instruction_row rows[] = {
-    {.reason = 18, .effect = vmcall_effect},
-    {.reason = 19, .operand = OPERAND_READ, .operand_bytes = 8, .effect = vmclear_effect},
-    {.reason = 20, .enters = true, .effect = vmlaunch_effect},
-    {.reason = 21, .operand = OPERAND_READ, .operand_bytes = 8, .effect = vmptrld_effect},
-    {.reason = 22, .operand = OPERAND_WRITE, .operand_bytes = 8, .effect = vmptrst_effect},
-    {.reason = 23, .operand = OPERAND_RM_WRITE, .has_reg2 = true, .before = vmread_before, .effect = vmread_effect},
-    {.reason = 24, .enters = true, .effect = vmresume_effect},
-    {.reason = 25, .operand = OPERAND_RM_READ, .has_reg2 = true, .before = vmwrite_before, .effect = vmwrite_effect},
-    {.reason = 26, .effect = vmxoff_effect},
-    {.reason = 27,
-     .operand = OPERAND_READ,
-     .operand_bytes = 8,
-     .outside_vmx = true,
-     .before = vmxon_before,
-     .effect = vmxon_effect},
-    {.reason = 50,
-     .operand = OPERAND_READ,
-     .operand_bytes = 16,
-     .has_reg2 = true,
-     .secondary_bit = 33,
-     .ept_vpid_bit = 20,
-     .before = invept_before,
-     .effect = invept_effect},
-    {.reason = 53,
-     .operand = OPERAND_READ,
-     .operand_bytes = 16,
-     .has_reg2 = true,
-     .secondary_bit = 37,
-     .ept_vpid_bit = 32,
-     .before = invvpid_before,
-     .effect = invvpid_effect},
-    {.reason = 59}, /* VMFUNC: #UD in VMX root operation and outside, at any CPL */
+    [18] = {.reason = 18, .effect = vmcall_effect},
+    [19] = {.reason = 19, .operand = OPERAND_READ, .operand_bytes = 8, .effect = vmclear_effect},
+    [20] = {.reason = 20, .enters = true, .effect = vmlaunch_effect},
+    [21] = {.reason = 21, .operand = OPERAND_READ, .operand_bytes = 8, .effect = vmptrld_effect},
+    [22] = {.reason = 22, .operand = OPERAND_WRITE, .operand_bytes = 8, .effect = vmptrst_effect},
+    [23] =
+        {.reason = 23, .operand = OPERAND_RM_WRITE, .has_reg2 = true, .before = vmread_before, .effect = vmread_effect},
+    [24] = {.reason = 24, .enters = true, .effect = vmresume_effect},
+    [25] = {.reason = 25,
+            .operand = OPERAND_RM_READ,
+            .has_reg2 = true,
+            .before = vmwrite_before,
+            .effect = vmwrite_effect},
+    [26] = {.reason = 26, .effect = vmxoff_effect},
+    [27] = {.reason = 27,
+            .operand = OPERAND_READ,
+            .operand_bytes = 8,
+            .outside_vmx = true,
+            .before = vmxon_before,
+            .effect = vmxon_effect},
+    [50] = {.reason = 50,
+            .operand = OPERAND_READ,
+            .operand_bytes = 16,
+            .has_reg2 = true,
+            .secondary_bit = 33,
+            .ept_vpid_bit = 20,
+            .before = invept_before,
+            .effect = invept_effect},
+    [53] = {.reason = 53,
+            .operand = OPERAND_READ,
+            .operand_bytes = 16,
+            .has_reg2 = true,
+            .secondary_bit = 37,
+            .ept_vpid_bit = 32,
+            .before = invvpid_before,
+            .effect = invvpid_effect},
+    [59] = {.reason = 59}, /* VMFUNC: #UD in VMX root operation and outside, at any CPL */
 };
 
 static const struct instruction_row *find_row(uint32_t basic_reason) {
-    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        if (rows[i].reason == basic_reason) {
-            return &rows[i];
-        }
-    }
-    return NULL;
+    bool known = basic_reason < sizeof(rows) / sizeof(rows[0]) && rows[basic_reason].reason != 0;
+    return known ? &rows[basic_reason] : NULL;
 }
 
 /* -- what vmcs01 says
@@ -432,7 +433,7 @@ enum nvmx_next instruction_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {
 }
 
 enum nvmx_next nvmx_vmcall(struct nvmx_vcpu *vcpu) {
-    return execute(vcpu, &rows[0]);
+    return execute(vcpu, &rows[18]);
 }
 
 /* -- for the rest of the library

@@ -30,12 +30,6 @@ const struct gate gates[GATE_COUNT] = {
     [GATE_PERF_GLOBAL_CTRL] = {NVMX_F_GUEST_PERF_GLOBAL_CTRL, NVMX_F_HOST_PERF_GLOBAL_CTRL, 13, 30, 12, 0x38f},
 };
 
-uint32_t secondary_controls(const struct vmcs12 *v) {
-    bool active = (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_SECONDARY) != 0;
-
-    return active ? (uint32_t)v->value[NVMX_F_SECONDARY_CONTROLS] : 0;
-}
-
 static const struct gate *gate_of(unsigned int slot) {
     for (unsigned int i = 0; i < GATE_COUNT; i++) {
         if (gates[i].guest == slot) {

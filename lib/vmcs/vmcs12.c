@@ -20,14 +20,6 @@ void vmcs12_init(struct vmcs12 *v) {
     }
 }
 
-struct vmcs12 *vmcs12_current(struct nvmx_vcpu *vcpu) {
-    return vcpu->current < 0 ? NULL : &vcpu->vmcs12[vcpu->current];
-}
-
-uint64_t vmcs12_pointer(const struct nvmx_vcpu *vcpu) {
-    return vcpu->current < 0 ? NVMX_NO_ADDRESS : vcpu->vmcs12[vcpu->current].gpa1;
-}
-
 uint32_t vmcs02_of(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
     return NVMX_VMCS02_FIRST + (uint32_t)(v - vcpu->vmcs12);
 }
