@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The only process of the Linux whose KVM is measured: for each word of the command line that names a variant ("shadow",
+ * "noshadow") loads kvm_intel accordingly, runs the benchmark's image under vmm, unloads the module. Then powers off.
+ *
+ * A variant's lines stand between "bench-variant: NAME" and "bench-variant: end". The last line is "exit-status: N".
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static const struct {
+    const char *word, *parameters;
+} variants[] = {
+    {"shadow", "nested=1 ept=1 enable_shadow_vmcs=1"},
+    {"noshadow", "nested=1 ept=1 enable_shadow_vmcs=0"},
+};
+
+static _Noreturn void power_off(int status) {
+    printf("exit-status: %d\n", status);
+    fflush(stdout);
+    sync();
+    reboot(RB_POWER_OFF);
+    for (;;) {
+        pause();
+    }
+}
+
+static _Noreturn void fail(const char *what) {
+    printf("init: FAILED: %s: %s\n", what, strerror(errno));
+    power_off(1);
+}
+
+static void load_module(const char *name, const char *parameters) {
+    char path[64];
+    snprintf(path, sizeof(path), "/modules/%s.ko", name);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0 || syscall(SYS_finit_module, file, parameters, 0) != 0) {
+        fail(path);
+    }
+    close(file);
+}
+
+static void report_parameter(const char *name) {
+    char path[96], text[16] = "";
+    snprintf(path, sizeof(path), "/sys/module/kvm_intel/parameters/%s", name);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0 || read(file, text, sizeof(text) - 1) <= 0) {
+        fail(path);
+    }
+    close(file);
+    printf("bench-host: kvm_intel.%s=%c\n", name, text[0]);
+}
+
+static int run(char *const arguments[]) {
+    int status = 0;
+    pid_t child = fork();
+    if (child < 0) {
+        fail("fork");
+    }
+    if (child == 0) {
+        execv(arguments[0], arguments);
+        fail(arguments[0]);
+    }
+    if (waitpid(child, &status, 0) != child) {
+        fail("waitpid");
+    }
+    if (WIFSIGNALED(status)) {
+        printf("init: FAILED: %s was killed by signal %d\n", arguments[0], WTERMSIG(status));
+        return 1;
+    }
+    return WEXITSTATUS(status);
+}
+
+static int run_variant(const char *word, const char *parameters) {
+    static char program[] = "/vmm", image[] = "/bench.elf";
+    char *const arguments[] = {program, image, NULL};
+    load_module("kvm_intel", parameters);
+    printf("bench-variant: %s\n", word);
+    report_parameter("nested");
+    report_parameter("enable_shadow_vmcs");
+    report_parameter("enable_apicv");
+    int status = run(arguments);
+    printf("bench-variant: end\n");
+    if (syscall(SYS_delete_module, "kvm_intel", 0) != 0) {
+        fail("delete_module");
+    }
+    return status;
+}
+
+int main(int argc, char **argv) {
+    struct utsname name;
+    int status = 0;
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    if (mount("proc", "/proc", "proc", 0, NULL) != 0 || mount("sysfs", "/sys", "sysfs", 0, NULL) != 0 ||
+        mount("devtmpfs", "/dev", "devtmpfs", 0, NULL) != 0) {
+        fail("mount");
+    }
+    if (uname(&name) == 0) {
+        printf("bench-host: %s %s\n", name.sysname, name.release);
+    }
+    load_module("irqbypass", "");
+    load_module("kvm", "");
+    for (size_t i = 0; i < sizeof(variants) / sizeof(variants[0]); i++) {
+        for (int word = 1; word < argc; word++) {
+            if (strcmp(argv[word], variants[i].word) == 0) {
+                status |= run_variant(variants[i].word, variants[i].parameters);
+            }
+        }
+    }
+    power_off(status);
+}
