@@ -177,6 +177,7 @@ static void power_up(struct nvmx_vcpu *vcpu) {
     vcpu->window_requested = 0;
     vcpu->timer_forced = false;
     vcpu->pages_changed = false;
+    vcpu->restored.pending = false;
 }
 
 enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, const struct nvmx_vcpu_config *config,
@@ -223,11 +224,15 @@ void nvmx_vcpu_destroy(struct nvmx_vcpu *vcpu) {
     }
 }
 
-void nvmx_vcpu_reset(struct nvmx_vcpu *vcpu) {
+void vcpu_forget(struct nvmx_vcpu *vcpu) {
     vmcs12_drop_all(vcpu, false);
     power_up(vcpu);
     memset(vcpu->vpid12_of, 0, sizeof(vcpu->vpid12_of));
     vcpu->host_controls_known = false;
+}
+
+void nvmx_vcpu_reset(struct nvmx_vcpu *vcpu) {
+    vcpu_forget(vcpu);
     if (host_select(vcpu, NVMX_VMCS01) != NVMX_OK || shadow_relink(vcpu) != NVMX_OK) {
         stop(vcpu, NVMX_STOP_HOST, NVMX_E_HOST);
     }

@@ -6,6 +6,8 @@
  */
 #include "exits.h"
 
+#include <nvmx/state.h>
+
 #define TYPE(info) (((info) >> 8) & 7)
 #define TYPE_NMI 2u
 #define TYPE_SOFTWARE_FIRST 4u
@@ -309,6 +311,12 @@ enum nvmx_next nvmx_enter(struct nvmx_vcpu *vcpu, struct nvmx_pending *pending) 
 
     if (vcpu->stop != NVMX_STOP_NONE) {
         return NVMX_STOP;
+    }
+    if (vcpu->restored.pending) {
+        enum nvmx_status status = nvmx_state_complete(vcpu);
+        if (status != NVMX_OK) {
+            return stop(vcpu, NVMX_STOP_HOST, status);
+        }
     }
     if (vcpu->mode != NVMX_MODE_L2) {
         return NVMX_ENTER;

@@ -255,6 +255,16 @@ enum nvmx_next sim_exit_info(struct sim *sim, const struct nvmx_l2_exit_info *in
 /* nvmx_enter, with the same checks. */
 enum nvmx_next sim_enter(struct sim *sim, struct nvmx_pending *pending);
 
+/* -- saving and restoring (sim_shake.c) ----------------------------------------------------------------------------------------------- */
+
+/*
+ * Save the nested state, destroy vCPU and (if `whole`) VM, forget what the real vmcs02s held, make both anew in other memory, restore, and save
+ * again: aborts if the bytes are not the same. Then nvmx_enter, as a host does that goes on.
+ */
+void sim_shake(struct sim *sim, bool whole);
+/* Only the first half, into memory to be freed; the length in *bytes. Aborts if the library refuses. */
+uint8_t *sim_save(struct sim *sim, size_t *bytes);
+
 /* -- L1's side ------------------------------------------------------------------------------------------------------------------------ */
 
 /* L1's memory, as L1 sees it. */

@@ -218,7 +218,7 @@ void sim_machine(struct nvmx_caps *caps) {
     };
 }
 
-static enum nvmx_status make_vm(struct sim *sim) {
+enum nvmx_status sim_make_vm(struct sim *sim) {
     const struct sim_options *options = &sim->options;
     struct nvmx_vm_config config = {
         .size = sizeof(config),
@@ -238,7 +238,7 @@ static enum nvmx_status make_vm(struct sim *sim) {
     return nvmx_vm_init(sim->vm_memory, nvmx_vm_size(), &sim->host, &config, &sim->vm);
 }
 
-static enum nvmx_status make_vcpu(struct sim *sim) {
+enum nvmx_status sim_make_vcpu(struct sim *sim) {
     const struct sim_options *options = &sim->options;
     struct nvmx_vcpu_config config = {
         .size = sizeof(config),
@@ -311,14 +311,14 @@ struct sim *sim_new(const struct sim_options *options) {
     memset(sim->count, 0, sizeof(sim->count));
     sim->calls = 0;
     sim->fail = sim->options.fail;
-    sim->status = make_vm(sim);
+    sim->status = sim_make_vm(sim);
     if (sim->status != NVMX_OK) {
         sim->vm = NULL;
         return sim;
     }
     if (sim->options.shadow)
         nvmx_shadow_bitmaps(sim->vm, sim->vmread_bitmap, sim->vmwrite_bitmap);
-    sim->status = make_vcpu(sim);
+    sim->status = sim_make_vcpu(sim);
     if (sim->status != NVMX_OK) {
         sim->vcpu = NULL;
         return sim;

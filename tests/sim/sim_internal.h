@@ -22,6 +22,12 @@ void sim_vmcs_callbacks(struct sim *sim);
 void sim_vmcs01(struct sim *sim);
 void sim_host_state(struct sim *sim, uint32_t which);
 
+/* sim_vmcs.c: a real VMCS as it is before anybody wrote to it. */
+void sim_poison(struct sim *sim, uint32_t which);
+/* sim_host.c: in new memory. */
+enum nvmx_status sim_make_vm(struct sim *sim);
+enum nvmx_status sim_make_vcpu(struct sim *sim);
+
 struct sim *sim_of_vm(void *ctx);
 struct sim *sim_of_vcpu(void *ctx);
 /* Count a callback that can fail; true: it is to fail now. */

@@ -98,6 +98,13 @@ static enum nvmx_status vmcs_select(void *ctx, uint32_t which) {
     return NVMX_OK;
 }
 
+void sim_poison(struct sim *sim, uint32_t which) {
+    struct sim_vmcs *vmcs = &sim->vmcs[which];
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++)
+        vmcs->value[slot] = POISON & width_mask(slot);
+    memset(&vmcs->written, 0, sizeof(vmcs->written));
+}
+
 static enum nvmx_status vmcs_reset(void *ctx, uint32_t which) {
     struct sim *sim = sim_of_vcpu(ctx);
     must_be_a_vmcs(sim, which, "vmcs_reset");
@@ -105,12 +112,9 @@ static enum nvmx_status vmcs_reset(void *ctx, uint32_t which) {
         sim_broken("vmcs_reset of VMCS %u, which is the host's", which);
     if (sim_fails(sim, SIM_VMCS_RESET))
         return NVMX_E_HOST;
-    struct sim_vmcs *vmcs = &sim->vmcs[which];
-    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++)
-        vmcs->value[slot] = POISON & width_mask(slot);
-    memset(&vmcs->written, 0, sizeof(vmcs->written));
-    vmcs->resets++;
-    vmcs->entries = 0;
+    sim_poison(sim, which);
+    sim->vmcs[which].resets++;
+    sim->vmcs[which].entries = 0;
     sim_host_state(sim, which);
     return NVMX_OK;
 }

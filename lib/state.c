@@ -1,0 +1,412 @@
+/* SPDX-License-Identifier: MIT */
+/* Saving the nested state of a vCPU, and restoring it (nvmx/state.h). */
+#include "state.h"
+
+#include <string.h>
+
+#include "vcpu.h"
+
+#define RECORD_BYTES(items) (STATE_RECORD_HEAD + 16 + (size_t)(items) * STATE_ITEM_BYTES)
+#define PROFILE_ITEMS (NVMX_CAP_MSRS + 7)
+
+size_t nvmx_state_size(const struct nvmx_vcpu *vcpu) {
+    return STATE_HEADER_BYTES + RECORD_BYTES(PROFILE_ITEMS) + RECORD_BYTES(NVMX_STATE_VCPU_CURRENT) +
+           (vcpu->vmcs02_slots + 1u) * RECORD_BYTES(NVMX_FIELD_COUNT) + STATE_TRAILER_BYTES;
+}
+
+/* -- saving ----------------------------------------------------------------------------------------------------------------------------- */
+
+static void save_vcpu(struct state_writer *w, const struct nvmx_vcpu *vcpu) {
+    uint64_t current = vmcs12_pointer(vcpu);
+
+    state_open(w, NVMX_STATE_TAG_VCPU);
+    state_item_unless_0(w, NVMX_STATE_VCPU_MODE, vcpu->mode);
+    state_item_unless_0(w, NVMX_STATE_VCPU_STOP, vcpu->stop);
+    state_item_unless_0(w, NVMX_STATE_VCPU_FEATURE_CONTROL, vcpu->feature_control);
+    if (vcpu->vmxon_pointer != NVMX_NO_ADDRESS) {
+        state_item(w, NVMX_STATE_VCPU_VMXON_POINTER, vcpu->vmxon_pointer);
+    }
+    if (current != NVMX_NO_ADDRESS) {
+        state_item(w, NVMX_STATE_VCPU_CURRENT, current);
+    }
+    state_close(w);
+}
+
+static void save_vmcs(struct state_writer *w, const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    state_open(w, NVMX_STATE_TAG_VMCS);
+    state_word(w, v->gpa1);
+    state_word(w, v->launched ? NVMX_STATE_VMCS_LAUNCHED : 0);
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        if (nvmx_set_has(&vcpu->vm->exists, slot)) {
+            state_item_unless_0(w, field_encoding[slot], v->value[slot]);
+        }
+    }
+    state_close(w);
+}
+
+/* The cached vmcs12 that was used first after time `after`, or NULL. */
+static struct vmcs12 *used_after(struct nvmx_vcpu *vcpu, uint64_t after) {
+    struct vmcs12 *first = NULL;
+
+    for (unsigned int i = 0; i < vcpu->vmcs02_slots; i++) {
+        struct vmcs12 *v = &vcpu->vmcs12[i];
+
+        if (v->gpa1 != NVMX_NO_ADDRESS && v->last_use > after && (first == NULL || v->last_use < first->last_use)) {
+            first = v;
+        }
+    }
+    return first;
+}
+
+/* The timer's value waits elsewhere while nvmx_enter makes L2 exit at once. */
+static void fetch_timer(const struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    if (vcpu->timer_forced && v == &vcpu->vmcs12[vcpu->current] && nvmx_set_has(&v->stale, NVMX_F_PREEMPTION_TIMER_VALUE)) {
+        v->value[NVMX_F_PREEMPTION_TIMER_VALUE] = vcpu->saved_timer;
+        nvmx_set_remove(&v->stale, NVMX_F_PREEMPTION_TIMER_VALUE);
+    }
+}
+
+/* From the least to the most recently used, so that they will be evicted in the same order. */
+static enum nvmx_status save_all_vmcs(struct state_writer *w, struct nvmx_vcpu *vcpu) {
+    for (struct vmcs12 *v = used_after(vcpu, 0); v != NULL; v = used_after(vcpu, v->last_use)) {
+        fetch_timer(vcpu, v);
+        enum nvmx_status status = sync_all(vcpu, v);
+        if (status != NVMX_OK) {
+            return status;
+        }
+        save_vmcs(w, vcpu, v);
+    }
+    return NVMX_OK;
+}
+
+/* L2's state as it is saved, by slot. */
+struct l2_state {
+    struct nvmx_field_set has;
+    uint64_t value[NVMX_FIELD_COUNT];
+    bool ia32e;
+};
+
+static uint32_t list_slots(const struct nvmx_field_set *set, const struct nvmx_field_set *machine, uint8_t *slots,
+                           uint32_t count) {
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        if (nvmx_set_has(set, slot) && nvmx_set_has(machine, slot)) {
+            slots[count++] = (uint8_t)slot;
+        }
+    }
+    return count;
+}
+
+static enum nvmx_status read_l2_values(struct nvmx_vcpu *vcpu, const struct state_l2_fields *fields, uint64_t *value) {
+    const struct nvmx_field_set *machine = &vcpu->vm->machine_fields;
+    uint8_t slots[NVMX_FIELD_COUNT + 3];
+    uint64_t read[NVMX_FIELD_COUNT + 3];
+    uint32_t count = list_slots(&fields->always, machine, slots, 0);
+
+    count = list_slots(&fields->pdptes, machine, slots, count);
+    count = list_slots(&fields->timer, machine, slots, count);
+    count = list_slots(&fields->gates, machine, slots, count);
+    slots[count++] = NVMX_F_VM_ENTRY_CONTROLS;
+    slots[count++] = NVMX_F_CR0_GUEST_HOST_MASK;
+    slots[count++] = NVMX_F_CR4_GUEST_HOST_MASK;
+    enum nvmx_status status = host_read_many(vcpu, count, slots, read);
+    for (uint32_t i = 0; i < count; i++) {
+        value[slots[i]] = status == NVMX_OK ? read[i] & nvmx_field_mask(slots[i]) : 0;
+    }
+    return status;
+}
+
+/* What L2 itself reads of a control register (SDM 27.6.6): so the host's masks, which may differ on the other side, don't matter. */
+static uint64_t as_l2_reads(const uint64_t *value, unsigned int cr, unsigned int mask, unsigned int shadow) {
+    return (value[cr] & ~value[mask]) | (value[shadow] & value[mask]);
+}
+
+static void choose_l2_fields(const struct vmcs12 *v, const struct state_l2_fields *fields, struct l2_state *l2) {
+    uint64_t entry = l2->value[NVMX_F_VM_ENTRY_CONTROLS];
+
+    l2->has = fields->always;
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        if (state_uses_pae(l2->value[NVMX_F_GUEST_CR0], l2->value[NVMX_F_GUEST_CR4], l2->ia32e)) {
+            l2->has.word[w] |= fields->pdptes.word[w];
+        }
+        if ((v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_PREEMPTION_TIMER) != 0) {
+            l2->has.word[w] |= fields->timer.word[w];
+        }
+    }
+    for (unsigned int i = 0; i < GATE_COUNT; i++) {
+        if ((entry >> gates[i].entry_load) & 1) {
+            nvmx_set_add(&l2->has, gates[i].guest);
+        }
+    }
+}
+
+/*
+ * Requests for windows and the timer that makes L2 exit at once are not L2's: the host still has the event, and nvmx_enter asks again.
+ * Without an event the rest of the fields means nothing (SDM 27.8.3), and hosts leave different things there.
+ */
+static void without_requests(const struct nvmx_vcpu *vcpu, struct l2_state *l2) {
+    uint64_t *value = l2->value;
+    uint64_t event = value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
+    uint32_t type = (uint32_t)(event >> 8) & 7;
+
+    if (vcpu->timer_forced) {
+        value[NVMX_F_PREEMPTION_TIMER_VALUE] = vcpu->saved_timer & nvmx_field_mask(NVMX_F_PREEMPTION_TIMER_VALUE);
+    }
+    if ((event & EVENT_VALID) == 0) {
+        value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] = 0;
+    }
+    if ((event & EVENT_VALID) == 0 || (event & EVENT_ERROR_CODE) == 0) {
+        value[NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE] = 0;
+    }
+    if ((event & EVENT_VALID) == 0 || type < 4 || type > 6) {
+        value[NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH] = 0;
+    }
+}
+
+static enum nvmx_status read_l2(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct l2_state *l2) {
+    struct state_l2_fields fields;
+    uint32_t before = vcpu->selected;
+
+    memset(l2, 0, sizeof(*l2));
+    state_l2_fields(&vcpu->vm->exists, &fields);
+    enum nvmx_status status = host_select(vcpu, vmcs02_of(vcpu, v));
+    if (status == NVMX_OK) {
+        status = read_l2_values(vcpu, &fields, l2->value);
+    }
+    enum nvmx_status back = host_select(vcpu, before);
+    if (status != NVMX_OK || back != NVMX_OK) {
+        return status != NVMX_OK ? status : back;
+    }
+    l2->ia32e = (l2->value[NVMX_F_VM_ENTRY_CONTROLS] & ENTRY_IA32E) != 0;
+    l2->value[NVMX_F_CR0_READ_SHADOW] =
+        as_l2_reads(l2->value, NVMX_F_GUEST_CR0, NVMX_F_CR0_GUEST_HOST_MASK, NVMX_F_CR0_READ_SHADOW);
+    l2->value[NVMX_F_CR4_READ_SHADOW] =
+        as_l2_reads(l2->value, NVMX_F_GUEST_CR4, NVMX_F_CR4_GUEST_HOST_MASK, NVMX_F_CR4_READ_SHADOW);
+    choose_l2_fields(v, &fields, l2);
+    without_requests(vcpu, l2);
+    return NVMX_OK;
+}
+
+/* vmcs02 is not written yet after a restore: what will be written is kept. */
+static void kept_l2(const struct nvmx_vcpu *vcpu, struct l2_state *l2) {
+    l2->has = vcpu->restored.has;
+    l2->ia32e = vcpu->restored.ia32e;
+    memcpy(l2->value, vcpu->restored.value, sizeof(l2->value));
+}
+
+static enum nvmx_status save_l2(struct state_writer *w, struct nvmx_vcpu *vcpu) {
+    struct l2_state l2;
+    enum nvmx_status status = NVMX_OK;
+
+    if (vcpu->restored.pending) {
+        kept_l2(vcpu, &l2);
+    } else {
+        status = read_l2(vcpu, vmcs12_current(vcpu), &l2);
+    }
+    if (status != NVMX_OK) {
+        return status;
+    }
+    state_open(w, NVMX_STATE_TAG_L2);
+    state_word(w, (vcpu->entry_pending ? NVMX_STATE_L2_ENTRY_PENDING : 0u) |
+                      (vcpu->launching ? NVMX_STATE_L2_LAUNCHING : 0u) | (l2.ia32e ? NVMX_STATE_L2_IA32E : 0u));
+    state_word(w, 0);
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        if (nvmx_set_has(&l2.has, slot)) {
+            state_item(w, field_encoding[slot], l2.value[slot]);
+        }
+    }
+    state_close(w);
+    return NVMX_OK;
+}
+
+/* What L1 wrote to the shadow VMCS. While L2 runs it has been taken already. */
+static enum nvmx_status pull(struct nvmx_vcpu *vcpu) {
+    uint32_t before = vcpu->selected;
+
+    if (vcpu->mode != NVMX_MODE_ROOT || vcpu->restored.pending) {
+        return NVMX_OK;
+    }
+    enum nvmx_status status = shadow_pull(vcpu);
+    enum nvmx_status back = host_select(vcpu, before);
+    return status != NVMX_OK ? status : back;
+}
+
+enum nvmx_status nvmx_state_save(struct nvmx_vcpu *vcpu, void *blob, size_t bytes, size_t *used) {
+    struct state_writer w;
+
+    if (vcpu->stop == NVMX_STOP_HOST) {
+        return NVMX_E_HOST;
+    }
+    enum nvmx_status status = pull(vcpu);
+    state_begin(&w, blob, bytes);
+    if (vcpu->vm->expose) {
+        state_open(&w, NVMX_STATE_TAG_PROFILE);
+        state_put_profile(&w, &vcpu->vm->caps);
+        state_close(&w);
+    }
+    save_vcpu(&w, vcpu);
+    if (status == NVMX_OK) {
+        status = save_all_vmcs(&w, vcpu);
+    }
+    if (status == NVMX_OK && vcpu->mode == NVMX_MODE_L2) {
+        status = save_l2(&w, vcpu);
+    }
+    return status == NVMX_OK ? state_end(&w, used) : status;
+}
+
+/* -- restoring -------------------------------------------------------------------------------------------------------------------------- */
+
+static void restore_vmcs(struct nvmx_vcpu *vcpu, const struct nvmx_state_record *record, struct vmcs12 *v) {
+    vmcs12_init(v);
+    v->gpa1 = record->head[0];
+    v->launched = (record->head[1] & NVMX_STATE_VMCS_LAUNCHED) != 0;
+    state_values(record, v->value);
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        nvmx_set_add(&v->dirty, slot);
+    }
+    v->last_use = ++vcpu->use_clock;
+}
+
+static void restore_l2(struct nvmx_vcpu *vcpu, const struct nvmx_state_record *record) {
+    vcpu->entry_pending = (record->head[0] & NVMX_STATE_L2_ENTRY_PENDING) != 0;
+    vcpu->launching = (record->head[0] & NVMX_STATE_L2_LAUNCHING) != 0;
+    vcpu->restored.ia32e = (record->head[0] & NVMX_STATE_L2_IA32E) != 0;
+    state_values(record, vcpu->restored.value);
+    memset(&vcpu->restored.has, 0, sizeof(vcpu->restored.has));
+    for (uint32_t i = 0; i < record->items; i++) {
+        int slot = nvmx_field_find(state_item_at(record, i).id, NULL);
+
+        if (slot >= 0 && slot < NVMX_FIELD_COUNT) {
+            nvmx_set_add(&vcpu->restored.has, (unsigned int)slot);
+        }
+    }
+}
+
+enum nvmx_state_reason nvmx_state_restore(struct nvmx_vcpu *vcpu, const void *blob, size_t bytes,
+                                          struct nvmx_state_error *error) {
+    struct state_view view;
+    enum nvmx_state_reason reason = state_view(blob, bytes, vcpu, &view, error);
+
+    if (reason != NVMX_STATE_OK) {
+        return reason;
+    }
+    vcpu_forget(vcpu);
+    vcpu->mode = (enum nvmx_mode)view.vcpu[NVMX_STATE_VCPU_MODE];
+    vcpu->stop = (enum nvmx_stop)view.vcpu[NVMX_STATE_VCPU_STOP];
+    vcpu->feature_control = view.vcpu[NVMX_STATE_VCPU_FEATURE_CONTROL];
+    vcpu->vmxon_pointer = view.vcpu[NVMX_STATE_VCPU_VMXON_POINTER];
+    for (uint32_t i = 0; i < view.vmcs_count; i++) {
+        restore_vmcs(vcpu, &view.vmcs[i], &vcpu->vmcs12[i]);
+    }
+    vcpu->current = view.current < view.vmcs_count ? (int)view.current : -1;
+    if (view.has_l2) {
+        restore_l2(vcpu, &view.l2);
+    }
+    vcpu->restored.pending = true;
+    return NVMX_STATE_OK;
+}
+
+/* -- the second step ------------------------------------------------------------------------------------------------------------------------ */
+
+/* A value that hardware does not switch here goes into the MSR itself, and one that is not in the blob is there already. */
+static enum nvmx_status complete_gate(struct nvmx_vcpu *vcpu, const struct gate *gate, bool switched) {
+    struct restored *r = &vcpu->restored;
+    bool has = nvmx_set_has(&r->has, gate->guest);
+
+    enum nvmx_status status = NVMX_OK;
+
+    if (has && !switched) {
+        status = gate->msr != 0 ? host_msr_write(vcpu, gate->msr, r->value[gate->guest]) : NVMX_OK;
+        if (status == NVMX_OK) {
+            nvmx_set_remove(&r->has, gate->guest);
+        }
+    } else if (!has && switched && gate->msr != 0) {
+        status = host_msr_read(vcpu, gate->msr, &r->value[gate->guest]);
+        if (status == NVMX_OK) {
+            nvmx_set_add(&r->has, gate->guest);
+        }
+    }
+    return status;
+}
+
+/* L2's state over what the merge took from vmcs12. */
+static enum nvmx_status write_l2(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    struct restored *r = &vcpu->restored;
+    uint64_t cr0_mask = v->value[NVMX_F_CR0_GUEST_HOST_MASK], cr4_mask = v->value[NVMX_F_CR4_GUEST_HOST_MASK];
+    struct batch batch;
+    enum nvmx_status status = NVMX_OK;
+
+    r->value[NVMX_F_VM_ENTRY_CONTROLS] =
+        (v->image[NVMX_F_VM_ENTRY_CONTROLS] & ~(uint64_t)ENTRY_IA32E) | (r->ia32e ? ENTRY_IA32E : 0);
+    nvmx_set_add(&r->has, NVMX_F_VM_ENTRY_CONTROLS);
+    /* Bits that L1 masks read as L1 says, whatever the blob says. */
+    r->value[NVMX_F_CR0_READ_SHADOW] =
+        (v->value[NVMX_F_CR0_READ_SHADOW] & cr0_mask) | (r->value[NVMX_F_CR0_READ_SHADOW] & ~cr0_mask);
+    r->value[NVMX_F_CR4_READ_SHADOW] =
+        (v->value[NVMX_F_CR4_READ_SHADOW] & cr4_mask) | (r->value[NVMX_F_CR4_READ_SHADOW] & ~cr4_mask);
+    batch_init(&batch);
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT && status == NVMX_OK; slot++) {
+        if (nvmx_set_has(&r->has, slot) && nvmx_set_has(&vcpu->vm->machine_fields, slot)) {
+            v->image[slot] = r->value[slot];
+            status = batch_put(vcpu, &batch, slot, r->value[slot]);
+        }
+    }
+    nvmx_set_remove(&r->has, NVMX_F_VM_ENTRY_CONTROLS);
+    return status == NVMX_OK ? batch_flush(vcpu, &batch) : status;
+}
+
+/* A failure leaves it to be done again from the start: all of vmcs12 counts as written by L1, nothing of vmcs02 as known. */
+static void begin_again(struct vmcs12 *v) {
+    memset(&v->known, 0, sizeof(v->known));
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        nvmx_set_add(&v->dirty, slot);
+    }
+    v->controls_merged = false;
+}
+
+static enum nvmx_status complete_l2(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    enum nvmx_status status;
+
+    begin_again(v);
+    status = merge_vmcs02(vcpu, v, NULL);
+    for (unsigned int i = 0; i < GATE_COUNT && status == NVMX_OK; i++) {
+        bool switched = (v->image[NVMX_F_VM_ENTRY_CONTROLS] >> gates[i].entry_load) & 1;
+
+        status = complete_gate(vcpu, &gates[i], switched);
+    }
+    if (status == NVMX_OK) {
+        status = write_l2(vcpu, v);
+    }
+    if (status != NVMX_OK) {
+        begin_again(v);
+    }
+    return status;
+}
+
+static enum nvmx_status complete(struct nvmx_vcpu *vcpu) {
+    enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
+
+    vcpu->host_controls_known = false;
+    vcpu->shadow_known = false;
+    if (status == NVMX_OK && vcpu->vm->expose) {
+        status = host_controls(vcpu);
+    }
+    if (status == NVMX_OK && vcpu->mode == NVMX_MODE_ROOT) {
+        status = shadow_push(vcpu);
+    }
+    if (status == NVMX_OK) {
+        status = shadow_relink(vcpu);
+    }
+    if (status == NVMX_OK && vcpu->mode == NVMX_MODE_L2) {
+        return complete_l2(vcpu, vmcs12_current(vcpu));
+    }
+    return status == NVMX_OK ? host_select(vcpu, NVMX_VMCS01) : status;
+}
+
+enum nvmx_status nvmx_state_complete(struct nvmx_vcpu *vcpu) {
+    if (!vcpu->restored.pending) {
+        return NVMX_OK;
+    }
+    enum nvmx_status status = complete(vcpu);
+    vcpu->restored.pending = status != NVMX_OK;
+    return status;
+}
