@@ -421,6 +421,11 @@ static enum nvmx_next execute(struct nvmx_vcpu *vcpu, const struct instruction_r
 
 /* VMCALL is the host's first: most are hypercalls. See nvmx_vmcall. */
 enum nvmx_next instruction_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {
+    enum nvmx_next next;
+    if (basic_reason >= NVMX_REASON_VMREAD && basic_reason <= NVMX_REASON_VMWRITE &&
+        instruction_fast(vcpu, basic_reason, &next) == FAST_DONE) {
+        return next;
+    }
     const struct instruction_row *row = find_row(basic_reason);
     if (row == NULL || row->effect == vmcall_effect) {
         return NVMX_HOST;

@@ -110,4 +110,23 @@ struct verdict invept_effect(struct instruction *in);
 struct verdict invvpid_before(struct instruction *in);
 struct verdict invvpid_effect(struct instruction *in);
 
+/* `index` if it is below `limit`, else 0, also while the processor speculates past the check that it is. */
+static inline unsigned int instruction_clamp(unsigned int index, unsigned int limit) {
+    uint64_t mask = (uint64_t)0 - (((uint64_t)index - limit) >> 63);
+    __asm__("" : "+r"(mask));
+    return index & (unsigned int)mask;
+}
+
+#define NVMX_REASON_VMREAD   23u
+#define NVMX_REASON_VMRESUME 24u
+#define NVMX_REASON_VMWRITE  25u
+
+enum fast_outcome {
+    FAST_NOT_USUAL = 0, /* nothing was done: instruction.c decides */
+    FAST_DONE,          /* *next is what nvmx_exit returns */
+};
+
+/* VMREAD, VMWRITE or VMRESUME the short way (instruction_fast.c). */
+enum fast_outcome instruction_fast(struct nvmx_vcpu *vcpu, uint32_t basic_reason, enum nvmx_next *next);
+
 #endif

@@ -43,13 +43,6 @@ struct verdict vmptrst_effect(struct instruction *in) {
 /* -- fields
  * ------------------------------------------------------------------------------------------------------------------ */
 
-/* `index` if it is below `limit`, else 0, also while the processor speculates past the check that it is. */
-static unsigned int clamp_index(unsigned int index, unsigned int limit) {
-    uint64_t mask = (uint64_t)0 - (((uint64_t)index - limit) >> 63);
-    __asm__("" : "+r"(mask));
-    return index & (unsigned int)mask;
-}
-
 /* The field that the register operand names, into in->slot and in->high. False: L1 has no such field. */
 static bool find_field(struct instruction *in) {
     if (in->reg2 > UINT32_MAX) {
@@ -59,7 +52,7 @@ static bool find_field(struct instruction *in) {
     if (slot < 0 || slot >= NVMX_FIELD_COUNT) {
         return false;
     }
-    in->slot = (int)clamp_index((unsigned int)slot, NVMX_FIELD_COUNT);
+    in->slot = (int)instruction_clamp((unsigned int)slot, NVMX_FIELD_COUNT);
     return nvmx_set_has(&in->vcpu->vm->exists, (unsigned int)in->slot);
 }
 
