@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT */
+/* Events: injected by L1 into L2, in flight when L2 exits, and those that the host has for L1 while L2 runs (nvmx_enter). */
+#include "machine.h"
+
+#define EXTERNAL_INTERRUPT 1u << 0
+#define ERROR_CODE_BIT 0x800u
+
+/* -- injection by L1 --------------------------------------------------------------------------------------------------- */
+
+static const struct {
+    uint32_t info, error_code, length;
+} injections[] = {
+    {0x80000030, 0, 0},          /* external interrupt */
+    {0x80000202, 0, 0},          /* NMI */
+    {0x80000306, 0, 0},          /* #UD */
+    {0x80000b0d, 0x1234, 0},     /* #GP with its error code */
+    {0x80000b0e, 0x6, 0},        /* #PF */
+    {0x80000480, 0, 2},          /* INT 80H */
+    {0x80000501, 0, 1},          /* INT1 */
+    {0x80000603, 0, 1},          /* INT3 */
+    {0x80000700, 0, 0},          /* pending MTF */
+};
+
+Test(events, each_type_is_injected_once) {
+    for (size_t i = 0; i < COUNT(injections); i++) {
+        struct sim *sim = l1_ready(NULL);
+        l1_writes(sim, NVMX_VMCS_GUEST_RFLAGS, 0x202);
+        l1_writes(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, injections[i].info);
+        l1_writes(sim, NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE, injections[i].error_code);
+        l1_writes(sim, NVMX_VMCS_VM_ENTRY_INSTRUCTION_LENGTH, injections[i].length);
+        launch(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), injections[i].info, "row %zu", i);
+        if (injections[i].info & ERROR_CODE_BIT)
+            cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE), injections[i].error_code, "row %zu", i);
+        if (injections[i].length)
+            cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH), injections[i].length, "row %zu", i);
+        l2_leaves(sim);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO), injections[i].info & 0x7fffffff, "row %zu", i);
+        resume(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO) >> 31, 0, "row %zu: not again", i);
+        l2_leaves(sim);
+        l1_writes(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, injections[i].info);
+        resume(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), injections[i].info, "row %zu: the same again", i);
+        sim_free(sim);
+    }
+}
+
+/* -- events in flight ---------------------------------------------------------------------------------------------------------- */
+
+static const struct {
+    uint32_t info, error_code, length;
+} in_flight[] = {
+    {0x80000030, 0, 0}, {0x80000202, 0, 0}, {0x80000b0d, 0x1234, 0}, {0x80000306, 0, 0},
+    {0x80000480, 0, 2}, {0x80000501, 0, 1}, {0x80000603, 0, 1},
+};
+
+static struct nvmx_l2_exit_info violation_during(size_t i) {
+    return (struct nvmx_l2_exit_info){
+        .reason = NVMX_EXIT_EPT_VIOLATION,
+        .qualification = 0x181,
+        .guest_physical_address = 0x5000,
+        .guest_linear_address = 0x5000,
+        .idt_vectoring_info = in_flight[i].info,
+        .idt_vectoring_error_code = in_flight[i].error_code,
+        .instruction_length = in_flight[i].length,
+    };
+}
+
+static void expect_requeued(const struct sim *sim, size_t i) {
+    cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), in_flight[i].info, "event %zu", i);
+    if (in_flight[i].info & ERROR_CODE_BIT)
+        cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE), in_flight[i].error_code, "event %zu", i);
+    if (in_flight[i].length)
+        cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH), in_flight[i].length, "event %zu", i);
+}
+
+/* The exit is dealt with by the library or left to the host: the event is injected again. */
+Test(events, in_flight_is_queued_again) {
+    for (size_t i = 0; i < COUNT(in_flight); i++) {
+        for (unsigned int to_host = 0; to_host < 2; to_host++) {
+            struct sim *sim = l2_running(NULL);
+            if (to_host) {
+                sim_ept01(sim, sim_gpa1_of(0x5000), 0x1000, 0, 12, 0, 0);
+                nvmx_memory_changed(sim->vcpu, sim_gpa1_of(0x5000), 0x1000);
+            }
+            struct nvmx_l2_exit_info info = violation_during(i);
+            sim_set(sim, sim->selected, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, 8);
+            cr_assert_eq(sim_exit_info(sim, &info), to_host ? NVMX_HOST : NVMX_ENTER);
+            expect_requeued(sim, i);
+            bool is_nmi = in_flight[i].info == 0x80000202;
+            cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), is_nmi ? 0 : 8, "an NMI blocks NMIs when it is delivered");
+            sim_free(sim);
+        }
+    }
+}
+
+/* The exit is L1's: so is the event. */
+Test(events, in_flight_goes_to_l1) {
+    for (size_t i = 0; i < COUNT(in_flight); i++) {
+        struct sim *sim = l2_running(NULL);
+        struct nvmx_l2_exit_info info = violation_during(i);
+        sim_write64(sim, SIM_L1_EPT12 + 0x3000 + 5 * 8, 0);
+        cr_assert_eq(sim_exit_info(sim, &info), NVMX_ENTER);
+        cr_expect_eq(nvmx_mode(sim->vcpu), NVMX_MODE_ROOT);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_IDT_VECTORING_INFO), in_flight[i].info);
+        if (in_flight[i].info & ERROR_CODE_BIT)
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_IDT_VECTORING_ERROR_CODE), in_flight[i].error_code);
+        if (in_flight[i].length)
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH), in_flight[i].length);
+        resume(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO) >> 31, 0, "L1 decides");
+        sim_free(sim);
+    }
+}
+
+/* A host that finds the exit to be L1's after all gives it to L1: what was queued again must not be injected behind L1's back. */
+Test(events, queued_again_and_then_reflected_by_the_host) {
+    struct sim *sim = l2_running(NULL);
+    struct nvmx_l2_exit_info info = violation_during(0);
+    sim_ept01(sim, sim_gpa1_of(0x5000), 0x1000, 0, 12, 0, 0);
+    nvmx_memory_changed(sim->vcpu, sim_gpa1_of(0x5000), 0x1000);
+    cr_assert_eq(sim_exit_info(sim, &info), NVMX_HOST);
+    cr_assert_eq(nvmx_l2_exit(sim->vcpu, &info), NVMX_ENTER);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_IDT_VECTORING_INFO), 0x80000030);
+    resume(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO) >> 31, 0);
+    sim_free(sim);
+}
+
+/* SDM 30.2.3: IRET unblocked NMIs and then faulted: blocking is back if L2 executes it again. Not after #DF, not with an event in flight. */
+Test(events, unblocking_by_iret) {
+    static const struct {
+        uint64_t qualification;
+        uint32_t idt_vectoring;
+        bool blocked;
+    } rows[] = {{0x1181, 0, true}, {0x181, 0, false}, {0x1181, 0x80000030, false}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct sim *sim = l2_running(NULL);
+        struct nvmx_l2_exit_info info = violation_during(0);
+        info.qualification = rows[i].qualification;
+        info.idt_vectoring_info = rows[i].idt_vectoring;
+        cr_assert_eq(sim_exit_info(sim, &info), NVMX_ENTER);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), rows[i].blocked ? 8 : 0, "row %zu", i);
+        sim_free(sim);
+    }
+    static const struct {
+        uint32_t vector;
+        bool blocked;
+    } exceptions[] = {{13, true}, {8, false}};
+    for (size_t i = 0; i < COUNT(exceptions); i++) {
+        struct sim *sim = l1_ready(NULL);
+        host_sets(sim, NVMX_F_EXCEPTION_BITMAP, 1u << exceptions[i].vector);
+        launch(sim);
+        struct nvmx_l2_exit_info info = {.reason = NVMX_EXIT_EXCEPTION_OR_NMI,
+                                         .interruption_info = 0x80001b00 | exceptions[i].vector};
+        cr_assert_eq(sim_exit_info(sim, &info), NVMX_HOST);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), exceptions[i].blocked ? 8 : 0, "vector %u", exceptions[i].vector);
+        sim_free(sim);
+    }
+}
