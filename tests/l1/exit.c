@@ -63,6 +63,7 @@ static const struct {
     [REASON_INVPCID] = {"INVPCID", LENGTH | MEMORY_FORM | REGISTER2},
     [REASON_VMFUNC] = {"VMFUNC", LENGTH},
     [REASON_RDSEED] = {"RDSEED", LENGTH | RANDOM_FORM},
+    [REASON_PML_FULL] = {"page-modification log full", 0},
 };
 
 enum { IO_IN = 1u << 3, IO_STRING = 1u << 4 };
@@ -136,6 +137,9 @@ void exit_reduce(struct exit_info *e) {
     reduce_event(&e->vectoring, &e->vectoring_error, 0x80000fff);
     if (basic == REASON_EPT_VIOLATION) {
         e->qualification &= 0x11bf;             /* 11:9 are an extra, 6 needs MBEC, 15:13 newer features */
+    }
+    if (basic == REASON_PML_FULL) {
+        e->qualification &= 0x11000;
     }
     if (basic != REASON_EPT_VIOLATION || (e->qualification & 0x80) == 0) {
         bool string_io = basic == REASON_IO && (e->qualification & IO_STRING) != 0;
