@@ -177,7 +177,8 @@ static enum route let_through(enum nvmx_status status) {
 static enum route route_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool write, bool hardware) {
     uint32_t bit = bitmap_msr_bit((uint32_t)vcpu->regs->gpr[NVMX_RCX], write);
     /* vmcs02 uses a bitmap, with words that the host lets through: else no merged word helps. */
-    bool in_use = (v->bitmap_bits & PROC_MSR_BITMAPS) != 0 && vcpu->host_msr_bitmap != NULL;
+    bool in_use = (v->bitmap_bits & PROC_MSR_BITMAPS) != 0 && vcpu->host_msr_bitmap != NULL &&
+                  (vcpu->host_control[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0;
 
     if ((v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) == 0 || bit == BITMAP_NONE ||
         l1_bitmap_bit(vcpu, v->value[NVMX_F_MSR_BITMAP_ADDRESS], bit)) {

@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: MIT */
+/* L2's virtual APIC: pages that vmcs02 uses in place, x2APIC MSRs, posted interrupts (SDM 32). */
+#include "machine.h"
+
+#include <string.h>
+
+#define DESCRIPTOR 0x33040u
+
+static struct sim *with_apic(const struct sim_options *options, uint32_t secondary) {
+    struct sim *sim = l1_ready(options);
+    l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_TPR_SHADOW);
+    l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, secondary);
+    l1_writes(sim, NVMX_VMCS_VIRTUAL_APIC_ADDRESS, SIM_L1_VIRTUAL_APIC);
+    l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, SIM_L1_APIC_ACCESS);
+    l1_writes(sim, NVMX_VMCS_TPR_THRESHOLD, 0);
+    if ((secondary & PROC2_VIRTUAL_INTERRUPTS) != 0)
+        l1_sets(sim, NVMX_VMCS_PIN_BASED_CONTROLS, PIN_EXTERNAL_INTERRUPT);
+    return sim;
+}
+
+/* -- fields ------------------------------------------------------------------------------------------------------------------------ */
+
+Test(controls_apic, pages_are_l1s_own) {
+    struct sim *sim = with_apic(NULL, PROC2_APIC_ACCESSES);
+    l1_writes(sim, NVMX_VMCS_TPR_THRESHOLD, 0);
+    launch(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_VIRTUAL_APIC_ADDRESS), SIM_HPA_OFFSET + SIM_L1_VIRTUAL_APIC);
+    cr_expect_eq(vmcs02(sim, NVMX_F_APIC_ACCESS_ADDRESS), SIM_HPA_OFFSET + SIM_L1_APIC_ACCESS);
+    cr_expect_eq(vmcs02(sim, NVMX_F_SECONDARY_CONTROLS) & PROC2_APIC_ACCESSES, PROC2_APIC_ACCESSES);
+    sim_free(sim);
+}
+
+Test(controls_apic, threshold_and_eoi_bitmaps_follow_virtual_interrupt_delivery) {
+    for (unsigned int delivery = 0; delivery < 2; delivery++) {
+        struct sim *sim = with_apic(NULL, PROC2_X2APIC | (delivery ? PROC2_VIRTUAL_INTERRUPTS : 0));
+        sim_write32(sim, SIM_L1_VIRTUAL_APIC + 0x80, 0xf0);
+        l1_writes(sim, NVMX_VMCS_TPR_THRESHOLD, 5);
+        for (uint32_t i = 0; i < 4; i++)
+            l1_writes(sim, NVMX_VMCS_EOI_EXIT_BITMAP_0 + 2 * i, 0x1111 << i);
+        l1_writes(sim, NVMX_VMCS_GUEST_INTERRUPT_STATUS, 0x3120);
+        launch(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_TPR_THRESHOLD), delivery ? 0 : 5);
+        for (unsigned int i = 0; i < 4; i++)
+            cr_expect_eq(vmcs02(sim, NVMX_F_EOI_EXIT_BITMAP_0 + i), delivery ? 0x1111u << i : 0);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_INTERRUPT_STATUS), 0x3120);
+        sim_set(sim, sim->selected, NVMX_F_GUEST_INTERRUPT_STATUS, 0x4240);
+        l2_leaves(sim);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_INTERRUPT_STATUS), delivery ? 0x4240 : 0x3120, "saved with the control only");
+        sim_free(sim);
+    }
+}
+
+/* The APIC-access page is a name, not memory: a device will do, a hole won't. */
+Test(controls_apic, access_page_need_not_be_memory) {
+    struct sim *sim = with_apic(NULL, PROC2_APIC_ACCESSES);
+    sim_ept01(sim, 0xfee00000, 0x1000, UINT64_C(0xfee00000), 12, NVMX_ACCESS_READ | NVMX_ACCESS_WRITE, 0);
+    l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, 0xfee00000);
+    launch(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_APIC_ACCESS_ADDRESS), 0xfee00000);
+    l2_leaves(sim);
+    l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, 0x30000000);
+    cr_expect_eq(sim_vmresume(sim), SIM_FAIL_VALID);
+    l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, SIM_L1_APIC_ACCESS);
+    resume(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_APIC_ACCESS_ADDRESS), SIM_HPA_OFFSET + SIM_L1_APIC_ACCESS);
+    sim_free(sim);
+}
+
+/* ept01 moves the device while L2 runs: vmcs02 names its new place. */
+Test(controls_apic, access_page_follows_ept01) {
+    struct sim *sim = with_apic(NULL, PROC2_APIC_ACCESSES);
+    sim_ept01(sim, 0xfee00000, 0x1000, UINT64_C(0xfee00000), 12, NVMX_ACCESS_READ, 0);
+    l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, 0xfee00000);
+    launch(sim);
+    sim_ept01(sim, 0xfee00000, 0x1000, UINT64_C(0xfed00000), 12, NVMX_ACCESS_READ, 0);
+    cr_assert_eq(nvmx_memory_changed(sim->vcpu, 0xfee00000, 0x1000), NVMX_OK);
+    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    cr_expect_eq(vmcs02(sim, NVMX_F_APIC_ACCESS_ADDRESS), 0xfed00000);
+    sim_free(sim);
+}
+
+/* -- x2APIC MSRs -------------------------------------------------------------------------------------------------------------------- */
+
+#define ALL_BITS UINT64_MAX
+
+static uint64_t merged(struct sim *sim, unsigned int word) {
+    const uint64_t *page = sim_page(sim, vmcs02(sim, NVMX_F_MSR_BITMAP_ADDRESS));
+    cr_assert_not_null(page);
+    return page[word];
+}
+
+/* L1 passes 800H-8FFH; the host intercepts all MSRs. Words 32-35 are the reads, 288-291 the writes. */
+Test(controls_apic, x2apic_msrs_that_hardware_virtualizes_are_l1s) {
+    static const struct {
+        uint32_t secondary;
+        uint64_t reads0, reads1, writes0;
+    } rows[] = {
+        {PROC2_X2APIC, ~(UINT64_C(1) << 8), ALL_BITS, ~(UINT64_C(1) << 8)},
+        {PROC2_X2APIC | PROC2_APIC_REGISTER, 0, 0, ~(UINT64_C(1) << 8)},
+        {PROC2_X2APIC | PROC2_VIRTUAL_INTERRUPTS, ~(UINT64_C(1) << 8), ALL_BITS,
+         ~(UINT64_C(1) << 8 | UINT64_C(1) << 11 | UINT64_C(1) << 63)},
+        {0, ALL_BITS, ALL_BITS, ALL_BITS},
+    };
+    for (unsigned int with_host = 0; with_host < 2; with_host++) {
+        for (size_t i = 0; i < COUNT(rows); i++) {
+            struct sim *sim = with_apic(NULL, rows[i].secondary);
+            if (with_host)
+                host_gives_bitmaps(sim);
+            else
+                host_sets(sim, NVMX_F_PRIMARY_CONTROLS,
+                          vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) & ~(uint64_t)PROC_MSR_BITMAPS);
+            memset(sim->host_msr_bitmap, 0xff, NVMX_PAGE_SIZE);
+            launch(sim);
+            bool used = (vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_MSR_BITMAPS) != 0;
+            cr_expect_eq(used, with_host || rows[i].secondary != 0, "row %zu", i);
+            if (used) {
+                cr_expect_eq(merged(sim, 32), rows[i].reads0, "row %zu", i);
+                cr_expect_eq(merged(sim, 35), rows[i].reads1, "row %zu", i);
+                cr_expect_eq(merged(sim, 288), rows[i].writes0, "row %zu", i);
+                cr_expect_eq(merged(sim, 289), ALL_BITS, "row %zu", i);
+                cr_expect_eq(merged(sim, 31), ALL_BITS, "row %zu", i);
+            }
+            sim_free(sim);
+        }
+    }
+}
+
+Test(controls_apic, x2apic_msrs_that_l1_intercepts_exit) {
+    struct sim *sim = with_apic(NULL, PROC2_X2APIC | PROC2_APIC_REGISTER);
+    host_gives_bitmaps(sim);
+    memset(sim->host_msr_bitmap, 0, NVMX_PAGE_SIZE);
+    sim_write64(sim, SIM_L1_MSR_BITMAP + 32 * 8, 0x10);
+    sim_write64(sim, SIM_L1_MSR_BITMAP + 288 * 8, 0x100);
+    launch(sim);
+    cr_expect_eq(merged(sim, 32), 0x10);
+    cr_expect_eq(merged(sim, 288), ALL_BITS, "nobody has used these yet");
+    sim_free(sim);
+}
+
+/* What was let through for the mode's sake is closed again when L1 leaves the mode. */
+Test(controls_apic, x2apic_msrs_close_with_the_mode) {
+    struct sim *sim = with_apic(NULL, PROC2_X2APIC | PROC2_APIC_REGISTER);
+    host_gives_bitmaps(sim);
+    memset(sim->host_msr_bitmap, 0xff, NVMX_PAGE_SIZE);
+    launch(sim);
+    cr_expect_eq(merged(sim, 33), 0);
+    l2_leaves(sim);
+    l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_X2APIC | PROC2_APIC_REGISTER);
+    resume(sim);
+    for (unsigned int word = 32; word < 36; word++)
+        cr_expect_eq(merged(sim, word), ALL_BITS);
+    cr_expect_eq(merged(sim, 288), ALL_BITS);
+    sim_free(sim);
+}
+
+/* An MSR that neither intercepts becomes open; the virtualized ones beside it stay L1's. */
+Test(controls_apic, x2apic_words_may_be_hot) {
+    struct sim *sim = with_apic(NULL, PROC2_X2APIC);
+    host_gives_bitmaps(sim);
+    memset(sim->host_msr_bitmap, 0xff, NVMX_PAGE_SIZE);
+    sim->host_msr_bitmap[0x802 / 8] &= (uint8_t)~(1u << 2);
+    launch(sim);
+    cr_expect_eq(merged(sim, 32), ~(UINT64_C(1) << 8));
+    sim->regs.gpr[NVMX_RCX] = 0x802;
+    cr_assert_eq(sim_exit(sim, NVMX_EXIT_RDMSR, 0, 0, 2), NVMX_ENTER);
+    cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2);
+    cr_expect_eq(merged(sim, 32), ~(UINT64_C(1) << 8 | UINT64_C(1) << 2));
+    sim_free(sim);
+}
+
+/* A host without MSR bitmaps intercepts all that is not virtualized, whatever the page holds that it once gave. */
+Test(controls_apic, x2apic_mode_opens_nothing_else_to_l2) {
+    for (unsigned int gives = 0; gives < 2; gives++) {
+        struct sim *sim = with_apic(NULL, PROC2_X2APIC);
+        if (gives)
+            host_gives_bitmaps(sim);
+        memset(sim->host_msr_bitmap, 0, NVMX_PAGE_SIZE);
+        host_sets(sim, NVMX_F_PRIMARY_CONTROLS, vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) & ~(uint64_t)PROC_MSR_BITMAPS);
+        launch(sim);
+        sim->regs.gpr[NVMX_RCX] = 0x802;
+        cr_expect_eq(sim_exit(sim, NVMX_EXIT_RDMSR, 0, 0, 2), NVMX_HOST);
+        cr_expect_eq(merged(sim, 32), ~(UINT64_C(1) << 8));
+        cr_expect_eq(merged(sim, 0), ALL_BITS);
+        sim_free(sim);
+    }
+}
+
+/* -- posted interrupts ---------------------------------------------------------------------------------------------------------------- */
+
+static struct nvmx_caps posting_machine(void) {
+    struct nvmx_caps machine;
+    sim_machine(&machine);
+    machine.msr[NVMX_CAP_PINBASED] |= UINT64_C(1) << 39;
+    machine.msr[NVMX_CAP_TRUE_PINBASED] |= UINT64_C(1) << 39;
+    return machine;
+}
+
+static struct sim *with_posting(const struct nvmx_caps *machine) {
+    struct sim *sim = with_apic(&(struct sim_options){.machine = machine}, PROC2_X2APIC | PROC2_VIRTUAL_INTERRUPTS);
+    l1_sets(sim, NVMX_VMCS_PIN_BASED_CONTROLS, PIN_POSTED_INTERRUPTS);
+    l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, EXIT_ACKNOWLEDGE);
+    l1_writes(sim, NVMX_VMCS_POSTED_INTERRUPT_NOTIFICATION_VECTOR, 0xf2);
+    l1_writes(sim, NVMX_VMCS_POSTED_INTERRUPT_DESCRIPTOR_ADDRESS, DESCRIPTOR);
+    return sim;
+}
+
+Test(controls_apic, posted_interrupts_are_hardwares_where_interrupts_are_l1s) {
+    struct nvmx_caps machine = posting_machine();
+    struct sim *sim = with_posting(&machine);
+    launch(sim);
+    cr_expect((vmcs02(sim, NVMX_F_PIN_BASED_CONTROLS) & PIN_POSTED_INTERRUPTS) != 0);
+    cr_expect_eq(vmcs02(sim, NVMX_F_POSTED_INTERRUPT_NOTIFICATION_VECTOR), 0xf2);
+    cr_expect_eq(vmcs02(sim, NVMX_F_POSTED_INTERRUPT_DESCRIPTOR_ADDRESS), SIM_HPA_OFFSET + DESCRIPTOR);
+    cr_expect((vmcs02(sim, NVMX_F_VM_EXIT_CONTROLS) & EXIT_ACKNOWLEDGE) != 0);
+    l2_leaves(sim);
+    l1_clears(sim, NVMX_VMCS_PIN_BASED_CONTROLS, PIN_POSTED_INTERRUPTS);
+    resume(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_PIN_BASED_CONTROLS) & PIN_POSTED_INTERRUPTS, 0);
+    sim_free(sim);
+}
+
+Test(controls_apic, posted_interrupts_are_not_offered_by_a_host_that_owns_interrupts) {
+    struct nvmx_caps machine = posting_machine();
+    struct sim *sim = sim_new(&(struct sim_options){.machine = &machine, .external_interrupts = true});
+    cr_expect_eq((nvmx_l1_caps(sim->vm)->msr[NVMX_CAP_PINBASED] >> 39) & 1, 0);
+    sim_free(sim);
+}
+
+/* The host said that it passes interrupts, and then takes them. */
+Test(controls_apic, posted_interrupts_are_refused_while_the_host_takes_interrupts) {
+    struct nvmx_caps machine = posting_machine();
+    struct sim *sim = with_posting(&machine);
+    host_sets(sim, NVMX_F_PIN_BASED_CONTROLS, vmcs01(sim, NVMX_F_PIN_BASED_CONTROLS) | PIN_EXTERNAL_INTERRUPT);
+    cr_expect_eq(sim_vmlaunch(sim), SIM_FAIL_VALID);
+    sim_free(sim);
+}
