@@ -68,6 +68,7 @@ struct ept_table {
     uint16_t root;
     uint16_t children; /* slots that refer to tables */
     uint8_t level;
+    uint64_t used[8]; /* a bit for each slot that is not empty */
 };
 
 struct ept_root {
@@ -80,7 +81,7 @@ struct ept_root {
 };
 
 /* A page of struct ept_table. */
-#define EPT_SLAB_TABLES 39u
+#define EPT_SLAB_TABLES 24u
 struct ept_slab {
     struct ept_slab *next;
     uint64_t hpa;
@@ -103,6 +104,7 @@ struct nvmx_ept {
     uint16_t flush_root; /* root to flush; EPT_NO_ROOT: none */
     bool flush_all;
     uint16_t user_root[EPT_USERS];
+    uint32_t root_end; /* roots from here on have never been used */
     struct ept_root root[EPT_ROOTS];
 };
 
@@ -133,6 +135,14 @@ static inline unsigned int ept_index(uint64_t gpa2, unsigned int level) {
 
 static inline unsigned int ept_eptp_levels(uint64_t eptp) {
     return (unsigned int)(eptp >> 3 & 7) + 1;
+}
+
+/* A slot of ept02, and the note that it is (not) empty. */
+static inline void ept_slot_store(struct ept_table *table, unsigned int index, uint64_t hw) {
+    uint64_t bit = UINT64_C(1) << (index % 64);
+
+    table->used[index / 64 & 7] = hw != 0 ? table->used[index / 64 & 7] | bit : table->used[index / 64 & 7] & ~bit;
+    ept_store(&table->hw[index], hw);
 }
 
 /* Does a slot of ept02 in use refer to a table? */

@@ -26,8 +26,37 @@ static void compare_slot(struct nvmx_ept *ept, struct ept_table *table, unsigned
     }
 }
 
-/* Entries compared at a time: nearly always all are the same. */
+/* Only slots in use count. Where one refers to a table, `composed` is no entry of ept12, and each is looked at. */
+static void compare_used(struct nvmx_ept *ept, struct ept_table *table, const uint64_t *page, unsigned int word,
+                         uint64_t mask) {
+    for (uint64_t used = table->used[word]; used != 0; used &= used - 1) {
+        unsigned int index = word * 64 + (unsigned int)__builtin_ctzll(used);
+
+        compare_slot(ept, table, index, ept_load(&page[index]), mask);
+    }
+}
+
+/* Entries compared at a time where all are leaves: nearly always all are the same. */
 #define COMPARE_BLOCK 8u
+
+static void compare_leaves(struct nvmx_ept *ept, struct ept_table *table, const uint64_t *page, unsigned int word,
+                           uint64_t mask) {
+    for (unsigned int i = word * 64; i < word * 64 + 64; i += COMPARE_BLOCK) {
+        uint64_t entry12[COMPARE_BLOCK];
+        uint64_t different = 0;
+
+        if ((table->used[word] >> (i % 64) & 0xff) == 0) {
+            continue;
+        }
+        for (unsigned int k = 0; k < COMPARE_BLOCK; k++) {
+            entry12[k] = ept_load(&page[i + k]);
+            different |= entry12[k] ^ table->composed[i + k];
+        }
+        for (unsigned int k = 0; k < COMPARE_BLOCK && (different & mask) != 0; k++) {
+            compare_slot(ept, table, i + k, entry12[k], mask);
+        }
+    }
+}
 
 static void compare_table(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_table *table, uint64_t mask) {
     uint64_t hpa;
@@ -37,17 +66,14 @@ static void compare_table(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_table
         ept_table_clear(ept, table);
         return;
     }
-    for (unsigned int i = 0; i < 512; i += COMPARE_BLOCK) {
-        uint64_t entry12[COMPARE_BLOCK];
-        uint64_t different = 0;
-
-        for (unsigned int k = 0; k < COMPARE_BLOCK; k++) {
-            entry12[k] = ept_load(&page[i + k]);
-            different |= entry12[k] ^ table->composed[i + k];
+    for (unsigned int word = 0; word < 8; word++) {
+        if (table->used[word] == 0) {
+            continue;
         }
-        /* Where a slot refers to a table, `composed` is no entry of ept12. */
-        for (unsigned int k = 0; k < COMPARE_BLOCK && ((different & mask) != 0 || table->children != 0); k++) {
-            compare_slot(ept, table, i + k, entry12[k], mask);
+        if (table->children != 0) {
+            compare_used(ept, table, page, word, mask);
+        } else {
+            compare_leaves(ept, table, page, word, mask);
         }
     }
     ept->host.unmap_page(vcpu_ctx, table->gpa1, page, false);
@@ -74,7 +100,7 @@ void ept_root_compare(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *roo
 }
 
 void nvmx_ept_invept(struct nvmx_ept *ept, void *vcpu_ctx, bool all, uint64_t eptp12) {
-    for (unsigned int i = 0; i < EPT_ROOTS; i++) {
+    for (unsigned int i = 0; i < ept->root_end; i++) {
         struct ept_root *root = &ept->root[i];
 
         if (root->top == NULL || (!all && ((root->key ^ eptp12) & EPT_ADDRESS) != 0)) {
@@ -121,7 +147,7 @@ void nvmx_ept_memory_changed(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t gpa1
     if (bytes == 0) {
         return;
     }
-    for (unsigned int i = 0; i < EPT_ROOTS; i++) {
+    for (unsigned int i = 0; i < ept->root_end; i++) {
         if (ept->root[i].top != NULL) {
             forget_range(ept, ept->root[i].top, gpa1, last);
         }

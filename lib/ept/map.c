@@ -114,7 +114,7 @@ static void write_leaf(struct nvmx_ept *ept, struct ept_table *table, unsigned i
     table->composed[index] = entry12;
     table->leaf_first = first < table->leaf_first ? first : table->leaf_first;
     table->leaf_last = last > table->leaf_last ? last : table->leaf_last;
-    ept_store(&table->hw[index], hw);
+    ept_slot_store(table, index, hw);
 }
 
 enum nvmx_status ept_map(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root, uint64_t gpa2,

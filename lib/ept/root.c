@@ -40,7 +40,7 @@ enum nvmx_status nvmx_ept_init(void *memory, size_t bytes, const struct nvmx_hos
 }
 
 void nvmx_ept_destroy(struct nvmx_ept *ept, void *vcpu_ctx) {
-    for (unsigned int i = 0; i < EPT_ROOTS; i++) {
+    for (unsigned int i = 0; i < ept->root_end; i++) {
         if (ept->root[i].top != NULL) {
             ept_root_drop(ept, i);
         }
@@ -62,7 +62,7 @@ uint64_t ept_root_key(uint64_t eptp12, bool mbec) {
 }
 
 struct ept_root *ept_root_find(struct nvmx_ept *ept, uint64_t key) {
-    for (unsigned int i = 0; i < EPT_ROOTS; i++) {
+    for (unsigned int i = 0; i < ept->root_end; i++) {
         if (ept->root[i].top != NULL && ept->root[i].key == key) {
             return &ept->root[i];
         }
@@ -76,7 +76,8 @@ static struct ept_root *root_place(struct nvmx_ept *ept, void *vcpu_ctx) {
     struct ept_root *oldest = NULL;
     unsigned int idle = 0;
 
-    for (unsigned int i = 0; i < EPT_ROOTS; i++) {
+    /* The first that was never used comes last. */
+    for (unsigned int i = 0; i < EPT_ROOTS && i <= ept->root_end; i++) {
         struct ept_root *root = &ept->root[i];
 
         if (root->top == NULL) {
@@ -120,6 +121,7 @@ static struct ept_root *root_new(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t 
     root->key = ept_root_key(eptp12, mbec);
     root->eptp02 = make_eptp02(ept, eptp12, top->hw_hpa);
     root->top = top;
+    ept->root_end = top->root >= ept->root_end ? top->root + 1u : ept->root_end;
     return root;
 }
 

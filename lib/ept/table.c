@@ -72,7 +72,7 @@ void ept_slot_clear(struct nvmx_ept *ept, struct ept_table *table, unsigned int 
     if (hw == 0) {
         return;
     }
-    ept_store(&table->hw[index], 0);
+    ept_slot_store(table, index, 0);
     if (ept_is_reference(table->level, hw)) {
         struct ept_table *child = ept_child(table, index);
 
@@ -84,8 +84,10 @@ void ept_slot_clear(struct nvmx_ept *ept, struct ept_table *table, unsigned int 
 }
 
 void ept_table_clear(struct nvmx_ept *ept, struct ept_table *table) {
-    for (unsigned int i = 0; i < 512; i++) {
-        ept_slot_clear(ept, table, i);
+    for (unsigned int w = 0; w < 8; w++) {
+        for (uint64_t used = table->used[w]; used != 0; used &= used - 1) {
+            ept_slot_clear(ept, table, w * 64 + (unsigned int)__builtin_ctzll(used));
+        }
     }
     table->leaf_first = UINT64_MAX;
     table->leaf_last = 0;
@@ -152,7 +154,7 @@ void ept_settle(struct nvmx_ept *ept, void *vcpu_ctx) {
 static struct ept_root *oldest_idle_root(struct nvmx_ept *ept) {
     struct ept_root *oldest = NULL;
 
-    for (unsigned int i = 0; i < EPT_ROOTS; i++) {
+    for (unsigned int i = 0; i < ept->root_end; i++) {
         struct ept_root *root = &ept->root[i];
 
         if (root->top != NULL && root->users == 0 && root->top->stamp != ept->stamp &&
@@ -267,7 +269,7 @@ void ept_table_link(struct nvmx_ept *ept, struct ept_table *parent, unsigned int
     parent->composed[index] = (uint64_t)(uintptr_t)table;
     parent->children++;
     order_insert(ept, table);
-    ept_store(&parent->hw[index], hw);
+    ept_slot_store(parent, index, hw);
 }
 
 void ept_free_slabs(struct nvmx_ept *ept) {

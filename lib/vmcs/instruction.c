@@ -7,6 +7,8 @@
  */
 #include "instruction.h"
 
+#include <string.h>
+
 #define RFLAGS_ARITHMETIC   UINT64_C(0x8d5) /* CF PF AF ZF SF OF */
 #define RFLAGS_CF           UINT64_C(0x1)
 #define RFLAGS_ZF           UINT64_C(0x40)
@@ -80,35 +82,27 @@ static const struct instruction_row *find_row(uint32_t basic_reason) {
 /* -- what vmcs01 says
  * ------------------------------------------------------------------------------------------------------- */
 
-/* Each user needs a stretch of these. */
-enum base_field {
-    BASE_SS_RIGHTS,
-    BASE_CS_RIGHTS,
-    BASE_RFLAGS,
-    BASE_ENTRY_CONTROLS,
-    BASE_INTERRUPTIBILITY,
-    BASE_RIP,
-    BASE_LENGTH,
-    BASE_INFO,
-    BASE_COUNT
+const uint32_t instruction_base[BASE_COUNT] = {
+    [BASE_SS_RIGHTS] = NVMX_VMCS_GUEST_SS_ACCESS_RIGHTS,
+    [BASE_CS_RIGHTS] = NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS,
+    [BASE_RFLAGS] = NVMX_VMCS_GUEST_RFLAGS,
+    [BASE_ENTRY_CONTROLS] = NVMX_VMCS_VM_ENTRY_CONTROLS,
+    [BASE_INTERRUPTIBILITY] = NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE,
+    [BASE_RIP] = NVMX_VMCS_GUEST_RIP,
+    [BASE_LENGTH] = NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH,
+    [BASE_INFO] = NVMX_VMCS_VM_EXIT_INSTRUCTION_INFORMATION,
 };
 
-static const uint8_t base_fields[BASE_COUNT] = {
-    [BASE_SS_RIGHTS] = NVMX_F_GUEST_SS_ACCESS_RIGHTS,
-    [BASE_CS_RIGHTS] = NVMX_F_GUEST_CS_ACCESS_RIGHTS,
-    [BASE_RFLAGS] = NVMX_F_GUEST_RFLAGS,
-    [BASE_ENTRY_CONTROLS] = NVMX_F_VM_ENTRY_CONTROLS,
-    [BASE_INTERRUPTIBILITY] = NVMX_F_GUEST_INTERRUPTIBILITY_STATE,
-    [BASE_RIP] = NVMX_F_GUEST_RIP,
-    [BASE_LENGTH] = NVMX_F_VM_EXIT_INSTRUCTION_LENGTH,
-    [BASE_INFO] = NVMX_F_VM_EXIT_INSTRUCTION_INFORMATION,
-};
-
-/* Read base_fields[from] up to but without base_fields[to]; the rest stays 0. */
+/* Read instruction_base[from] up to but without instruction_base[to], but for what `is` has; the rest stays 0. */
 static enum nvmx_status read_base(struct nvmx_vcpu *vcpu, struct instruction *in, unsigned int from, unsigned int to,
-                                  uint32_t *information) {
+                                  const struct base_values *is, uint32_t *information) {
     uint64_t value[BASE_COUNT] = {0};
-    enum nvmx_status status = host_read_many(vcpu, to - from, &base_fields[from], &value[from]);
+    enum nvmx_status status = NVMX_OK;
+    if (is != NULL && from == 0 && is->count >= to) {
+        memcpy(value, is->value, to * sizeof(value[0]));
+    } else {
+        status = host_read_encoded(vcpu, to - from, &instruction_base[from], &value[from]);
+    }
     in->vcpu = vcpu;
     in->rip = value[BASE_RIP];
     in->rflags = value[BASE_RFLAGS];
@@ -136,12 +130,13 @@ static enum nvmx_status read_crs(struct instruction *in) {
     return status;
 }
 
-static enum nvmx_status begin(struct nvmx_vcpu *vcpu, const struct instruction_row *row, struct instruction *in) {
+static enum nvmx_status begin(struct nvmx_vcpu *vcpu, const struct instruction_row *row, const struct base_values *is,
+                              struct instruction *in) {
     uint32_t information;
     unsigned int to = row->enters ? BASE_RIP : row->operand == OPERAND_NONE ? BASE_INFO : BASE_COUNT;
     in->row = row;
     in->fault.vector = -1;
-    enum nvmx_status status = read_base(vcpu, in, 0, to, &information);
+    enum nvmx_status status = read_base(vcpu, in, 0, to, is, &information);
     if (status == NVMX_OK && (row->outside_vmx || !in->paging.long_mode)) {
         status = read_crs(in);
     }
@@ -303,7 +298,7 @@ static enum nvmx_status advance(struct instruction *in, uint64_t rflags) {
     enum nvmx_status status = host_select(in->vcpu, in->vmcs);
     if (status == NVMX_OK && !in->rip_known) {
         uint64_t value[2];
-        status = host_read_many(in->vcpu, 2, &base_fields[BASE_RIP], value);
+        status = host_read_encoded(in->vcpu, 2, &instruction_base[BASE_RIP], value);
         if (status == NVMX_OK) {
             in->rip = value[0];
             in->length = (uint32_t)value[1];
@@ -402,13 +397,14 @@ static enum nvmx_next finish(struct instruction *in, struct verdict verdict) {
     }
 }
 
-static enum nvmx_next execute(struct nvmx_vcpu *vcpu, const struct instruction_row *row) {
+/* `is`: what has been read already, or NULL. */
+static enum nvmx_next execute(struct nvmx_vcpu *vcpu, const struct instruction_row *row, const struct base_values *is) {
     static const instruction_phase phases[] = {phase_undefined, phase_privilege, phase_before, phase_operand,
                                                phase_effect};
     struct batch out;
     struct instruction in = {.out = &out};
     struct verdict verdict = {GO_ON, 0};
-    enum nvmx_status status = begin(vcpu, row, &in);
+    enum nvmx_status status = begin(vcpu, row, is, &in);
     if (status != NVMX_OK) {
         return stopped(vcpu, status);
     }
@@ -421,9 +417,11 @@ static enum nvmx_next execute(struct nvmx_vcpu *vcpu, const struct instruction_r
 
 /* VMCALL is the host's first: most are hypercalls. See nvmx_vmcall. */
 enum nvmx_next instruction_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {
+    struct base_values is;
     enum nvmx_next next;
+    is.count = 0;
     if (basic_reason >= NVMX_REASON_VMREAD && basic_reason <= NVMX_REASON_VMWRITE &&
-        instruction_fast(vcpu, basic_reason, &next) == FAST_DONE) {
+        instruction_fast(vcpu, basic_reason, &is, &next) == FAST_DONE) {
         return next;
     }
     const struct instruction_row *row = find_row(basic_reason);
@@ -434,11 +432,11 @@ enum nvmx_next instruction_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {
         vcpu->counts.emulated++;
         return l1_raise_ud(vcpu);
     }
-    return execute(vcpu, row);
+    return execute(vcpu, row, &is);
 }
 
 enum nvmx_next nvmx_vmcall(struct nvmx_vcpu *vcpu) {
-    return execute(vcpu, &rows[18]);
+    return execute(vcpu, &rows[18], NULL);
 }
 
 /* -- for the rest of the library
@@ -450,7 +448,7 @@ static enum nvmx_status skip(struct nvmx_vcpu *vcpu, uint32_t vmcs) {
     uint32_t information;
     enum nvmx_status status = host_select(vcpu, vmcs);
     if (status == NVMX_OK) {
-        status = read_base(vcpu, &in, BASE_CS_RIGHTS, BASE_INFO, &information);
+        status = read_base(vcpu, &in, BASE_CS_RIGHTS, BASE_INFO, NULL, &information);
     }
     return status == NVMX_OK ? advance(&in, in.rflags) : status;
 }
@@ -469,7 +467,7 @@ static enum nvmx_next complete_later(struct nvmx_vcpu *vcpu, bool fail, uint32_t
     uint32_t information;
     enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
     if (status == NVMX_OK) {
-        status = read_base(vcpu, &in, BASE_CS_RIGHTS, BASE_INFO, &information);
+        status = read_base(vcpu, &in, BASE_CS_RIGHTS, BASE_INFO, NULL, &information);
     }
     if (status != NVMX_OK) {
         return stopped(vcpu, status);

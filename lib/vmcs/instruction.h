@@ -126,7 +126,27 @@ enum fast_outcome {
     FAST_DONE,          /* *next is what nvmx_exit returns */
 };
 
-/* VMREAD, VMWRITE or VMRESUME the short way (instruction_fast.c). */
-enum fast_outcome instruction_fast(struct nvmx_vcpu *vcpu, uint32_t basic_reason, enum nvmx_next *next);
+/* What vmcs01 says of an instruction that exited; each user needs a stretch of these. */
+enum base_field {
+    BASE_SS_RIGHTS,
+    BASE_CS_RIGHTS,
+    BASE_RFLAGS,
+    BASE_ENTRY_CONTROLS,
+    BASE_INTERRUPTIBILITY,
+    BASE_RIP,
+    BASE_LENGTH,
+    BASE_INFO,
+    BASE_COUNT
+};
+extern const uint32_t instruction_base[BASE_COUNT]; /* encodings */
+
+struct base_values {
+    uint64_t value[BASE_COUNT];
+    unsigned int count; /* so many have been read, from the first on */
+};
+
+/* VMREAD, VMWRITE or VMRESUME the short way (instruction_fast.c). What it has read is in *is, whatever it answers. */
+enum fast_outcome instruction_fast(struct nvmx_vcpu *vcpu, uint32_t basic_reason, struct base_values *is,
+                                   enum nvmx_next *next);
 
 #endif

@@ -14,42 +14,17 @@
 #define ENTRY_IA32E_GUEST    (1u << 9)
 #define INFORMATION_REGISTER (1u << 10)
 
-/* What vmcs01 says; VMRESUME needs the first ones only. */
-enum fast_field {
-    FAST_ENTRY,
-    FAST_CS,
-    FAST_SS,
-    FAST_RFLAGS,
-    FAST_BLOCKING,
-    FAST_RESUME,
-    FAST_RIP = FAST_RESUME,
-    FAST_LENGTH,
-    FAST_INFORMATION,
-    FAST_COUNT
-};
-
-static const uint32_t fast_encoding[FAST_COUNT] = {
-    [FAST_ENTRY] = NVMX_VMCS_VM_ENTRY_CONTROLS,
-    [FAST_CS] = NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS,
-    [FAST_SS] = NVMX_VMCS_GUEST_SS_ACCESS_RIGHTS,
-    [FAST_RFLAGS] = NVMX_VMCS_GUEST_RFLAGS,
-    [FAST_BLOCKING] = NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE,
-    [FAST_RIP] = NVMX_VMCS_GUEST_RIP,
-    [FAST_LENGTH] = NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH,
-    [FAST_INFORMATION] = NVMX_VMCS_VM_EXIT_INSTRUCTION_INFORMATION,
-};
-
 static bool usual(const uint64_t *is) {
-    return (is[FAST_ENTRY] & ENTRY_IA32E_GUEST) != 0 && (is[FAST_CS] & RIGHTS_L) != 0 &&
-           ((is[FAST_SS] & RIGHTS_DPL) | (is[FAST_RFLAGS] & RFLAGS_UNUSUAL) | is[FAST_BLOCKING]) == 0;
+    return (is[BASE_ENTRY_CONTROLS] & ENTRY_IA32E_GUEST) != 0 && (is[BASE_CS_RIGHTS] & RIGHTS_L) != 0 &&
+           ((is[BASE_SS_RIGHTS] & RIGHTS_DPL) | (is[BASE_RFLAGS] & RFLAGS_UNUSUAL) | is[BASE_INTERRUPTIBILITY]) == 0;
 }
 
 static enum nvmx_status succeed(struct nvmx_vcpu *vcpu, const uint64_t *is) {
     static const uint32_t encoding[] = {NVMX_VMCS_GUEST_RIP, NVMX_VMCS_GUEST_RFLAGS};
-    const uint64_t value[] = {is[FAST_RIP] + is[FAST_LENGTH], is[FAST_RFLAGS] & ~RFLAGS_ARITHMETIC};
+    const uint64_t value[] = {is[BASE_RIP] + is[BASE_LENGTH], is[BASE_RFLAGS] & ~RFLAGS_ARITHMETIC};
 
     vcpu->counts.emulated++;
-    return host_write_encoded(vcpu, value[1] == is[FAST_RFLAGS] ? 1 : 2, encoding, value);
+    return host_write_encoded(vcpu, value[1] == is[BASE_RFLAGS] ? 1 : 2, encoding, value);
 }
 
 /* The slot of a whole field that L1 has, or NVMX_FIELD_NONE. */
@@ -65,10 +40,10 @@ static int usual_field(const struct nvmx_vcpu *vcpu, uint64_t encoding) {
 
 static enum fast_outcome access_field(struct nvmx_vcpu *vcpu, const uint64_t *is, bool write) {
     struct vmcs12 *v = vmcs12_current(vcpu);
-    unsigned int reg1 = (is[FAST_INFORMATION] >> 3) & 15;
-    unsigned int reg2 = (is[FAST_INFORMATION] >> 28) & 15;
+    unsigned int reg1 = (is[BASE_INFO] >> 3) & 15;
+    unsigned int reg2 = (is[BASE_INFO] >> 28) & 15;
 
-    if ((is[FAST_INFORMATION] & INFORMATION_REGISTER) == 0 || reg1 == NVMX_RSP || reg2 == NVMX_RSP) {
+    if ((is[BASE_INFO] & INFORMATION_REGISTER) == 0 || reg1 == NVMX_RSP || reg2 == NVMX_RSP) {
         return FAST_NOT_USUAL;
     }
     int slot = usual_field(vcpu, vcpu->regs->gpr[reg2]);
@@ -91,20 +66,22 @@ static enum fast_outcome access_field(struct nvmx_vcpu *vcpu, const uint64_t *is
     return FAST_DONE;
 }
 
-enum fast_outcome instruction_fast(struct nvmx_vcpu *vcpu, uint32_t basic_reason, enum nvmx_next *next) {
+enum fast_outcome instruction_fast(struct nvmx_vcpu *vcpu, uint32_t basic_reason, struct base_values *is,
+                                   enum nvmx_next *next) {
     bool resume = basic_reason == NVMX_REASON_VMRESUME;
     struct vmcs12 *v = vmcs12_current(vcpu);
-    uint64_t is[FAST_COUNT];
+    unsigned int count = resume ? BASE_RIP : BASE_COUNT;
 
     if (vcpu->mode != NVMX_MODE_ROOT || v == NULL || (resume && !v->launched)) {
         return FAST_NOT_USUAL;
     }
-    enum nvmx_status status = host_read_encoded(vcpu, resume ? FAST_RESUME : FAST_COUNT, fast_encoding, is);
+    enum nvmx_status status = host_read_encoded(vcpu, count, instruction_base, is->value);
     if (status != NVMX_OK) {
         *next = stop(vcpu, NVMX_STOP_HOST, status);
         return FAST_DONE;
     }
-    if (!usual(is)) {
+    is->count = count;
+    if (!usual(is->value)) {
         return FAST_NOT_USUAL;
     }
     if (resume) {
@@ -112,10 +89,10 @@ enum fast_outcome instruction_fast(struct nvmx_vcpu *vcpu, uint32_t basic_reason
         *next = enter_l2(vcpu, true);
         return FAST_DONE;
     }
-    if (access_field(vcpu, is, basic_reason == NVMX_REASON_VMWRITE) != FAST_DONE) {
+    if (access_field(vcpu, is->value, basic_reason == NVMX_REASON_VMWRITE) != FAST_DONE) {
         return FAST_NOT_USUAL;
     }
-    status = succeed(vcpu, is);
+    status = succeed(vcpu, is->value);
     *next = status == NVMX_OK ? NVMX_ENTER : stop(vcpu, NVMX_STOP_HOST, status);
     return FAST_DONE;
 }
