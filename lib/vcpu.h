@@ -287,6 +287,7 @@ enum vmcs12_result {
     VMCS12_OK = 0,
     VMCS12_BAD_REVISION, /* wrong identifier, shadow indicator, or no memory there */
     VMCS12_FAILED,       /* a callback failed; nothing changed */
+    VMCS12_LOST,         /* callbacks failed so that L1's VMREADs would not be of its current VMCS */
 };
 
 /* An empty place of the cache. */

@@ -24,6 +24,7 @@ struct verdict vmptrld_effect(struct instruction *in) {
         [VMCS12_OK] = {SUCCEED, 0},
         [VMCS12_BAD_REVISION] = {FAIL, 11},
         [VMCS12_FAILED] = {FAIL, 9},
+        [VMCS12_LOST] = {STOP, NVMX_E_HOST},
     };
     const uint64_t gpa1 = in->memory[0];
     if (!instruction_region_ok(in, gpa1)) {

@@ -81,6 +81,16 @@ static uint32_t gates_inherited(const struct merge *m) {
     return m->vcpu->gates_switched & ~m->v->gates_loaded;
 }
 
+/* vmcs02's field is the only place of what the last exit saved, and is about to get L1's value. */
+static bool inherits_over_stale(const struct merge *m) {
+    bool stale = false;
+
+    for (uint32_t left = gates_inherited(m); left != 0; left &= left - 1) {
+        stale = stale || nvmx_set_has(&m->v->stale, gates[__builtin_ctz(left)].guest);
+    }
+    return stale;
+}
+
 /* L1's own values of what L2 inherits: they are in vmcs01. */
 static enum nvmx_status read_l1_values(struct merge *m) {
     uint8_t slots[GATE_COUNT];
@@ -209,7 +219,10 @@ static enum nvmx_status collect(struct merge *m, const uint64_t *pdpte) {
     if (controls) {
         gate_masks(m);
     }
-    enum nvmx_status status = read_l1_values(m);
+    enum nvmx_status status = inherits_over_stale(m) ? sync_all(m->vcpu, m->v) : NVMX_OK;
+    if (status == NVMX_OK) {
+        status = read_l1_values(m);
+    }
     if (status == NVMX_OK) {
         status = merge_pages(m);
     }

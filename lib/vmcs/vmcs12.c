@@ -155,6 +155,13 @@ static void fill(const struct nvmx_vm *vm, struct vmcs12 *v, uint64_t gpa1, cons
     all_written(&v->dirty);
 }
 
+/* L1's VMREAD and VMWRITE are of this one from now on, also where hardware carries them out. */
+static enum nvmx_status make_visible(struct nvmx_vcpu *vcpu, int index) {
+    vcpu->current = index;
+    enum nvmx_status status = shadow_push(vcpu);
+    return status == NVMX_OK ? shadow_relink(vcpu) : status;
+}
+
 /* The revision identifier and what follows are read through one mapping, each byte once. */
 enum vmcs12_result vmcs12_make_current(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
     uint8_t *region = host_map(vcpu, gpa1, NVMX_ACCESS_READ, NULL);
@@ -181,12 +188,12 @@ enum vmcs12_result vmcs12_make_current(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
     if (status != NVMX_OK) {
         return VMCS12_FAILED; /* completing the instruction selects vmcs01 again */
     }
-    vcpu->current = index;
-    vcpu->vmcs12[index].last_use = ++vcpu->use_clock;
-    if (shadow_push(vcpu) != NVMX_OK || shadow_relink(vcpu) != NVMX_OK) {
-        return VMCS12_FAILED;
+    int before = vcpu->current;
+    if (make_visible(vcpu, index) == NVMX_OK) {
+        vcpu->vmcs12[index].last_use = ++vcpu->use_clock;
+        return VMCS12_OK;
     }
-    return VMCS12_OK;
+    return make_visible(vcpu, before) == NVMX_OK ? VMCS12_FAILED : VMCS12_LOST;
 }
 
 enum nvmx_status vmcs12_clear(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
@@ -204,12 +211,16 @@ enum nvmx_status vmcs12_clear(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
     if (status == NVMX_OK) {
         status = sync_all(vcpu, &vcpu->vmcs12[index]);
     }
+    if (status == NVMX_OK && was_current) {
+        vcpu->current = -1;
+        status = shadow_relink(vcpu);
+        vcpu->current = status == NVMX_OK ? -1 : index;
+    }
     if (status != NVMX_OK) {
         return status;
     }
     vcpu->vmcs12[index].launched = false;
-    status = evict(vcpu, index);
-    return status == NVMX_OK && was_current ? shadow_relink(vcpu) : status;
+    return evict(vcpu, index);
 }
 
 void vmcs12_drop_all(struct nvmx_vcpu *vcpu, bool write_back) {

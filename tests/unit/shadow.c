@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: MIT */
+/* Hardware VMCS shadowing for L1: what its VMREAD and VMWRITE do without an exit must be what they would do with one (SDM 27.10). */
+#include <string.h>
+
+#include "machine.h"
+
+static const struct sim_options with_shadow = {.shadow = true};
+
+static bool clear_in(const uint8_t *bitmap, uint32_t encoding) {
+    return ((bitmap[encoding / 8] >> (encoding % 8)) & 1) == 0;
+}
+
+/* Is L1's access answered by hardware? Then the library has no exit of it. */
+static bool without_exit(struct sim *sim, uint32_t encoding, bool write) {
+    uint64_t before = nvmx_counts(sim->vcpu)->exits_l1, value = 0;
+    if (write)
+        l1_writes(sim, encoding, l1_reads(sim, encoding));
+    else
+        cr_assert_eq(sim_vmread(sim, encoding, &value), SIM_SUCCEED);
+    return nvmx_counts(sim->vcpu)->exits_l1 == before;
+}
+
+/* -- bitmaps ------------------------------------------------------------------------------------------------------------------ */
+
+Test(shadow, bitmaps_match_the_table) {
+    static uint8_t reads[NVMX_PAGE_SIZE], writes[NVMX_PAGE_SIZE];
+    for (unsigned int write_any = 0; write_any < 2; write_any++) {
+        struct nvmx_caps machine;
+        unsigned int readable = 0, writable = 0;
+        sim_machine(&machine);
+        if (!write_any)
+            machine.msr[NVMX_CAP_MISC] &= ~(UINT64_C(1) << 29);
+        struct sim *sim = sim_new(&(struct sim_options){.shadow = true, .machine = &machine});
+        cr_assert(sim->vm != NULL);
+        nvmx_shadow_bitmaps(sim->vm, reads, writes);
+        for (uint32_t encoding = 0; encoding < 0x8000; encoding++) {
+            int slot = sim_slot(encoding);
+            const struct nvmx_field_info *info = slot < 0 ? NULL : nvmx_field_info((unsigned int)slot);
+            bool exists = slot >= 0 && nvmx_set_has(&sim->vm->exists, (unsigned int)slot);
+            bool rw = exists && info->shadow == NVMX_SHADOW_RW;
+            bool ro = exists && info->shadow == NVMX_SHADOW_RO && (write_any || !nvmx_encoding_read_only(encoding));
+            cr_expect_eq(clear_in(reads, encoding), rw || ro, "VMREAD %#x", encoding);
+            cr_expect_eq(clear_in(writes, encoding), rw, "VMWRITE %#x", encoding);
+            readable += rw || ro;
+            writable += rw;
+        }
+        cr_expect(writable > 5 && readable > writable, "%u %u", readable, writable);
+        sim_free(sim);
+    }
+}
+
+/* Only what the machine has too can be in a shadow VMCS; and nothing of the host-state area, which hardware would load. */
+Test(shadow, no_host_state_and_no_controls_of_memory) {
+    static uint8_t reads[NVMX_PAGE_SIZE], writes[NVMX_PAGE_SIZE];
+    struct sim *sim = sim_new(&with_shadow);
+    nvmx_shadow_bitmaps(sim->vm, reads, writes);
+    for (uint32_t encoding = 0; encoding < 0x8000; encoding++) {
+        bool host_state = ((encoding >> 10) & 3) == 3;
+        if (clear_in(reads, encoding))
+            cr_expect(!host_state && sim_has_field(sim, (unsigned int)sim_slot(encoding)), "%#x", encoding);
+    }
+    sim_free(sim);
+}
+
+/* -- reading and writing without exits -------------------------------------------------------------------------------------------- */
+
+Test(shadow, what_l1_writes_arrives) {
+    struct sim *sim = l1_ready(&with_shadow);
+    launch(sim);
+    l2_leaves(sim);
+    cr_assert(without_exit(sim, NVMX_VMCS_GUEST_RIP, true), "the test needs a shadowed field");
+    l1_writes(sim, NVMX_VMCS_GUEST_RIP, 0x1777);
+    l1_writes(sim, NVMX_VMCS_GUEST_RFLAGS, 0x202);
+    l1_writes(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, 0x80000030);
+    resume(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RIP), 0x1777);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RFLAGS), 0x202);
+    cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), 0x80000030);
+    sim_free(sim);
+}
+
+/* Every readable field shows after an exit what vmcs12 has, by the shadow VMCS as by an exit. */
+Test(shadow, what_l1_reads_is_right) {
+    struct sim *sim = l1_ready(&with_shadow);
+    launch(sim);
+    for (unsigned int round = 1; round < 4; round++) {
+        struct nvmx_l2_exit_info info = {.reason = NVMX_EXIT_VMREAD,
+                                         .qualification = 0x100 * round,
+                                         .instruction_length = 3 + round,
+                                         .instruction_info = 0x111 * round};
+        sim_set(sim, sim->selected, NVMX_F_GUEST_RIP, 0x1000 + round);
+        sim_set(sim, sim->selected, NVMX_F_GUEST_CR3, 0x2000 * round);
+        sim_set(sim, sim->selected, NVMX_F_GUEST_CS_ACCESS_RIGHTS, 0xa09b);
+        cr_assert_eq(sim_exit_info(sim, &info), NVMX_ENTER);
+        unsigned int shadowed = 0;
+        for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+            uint32_t encoding = nvmx_field_info(slot)->encoding;
+            if (!clear_in(sim->vmread_bitmap, encoding))
+                continue;
+            uint64_t value = 0;
+            cr_assert(vmcs12_read(sim->vcpu, slot, &value) == NVMX_OK);
+            cr_expect_eq(l1_reads(sim, encoding), value, "%s", nvmx_field_info(slot)->name);
+            shadowed++;
+        }
+        cr_expect(shadowed > 15);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_QUALIFICATION), 0x100 * round);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RIP), 0x1000 + round);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_CR3), 0x2000 * round);
+        resume(sim);
+    }
+    sim_free(sim);
+}
+
+/* A VMWRITE that exits (to exit information) is seen by a VMREAD that does not. */
+Test(shadow, writes_that_exit) {
+    struct sim *sim = l1_ready(&with_shadow);
+    cr_assert(without_exit(sim, NVMX_VMCS_EXIT_QUALIFICATION, false) && !without_exit(sim, NVMX_VMCS_EXIT_QUALIFICATION, true));
+    l1_writes(sim, NVMX_VMCS_EXIT_QUALIFICATION, 0x4711);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_QUALIFICATION), 0x4711);
+    launch(sim);
+    l2_leaves(sim);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_QUALIFICATION), 0);
+    sim_free(sim);
+}
+
+/* VMfail and failed entries are seen as well. */
+Test(shadow, refused_entries) {
+    struct sim *sim = l1_ready(&with_shadow);
+    l1_writes(sim, NVMX_VMCS_GUEST_RFLAGS, 0);
+    cr_assert_eq(sim_vmlaunch(sim), SIM_ENTRY_FAILED);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), 0x80000021);
+    l1_writes(sim, NVMX_VMCS_GUEST_RFLAGS, 2);
+    l1_writes(sim, NVMX_VMCS_PRIMARY_CONTROLS, 0);
+    cr_assert_eq(sim_vmlaunch(sim), SIM_FAIL_VALID);
+    cr_expect_eq(sim_instruction_error(sim), 7);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_PRIMARY_CONTROLS), 0);
+    sim_free(sim);
+}
+
+/* -- the current VMCS changes ----------------------------------------------------------------------------------------------------------- */
+
+static uint64_t link_pointer(const struct sim *sim) {
+    return vmcs01(sim, NVMX_F_VMCS_LINK_POINTER);
+}
+
+/* Without a current VMCS the link pointer names none, so that hardware answers VMfailInvalid. */
+Test(shadow, link_pointer_follows_the_current_vmcs) {
+    struct sim *sim = sim_new(&with_shadow);
+    uint64_t value;
+    sim_region(sim, SIM_L1_VMXON);
+    sim_region(sim, SIM_L1_VMCS_A);
+    sim_region(sim, SIM_L1_VMCS_B);
+    cr_assert(sim_vmxon(sim, SIM_L1_VMXON) == SIM_SUCCEED);
+    cr_expect_eq(link_pointer(sim), NVMX_NO_ADDRESS);
+    cr_expect_eq(sim_vmread(sim, NVMX_VMCS_GUEST_RIP, &value), SIM_FAIL_INVALID);
+    cr_assert(sim_vmptrld(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
+    cr_expect_eq(link_pointer(sim), SIM_SHADOW_HPA);
+    cr_assert(sim_vmclear(sim, SIM_L1_VMCS_B) == SIM_SUCCEED);
+    cr_expect_eq(link_pointer(sim), SIM_SHADOW_HPA, "another one");
+    cr_assert(sim_vmclear(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
+    cr_expect_eq(link_pointer(sim), NVMX_NO_ADDRESS);
+    cr_assert(sim_vmptrld(sim, SIM_L1_VMCS_B) == SIM_SUCCEED);
+    cr_expect_eq(link_pointer(sim), SIM_SHADOW_HPA);
+    cr_assert(sim_vmxoff(sim) == SIM_SUCCEED);
+    cr_expect_eq(link_pointer(sim), NVMX_NO_ADDRESS);
+    cr_assert(sim_launch(sim) == SIM_L2);
+    cr_expect_eq(vmcs02(sim, NVMX_F_VMCS_LINK_POINTER), NVMX_NO_ADDRESS, "L2 has no shadow VMCS");
+    cr_expect_eq(vmcs02(sim, NVMX_F_SECONDARY_CONTROLS) >> 14 & 1, 0);
+    l2_leaves(sim);
+    cr_expect_eq(link_pointer(sim), SIM_SHADOW_HPA);
+    sim_free(sim);
+}
+
+/* Each VMCS keeps what was written to it through the one shadow VMCS. */
+Test(shadow, two_vmcss) {
+    for (uint16_t slots = 1; slots < 4; slots++) {
+        struct sim *sim = sim_new(&(struct sim_options){.shadow = true, .vmcs02_slots = slots});
+        cr_assert(sim_vmxon_ready(sim) == SIM_SUCCEED);
+        for (unsigned int round = 0; round < 3; round++)
+            for (uint64_t i = 0; i < 2; i++) {
+                cr_assert(sim_vmptrld(sim, i ? SIM_L1_VMCS_B : SIM_L1_VMCS_A) == SIM_SUCCEED);
+                if (round > 0)
+                    cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RSP), 0x1000 * (i + 1) + round - 1, "%u slots", slots);
+                l1_writes(sim, NVMX_VMCS_GUEST_RSP, 0x1000 * (i + 1) + round);
+            }
+        cr_assert(sim_vmclear(sim, SIM_L1_VMCS_B) == SIM_SUCCEED);
+        cr_assert(sim_vmptrld(sim, SIM_L1_VMCS_B) == SIM_SUCCEED);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RSP), 0x2002);
+        sim_free(sim);
+    }
+}
+
+/* -- callbacks fail ------------------------------------------------------------------------------------------------------------------------ */
+
+/* A refused VMPTRLD leaves the current VMCS, and L1 reads that one; a refused VMCLEAR clears nothing. */
+Test(shadow, refused_vmptrld_and_vmclear) {
+    unsigned int refused[2] = {0};
+    for (unsigned int clear = 0; clear < 2; clear++) {
+        for (uint64_t k = 1; k < 20; k++) {
+            struct sim *sim = sim_new(&with_shadow);
+            uint64_t pointer = 0;
+            cr_assert(sim_vmxon_ready(sim) == SIM_SUCCEED);
+            cr_assert(sim_vmptrld(sim, SIM_L1_VMCS_B) == SIM_SUCCEED);
+            l1_writes(sim, NVMX_VMCS_GUEST_RSP, 0xbbbb);
+            cr_assert(sim_vmptrld(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
+            l1_writes(sim, NVMX_VMCS_GUEST_RSP, 0xaaaa);
+            sim->calls = 0;
+            sim->fail.at = k;
+            enum sim_outcome outcome = clear ? sim_vmclear(sim, SIM_L1_VMCS_A) : sim_vmptrld(sim, SIM_L1_VMCS_B);
+            sim->fail.at = 0;
+            if (outcome == SIM_FAIL_VALID || outcome == SIM_AGAIN || outcome == SIM_FAULT) {
+                sim_set(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, 0);
+                cr_assert(sim_vmptrst(sim, &pointer) == SIM_SUCCEED);
+                cr_expect_eq(pointer, SIM_L1_VMCS_A, "callback %lu", k);
+                cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RSP), 0xaaaa, "callback %lu: A's", k);
+                cr_assert(sim_vmptrld(sim, SIM_L1_VMCS_B) == SIM_SUCCEED, "L1 tries again");
+                cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RSP), 0xbbbb, "callback %lu: B's", k);
+                refused[clear]++;
+            } else {
+                cr_expect(outcome == SIM_SUCCEED || outcome == SIM_STOPPED, "callback %lu: %s", k, sim_outcome_text(outcome));
+            }
+            sim_free(sim);
+        }
+        cr_expect(refused[clear] > 1, "%u", refused[clear]);
+    }
+}
