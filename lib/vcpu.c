@@ -35,13 +35,12 @@ static enum nvmx_status copy_host(struct nvmx_host *to, const struct nvmx_host *
     return complete && ept02_whole ? NVMX_OK : NVMX_E_INVALID;
 }
 
-/* Our layout of a VMCS region: fields one after the other, 8 bytes each, from byte 64 on. */
 static void default_layout(struct nvmx_vmcs12_layout *layout) {
     layout->revision = NVMX_REVISION;
     layout->launch_state = 8;
     layout->reserved = 0;
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
-        layout->offset[slot] = (uint16_t)(64 + 8 * slot);
+        layout->offset[slot] = (uint16_t)(VMCS_REGION_FIELDS + 8 * slot);
     }
 }
 
@@ -72,6 +71,7 @@ static void field_sets(struct nvmx_vm *vm) {
         if (is_control) {
             nvmx_set_add(&vm->controls, slot);
         }
+        vm->field_mask[slot] = nvmx_set_has(&vm->exists, slot) ? nvmx_field_mask(slot) : 0;
     }
 }
 
@@ -141,6 +141,7 @@ enum nvmx_status nvmx_vm_init(void *memory, size_t bytes, const struct nvmx_host
         vm->layout = *config->layout;
     } else {
         default_layout(&vm->layout);
+        vm->plain_layout = true;
     }
     if (!layout_valid(&vm->layout)) {
         return NVMX_E_INVALID;

@@ -16,6 +16,8 @@
 #define NVMX_REVISION 0x4e560001u
 /* SDM 27.2: a VMCS region is 4 KiB: dword 0 revision (bit 31: shadow), dword 1 VMX-abort indicator. */
 #define VMCS_REGION_ABORT 4u
+/* Our layout: fields one after the other in the order of the table, 8 bytes each, from here on. */
+#define VMCS_REGION_FIELDS 64u
 
 /* A page of L1's memory that stays mapped while a vmcs02 may use it. gpa1 == NVMX_NO_ADDRESS: none. */
 struct pin {
@@ -77,7 +79,6 @@ enum pin_index { PIN_IO_A = 0, PIN_IO_B, PIN_VIRTUAL_APIC, PIN_APIC_ACCESS, PIN_
 
 /* The fields that each exit of L2 reads into vmcs12's slots. */
 struct sync_list {
-    bool ready;
     uint32_t count;
     uint32_t encoding[NVMX_FIELD_COUNT];
     uint8_t slot[NVMX_FIELD_COUNT];
@@ -90,25 +91,27 @@ struct vmcs12 {
     uint64_t last_use;            /* for LRU */
     bool launched;                /* launch state */
     bool vmcs02_ready;            /* vmcs02 was reset and written once for this vmcs12 */
+    bool controls_merged;         /* vmcs02's controls are right but for the dirty fields */
+    bool l1_state_ready;          /* l1_state[] is made of the present host-state area and VM-exit controls */
+    bool sync_ready;              /* `sync` is made of the present `learned` and `saved` */
     uint16_t vpid02;              /* VPID given to vmcs02; 0: none */
     uint32_t bitmap_bits;         /* primary controls of vmcs02 about I/O and MSR bitmaps */
+    uint32_t gates_loaded;        /* gates (bits 1 << GATE_) that the entry loads from vmcs12 */
+    uint32_t gates_exit_loads;    /* gates that the exit loads from vmcs12; with l1_state_ready */
+    uint32_t checked;             /* groups (1 << enum nvmx_field_group) whose checks passed and that L1 has not written since */
     struct nvmx_field_set dirty;  /* written by L1 since the last entry */
     struct nvmx_field_set stale;  /* the truth is in vmcs02 */
     struct nvmx_field_set saved;  /* guest state that an exit stores into vmcs12, by its controls */
-    struct sync_list sync;        /* made of `learned` and `saved` */
     struct nvmx_field_set learned; /* stale fields that L1 read after earlier exits: read ahead of time */
-    bool controls_merged;         /* vmcs02's controls are right but for the dirty fields */
     struct nvmx_field_set known;  /* image[] equals what vmcs02 holds */
-    uint64_t value[NVMX_FIELD_COUNT];
-    uint64_t image[NVMX_FIELD_COUNT];
-    uint32_t gates_loaded;        /* gates (bits 1 << GATE_) that the entry loads from vmcs12 */
-    uint32_t gates_exit_loads;    /* gates that the exit loads from vmcs12; with l1_state_ready */
-    bool l1_state_ready;          /* l1_state[] is made of the present host-state area and VM-exit controls */
-    uint64_t l1_state[L1_STATE_FIELDS];
     struct pin pin[PIN_COUNT];
     struct bitmap_overlay msr_bitmap;
     struct bitmap_overlay io_bitmap[2];
-    uint32_t checked;             /* groups (1 << enum nvmx_field_group) whose checks passed and that L1 has not written since */
+    /* From here on nothing counts until a member above says so: vmcs12_init leaves it. */
+    struct sync_list sync;
+    uint64_t value[NVMX_FIELD_COUNT];
+    uint64_t image[NVMX_FIELD_COUNT];
+    uint64_t l1_state[L1_STATE_FIELDS];
 };
 
 /* The fields that hardware VMCS shadowing gives L1: those that it may write come first. */
@@ -127,6 +130,8 @@ struct nvmx_vm {
     struct nvmx_caps caps;        /* what L1 sees */
     struct nvmx_caps machine;
     struct nvmx_vmcs12_layout layout;
+    bool plain_layout;            /* `layout` is ours */
+    uint64_t field_mask[NVMX_FIELD_COUNT]; /* bits that a field can hold; 0 if L1 does not have it */
     struct nvmx_field_set exists; /* fields that L1 has */
     struct nvmx_field_set machine_fields; /* fields that the real CPU has */
     struct nvmx_field_set guest_state; /* fields of the guest-state area that reach vmcs02, where L2 changes them */
@@ -162,6 +167,8 @@ struct nvmx_vcpu {
     uint64_t host_fault_gpa1;
     uint64_t use_clock;
 
+    uint64_t saved_for[3];        /* primary, secondary and VM-exit controls of which saved_last was made */
+    struct nvmx_field_set saved_last;
     uint16_t vmcs02_slots;
     uint16_t vpid02_first, vpid02_count, vpid02_next;
     uint16_t vpid12_of[16];       /* VPID12 that uses vpid02_first + i; 0: free */
@@ -360,7 +367,7 @@ void merge_release(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Read the listed fields from the selected vmcs02 into vmcs12's slots, plus the learned ones; all other guest state becomes stale. */
 enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* The controls changed: what does an exit save now? */
-void sync_saved_fields(const struct nvmx_vm *vm, struct vmcs12 *v);
+void sync_saved_fields(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Fetch every stale field of a vmcs12 (before it leaves the cache). Selects vmcs02 and back. */
 enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /*

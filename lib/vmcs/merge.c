@@ -232,7 +232,7 @@ static enum nvmx_status collect(struct merge *m, const uint64_t *pdpte) {
     if (controls || bitmap_bits != m->v->bitmap_bits || vpid02 != m->v->vpid02) {
         merge_put(m, NVMX_F_VMCS_LINK_POINTER, NVMX_NO_ADDRESS);
         merge_controls(m);
-        sync_saved_fields(m->vcpu->vm, m->v);
+        sync_saved_fields(m->vcpu, m->v);
     }
     put_gates(m);
     put_guest_state(m, pdpte);

@@ -76,7 +76,7 @@ static enum nvmx_status fetch_stale(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     if (stale == 0) {
         return NVMX_OK;
     }
-    v->sync.ready = false;
+    v->sync_ready = false;
     return sync_all(vcpu, v);
 }
 

@@ -85,39 +85,59 @@ static void take(const struct nvmx_vm *vm, struct vmcs12 *v, uint32_t count, con
         entry_controls_after(vm, entry_controls, v->image[NVMX_F_VM_ENTRY_CONTROLS]);
 }
 
-void sync_saved_fields(const struct nvmx_vm *vm, struct vmcs12 *v) {
-    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
-        nvmx_set_remove(&v->saved, slot);
-        if (nvmx_set_has(&vm->guest_state, slot) && nvmx_set_has(&vm->exists, slot) && saved_on_exit(v, slot)) {
-            nvmx_set_add(&v->saved, slot);
+/* The last answer serves again: vmcs12s of one L1 are much alike. */
+void sync_saved_fields(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    const struct nvmx_vm *vm = vcpu->vm;
+    const uint64_t controls[3] = {v->value[NVMX_F_PRIMARY_CONTROLS], secondary_controls(v),
+                                  v->value[NVMX_F_VM_EXIT_CONTROLS]};
+    bool same = controls[0] == vcpu->saved_for[0] && controls[1] == vcpu->saved_for[1] &&
+                controls[2] == vcpu->saved_for[2];
+
+    v->sync_ready = false;
+    if (same) {
+        v->saved = vcpu->saved_last;
+        return;
+    }
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        v->saved.word[w] = 0;
+        for (uint64_t left = vm->guest_state.word[w] & vm->exists.word[w]; left != 0; left &= left - 1) {
+            unsigned int slot = w * 64 + (unsigned int)__builtin_ctzll(left);
+
+            if (saved_on_exit(v, slot)) {
+                nvmx_set_add(&v->saved, slot);
+            }
         }
     }
-    v->sync.ready = false;
+    for (unsigned int i = 0; i < 3; i++) {
+        vcpu->saved_for[i] = controls[i];
+    }
+    vcpu->saved_last = v->saved;
 }
 
 /* What every exit reads: the core, and what L1 read after earlier exits. */
 static void make_list(struct vmcs12 *v) {
     struct sync_list *list = &v->sync;
 
-    if (list->ready) {
+    if (v->sync_ready) {
         return;
     }
     list->count = 0;
-    list->fields = (struct nvmx_field_set){{0}};
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        list->fields.word[w] = v->learned.word[w] & v->saved.word[w];
+    }
     for (uint32_t i = 0; i < sizeof(core_fields); i++) {
         nvmx_set_add(&list->fields, core_fields[i]);
     }
-    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
-        bool ahead = nvmx_set_has(&v->learned, slot) && nvmx_set_has(&v->saved, slot);
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        for (uint64_t left = list->fields.word[w]; left != 0; left &= left - 1) {
+            unsigned int slot = w * 64 + (unsigned int)__builtin_ctzll(left);
 
-        if (ahead || nvmx_set_has(&list->fields, slot)) {
-            nvmx_set_add(&list->fields, slot);
             list->encoding[list->count] = field_encoding[slot];
             list->slot[list->count] = (uint8_t)slot;
             list->count++;
         }
     }
-    list->ready = true;
+    v->sync_ready = true;
 }
 
 /* After L2 ran nothing is known of vmcs02's guest area, and everything that an exit saves is stale. */

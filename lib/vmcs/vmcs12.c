@@ -13,7 +13,7 @@
 #define SHADOW_INDICATOR 0x80000000u
 
 void vmcs12_init(struct vmcs12 *v) {
-    memset(v, 0, sizeof(*v));
+    memset(v, 0, offsetof(struct vmcs12, sync));
     v->gpa1 = NVMX_NO_ADDRESS;
     for (unsigned int i = 0; i < PIN_COUNT; i++) {
         v->pin[i].gpa1 = NVMX_NO_ADDRESS;
@@ -38,6 +38,13 @@ static uint32_t field_bytes(unsigned int slot) {
 
 /* Fields that L1 does not have hold 0, whatever its memory says. */
 static void values_from_region(const struct nvmx_vm *vm, const uint8_t *region, uint64_t *value) {
+    if (vm->plain_layout) {
+        memcpy(value, region + VMCS_REGION_FIELDS, sizeof(uint64_t) * NVMX_FIELD_COUNT);
+        for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+            value[slot] &= vm->field_mask[slot];
+        }
+        return;
+    }
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
         uint16_t offset = vm->layout.offset[slot];
 
@@ -52,6 +59,10 @@ static void region_from_values(const struct nvmx_vm *vm, uint8_t *region, const 
     uint32_t launched = v->launched ? 1 : 0;
 
     memcpy(region + vm->layout.launch_state, &launched, sizeof(launched));
+    if (vm->plain_layout) {
+        memcpy(region + VMCS_REGION_FIELDS, v->value, sizeof(v->value));
+        return;
+    }
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
         uint16_t offset = vm->layout.offset[slot];
 
@@ -137,13 +148,6 @@ static enum nvmx_status evict(struct nvmx_vcpu *vcpu, int index) {
     return status;
 }
 
-static void all_written(struct nvmx_field_set *set) {
-    memset(set, 0, sizeof(*set));
-    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
-        nvmx_set_add(set, slot);
-    }
-}
-
 static void fill(const struct nvmx_vm *vm, struct vmcs12 *v, uint64_t gpa1, const uint8_t *region) {
     uint32_t launch_state;
 
@@ -152,7 +156,7 @@ static void fill(const struct nvmx_vm *vm, struct vmcs12 *v, uint64_t gpa1, cons
     memcpy(&launch_state, region + vm->layout.launch_state, sizeof(launch_state));
     v->launched = launch_state != 0;
     values_from_region(vm, region, v->value);
-    all_written(&v->dirty);
+    v->dirty = vm->exists;
 }
 
 /* L1's VMREAD and VMWRITE are of this one from now on, also where hardware carries them out. */
@@ -249,7 +253,7 @@ enum nvmx_status vmcs12_read(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t
 
     if (nvmx_set_has(&v->stale, slot)) {
         nvmx_set_add(&v->learned, slot);
-        v->sync.ready = false;
+        v->sync_ready = false;
         enum nvmx_status status = sync_all(vcpu, v);
         if (status != NVMX_OK) {
             return status;
