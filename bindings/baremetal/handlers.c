@@ -194,6 +194,8 @@ static void handle_ept_violation(struct cpu *cpu) {
     uint64_t gpa1 =
         cpu->selected == NVMX_VMCS01 ? vmcs_get(NVMX_VMCS_GUEST_PHYSICAL_ADDRESS) : nvmx_host_fault_gpa1(cpu->vcpu);
 
+    if (gpa1 == NVMX_NO_ADDRESS)
+        panic("L0's page pool is exhausted: give it more memory (boot option memory=)");
     if (!ept01_fill(gpa1))
         panic("access to 0x%lx, an address that this processor does not have", gpa1);
     restore_event_in_flight();

@@ -270,36 +270,27 @@ static bool encls_wanted(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
 
 /* -- EPT ----------------------------------------------------------------------------------------------------------------------------------- */
 
-static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
-                            struct nvmx_l2_exit_info *info) {
+struct nvmx_ept_access ept12_of(const struct vmcs12 *v, struct nvmx_ept_log *log) {
     uint32_t secondary = secondary_controls(v);
-    struct nvmx_ept_log log = {.gpa1 = v->value[NVMX_F_PML_ADDRESS], .index = (uint16_t)v->value[NVMX_F_PML_INDEX]};
-    struct nvmx_ept_access access = {
-        .eptp12 = v->value[NVMX_F_EPT_POINTER],
-        .gpa2 = info->guest_physical_address,
-        .qualification = info->qualification,
-        .misconfiguration = reason == NVMX_EXIT_EPT_MISCONFIGURATION,
-        .mbec = (secondary & PROC2_MBEC) != 0,
-        .log = (secondary & PROC2_PML) != 0 ? &log : NULL,
-    };
-    struct nvmx_ept_fault fault = {0};
 
-    if ((secondary & PROC2_EPT) == 0) {
-        vcpu->host_fault_gpa1 = info->guest_physical_address;
-        return ROUTE_HOST;
-    }
-    if (vcpu->vm->ept == NULL) {
-        return ROUTE_HOST; /* the host composes, and knows */
-    }
-    enum nvmx_ept_verdict verdict = nvmx_ept_fault(vcpu->vm->ept, vcpu->ctx, &access, &fault);
-    v->value[NVMX_F_PML_INDEX] = log.index;
+    *log = (struct nvmx_ept_log){.gpa1 = v->value[NVMX_F_PML_ADDRESS], .index = (uint16_t)v->value[NVMX_F_PML_INDEX]};
+    return (struct nvmx_ept_access){
+        .eptp12 = v->value[NVMX_F_EPT_POINTER],
+        .mbec = (secondary & PROC2_MBEC) != 0,
+        .log = (secondary & PROC2_PML) != 0 ? log : NULL,
+    };
+}
+
+enum route route_ept_verdict(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum nvmx_ept_verdict verdict,
+                             const struct nvmx_ept_fault *fault, struct nvmx_l2_exit_info *info) {
     switch (verdict) {
     case NVMX_EPT_RETRY:
         return ROUTE_AGAIN;
     case NVMX_EPT_L1_VIOLATION:
         info->reason = NVMX_EXIT_EPT_VIOLATION;
-        info->qualification = fault.qualification;
-        return (secondary & PROC2_VE) != 0 && fault.convertible ? convert_violation(vcpu, v, info) : ROUTE_L1;
+        info->qualification = fault->qualification;
+        return (secondary_controls(v) & PROC2_VE) != 0 && fault->convertible ? convert_violation(vcpu, v, info)
+                                                                             : ROUTE_L1;
     case NVMX_EPT_L1_LOG_FULL:
         info->reason = NVMX_EXIT_PML_FULL;
         info->qualification &= QUALIFICATION_NMI_UNBLOCKING | QUALIFICATION_ASYNCHRONOUS;
@@ -309,11 +300,32 @@ static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t r
         info->qualification = 0;
         return ROUTE_L1;
     case NVMX_EPT_HOST_FAULT:
-        vcpu->host_fault_gpa1 = fault.gpa1;
+        vcpu->host_fault_gpa1 = fault->gpa1;
         return ROUTE_HOST;
     default:
         return ROUTE_FAILED;
     }
+}
+
+static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
+                            struct nvmx_l2_exit_info *info) {
+    struct nvmx_ept_log log;
+    struct nvmx_ept_access access = ept12_of(v, &log);
+    struct nvmx_ept_fault fault = {0};
+
+    if ((secondary_controls(v) & PROC2_EPT) == 0) {
+        vcpu->host_fault_gpa1 = info->guest_physical_address;
+        return ROUTE_HOST;
+    }
+    if (vcpu->vm->ept == NULL) {
+        return ROUTE_HOST; /* the host composes, and knows */
+    }
+    access.gpa2 = info->guest_physical_address;
+    access.qualification = info->qualification;
+    access.misconfiguration = reason == NVMX_EXIT_EPT_MISCONFIGURATION;
+    enum nvmx_ept_verdict verdict = nvmx_ept_fault(vcpu->vm->ept, vcpu->ctx, &access, &fault);
+    v->value[NVMX_F_PML_INDEX] = log.index;
+    return route_ept_verdict(vcpu, v, verdict, &fault, info);
 }
 
 /* -- the whole -------------------------------------------------------------------------------------------------------------------------------- */
@@ -347,6 +359,8 @@ enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
         return l1_if((secondary & (PROC2_APIC_REGISTER | PROC2_VIRTUAL_INTERRUPTS)) != 0);
     case WHO_MONITOR_TRAP:
         return l1_if(monitor_trap_wanted(v));
+    case WHO_SHADOW_VMCS:
+        return route_shadow_vmcs(vcpu, v, reason, info, hardware);
     case WHO_ENCLS:
         return l1_if(encls_wanted(vcpu, v));
     case WHO_VM_FUNCTION:
