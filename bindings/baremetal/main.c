@@ -59,6 +59,15 @@ static bool at_end(char c) {
     return !c || c == ' ';
 }
 
+/* N or N,SEED */
+static void read_shake(const char *at, size_t *length) {
+    options.shake = (uint32_t)read_number(at, length);
+    if (at[*length] == ',') {
+        ++*length;
+        options.shake_seed = read_number(at, length);
+    }
+}
+
 static void read_options(const char *at) {
     const char *first = at;
 
@@ -77,6 +86,8 @@ static void read_options(const char *at) {
             options.no_shadowing = true;
         else if (is_word(at, "memory=", &length))
             options.own_mib = read_number(at, &length);
+        else if (is_word(at, "shake=", &length))
+            read_shake(at, &length);
         if (!at_end(at[length])) {
             for (length = 0; !at_end(at[length]); length++) {
             }
@@ -142,8 +153,18 @@ static void read_machine(struct nvmx_caps *caps) {
     caps->cpu = cpu_facts();
 }
 
-static void make_vm(struct cpu *cpu) {
+enum nvmx_status host_make_vm(struct cpu *cpu, void *memory) {
     static struct nvmx_vm_config vm = {.size = sizeof vm};
+
+    read_machine(&vm.machine);
+    vm.expose = !options.hide_vmx;
+    vm.passes_interrupts = true;
+    /* However L1 fills its ept12, ept02 leaves L0 the pages that it needs itself. */
+    vm.ept_page_budget = (uint32_t)(pages_left() / 4 * 3);
+    return nvmx_vm_init(memory, nvmx_vm_size(), &callbacks, &vm, &cpu->vm);
+}
+
+enum nvmx_status host_make_vcpu(struct cpu *cpu, void *memory) {
     struct nvmx_vcpu_config vcpu = {
         .size = sizeof vcpu,
         .ctx = cpu,
@@ -155,14 +176,15 @@ static void make_vm(struct cpu *cpu) {
         .msr_bitmap = cpu->msr_bitmap.words,
         .io_bitmap = {cpu->io_bitmap[0].words, cpu->io_bitmap[1].words},
     };
-    enum nvmx_status status;
 
-    read_machine(&vm.machine);
-    vm.expose = !options.hide_vmx;
-    vm.passes_interrupts = true;
-    status = nvmx_vm_init(pages_take(nvmx_vm_size()), nvmx_vm_size(), &callbacks, &vm, &cpu->vm);
+    return nvmx_vcpu_init(memory, nvmx_vcpu_size(), cpu->vm, &vcpu, &cpu->vcpu);
+}
+
+static void make_vm(struct cpu *cpu) {
+    enum nvmx_status status = host_make_vm(cpu, pages_take(nvmx_vm_size()));
+
     if (status == NVMX_OK)
-        status = nvmx_vcpu_init(pages_take(nvmx_vcpu_size()), nvmx_vcpu_size(), cpu->vm, &vcpu, &cpu->vcpu);
+        status = host_make_vcpu(cpu, pages_take(nvmx_vcpu_size()));
     if (status != NVMX_OK)
         panic("libnvmx does not start: %s", nvmx_status_text(status));
 }
@@ -240,6 +262,8 @@ uint32_t host_exit(struct cpu *cpu) {
     if (who == STATS_HOST)
         handle_exit(cpu);
     follow_mode(cpu);
+    if (options.shake)
+        shake(cpu);
     return host_enter(cpu);
 }
 
@@ -266,6 +290,7 @@ void host_main(uint32_t information) {
 
     console_init();
     read_loader(information);
+    bios_take_block();
     memory_take_own(options.own_mib, (uintptr_t)only_cpu.guard);
     traps_init();
     acpi_init();
@@ -274,6 +299,7 @@ void host_main(uint32_t information) {
 
     vmx_on(cpu);
     ept01_init();
+    bios_hook();
     if (linux_is_image(&modules.module[0]))
         linux_load(&modules, &start);
     else

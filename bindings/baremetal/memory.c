@@ -22,6 +22,7 @@ static struct memory_region own;
 static uint64_t direct_end;
 static uint64_t page_next;      /* pages from here to own.end were never given out */
 static uint64_t page_free_list; /* hpa of the first returned page, which holds the hpa of the next; 0: empty */
+static uint64_t page_free_count;
 
 static void map_add(uint64_t start, uint64_t end, uint32_t type) {
     if (start >= end)
@@ -143,24 +144,6 @@ bool memory_is_usable(uint64_t start, uint64_t end) {
     return false;
 }
 
-/* Cut [own.start, own.end) out of the RAM that L1 sees. */
-static void map_carve_own(void) {
-    for (uint32_t i = 0; i < map.count; i++) {
-        struct memory_region r = map.region[i];
-
-        if (r.type != MEMORY_RAM || r.start > own.start || r.end < own.end)
-            continue;
-        map.region[i].end = own.start;
-        if (r.start == own.start) {
-            map.region[i] = (struct memory_region){own.start, own.end, MEMORY_RESERVED};
-        } else {
-            map_add(own.start, own.end, MEMORY_RESERVED);
-        }
-        map_add(own.end, r.end, MEMORY_RAM);
-        return;
-    }
-}
-
 static void map_sort(void) {
     for (uint32_t i = 1; i < map.count; i++)
         for (uint32_t j = i; j && map.region[j - 1].start > map.region[j].start; j--) {
@@ -171,11 +154,30 @@ static void map_sort(void) {
         }
 }
 
+void memory_set_aside(uint64_t start, uint64_t end) {
+    for (uint32_t i = 0; i < map.count; i++) {
+        struct memory_region r = map.region[i];
+
+        if (r.type != MEMORY_RAM || r.start > start || r.end < end)
+            continue;
+        map.region[i] = (struct memory_region){start, end, MEMORY_RESERVED};
+        map_add(r.start, start, MEMORY_RAM);
+        map_add(end, r.end, MEMORY_RAM);
+        map_sort();
+        return;
+    }
+}
+
 /* -- pages -------------------------------------------------------------------------------------------------------- */
+
+uint64_t pages_left(void) {
+    return (own.end - page_next) / PAGE_BYTES + page_free_count;
+}
 
 void *page_get(uint64_t *hpa) {
     if (page_free_list) {
         *hpa = page_free_list;
+        page_free_count--;
         page_free_list = *(uint64_t *)phys_to_virt(page_free_list);
     } else if (page_next < own.end) {
         *hpa = page_next;
@@ -207,6 +209,7 @@ void *pages_take(uint64_t bytes) {
 void page_put(uint64_t hpa) {
     *(uint64_t *)phys_to_virt(hpa) = page_free_list;
     page_free_list = hpa;
+    page_free_count++;
 }
 
 /* -- L0's page tables --------------------------------------------------------------------------------------------- */
@@ -285,8 +288,7 @@ void memory_take_own(uint64_t own_mib, uint64_t guard) {
         panic("no %lu MiB of free memory below 4 GiB for L0", bytes / MIB);
     own.end = own.start + bytes;
     page_next = own.start + image_bytes;
-    map_carve_own();
-    map_sort();
+    memory_set_aside(own.start, own.end);
     cr3 = build_page_tables(guard);
     boot_relocate(cr3, phys_to_virt(own.start), image_start, image_bytes);
 }

@@ -29,8 +29,11 @@ struct multiboot_info;
 /* Take the loader's memory map; panics if there is none. */
 void memory_init(const struct multiboot_info *info);
 
-/* The map, L0's range marked as reserved in it once memory_take_own ran. */
+/* The map, L0's range marked as reserved in it once memory_take_own ran: as L1 gets it. */
 const struct memory_map *memory_map(void);
+
+/* Cut [start, end), which is RAM, out of the RAM that L1 sees. */
+void memory_set_aside(uint64_t start, uint64_t end);
 
 /* Mark [start, end) as in use, so that memory_find does not return it. */
 void memory_reserve(uint64_t start, uint64_t end);
@@ -62,6 +65,8 @@ void *page_get(uint64_t *hpa);
 /* The same for what L0 can't do without: panics. */
 void *page_get_or_die(uint64_t *hpa, const char *what);
 void page_put(uint64_t hpa);
+/* How many page_get has left. */
+uint64_t pages_left(void);
 
 /* Zeroed memory for as long as L0 runs: consecutive pages. Panics if there are none. */
 void *pages_take(uint64_t bytes);
