@@ -79,26 +79,52 @@ boot_start:
     ljmp $SELECTOR_CODE, $boot_long
 
 8:  movl $not_multiboot, %esi
-    jmp 7f
+    jmp fail
 9:  movl $no_long_mode, %esi
-7:  movw $COM1 + 3, %dx /* 8 bits, no parity, one stop bit */
+
+/* ESI: the message. Without 64-bit mode there is no way to the C code. */
+fail:
+    movw $COM1 + 3, %dx /* 8 bits, no parity, one stop bit */
     movb $3, %al
     outb %al, %dx
-6:  lodsb
+1:  lodsb
     testb %al, %al
-    jz 5f
-    movb %al, %ah
-    movw $COM1 + 5, %dx
-    movl $100000, %ecx
-4:  inb %dx, %al
-    testb $0x20, %al
-    loopz 4b
-    movb %ah, %al
+    jz 2f
+    movb $0x20, %bl /* takes a character */
+    call wait_for_line
     movw $COM1, %dx
     outb %al, %dx
+    jmp 1b
+2:  movb $0x40, %bl /* sent the last one */
+    call wait_for_line
+
+    /* Bochs ends when it is asked to at its own port; ACPI's RSDP says whether it is Bochs. */
+    movl $0xe0000, %edi
+3:  cmpl $0x20445352, (%edi) /* "RSD PTR ", checksum, "BOCHS " */
+    jne 4f
+    cmpl $0x48434f42, 9(%edi)
+    je 5f
+4:  addl $16, %edi
+    cmpl $0x100000, %edi
+    jb 3b
+    jmp 6f
+5:  movl $shutdown, %esi
+    movl $8, %ecx
+    movw $0x8900, %dx
+    rep outsb
+6:  hlt
     jmp 6b
-5:  hlt
-    jmp 5b
+
+/* Until the UART's line status has the bits in BL; not for ever. Keeps AL. */
+wait_for_line:
+    movb %al, %ah
+    movw $COM1 + 5, %dx
+    movl $1000000, %ecx
+1:  inb %dx, %al
+    testb %bl, %al
+    loopz 1b
+    movb %ah, %al
+    ret
 
     .code64
 boot_long:
@@ -134,9 +160,11 @@ boot_relocate:
 
     .section .rodata
 no_long_mode:
-    .asciz "nvmx: this CPU has no 64-bit mode\r\n"
+    .asciz "nvmx: fatal: this CPU has no 64-bit mode\r\n"
 not_multiboot:
-    .asciz "nvmx: not started by a multiboot-1 loader\r\n"
+    .asciz "nvmx: fatal: not started by a multiboot-1 loader\r\n"
+shutdown:
+    .ascii "Shutdown"
     .balign 8
 boot_gdt:
     .quad 0

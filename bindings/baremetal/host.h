@@ -50,8 +50,14 @@ struct options {
     bool hide_vmx;     /* L1 sees a CPU without VMX */
     bool no_shadowing; /* use no VMCS shadowing, though the CPU has it */
     uint64_t own_mib;  /* memory for L0; 0: L0 chooses */
+    uint32_t shake;    /* save and restore the nested state at every 1st to this-many-th exit; 0: never */
+    uint64_t shake_seed;
 };
 extern struct options options;
+
+/* Make libnvmx's VM, and its vCPU for this processor, in this memory. */
+enum nvmx_status host_make_vm(struct cpu *cpu, void *memory);
+enum nvmx_status host_make_vcpu(struct cpu *cpu, void *memory);
 
 /* -- entry.S, traps.c --------------------------------------------------------------------------------------------- */
 
@@ -160,7 +166,7 @@ bool l1_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value);
 /* A new bitmap for vmcs01. */
 struct page msr_bitmap01(void);
 
-/* -- the machine (acpi.c, ports.c) -------------------------------------------------------------------------------- */
+/* -- the machine (acpi.c, bios.c, ports.c) -------------------------------------------------------------------------------- */
 
 void acpi_init(void);
 /* The RSDP's address (0: none), and the port of PM1a control (0: none). */
@@ -168,6 +174,10 @@ uint64_t acpi_rsdp(void);
 uint16_t acpi_pm1a_control(void);
 /* Switch off by every means known; at the worst halt. */
 _Noreturn void power_off(void);
+
+/* Keep a place in conventional memory for the handler of INT 15H, before L1 gets its own; install it, when the map is final. */
+void bios_take_block(void);
+void bios_hook(void);
 
 /* I/O bitmaps A and B for vmcs01; words == NULL: L0 intercepts no port. */
 void io_bitmaps01(struct page bitmaps[2]);
@@ -180,6 +190,10 @@ enum stats_who { STATS_HOST, STATS_EMULATED, STATS_REFLECTED, STATS_WHO_COUNT };
 
 /* RAX of the VMCALL by which L1 asks for the counts (option `stats`): "nvmxstat" read as a little-endian number. */
 #define STATS_VMCALL 0x74617473786d766eull
+
+/* After each exit, with option `shake` (shake.c). */
+void shake(struct cpu *cpu);
+void shake_print(void);
 
 void stats_exit(bool from_l2, uint32_t reason, enum stats_who who);
 void stats_print(void);

@@ -48,4 +48,5 @@ void stats_print(void) {
             print("nvmx-stats: callback %s %lu\n", callback_name[i], callback_calls[i]);
     print("nvmx-stats: fields vmread %lu vmwrite %lu\n", counts->vmreads, counts->vmwrites);
     print("nvmx-stats: refused %lu\n", counts->refused);
+    shake_print();
 }

@@ -44,13 +44,12 @@ class Module:
         return [os.path.basename(self.path)] + self.arguments
 
 
-def load_commands(kind, image, arguments, modules, l0, stats):
+def load_commands(kind, image, arguments, modules, l0, l0_words):
     """The GRUB commands that load everything; the caller adds `boot`."""
     name = os.path.basename(image)
     loaded = [command("module", f"/mod{n}", *module.words()) for n, module in enumerate(modules, 1)]
     if l0:
-        options = ["stats"] if stats else []
-        return [command("multiboot", "/nvmx", "nvmx", *options), command("module", "/image", name, *arguments)] + loaded
+        return [command("multiboot", "/nvmx", "nvmx", *l0_words), command("module", "/image", name, *arguments)] + loaded
     if kind != LINUX:
         return [command("multiboot", "/image", name, *arguments)] + loaded
     if len(modules) > 1:
