@@ -20,7 +20,7 @@ struct diff_header {
     uint32_t magic;
     uint32_t fields, bases, pokes, vectors, sequences;
     uint32_t flags;
-    uint32_t reserved;
+    uint32_t dump_from; /* with DIFF_DUMP: from the vector or sequence of this number on */
 };
 #define DIFF_DUMP 1u /* print every field after each vector, and every operation's result */
 

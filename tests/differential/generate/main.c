@@ -10,13 +10,14 @@ static struct world world;
 
 static struct {
     const char *caps, *out, *only, *sequences_only;
-    uint32_t first, vectors, first_sequence, sequences;
+    uint32_t first, vectors, first_sequence, sequences, dump_from;
     bool explain, hits, dump, l1;
 } options;
 
 static int usage(void) {
-    fputs("generate --caps FILE [--seed N] [--first N] [--vectors N] [--first-sequence N] [--sequences N]\n"
-          "         [--only N,N...] [--only-sequences N,N...] [--dump] --out FILE | --explain | --hits | --l1\n"
+    fputs("generate --caps FILE [--unchecked ID,ID...] [--seed N] [--first N] [--vectors N] [--first-sequence N] [--sequences N]\n"
+          "         [--only N,N...] [--only-sequences N,N...] [--dump] [--dump-from N] --out FILE | --explain | --hits | --l1\n"
+          "  --unchecked  rows of the entry checks that the CPU does not make\n"
           "  --out FILE   write the boot module\n"
           "  --explain    print the vectors or sequences\n"
           "  --hits       print how often each row of the entry checks fails and passes, and why not\n"
@@ -245,7 +246,7 @@ static bool one_sequence(uint32_t number, FILE *file) {
 
 static int write_module(void) {
     struct diff_header header = {.magic = DIFF_MAGIC, .bases = world.states.bases, .pokes = world.states.pokes,
-                                 .flags = options.dump ? DIFF_DUMP : 0};
+                                 .flags = options.dump ? DIFF_DUMP : 0, .dump_from = options.dump_from};
     FILE *file = fopen(options.out, "wb");
 
     if (file == NULL) {
@@ -267,6 +268,15 @@ static int write_module(void) {
     }
     printf("%" PRIu32 " vectors, %" PRIu32 " sequences\n", header.vectors, header.sequences);
     return 0;
+}
+
+/* Ids with commas between. */
+static void set_unchecked(const char *ids) {
+    for (unsigned int row = 0; row < NVMX_CHECK_COUNT; row++) {
+        const char *id = nvmx_check_row(row)->id, *found = strstr(ids, id);
+
+        world.unchecked[row] = found != NULL && (found[strlen(id)] == ',' || found[strlen(id)] == '\0');
+    }
 }
 
 static bool read_options(int count_of, char **words) {
@@ -291,8 +301,12 @@ static bool read_options(int count_of, char **words) {
             options.only = next;
         else if (strcmp(word, "--only-sequences") == 0)
             options.sequences_only = next;
+        else if (strcmp(word, "--unchecked") == 0)
+            set_unchecked(next);
         else if (strcmp(word, "--seed") == 0)
             world.seed = strtoull(next, NULL, 0);
+        else if (strcmp(word, "--dump-from") == 0)
+            options.dump_from = (uint32_t)strtoul(next, NULL, 16);
         else if (strcmp(word, "--first") == 0)
             options.first = (uint32_t)strtoul(next, NULL, 0);
         else if (strcmp(word, "--vectors") == 0)

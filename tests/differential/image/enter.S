@@ -84,10 +84,15 @@ diff_exit:
     movl %eax, %ss
     movl %eax, %ds
     movl %eax, %es
+    /* IRET, because it also ends blocking by NMI, which would last to the next vector. */
+    movq %rsp, %rax
+    pushq $0x10
+    pushq %rax
+    pushq $2
     pushq $0x08
     leaq 1f(%rip), %rax
     pushq %rax
-    lretq
+    iretq
 1:  xorl %eax, %eax
 
 diff_return:

@@ -159,7 +159,7 @@ static uint64_t hash_exit(uint64_t sum, const struct exit_info *e, bool dump) {
 }
 
 static void enter(const struct module *m, const struct diff_vector *v) {
-    const bool dump = (m->header->flags & DIFF_DUMP) != 0;
+    const bool dump = (m->header->flags & DIFF_DUMP) != 0 && v->number >= m->header->dump_from;
     fault_reset();
     catch_rip = (uint64_t)diff_faulted;
     const uint64_t flags = diff_enter(!launched);
