@@ -67,15 +67,30 @@ static uint64_t event_value(unsigned int i) {
     return 0x80000000u | (i % 8) << 8 | vector[i / 8 % EVENT_VECTORS] | more[i / 8 / EVENT_VECTORS];
 }
 
-/* The value number i for a field that was `now`; false past the last. */
-static bool trial(unsigned int slot, unsigned int i, uint64_t now, uint64_t *value) {
-    const uint64_t mask = nvmx_field_mask(slot);
+/* What makes a field equal to another where a rule asks for that: a segment's base and selector, the VMCS link pointer and the current-VMCS pointer. */
+#define RELATED 2
+#define FIELD_TRIALS (RELATED + SPECIAL + 64 + EVENTS)
+static uint64_t related_value(unsigned int slot, const struct guess *guess, unsigned int i) {
+    if (slot >= NVMX_F_GUEST_ES_BASE && slot <= NVMX_F_GUEST_TR_BASE)
+        return guess->field[slot - NVMX_F_GUEST_ES_BASE + NVMX_F_GUEST_ES_SELECTOR] << 4;
+    if (slot >= NVMX_F_GUEST_ES_SELECTOR && slot <= NVMX_F_GUEST_TR_SELECTOR)
+        return guess->field[slot - NVMX_F_GUEST_ES_SELECTOR + NVMX_F_GUEST_ES_BASE] >> 4;
+    return i == 0 ? guess->fact[FACT_CURRENT_VMCS] : guess->fact[FACT_CURRENT_VMCS] ^ 0x1000;
+}
 
-    if (i < SPECIAL)
+/* The value number i for a field of the guess `base`; false past the last. */
+static bool trial(unsigned int slot, unsigned int i, const struct guess *base, uint64_t *value) {
+    const uint64_t mask = nvmx_field_mask(slot), now = base->field[slot];
+
+    if (i >= FIELD_TRIALS)
+        return false;
+    if (i < RELATED)
+        *value = related_value(slot, base, i) & mask;
+    else if ((i -= RELATED) < SPECIAL)
         *value = special[i] & mask;
     else if (i < SPECIAL + 64)
         *value = (now ^ UINT64_C(1) << (i - SPECIAL)) & mask;
-    else if (slot == NVMX_F_VM_ENTRY_INTERRUPTION_INFO && i < SPECIAL + 64 + EVENTS)
+    else if (slot == NVMX_F_VM_ENTRY_INTERRUPTION_INFO)
         *value = event_value(i - SPECIAL - 64);
     else
         return false;
@@ -126,7 +141,7 @@ static void vary_one(struct search *search, const struct guess *base) {
 
         if (!is_unknown(search->subject, slot) || !asked_for(search, slot))
             continue;
-        for (unsigned int i = 0; trial(slot, i, base->field[slot], &guess.field[slot]); i++)
+        for (unsigned int i = 0; trial(slot, i, base, &guess.field[slot]); i++)
             try_guess(search, &guess);
     }
 }
@@ -162,7 +177,7 @@ static void vary_all(struct search *search, const struct guess base[GUESS_KINDS]
                 continue;
             if (from % 4 < GUESS_KINDS)
                 guess.field[slot] = base[from % 4].field[slot];
-            else if (!trial(slot, from / 4 % (SPECIAL + 64 + EVENTS), guess.field[slot], &guess.field[slot]))
+            else if (!trial(slot, from / 4 % FIELD_TRIALS, &guess, &guess.field[slot]))
                 guess.field[slot] = from & nvmx_field_mask(slot);
         }
         try_guess(search, &guess);

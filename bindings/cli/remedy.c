@@ -20,13 +20,31 @@ static unsigned int bits_in(uint64_t value) {
     return count;
 }
 
+static bool holds_controls(unsigned int slot) {
+    return control_capability(slot, 0) >= 0 || control_capability(slot, 1) >= 0;
+}
+
+/* How far a value is from the one that stands there, as a person would see it: mostly the number of changed bits. */
+static unsigned int distance(unsigned int slot, uint64_t before, uint64_t after) {
+    const uint64_t set = after & ~before, cleared = before & ~after;
+
+    if (slot == NVMX_F_VM_ENTRY_INTERRUPTION_INFO && (set | cleared) == 1u << 11)
+        return 0; /* the same event, with or without its error code */
+    if ((set | cleared) >> 16 != 0 && (set | cleared) << 16 == 0 && after == (uint64_t)((int64_t)(after << 16) >> 16))
+        return 1; /* the same address, made canonical */
+    if (slot >= NVMX_F_GUEST_ES_ACCESS_RIGHTS && slot <= NVMX_F_GUEST_TR_ACCESS_RIGHTS && (set >> 16 & 1))
+        return 20; /* unusable: another state */
+    if (slot >= NVMX_F_GUEST_PDPTE0 && slot <= NVMX_F_GUEST_PDPTE3 && (cleared & 1))
+        return 20; /* not present: likewise */
+    return bits_in(set | cleared);
+}
+
 /*
- * Fewest broken rules in all first. Then a field that the rule constrains before one of its condition, few changed bits, clearing before setting, low bits before
- * high ones.
+ * Fewest broken rules in all first. Then a field that the rule is about before others, a short distance, clearing before setting, low bits before high ones.
  */
-static uint64_t cost_of(size_t broken, bool constrained, uint64_t before, uint64_t after) {
-    return (uint64_t)broken << 32 | (uint64_t)!constrained << 24 | (uint64_t)bits_in(before ^ after) << 16 | (uint64_t)bits_in(after & ~before) << 8 |
-           (uint64_t)bits_in((before ^ after) & UINT64_C(0xffffffffffff0000));
+static uint64_t cost_of(size_t broken, bool constrained, unsigned int slot, uint64_t before, uint64_t after) {
+    return (uint64_t)broken << 32 | (uint64_t)!constrained << 24 | (uint64_t)distance(slot, before, after) << 16 |
+           (uint64_t)bits_in(after & ~before) << 8 | (uint64_t)bits_in((before ^ after) & UINT64_C(0xffffffffffff0000));
 }
 
 static void attempt(struct attempt *at, unsigned int slot, uint64_t value, bool constrained) {
@@ -36,7 +54,7 @@ static void attempt(struct attempt *at, unsigned int slot, uint64_t value, bool 
     unsigned int example = 0;
 
     value &= nvmx_field_mask(slot);
-    if (value == before || cost_of(0, constrained, before, value) >= at->cost)
+    if (value == before || cost_of(0, constrained, slot, before, value) >= at->cost)
         return;
     at->guess.field[slot] = value;
     count = guess_failures(&at->guess, at->subject, failures);
@@ -47,7 +65,7 @@ static void attempt(struct attempt *at, unsigned int slot, uint64_t value, bool 
         if (!at->fails_now[failures[i].row] && breaks++ == 0)
             example = failures[i].row;
     }
-    cost = cost_of(count, constrained, before, value);
+    cost = cost_of(count, constrained, slot, before, value);
     if (cost < at->cost) {
         at->cost = cost;
         at->best = (struct remedy){slot, value, breaks, example};
@@ -86,24 +104,25 @@ static void attempt_numbers(struct attempt *at, unsigned int slot, bool constrai
     for (uint64_t low = 0; low < 32; low++) {
         attempt(at, slot, low, constrained);
         attempt(at, slot, (now & ~UINT64_C(0xf)) | (low & 0xf), constrained);
+        attempt(at, slot, (now & ~UINT64_C(0x38)) | (low & 7) << 3, constrained);  /* page-walk length */
         attempt(at, slot, (now & ~UINT64_C(0x60)) | (low & 3) << 5, constrained); /* DPL */
         attempt(at, slot, (now & ~UINT64_C(0x700)) | (low & 7) << 8, constrained); /* event type */
     }
     attempt(at, slot, 0xf3, constrained);
     attempt(at, slot, 0xffff, constrained);
     attempt(at, slot, UINT64_MAX, constrained);
+    attempt(at, slot, now & ~UINT64_C(0xffe), constrained); /* all attributes but "present" */
     attempt(at, slot, now ^ 0x500, constrained); /* EFER.LME with LMA */
     attempt(at, slot, (now & ~UINT64_C(0xff)) | 2, constrained); /* NMI's vector */
     attempt(at, slot, usual_value(slot, &at->subject->caps), constrained);
 }
 
 static void attempt_field(struct attempt *at, unsigned int slot, bool constrained) {
-    const struct nvmx_caps *caps = &at->subject->caps;
     const uint64_t now = at->guess.field[slot];
 
-    attempt(at, slot, corrected(caps, slot, now), constrained);
-    attempt(at, slot, sign_extended(now, caps->cpu & NVMX_CPU_LA57 ? 57 : 48), constrained);
-    attempt(at, slot, sign_extended(now, caps->cpu & NVMX_CPU_LA57 ? 57 : 48) & ~UINT64_C(0x3f), constrained);
+    attempt(at, slot, corrected(&at->subject->caps, slot, now), constrained);
+    attempt(at, slot, sign_extended(now, 48), constrained);
+    attempt(at, slot, sign_extended(now, 48) & ~UINT64_C(0x3f), constrained);
     for (unsigned int bit = 0; bit < 64; bit++) {
         attempt(at, slot, now ^ UINT64_C(1) << bit, constrained);
         attempt(at, slot, now & UINT64_MAX << bit, constrained);
@@ -128,15 +147,21 @@ static void attempt_bases(struct attempt *at, const struct rule *rule) {
 bool remedy_find(const struct subject *subject, unsigned int row, const struct rule *rule, struct remedy *remedy) {
     struct attempt at = {.subject = subject, .row = row, .cost = UINT64_MAX};
     struct nvmx_check_failure failures[NVMX_CHECK_COUNT];
+    bool only_controls = true; /* a state that has to agree with a control is changed rather than the control */
     size_t count;
 
     guess_init(&at.guess, subject, GUESS_USUAL);
     count = guess_failures(&at.guess, subject, failures);
     for (size_t i = 0; i < count; i++)
         at.fails_now[failures[i].row] = true;
-    for (unsigned int i = 0; i < rule->count; i++)
-        if (nvmx_set_has(&subject->known, rule->shown[i]) && nvmx_set_has(&subject->exists, rule->shown[i]))
-            attempt_field(&at, rule->shown[i], i < rule->constrained);
+    for (unsigned int i = 0; i < rule->constrained; i++)
+        only_controls = only_controls && holds_controls(rule->shown[i]);
+    for (unsigned int i = 0; i < rule->count; i++) {
+        unsigned int slot = rule->shown[i];
+
+        if (nvmx_set_has(&subject->known, slot) && nvmx_set_has(&subject->exists, slot))
+            attempt_field(&at, slot, i < rule->constrained && (only_controls || !holds_controls(slot)));
+    }
     attempt_bases(&at, rule);
     *remedy = at.best;
     return at.cost != UINT64_MAX;

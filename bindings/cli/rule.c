@@ -171,12 +171,10 @@ static void scan(struct rule *rule, const char *expression, bool any) {
     }
 }
 
-bool rule_of(size_t row, struct rule *rule) {
-    if (row >= NVMX_CHECK_COUNT)
-        return false;
+static void understand(size_t row, struct rule *rule) {
     *rule = (struct rule){.feature = RULE_NO_FEATURE};
     if (!expressions[row].ok)
-        return true;
+        return;
     scan(rule, expressions[row].ok, false);
     rule->constrained = rule->count;
     rule->feature = RULE_NO_FEATURE; /* that of the condition is nearer to what the rule is about */
@@ -185,5 +183,17 @@ bool rule_of(size_t row, struct rule *rule) {
         scan(rule, expressions[row].ok, true);
     if (rule->feature == RULE_NO_FEATURE)
         scan(rule, expressions[row].when, true);
+}
+
+bool rule_of(size_t row, struct rule *rule) {
+    static struct rule rules[NVMX_CHECK_COUNT]; /* each is understood once: the tool has one thread */
+    static bool understood[NVMX_CHECK_COUNT];
+
+    if (row >= NVMX_CHECK_COUNT)
+        return false;
+    if (!understood[row])
+        understand(row, &rules[row]);
+    understood[row] = true;
+    *rule = rules[row];
     return true;
 }

@@ -189,7 +189,7 @@ static void who_text(unsigned int number, char *out, size_t size) {
         {"APIC_WRITE", "L1 if APIC-register virtualization"},
     };
 
-    snprintf(out, size, "%s", exits[number].who);
+    snprintf(out, size, "L1 by a rule of its own (%s)", exits[number].who);
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (strcmp(words[i].who, exits[number].who) == 0)
             snprintf(out, size, "%s", words[i].text);
