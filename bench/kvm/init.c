@@ -3,7 +3,7 @@
  * The only process of the Linux whose KVM is measured: for each word of the command line that names a variant ("shadow",
  * "noshadow") loads kvm_intel accordingly, runs the benchmark's image under vmm, unloads the module. Then powers off.
  *
- * A variant's lines stand between "bench-variant: NAME" and "bench-variant: end". The last line is "exit-status: N".
+ * Words "row=NAME" there go to the image as NAME. A variant's lines stand between "bench-variant: NAME" and "bench-variant: end". The last line is "exit-status: N".
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +15,12 @@
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#define MOST_ROWS 30
+
+/* vmm, the image, the rows to measure. */
+static char program[] = "/vmm", image[] = "/bench.elf";
+static char *command[MOST_ROWS + 3] = {program, image};
 
 static const struct {
     const char *word, *parameters;
@@ -80,14 +86,12 @@ static int run(char *const arguments[]) {
 }
 
 static int run_variant(const char *word, const char *parameters) {
-    static char program[] = "/vmm", image[] = "/bench.elf";
-    char *const arguments[] = {program, image, NULL};
     load_module("kvm_intel", parameters);
     printf("bench-variant: %s\n", word);
     report_parameter("nested");
     report_parameter("enable_shadow_vmcs");
     report_parameter("enable_apicv");
-    int status = run(arguments);
+    int status = run(command);
     printf("bench-variant: end\n");
     if (syscall(SYS_delete_module, "kvm_intel", 0) != 0) {
         fail("delete_module");
@@ -108,6 +112,11 @@ int main(int argc, char **argv) {
     }
     load_module("irqbypass", "");
     load_module("kvm", "");
+    for (int word = 1, used = 2; word < argc && used < MOST_ROWS + 2; word++) {
+        if (strncmp(argv[word], "row=", 4) == 0) {
+            command[used++] = argv[word] + 4;
+        }
+    }
     for (size_t i = 0; i < sizeof(variants) / sizeof(variants[0]); i++) {
         for (int word = 1; word < argc; word++) {
             if (strcmp(argv[word], variants[i].word) == 0) {
