@@ -86,6 +86,7 @@ static void host_limits(const struct nvmx_vm *vm, const struct nvmx_vm_config *c
     }
     /* A host that composes ept02 is told EPTP12 and nothing else, and what L2 does to ept12's pages is not seen here. */
     if (vm->host.ept02_root != NULL) {
+        deny(mask, NVMX_CAP_PROCBASED2, 46); /* VMCS shadowing: L2's memory operands are translated by ept12 */
         deny(mask, NVMX_CAP_PROCBASED2, 49); /* enable PML */
         deny(mask, NVMX_CAP_PROCBASED2, 50); /* EPT-violation #VE */
         deny(mask, NVMX_CAP_PROCBASED2, 54); /* mode-based execute control for EPT */

@@ -90,6 +90,7 @@ struct vmcs12 {
     uint64_t gpa1;                /* of the region in L1's memory; NVMX_NO_ADDRESS: the slot is free */
     uint64_t last_use;            /* for LRU */
     bool launched;                /* launch state */
+    bool is_shadow;               /* a shadow VMCS: L1 can't enter it */
     bool vmcs02_ready;            /* vmcs02 was reset and written once for this vmcs12 */
     bool controls_merged;         /* vmcs02's controls are right but for the dirty fields */
     bool l1_state_ready;          /* l1_state[] is made of the present host-state area and VM-exit controls */
@@ -274,6 +275,21 @@ enum nvmx_status l1_physical_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, const 
 /* An exit of L1 with reason 18-27, 50, 53 or 59. vmcs01 is selected. */
 enum nvmx_next instruction_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
 
+/* What became of a VMREAD or VMWRITE of L2 that vmcs12 lets go to its shadow VMCS (instruction_l2.c). */
+enum l2_instruction {
+    L2_INSTRUCTION_EXITS = 0, /* L1's bitmap wants the exit, or the encoding is too large for one */
+    L2_INSTRUCTION_STAYS,     /* it would not exit, but nothing was to be done */
+    L2_INSTRUCTION_DONE,
+    L2_INSTRUCTION_FAULT,     /* fault->vector */
+    L2_INSTRUCTION_EPT,       /* ept12 does not allow the memory operand */
+    L2_INSTRUCTION_RETRY,     /* nothing happened: L2 executes it anew */
+    L2_INSTRUCTION_FAILED,    /* a callback failed, and L2 can't go on */
+};
+struct l2_memory;
+/* vmcs02 is selected. `carry_out`: false: only decide. */
+enum l2_instruction instruction_of_l2(struct nvmx_vcpu *vcpu, uint32_t basic_reason, bool carry_out,
+                                      struct l1_fault *fault, struct l2_memory *memory);
+
 /* Results of a VMX instruction (SDM 33.2), each written to vmcs01 with RIP advanced. They return NVMX_ENTER, or NVMX_STOP. */
 enum nvmx_next vm_succeed(struct nvmx_vcpu *vcpu);
 enum nvmx_next vm_fail_invalid(struct nvmx_vcpu *vcpu);
@@ -317,6 +333,9 @@ static inline uint64_t vmcs12_pointer(const struct nvmx_vcpu *vcpu) {
 /* VMREAD/VMWRITE of the current VMCS by slot (which exists). Reading may fetch a stale field from vmcs02. */
 enum nvmx_status vmcs12_read(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t *value);
 void vmcs12_write(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t value);
+/* A field (which exists) of the shadow VMCS of L1 at gpa1, where L2's VMREAD and VMWRITE go (SDM 27.10). */
+enum nvmx_status vmcs12_shadow_read(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int slot, uint64_t *value);
+void vmcs12_shadow_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int slot, uint64_t value);
 /* VMX-abort indicator into the current region (SDM 30.7). */
 void vmcs12_abort(struct nvmx_vcpu *vcpu, uint32_t indicator);
 

@@ -133,14 +133,12 @@ NVMX_API void nvmx_ept_invept(struct nvmx_ept *ept, void *vcpu_ctx, bool all, ui
 NVMX_API void nvmx_ept_memory_changed(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t gpa1, uint64_t bytes);
 
 /*
- * Translate gpa2 for `access` (NVMX_ACCESS_ bits) by ept12 alone, as a host does that emulates an access of L2; sets
- * accessed and dirty flags in ept12 where EPTP12 asks for them. NVMX_EPT_RETRY: allowed, at fault->gpa1.
- * NVMX_EPT_L1_VIOLATION: fault->qualification has bits 5:0. Without mode-based execute control.
- * `log` as in struct nvmx_ept_access.
+ * Translate access->gpa2 by ept12 alone, as is done where an access of L2 is emulated; sets accessed and dirty flags in ept12 where
+ * EPTP12 asks for them. Of access->qualification bits 2:0 (NVMX_ACCESS_ bits are the same), 7 and 8 count. NVMX_EPT_RETRY: allowed, at
+ * fault->gpa1. No root need be in use.
  */
-NVMX_API enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t eptp12, uint64_t gpa2,
-                                                  uint32_t access, struct nvmx_ept_log *log,
-                                                  struct nvmx_ept_fault *fault);
+NVMX_API enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx,
+                                                  const struct nvmx_ept_access *access, struct nvmx_ept_fault *fault);
 
 /* Pages in use now. */
 NVMX_API uint32_t nvmx_ept_pages(const struct nvmx_ept *ept);

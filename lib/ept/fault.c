@@ -270,13 +270,16 @@ enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const
     return verdict;
 }
 
-enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t eptp12, uint64_t gpa2,
-                                         uint32_t access, struct nvmx_ept_log *log, struct nvmx_ept_fault *fault) {
+enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,
+                                         struct nvmx_ept_fault *fault) {
+    uint64_t eptp12 = access->eptp12;
+    uint64_t gpa2 = access->gpa2;
     struct request request = {
         .gpa2 = gpa2,
-        .log = log,
-        .access = access & EPT_Q_ACCESS, /* NVMX_ACCESS_ bits are the qualification's */
-        .execute = NVMX_EPT_EXECUTE,
+        .log = access->log,
+        .qualification = access->qualification,
+        .access = needed_access(access->qualification, (eptp12 & NVMX_EPTP_AD) != 0),
+        .execute = NVMX_EPT_EXECUTE | (access->mbec ? NVMX_EPT_USER_EXECUTE : 0),
     };
     struct ept_walk walk;
 
@@ -286,7 +289,7 @@ enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, u
     }
     /* L1 may change an entry while its flags are set: then walk anew, but not for ever. */
     for (unsigned int attempt = 0; attempt < 8; attempt++) {
-        ept_walk_start(&walk, eptp12, false);
+        ept_walk_start(&walk, eptp12, access->mbec);
         ept_walk_run(ept, vcpu_ctx, &walk, gpa2);
         if (walk.result == NVMX_EPT_MISCONFIG) {
             return NVMX_EPT_L1_MISCONFIG;

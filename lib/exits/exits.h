@@ -36,6 +36,7 @@ enum exit_who {
     WHO_XSS,
     WHO_VM_FUNCTION,
     WHO_ENCLS,
+    WHO_SHADOW_VMCS,
 };
 
 struct exit_row {
@@ -62,6 +63,19 @@ enum route {
  */
 enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, const struct exit_row *row,
                       struct nvmx_l2_exit_info *info, bool hardware);
+
+/* Does L1 intercept this exception of L2 (SDM 28.2)? */
+bool exception_exits_to_l1(const struct vmcs12 *v, const struct nvmx_l2_exit_info *info);
+
+/* What lib/ept says of an access of L2: *info becomes what L1 gets. */
+enum route route_ept_verdict(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum nvmx_ept_verdict verdict,
+                             const struct nvmx_ept_fault *fault, struct nvmx_l2_exit_info *info);
+/* ept12 as it acts for L2. `log` is filled in, and used if L1 logs: then vmcs12's index follows it. */
+struct nvmx_ept_access ept12_of(const struct vmcs12 *v, struct nvmx_ept_log *log);
+
+/* VMREAD and VMWRITE of L2 (shadow_vmcs.c). */
+enum route route_shadow_vmcs(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, struct nvmx_l2_exit_info *info,
+                             bool hardware);
 
 /* VMFUNC of L2 (vmfunc.c). */
 enum route route_vm_function(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool hardware);

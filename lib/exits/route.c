@@ -34,6 +34,12 @@ static bool exception_wanted(uint64_t bitmap, uint64_t mask, uint64_t match, uin
     return wanted;
 }
 
+bool exception_exits_to_l1(const struct vmcs12 *v, const struct nvmx_l2_exit_info *info) {
+    return exception_wanted(v->value[NVMX_F_EXCEPTION_BITMAP], v->value[NVMX_F_PAGE_FAULT_ERROR_CODE_MASK],
+                            v->value[NVMX_F_PAGE_FAULT_ERROR_CODE_MATCH], info->interruption_info & 0xff,
+                            info->interruption_error_code);
+}
+
 /* What the host owns it keeps, as long as hardware speaks: of the event that it then has for L1 it asks what vmcs12 says. */
 static enum route route_exception(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v,
                                   const struct nvmx_l2_exit_info *info, bool hardware) {
@@ -49,10 +55,7 @@ static enum route route_exception(const struct nvmx_vcpu *vcpu, const struct vmc
     if (hardware && vector == VECTOR_MACHINE_CHECK && bit_of(host[NVMX_F_EXCEPTION_BITMAP], vector)) {
         return ROUTE_HOST;
     }
-    bool l1_wants = exception_wanted(v->value[NVMX_F_EXCEPTION_BITMAP], v->value[NVMX_F_PAGE_FAULT_ERROR_CODE_MASK],
-                                     v->value[NVMX_F_PAGE_FAULT_ERROR_CODE_MATCH], vector,
-                                     info->interruption_error_code);
-    return l1_wants ? ROUTE_L1 : ROUTE_HOST;
+    return exception_exits_to_l1(v, info) ? ROUTE_L1 : ROUTE_HOST;
 }
 
 static enum route route_interrupt(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, bool hardware) {

@@ -61,11 +61,12 @@ enum route convert_violation(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct nv
     if ((cr0 & CR0_PE) == 0 || !fill_area(vcpu, v, info)) {
         return ROUTE_L1;
     }
-    if (((v->value[NVMX_F_EXCEPTION_BITMAP] >> VECTOR_VE) & 1) != 0) {
-        *info = (struct nvmx_l2_exit_info){
-            .reason = NVMX_EXIT_EXCEPTION_OR_NMI,
-            .interruption_info = event | unblocking,
-        };
+    struct nvmx_l2_exit_info exception = {
+        .reason = NVMX_EXIT_EXCEPTION_OR_NMI,
+        .interruption_info = event | unblocking,
+    };
+    if (exception_exits_to_l1(v, &exception)) {
+        *info = exception;
         return ROUTE_L1;
     }
     return host_write(vcpu, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, event) == NVMX_OK ? ROUTE_DONE : ROUTE_FAILED;

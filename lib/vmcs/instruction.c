@@ -10,8 +10,6 @@
 #include <string.h>
 
 #define RFLAGS_ARITHMETIC   UINT64_C(0x8d5) /* CF PF AF ZF SF OF */
-#define RFLAGS_CF           UINT64_C(0x1)
-#define RFLAGS_ZF           UINT64_C(0x40)
 #define RFLAGS_TF           UINT64_C(0x100)
 #define RFLAGS_RF           UINT64_C(0x10000)
 #define RFLAGS_VM           UINT64_C(0x20000)
@@ -130,8 +128,8 @@ static enum nvmx_status read_crs(struct instruction *in) {
     return status;
 }
 
-static enum nvmx_status begin(struct nvmx_vcpu *vcpu, const struct instruction_row *row, const struct base_values *is,
-                              struct instruction *in) {
+enum nvmx_status instruction_begin(struct nvmx_vcpu *vcpu, const struct instruction_row *row,
+                                   const struct base_values *is, struct instruction *in) {
     uint32_t information;
     unsigned int to = row->enters ? BASE_RIP : row->operand == OPERAND_NONE ? BASE_INFO : BASE_COUNT;
     in->row = row;
@@ -326,8 +324,12 @@ static enum nvmx_next stopped(struct nvmx_vcpu *vcpu, enum nvmx_status status) {
     return stop(vcpu, NVMX_STOP_HOST, status);
 }
 
+enum nvmx_status instruction_end(struct instruction *in, uint64_t set_flags) {
+    return advance(in, (in->rflags & ~RFLAGS_ARITHMETIC) | set_flags);
+}
+
 static enum nvmx_next complete(struct instruction *in, uint64_t set_flags) {
-    enum nvmx_status status = advance(in, (in->rflags & ~RFLAGS_ARITHMETIC) | set_flags);
+    enum nvmx_status status = instruction_end(in, set_flags);
     return status == NVMX_OK ? NVMX_ENTER : stopped(in->vcpu, status);
 }
 
@@ -397,22 +399,26 @@ static enum nvmx_next finish(struct instruction *in, struct verdict verdict) {
     }
 }
 
+struct verdict instruction_phases(struct instruction *in) {
+    static const instruction_phase phases[] = {phase_privilege, phase_before, phase_operand, phase_effect};
+    struct verdict verdict = {GO_ON, 0};
+    for (size_t i = 0; i < sizeof(phases) / sizeof(phases[0]) && verdict.kind == GO_ON; i++) {
+        verdict = phases[i](in);
+    }
+    return verdict;
+}
+
 /* `is`: what has been read already, or NULL. */
 static enum nvmx_next execute(struct nvmx_vcpu *vcpu, const struct instruction_row *row, const struct base_values *is) {
-    static const instruction_phase phases[] = {phase_undefined, phase_privilege, phase_before, phase_operand,
-                                               phase_effect};
     struct batch out;
     struct instruction in = {.out = &out};
-    struct verdict verdict = {GO_ON, 0};
-    enum nvmx_status status = begin(vcpu, row, is, &in);
+    enum nvmx_status status = instruction_begin(vcpu, row, is, &in);
     if (status != NVMX_OK) {
         return stopped(vcpu, status);
     }
     vcpu->counts.emulated++;
-    for (size_t i = 0; i < sizeof(phases) / sizeof(phases[0]) && verdict.kind == GO_ON; i++) {
-        verdict = phases[i](&in);
-    }
-    return finish(&in, verdict);
+    struct verdict verdict = phase_undefined(&in);
+    return finish(&in, verdict.kind == GO_ON ? instruction_phases(&in) : verdict);
 }
 
 /* VMCALL is the host's first: most are hypercalls. See nvmx_vmcall. */

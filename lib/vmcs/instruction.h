@@ -91,6 +91,20 @@ struct verdict instruction_fault(struct instruction *in, int vector);
 /* Aligned, and within the physical-address width that L1 sees (32 bits if IA32_VMX_BASIC[48]). */
 bool instruction_region_ok(const struct instruction *in, uint64_t gpa1);
 
+#define RFLAGS_CF UINT64_C(0x1)
+#define RFLAGS_ZF UINT64_C(0x40)
+
+/* An instruction step by step; in->out, in->vmcs (selected) and in->paging.l2 are set. What exited is read, or taken from `is`. */
+struct base_values;
+enum nvmx_status instruction_begin(struct nvmx_vcpu *vcpu, const struct instruction_row *row,
+                                   const struct base_values *is, struct instruction *in);
+/* From the check of CPL on, until one of the phases ends it. */
+struct verdict instruction_phases(struct instruction *in);
+/* RIP moves on, and of the arithmetic flags those in set_flags are set (SDM 33.2). */
+enum nvmx_status instruction_end(struct instruction *in, uint64_t set_flags);
+/* VMREAD, VMWRITE: the field that reg2 names, into slot and high. False: L1 has no such field. */
+bool instruction_field(struct instruction *in);
+
 /* The phases by instruction. */
 struct verdict vmxon_before(struct instruction *in);
 struct verdict vmxon_effect(struct instruction *in);

@@ -72,7 +72,7 @@ enum fast_outcome instruction_fast(struct nvmx_vcpu *vcpu, uint32_t basic_reason
     struct vmcs12 *v = vmcs12_current(vcpu);
     unsigned int count = resume ? BASE_RIP : BASE_COUNT;
 
-    if (vcpu->mode != NVMX_MODE_ROOT || v == NULL || (resume && !v->launched)) {
+    if (vcpu->mode != NVMX_MODE_ROOT || v == NULL || (resume && (!v->launched || v->is_shadow))) {
         return FAST_NOT_USUAL;
     }
     enum nvmx_status status = host_read_encoded(vcpu, count, instruction_base, is->value);

@@ -51,12 +51,11 @@ struct verdict vmxoff_effect(struct instruction *in) {
     return status == NVMX_OK ? VERDICT(SUCCEED, 0) : VERDICT(STOP, status);
 }
 
-/* SDM 29.1. A shadow VMCS is never current: VMPTRLD refuses it where L1 has no VMCS shadowing, which is everywhere so
- * far. */
+/* SDM 29.1. */
 static struct verdict vm_entry(struct instruction *in, bool launch) {
     const struct vmcs12 *current = vmcs12_current(in->vcpu);
     in->vcpu->last_check = NVMX_CHECK_NONE;
-    if (current == NULL) {
+    if (current == NULL || current->is_shadow) {
         return VERDICT(FAIL_INVALID, 0);
     }
     if (in->interruptibility & BLOCKING_MOV_SS) {

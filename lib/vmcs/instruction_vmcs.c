@@ -44,8 +44,7 @@ struct verdict vmptrst_effect(struct instruction *in) {
 /* -- fields
  * ------------------------------------------------------------------------------------------------------------------ */
 
-/* The field that the register operand names, into in->slot and in->high. False: L1 has no such field. */
-static bool find_field(struct instruction *in) {
+bool instruction_field(struct instruction *in) {
     if (in->reg2 > UINT32_MAX) {
         return false;
     }
@@ -61,7 +60,7 @@ struct verdict vmread_before(struct instruction *in) {
     if (vmcs12_current(in->vcpu) == NULL) {
         return VERDICT(FAIL_INVALID, 0);
     }
-    return find_field(in) ? VERDICT(GO_ON, 0) : VERDICT(FAIL, 12);
+    return instruction_field(in) ? VERDICT(GO_ON, 0) : VERDICT(FAIL, 12);
 }
 
 struct verdict vmread_effect(struct instruction *in) {
@@ -88,7 +87,7 @@ struct verdict vmwrite_before(struct instruction *in) {
 struct verdict vmwrite_effect(struct instruction *in) {
     struct nvmx_vcpu *vcpu = in->vcpu;
     uint64_t value = in->memory[0];
-    if (!find_field(in)) {
+    if (!instruction_field(in)) {
         return VERDICT(FAIL, 12);
     }
     if (nvmx_encoding_read_only((uint32_t)in->reg2) &&

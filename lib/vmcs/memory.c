@@ -90,6 +90,7 @@ enum nvmx_status l1_physical_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, const 
 struct walk {
     unsigned int count;
     unsigned int entry_bytes;
+    uint64_t address[LEVELS_MAX]; /* gpa1, or gpa2 of an L2 */
     uint64_t gpa1[LEVELS_MAX];
     uint64_t entry[LEVELS_MAX];
     bool shared[LEVELS_MAX]; /* the same entry as in the translation of the operand's first page */
@@ -104,6 +105,28 @@ static uint64_t bit_range(unsigned int high, unsigned int low) {
 static unsigned int physical_bits(const struct nvmx_vcpu *vcpu) {
     unsigned int bits = vcpu->vm->caps.physical_address_bits;
     return bits > 52 ? 52 : bits < 32 ? 32 : bits;
+}
+
+#define QUALIFICATION_LINEAR (UINT64_C(1) << 7)
+#define QUALIFICATION_FINAL (UINT64_C(1) << 8)
+
+/* Of an L2 the physical address becomes L1's. `access`: the kind, as in an exit qualification. */
+static bool to_gpa1(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, uint64_t linear, uint64_t access,
+                    uint64_t *address, struct l1_fault *fault) {
+    struct l2_memory *l2 = paging->l2;
+    if (l2 == NULL || !l2->ept) {
+        return true;
+    }
+    l2->linear = linear;
+    l2->access.gpa2 = *address;
+    l2->access.qualification = access | QUALIFICATION_LINEAR;
+    l2->verdict = nvmx_ept_translate(vcpu->vm->ept, vcpu->ctx, &l2->access, &l2->fault);
+    if (l2->verdict != NVMX_EPT_RETRY) {
+        *fault = (struct l1_fault){.vector = FAULT_OF_EPT12};
+        return false;
+    }
+    *address = l2->fault.gpa1;
+    return true;
 }
 
 /* One aligned load, so that an entry is never seen half written. Without memory there: all ones. */
@@ -247,11 +270,16 @@ static bool walk_tables(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, 
     walk->entry_bytes = format.entry_bytes;
     for (unsigned int level = format.levels; level > 0; level--) {
         const unsigned int shift = 12 + format.index_bits * (level - 1);
-        const uint64_t gpa1 = table + ((linear >> shift) & bit_range(format.index_bits - 1, 0)) * format.entry_bytes;
+        const uint64_t at = table + ((linear >> shift) & bit_range(format.index_bits - 1, 0)) * format.entry_bytes;
+        uint64_t gpa1 = at;
+        if (!to_gpa1(vcpu, paging, linear, NVMX_ACCESS_READ, &gpa1, fault)) {
+            return false;
+        }
         const unsigned int i = walk->count++;
         const bool shared = first != NULL && i < first->count && first->gpa1[i] == gpa1;
         const uint64_t entry = shared ? first->entry[i] : read_entry(vcpu, gpa1, format.entry_bytes);
         const bool leaf = is_leaf(paging, &format, level, entry);
+        walk->address[i] = at;
         walk->gpa1[i] = gpa1;
         walk->entry[i] = entry;
         walk->shared[i] = shared;
@@ -277,18 +305,23 @@ static bool walk_tables(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, 
     return page_fault(fault, linear, error); /* not reached: level 1 is a leaf */
 }
 
-/* Accessed and dirty flags (SDM 5.8). False: an entry changed since it was read. */
-static bool set_accessed_dirty(struct nvmx_vcpu *vcpu, const struct walk *walk, bool write) {
+/* Accessed and dirty flags (SDM 5.8). RETRY: an entry changed since it was read. */
+static enum l1_access set_accessed_dirty(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, uint64_t linear,
+                                         const struct walk *walk, bool write, struct l1_fault *fault) {
     for (unsigned int i = 0; i < walk->count; i++) {
         uint64_t set = ENTRY_A | (write && i + 1 == walk->count ? ENTRY_D : 0);
+        uint64_t gpa1 = walk->address[i];
         if (walk->shared[i] || (walk->entry[i] & set) == set) {
             continue;
         }
-        if (!update_entry(vcpu, walk->gpa1[i], walk->entry_bytes, walk->entry[i], set)) {
-            return false;
+        if (!to_gpa1(vcpu, paging, linear, NVMX_ACCESS_READ | NVMX_ACCESS_WRITE, &gpa1, fault)) {
+            return L1_ACCESS_FAULT;
+        }
+        if (!update_entry(vcpu, gpa1, walk->entry_bytes, walk->entry[i], set)) {
+            return L1_ACCESS_RETRY;
         }
     }
-    return true;
+    return L1_ACCESS_DONE;
 }
 
 static uint64_t next_linear(const struct l1_paging *paging, uint64_t linear, uint32_t bytes) {
@@ -315,8 +348,11 @@ static enum l1_access translate_by_walk(struct nvmx_vcpu *vcpu, const struct l1_
     if (second && !walk_tables(vcpu, paging, linear[1], write, &walk[0], &walk[1], fault)) {
         return L1_ACCESS_FAULT;
     }
-    if (!set_accessed_dirty(vcpu, &walk[0], write) || (second && !set_accessed_dirty(vcpu, &walk[1], write))) {
-        return L1_ACCESS_RETRY;
+    for (unsigned int i = 0; i < count; i++) {
+        enum l1_access flags = set_accessed_dirty(vcpu, paging, linear[i], &walk[i], write, fault);
+        if (flags != L1_ACCESS_DONE) {
+            return flags;
+        }
     }
     gpa1[0] = walked_address(&walk[0], linear[0]);
     gpa1[1] = walked_address(&walk[second ? 1 : 0], linear[count - 1]);
@@ -345,10 +381,17 @@ static enum l1_access translate_by_host(struct nvmx_vcpu *vcpu, const uint64_t *
 
 static enum l1_access translate(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, const uint64_t *linear,
                                 unsigned int count, bool write, uint64_t *gpa1, struct l1_fault *fault) {
-    if (vcpu->vm->host.translate != NULL) {
+    const uint64_t access = (write ? NVMX_ACCESS_WRITE : NVMX_ACCESS_READ) | QUALIFICATION_FINAL;
+    if (paging->l2 == NULL && vcpu->vm->host.translate != NULL) {
         return translate_by_host(vcpu, linear, count, write, gpa1, fault);
     }
-    return translate_by_walk(vcpu, paging, linear, count, write, gpa1, fault);
+    enum l1_access result = translate_by_walk(vcpu, paging, linear, count, write, gpa1, fault);
+    for (unsigned int i = 0; i < count && result == L1_ACCESS_DONE; i++) {
+        if (!to_gpa1(vcpu, paging, linear[i], access, &gpa1[i], fault)) {
+            result = L1_ACCESS_FAULT;
+        }
+    }
+    return result;
 }
 
 enum nvmx_status l1_paging_pdptes(struct nvmx_vcpu *vcpu, struct l1_paging *paging) {

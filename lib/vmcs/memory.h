@@ -1,10 +1,21 @@
 /* SPDX-License-Identifier: MIT */
-/* Internal: access to L1's memory by linear address, as an explicit supervisor-mode data access (VMX instructions need
- * CPL 0). */
+/*
+ * Internal: access to L1's memory, or L2's, by linear address, as an explicit supervisor-mode data access (VMX instructions need
+ * CPL 0).
+ */
 #ifndef NVMX_LIB_MEMORY_H
 #define NVMX_LIB_MEMORY_H
 
 #include "vcpu.h"
+
+/* L2's physical memory: what ept12 makes of L1's. Afterwards: what ept12 did not allow. */
+struct l2_memory {
+    bool ept; /* else gpa2 is gpa1 */
+    struct nvmx_ept_access access; /* eptp12, mbec and log are given; the rest is the access that failed */
+    enum nvmx_ept_verdict verdict;
+    struct nvmx_ept_fault fault;
+    uint64_t linear;
+};
 
 /*
  * L1's paging mode. The CR fields are vmcs01's guest fields: a host that owns WP, PG, PSE, PAE, SMAP or LA57 by its
@@ -19,7 +30,11 @@ struct l1_paging {
     uint64_t cr3;
     uint64_t cr4;
     uint64_t pdpte[4]; /* PAE paging only */
+    struct l2_memory *l2; /* NULL: the addresses are L1's */
 };
+
+/* l1_fault.vector where ept12 does not allow the access: paging->l2 has it. */
+#define FAULT_OF_EPT12 256
 
 enum l1_access {
     L1_ACCESS_DONE = 0,

@@ -56,9 +56,8 @@ static void want_field(struct want *want, bool wanted, unsigned int slot, uint64
     }
 }
 
-static enum nvmx_status read_fields(struct nvmx_vcpu *vcpu, const struct nvmx_operand *operand, bool mode64,
+static enum nvmx_status read_fields(struct nvmx_vcpu *vcpu, const struct nvmx_operand *operand, bool mode64, bool walks,
                                     struct operand_fields *f) {
-    const bool walks = vcpu->vm->host.translate == NULL;
     const bool la57 = mode64 && (vcpu->vm->caps.cpu & NVMX_CPU_LA57) != 0;
     const unsigned int segment = operand->segment;
     struct want want = {0};
@@ -131,8 +130,9 @@ enum nvmx_status operand_linear(struct nvmx_vcpu *vcpu, const struct operand_acc
     const int segment_vector = operand->segment == NVMX_SS ? VECTOR_SS : VECTOR_GP;
     struct operand_fields f;
     uint64_t offset;
+    const bool walks = vcpu->vm->host.translate == NULL || paging->l2 != NULL;
     *fault = (struct l1_fault){.vector = -1};
-    enum nvmx_status status = read_fields(vcpu, operand, paging->mode64, &f);
+    enum nvmx_status status = read_fields(vcpu, operand, paging->mode64, walks, &f);
     if (status != NVMX_OK) {
         return status;
     }
@@ -162,7 +162,7 @@ enum nvmx_status operand_linear(struct nvmx_vcpu *vcpu, const struct operand_acc
     paging->cr0 = f.cr0;
     paging->cr3 = f.cr3;
     paging->cr4 = f.cr4;
-    return vcpu->vm->host.translate != NULL ? NVMX_OK : l1_paging_pdptes(vcpu, paging);
+    return walks ? l1_paging_pdptes(vcpu, paging) : NVMX_OK;
 }
 
 enum nvmx_status operand_register(struct nvmx_vcpu *vcpu, unsigned int number, uint64_t *value) {

@@ -13,7 +13,7 @@ struct operand_access {
 };
 
 /*
- * The linear address of the operand, from the exit qualification of vmcs01 (selected), L1's registers and the segment;
+ * The linear address of the operand, from the exit qualification of vmcs01 (selected; for an instruction of L2: vmcs02), the registers and the segment;
  * completes `paging`, whose long_mode, mode64 and smap_off the caller sets. Everything is read from vmcs01 in one batch
  * (a second one with PAE paging). A segment violation sets fault->vector (SDM 33.3: #GP(0), #SS(0) for SS), else it is
  * -1. Not NVMX_OK: vmcs01 can't be read.

@@ -166,6 +166,10 @@ static enum nvmx_status make_visible(struct nvmx_vcpu *vcpu, int index) {
     return status == NVMX_OK ? shadow_relink(vcpu) : status;
 }
 
+static bool shadowing_offered(const struct nvmx_vm *vm) {
+    return (nvmx_caps_may_be_1(&vm->caps, NVMX_CAP_PROCBASED2) & PROC2_VMCS_SHADOWING) != 0;
+}
+
 /* The revision identifier and what follows are read through one mapping, each byte once. */
 enum vmcs12_result vmcs12_make_current(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
     uint8_t *region = host_map(vcpu, gpa1, NVMX_ACCESS_READ, NULL);
@@ -175,7 +179,8 @@ enum vmcs12_result vmcs12_make_current(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
         return VMCS12_BAD_REVISION;
     }
     memcpy(&revision, region, sizeof(revision));
-    if (revision != vcpu->vm->layout.revision) {
+    bool is_shadow = (revision & SHADOW_INDICATOR) != 0;
+    if ((revision & ~SHADOW_INDICATOR) != vcpu->vm->layout.revision || (is_shadow && !shadowing_offered(vcpu->vm))) {
         host_unmap(vcpu, gpa1, region, false);
         return VMCS12_BAD_REVISION;
     }
@@ -192,6 +197,7 @@ enum vmcs12_result vmcs12_make_current(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
     if (status != NVMX_OK) {
         return VMCS12_FAILED; /* completing the instruction selects vmcs01 again */
     }
+    vcpu->vmcs12[index].is_shadow = is_shadow;
     int before = vcpu->current;
     if (make_visible(vcpu, index) == NVMX_OK) {
         vcpu->vmcs12[index].last_use = ++vcpu->use_clock;
@@ -248,9 +254,7 @@ void vmcs12_drop_all(struct nvmx_vcpu *vcpu, bool write_back) {
 
 /* -- VMREAD, VMWRITE ------------------------------------------------------------------------------------------------------------ */
 
-enum nvmx_status vmcs12_read(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t *value) {
-    struct vmcs12 *v = vmcs12_current(vcpu);
-
+static enum nvmx_status read_value(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int slot, uint64_t *value) {
     if (nvmx_set_has(&v->stale, slot)) {
         nvmx_set_add(&v->learned, slot);
         v->sync_ready = false;
@@ -261,6 +265,10 @@ enum nvmx_status vmcs12_read(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t
     }
     *value = v->value[slot];
     return NVMX_OK;
+}
+
+enum nvmx_status vmcs12_read(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t *value) {
+    return read_value(vcpu, vmcs12_current(vcpu), slot, value);
 }
 
 /* A change of these bits of the primary controls alone breaks no rule of SDM 29.2 that held before: interrupt-window exiting and the
@@ -286,9 +294,7 @@ static bool goes_into_l1_state(unsigned int slot) {
     return (host_state && slot != NVMX_F_HOST_RIP && slot != NVMX_F_HOST_RSP) || slot == NVMX_F_VM_EXIT_CONTROLS;
 }
 
-void vmcs12_write(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t value) {
-    struct vmcs12 *v = vmcs12_current(vcpu);
-
+static void write_value(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int slot, uint64_t value) {
     value &= nvmx_field_mask(slot);
     if (needs_check(vcpu, v, slot, value)) {
         v->checked &= ~(1u << nvmx_field_info(slot)->group);
@@ -303,4 +309,37 @@ void vmcs12_write(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t value) {
     v->value[slot] = value;
     nvmx_set_add(&v->dirty, slot);
     nvmx_set_remove(&v->stale, slot);
+}
+
+void vmcs12_write(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t value) {
+    write_value(vcpu, vmcs12_current(vcpu), slot, value);
+}
+
+/* -- a shadow VMCS of L1, accessed by L2 ----------------------------------------------------------------------------------------- */
+
+/* L1 may have left it in the cache (VMPTRLD without VMCLEAR); else the region is the truth. Without memory there: all ones. */
+enum nvmx_status vmcs12_shadow_read(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int slot, uint64_t *value) {
+    uint16_t offset = vcpu->vm->layout.offset[slot];
+    int index = find(vcpu, gpa1);
+
+    if (index >= 0) {
+        return read_value(vcpu, &vcpu->vmcs12[index], slot, value);
+    }
+    *value = 0;
+    if (offset != 0 && l1_physical_read(vcpu, gpa1 + offset, value, field_bytes(slot)) != NVMX_OK) {
+        *value = nvmx_field_mask(slot);
+    }
+    return NVMX_OK;
+}
+
+void vmcs12_shadow_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int slot, uint64_t value) {
+    uint16_t offset = vcpu->vm->layout.offset[slot];
+    int index = find(vcpu, gpa1);
+
+    if (index >= 0) {
+        write_value(vcpu, &vcpu->vmcs12[index], slot, value);
+    } else if (offset != 0) {
+        value &= nvmx_field_mask(slot);
+        (void)l1_physical_write(vcpu, gpa1 + offset, &value, field_bytes(slot));
+    }
 }

@@ -133,7 +133,7 @@ Test(caps, skylake_gives_known_values) {
         {0x488, UINT64_C(0x2000)},
         {0x489, UINT64_C(0x3767ff)},
         {0x48a, UINT64_C(0x32)},
-        {0x48b, UINT64_C(0x02173fff00000000)},
+        {0x48b, UINT64_C(0x02177fff00000000)},
         {0x48d, UINT64_C(0x0000007f00000016)},
         {0x48e, UINT64_C(0xfff9fffe04006172)},
         {0x48f, UINT64_C(0x007fffff00036dfb)},
@@ -340,7 +340,7 @@ Test(caps, true_msrs_say_what_must_be_1) {
     cr_assert_eq(nvmx_caps_must_be_1(&l1, NVMX_CAP_EXIT), 0x00036dfb);
     cr_assert_eq(nvmx_caps_may_be_1(&l1, NVMX_CAP_ENTRY), 0xf3ff);
     cr_assert_eq(nvmx_caps_must_be_1(&l1, NVMX_CAP_PROCBASED2), 0);
-    cr_assert_eq(nvmx_caps_may_be_1(&l1, NVMX_CAP_PROCBASED2), 0x02173fff);
+    cr_assert_eq(nvmx_caps_may_be_1(&l1, NVMX_CAP_PROCBASED2), 0x02177fff);
 
     /* Without TRUE MSRs the plain ones are the truth. */
     MSR(&machine, 0x480) &= ~(UINT64_C(1) << 55);

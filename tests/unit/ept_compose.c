@@ -683,19 +683,26 @@ Test(ept, budget_takes_the_oldest) {
     world_delete(w);
 }
 
+static enum nvmx_ept_verdict translates(struct world *w, uint64_t eptp12, uint64_t gpa2, uint32_t access,
+                                        struct nvmx_ept_fault *fault) {
+    struct nvmx_ept_access what = {.eptp12 = eptp12, .gpa2 = gpa2, .qualification = access};
+
+    return nvmx_ept_translate(w->ept, &w, &what, fault);
+}
+
 Test(ept, translate_by_ept12_alone) {
     struct world *w = simple(AD_CAPS, 0);
     struct nvmx_ept_fault fault;
 
-    cr_expect_eq(nvmx_ept_translate(w->ept, &w, EPTP12, GPA2, NVMX_ACCESS_WRITE, NULL, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(translates(w, EPTP12, GPA2, NVMX_ACCESS_WRITE, &fault), NVMX_EPT_RETRY);
     cr_expect_eq(fault.gpa1, 0x205123);
     w->l1[3][5] &= ~NVMX_EPT_WRITE;
-    cr_expect_eq(nvmx_ept_translate(w->ept, &w, EPTP12, GPA2, NVMX_ACCESS_WRITE, NULL, &fault), NVMX_EPT_L1_VIOLATION);
+    cr_expect_eq(translates(w, EPTP12, GPA2, NVMX_ACCESS_WRITE, &fault), NVMX_EPT_L1_VIOLATION);
     cr_expect_eq(fault.qualification, 0x2a);
     w->l1[3][5] |= 0x10;
     w->l1[3][5] &= ~UINT64_C(0x20);
-    cr_expect_eq(nvmx_ept_translate(w->ept, &w, EPTP12, GPA2, NVMX_ACCESS_READ, NULL, &fault), NVMX_EPT_L1_MISCONFIG);
-    cr_expect_eq(nvmx_ept_translate(w->ept, &w, EPTP12_AD, 0x6000, NVMX_ACCESS_WRITE, NULL, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(translates(w, EPTP12, GPA2, NVMX_ACCESS_READ, &fault), NVMX_EPT_L1_MISCONFIG);
+    cr_expect_eq(translates(w, EPTP12_AD, 0x6000, NVMX_ACCESS_WRITE, &fault), NVMX_EPT_RETRY);
     cr_expect_eq(w->l1[3][6] & 0x300, 0x300);
     cr_expect_eq(w->lookups, 0);
     world_delete(w);

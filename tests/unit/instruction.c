@@ -230,7 +230,7 @@ static uint64_t region_operand(struct sim *sim, const struct order *order, uint3
     uint64_t gpa1 = order->reason == VMXON || (wrong & VMXON_POINTER) ? SIM_L1_VMXON : SIM_L1_VMCS_B;
     sim_region(sim, gpa1);
     if (wrong & BAD_REVISION) {
-        sim_write32(sim, gpa1, sim_read32(sim, gpa1) ^ 0x80000000);
+        sim_write32(sim, gpa1, sim_read32(sim, gpa1) ^ (order->reason == VMXON ? 0x80000000 : 1));
     }
     return gpa1 | ((wrong & MISALIGNED) ? 0x10 : 0) | ((wrong & TOO_WIDE) ? UINT64_C(1) << 40 : 0);
 }

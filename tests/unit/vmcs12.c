@@ -325,13 +325,13 @@ Test(vmcs12, an_active_region_is_not_looked_at) {
     sim_free(sim);
 }
 
-/* Wrong identifier, shadow indicator, no memory: VMfail 11, and the current VMCS stays. */
+/* Wrong identifier, no memory: VMfail 11, and the current VMCS stays. */
 Test(vmcs12, regions_that_vmptrld_refuses) {
     struct sim *sim = with_regions(1, false, NULL);
     uint32_t revision = sim_read32(sim, REGION(0));
     uint64_t pointer = 0;
     make_current(sim, REGION(0));
-    sim_write32(sim, REGION(1), revision | 0x80000000);
+    sim_write32(sim, REGION(1), revision ^ 0x40000000);
     sim_write32(sim, REGION(2), revision ^ 1);
     sim_ept01(sim, REGION(3), 0x1000, 0, 12, 0, 0);
     for (unsigned int i = 1; i < 4; i++) {
