@@ -35,7 +35,7 @@ static void save_vcpu(struct state_writer *w, const struct nvmx_vcpu *vcpu) {
 static void save_vmcs(struct state_writer *w, const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
     state_open(w, NVMX_STATE_TAG_VMCS);
     state_word(w, v->gpa1);
-    state_word(w, v->launched ? NVMX_STATE_VMCS_LAUNCHED : 0);
+    state_word(w, (v->launched ? NVMX_STATE_VMCS_LAUNCHED : 0u) | (v->is_shadow ? NVMX_STATE_VMCS_SHADOW : 0u));
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
         if (nvmx_set_has(&vcpu->vm->exists, slot)) {
             state_item_unless_0(w, field_encoding[slot], v->value[slot]);
@@ -259,6 +259,7 @@ static void restore_vmcs(struct nvmx_vcpu *vcpu, const struct nvmx_state_record 
     vmcs12_init(v);
     v->gpa1 = record->head[0];
     v->launched = (record->head[1] & NVMX_STATE_VMCS_LAUNCHED) != 0;
+    v->is_shadow = (record->head[1] & NVMX_STATE_VMCS_SHADOW) != 0;
     state_values(record, v->value);
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
         nvmx_set_add(&v->dirty, slot);

@@ -13,6 +13,7 @@
 
 #define FEATURE_CONTROL_VALID UINT64_C(5) /* lock, VMXON outside SMX: the others L1 can't have set */
 #define VTPR_HIGHEST 0xff
+#define SHADOW_INDICATOR 0x80000000u
 
 /* A check in progress. */
 struct check {
@@ -129,7 +130,9 @@ static enum nvmx_state_reason take_vmcs(struct check *c, const struct nvmx_state
     if (view->vmcs_count == NVMX_VMCS02_MAX) {
         return refuse(c, NVMX_STATE_RECORD, record->offset, record->tag);
     }
-    if ((record->head[1] & ~(uint64_t)NVMX_STATE_VMCS_LAUNCHED) != 0) {
+    bool shadowing = (nvmx_caps_may_be_1(&view->caps, NVMX_CAP_PROCBASED2) & PROC2_VMCS_SHADOWING) != 0;
+    uint64_t known = NVMX_STATE_VMCS_LAUNCHED | (shadowing ? NVMX_STATE_VMCS_SHADOW : 0u);
+    if ((record->head[1] & ~known) != 0) {
         return refuse(c, NVMX_STATE_RESERVED, record->offset, record->tag);
     }
     TRY(check_fields(c, record, NULL));
@@ -387,6 +390,10 @@ static enum nvmx_state_reason check_entry(struct check *c, const struct nvmx_cap
     };
 
     allow_gates(&caps);
+    if ((field[NVMX_F_PRIMARY_CONTROLS] & PROC_SECONDARY) != 0 &&
+        (field[NVMX_F_SECONDARY_CONTROLS] & PROC2_VMCS_SHADOWING) != 0) {
+        in.link_revision |= SHADOW_INDICATOR;
+    }
     for (unsigned int i = 0; i < 4; i++) {
         in.pdpte[i] = field[NVMX_F_GUEST_PDPTE0 + i];
     }
@@ -410,7 +417,8 @@ static enum nvmx_state_reason check_l2(struct check *c, const struct nvmx_vcpu *
     if ((flags & NVMX_STATE_L2_LAUNCHING) != 0 && (flags & NVMX_STATE_L2_ENTRY_PENDING) == 0) {
         return refuse(c, NVMX_STATE_MODE, view->l2.offset, 0);
     }
-    if ((view->vmcs[view->current].head[1] & NVMX_STATE_VMCS_LAUNCHED) == 0) {
+    if ((view->vmcs[view->current].head[1] & (NVMX_STATE_VMCS_LAUNCHED | NVMX_STATE_VMCS_SHADOW)) !=
+        NVMX_STATE_VMCS_LAUNCHED) {
         return refuse(c, NVMX_STATE_MODE, view->vmcs[view->current].offset, 0);
     }
     state_values(&view->l2, l2);

@@ -72,6 +72,7 @@ struct nvmx_state_error {
 #define NVMX_STATE_VCPU_CURRENT 5u         /* gpa1 of the current VMCS; not there if none is */
 
 #define NVMX_STATE_VMCS_LAUNCHED 1u
+#define NVMX_STATE_VMCS_SHADOW 2u /* L1 marked it as a shadow VMCS (SDM 27.10) */
 
 #define NVMX_STATE_L2_ENTRY_PENDING 1u /* L1 executed VMLAUNCH or VMRESUME, and L2 has not run since */
 #define NVMX_STATE_L2_LAUNCHING 2u     /* it was VMLAUNCH */
