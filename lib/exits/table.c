@@ -2,6 +2,9 @@
 /* The exit table, and the reading of what an exit left in vmcs02. */
 #include "exits.h"
 
+/* Bit 10 of the instruction information of VMREAD, VMWRITE and accesses to LDTR or TR (SDM 30.2.5). */
+#define INFORMATION_REGISTER (1u << 10)
+
 static const struct exit_row rows[NVMX_EXIT_REASONS] = {
 #define EXIT(number, name, text, who, bit, information) [number] = {WHO_##who, (bit), (information)},
 #include <nvmx/exits.def>
@@ -65,6 +68,17 @@ static enum nvmx_status error_codes(struct nvmx_vcpu *vcpu, struct nvmx_l2_exit_
     return status;
 }
 
+/*
+ * SDM 30.2.1: of an instruction without a displacement, such as one whose operand is a register, the qualification is zero. Bochs
+ * leaves there what its decoder happens to hold.
+ */
+static bool has_no_displacement(const struct nvmx_l2_exit_info *info) {
+    uint32_t reason = info->reason & 0xffff;
+
+    return (reason == NVMX_EXIT_VMREAD || reason == NVMX_EXIT_VMWRITE || reason == NVMX_EXIT_LDTR_TR) &&
+           (info->instruction_info & INFORMATION_REGISTER) != 0;
+}
+
 enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row *row, struct nvmx_l2_exit_info *info) {
     /* In the order of the INFO_ bits. */
     static const uint32_t encodings[] = {
@@ -89,6 +103,9 @@ enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row 
     count = 0;
     for (uint32_t left = row->information; left != 0; left &= left - 1) {
         store(info, left & (0u - left), value[count++]);
+    }
+    if ((row->information & INFO_I) != 0 && has_no_displacement(info)) {
+        info->qualification = 0;
     }
     return (row->information & (INFO_V | INFO_O)) != 0 ? error_codes(vcpu, info) : NVMX_OK;
 }

@@ -169,6 +169,33 @@ Test(reflect, information_of_every_row) {
     sim_free(sim);
 }
 
+/* SDM 30.2.1: an instruction whose operand is a register has no displacement, and zero is its qualification, whatever the CPU says. */
+Test(reflect, register_operand_has_qualification_zero) {
+    static const struct {
+        uint32_t reason, information;
+        uint64_t qualification;
+    } row[] = {
+        {NVMX_EXIT_VMREAD, 1u << 10, 0},    {NVMX_EXIT_VMREAD, 0, 0x18},  {NVMX_EXIT_VMWRITE, 1u << 10, 0},
+        {NVMX_EXIT_VMWRITE, 0, 0x18},       {NVMX_EXIT_LDTR_TR, 1u << 10, 0}, {NVMX_EXIT_LDTR_TR, 0, 0x18},
+        {NVMX_EXIT_VMPTRLD, 1u << 10, 0x18}, {NVMX_EXIT_GDTR_IDTR, 1u << 10, 0x18}, /* always in memory */
+    };
+    struct sim *sim = l1_ready(NULL);
+
+    l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, 1u << 31);
+    l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, 1u << 2);
+    launch(sim);
+    for (size_t i = 0; i < COUNT(row); i++) {
+        struct nvmx_l2_exit_info info = {
+            .reason = row[i].reason, .qualification = 0x18, .instruction_length = 4, .instruction_info = row[i].information};
+
+        cr_assert_eq(sim_exit_info(sim, &info), NVMX_ENTER, "row %zu", i);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), row[i].reason, "row %zu", i);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_QUALIFICATION), row[i].qualification, "row %zu", i);
+        resume(sim);
+    }
+    sim_free(sim);
+}
+
 /* Unknown bits of the exit reason are the host's: of those that a CPU adds L1 sees only enclave mode (bit 27). */
 Test(reflect, exit_reason_bits) {
     struct sim *sim = l2_running(NULL);
