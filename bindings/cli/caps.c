@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* nvmx caps: capability MSRs decoded, what nvmx offers L1 from them and why not the rest, and the difference of two sets. */
+/* nvmx caps: capability MSRs decoded, what nvmx offers L1 from them and why not the rest, and the difference of two
+ * sets. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -50,7 +51,8 @@ static bool is_control(const struct nvmx_cap_bit *bit) {
 }
 
 static bool must_be_1(const struct nvmx_cap_bit *bit, const struct nvmx_caps *caps) {
-    return is_control(bit) && nvmx_caps_must_be_1(caps, (enum nvmx_cap)(bit->msr - NVMX_MSR_VMX_FIRST)) >> (bit->bit - 32) & 1;
+    return is_control(bit) &&
+           nvmx_caps_must_be_1(caps, (enum nvmx_cap)(bit->msr - NVMX_MSR_VMX_FIRST)) >> (bit->bit - 32) & 1;
 }
 
 static const struct {
@@ -92,14 +94,15 @@ static const char *missing_need(size_t row, const struct nvmx_caps *l1) {
     for (size_t i = 0; i < sizeof msr_exists / sizeof msr_exists[0]; i++) {
         if (msr_exists[i].index != needs[row].msr || msr_exists[i].msr[0] == 0)
             continue;
-        if (!has(l1, msr_exists[i].msr[0], msr_exists[i].bit[0]) && !has(l1, msr_exists[i].msr[1], msr_exists[i].bit[1]))
+        if (!has(l1, msr_exists[i].msr[0], msr_exists[i].bit[0]) &&
+            !has(l1, msr_exists[i].msr[1], msr_exists[i].bit[1]))
             return nvmx_cap_bit((size_t)capability_row(msr_exists[i].msr[0], msr_exists[i].bit[0]))->name;
     }
     return NULL;
 }
 
-static void reason_text(size_t row, const struct nvmx_caps *machine, const struct nvmx_caps *mask, const struct nvmx_caps *l1, char *out,
-                        size_t size) {
+static void reason_text(size_t row, const struct nvmx_caps *machine, const struct nvmx_caps *mask,
+                        const struct nvmx_caps *l1, char *out, size_t size) {
     const char *need;
 
     switch (nvmx_cap_bit_reason(row, machine, mask, l1)) {
@@ -155,7 +158,8 @@ static void facts_text(const struct capset *set) {
         if (caps->cpu >> bit & 1)
             printf(" %s", capset_cpu_name(bit));
     printf("\n%s IA32_FEATURE_CONTROL %" PRIX64 "\n", KNOWN(CAPSET_FEATURE_CONTROL), caps->feature_control);
-    printf("%s valid bits: IA32_DEBUGCTL %" PRIX64 ",%s IA32_PERF_GLOBAL_CTRL %" PRIX64 ",%s IA32_SPEC_CTRL %" PRIX64 "\n",
+    printf("%s valid bits: IA32_DEBUGCTL %" PRIX64 ",%s IA32_PERF_GLOBAL_CTRL %" PRIX64 ",%s IA32_SPEC_CTRL %" PRIX64
+           "\n",
            KNOWN(CAPSET_DEBUGCTL), caps->debugctl_valid, KNOWN(CAPSET_PERF_GLOBAL_CTRL), caps->perf_global_ctrl_valid,
            KNOWN(CAPSET_SPEC_CTRL), caps->spec_ctrl_valid);
 #undef KNOWN
@@ -172,8 +176,8 @@ static void decode_text(const struct view *view, bool all) {
 
         if (bit->msr != msr) {
             msr = bit->msr;
-            printf("%s%03XH %s%s  CPU %016" PRIX64 "  L1 %016" PRIX64 "\n", ink(INK_BOLD), msr, capset_msr_name(place), ink(INK_PLAIN),
-                   view->machine->msr[place], view->l1->msr[place]);
+            printf("%s%03XH %s%s  CPU %016" PRIX64 "  L1 %016" PRIX64 "\n", ink(INK_BOLD), msr, capset_msr_name(place),
+                   ink(INK_PLAIN), view->machine->msr[place], view->l1->msr[place]);
         }
         offered += reason == NVMX_CAP_OFFERED;
         dropped += reason != NVMX_CAP_OFFERED && reason != NVMX_CAP_NOT_ON_CPU;
@@ -181,8 +185,8 @@ static void decode_text(const struct view *view, bool all) {
             bit_text(view, row);
     }
     for (unsigned int place = NVMX_CAP_CR0_FIXED0; place <= NVMX_CAP_CR4_FIXED1; place++)
-        printf("%s%03XH %s%s  CPU %016" PRIX64 "  L1 %016" PRIX64 "\n", ink(INK_BOLD), NVMX_MSR_VMX_FIRST + place, capset_msr_name(place),
-               ink(INK_PLAIN), view->machine->msr[place], view->l1->msr[place]);
+        printf("%s%03XH %s%s  CPU %016" PRIX64 "  L1 %016" PRIX64 "\n", ink(INK_BOLD), NVMX_MSR_VMX_FIRST + place,
+               capset_msr_name(place), ink(INK_PLAIN), view->machine->msr[place], view->l1->msr[place]);
     facts_text(view->set);
     printf("%u offered to L1, %u that the CPU has are not\n", offered, dropped);
 }
@@ -252,11 +256,13 @@ static int decode(const struct options *o, const struct capset *set) {
     return CLI_OK;
 }
 
-/* -- the difference -------------------------------------------------------------------------------------------------------------------------------- */
+/* -- the difference
+ * --------------------------------------------------------------------------------------------------------------------------------
+ */
 
 struct difference {
     const struct nvmx_caps *a, *b;
-    uint32_t facts; /* that both sets tell */
+    uint32_t facts;    /* that both sets tell */
     struct json *json; /* NULL: text */
     unsigned int count;
 };
@@ -267,7 +273,9 @@ static void differ(struct difference *d, uint32_t msr, const char *bits, const c
     if (a == b)
         return;
     d->count++;
-    snprintf(place, sizeof place, msr ? "%03XH[%s]" : "", msr, bits);
+    place[0] = 0;
+    if (msr)
+        snprintf(place, sizeof place, "%03XH[%s]", msr, bits);
     if (!d->json) {
         printf("%-13s %-58s %16" PRIX64 " %16" PRIX64 "\n", place, name, a, b);
         return;
@@ -350,7 +358,8 @@ static int compare(const struct options *o, const struct capset *a, const struct
     if (o->json)
         json_array(&json, NULL);
     else
-        printf("A: %s\nB: %s\n%s%-13s %-58s %16s %16s%s\n", a->name, b->name, ink(INK_BOLD), "MSR", "NAME", "A", "B", ink(INK_PLAIN));
+        printf("A: %s\nB: %s\n%s%-13s %-58s %16s %16s%s\n", a->name, b->name, ink(INK_BOLD), "MSR", "NAME", "A", "B",
+               ink(INK_PLAIN));
     differ_all(&d);
     if (o->json)
         json_end(&json);

@@ -20,22 +20,27 @@ static const struct {
 #include "profiles.def"
 #undef PROFILE
 };
-#define PROFILES (sizeof profiles / sizeof profiles[0])
+#define PROFILES   (sizeof profiles / sizeof profiles[0])
 #define PERMISSIVE (PROFILES - 1)
 
 static const char *const msr_name[NVMX_CAP_MSRS] = {
-#define CAP_MSR(index, name, msr_a, bit_a, msr_b, bit_b) [(index) - NVMX_MSR_VMX_FIRST] = name,
+#define CAP_MSR(index, name, msr_a, bit_a, msr_b, bit_b) [(index)-NVMX_MSR_VMX_FIRST] = name,
 #include <nvmx/vmx_msrs.def>
 };
 
 static const char *const fact_name[CAPSET_FACTS] = {
-    [CAPSET_FEATURE_CONTROL] = "IA32_FEATURE_CONTROL",  [CAPSET_DEBUGCTL] = "debugctl_valid",
-    [CAPSET_PERF_GLOBAL_CTRL] = "perf_global_ctrl_valid", [CAPSET_SPEC_CTRL] = "spec_ctrl_valid",
-    [CAPSET_RTIT_CTL] = "rtit_ctl_valid",               [CAPSET_LBR_CTL] = "lbr_ctl_valid",
-    [CAPSET_PHYSICAL_ADDRESS_BITS] = "physical_address_bits", [CAPSET_CPU] = "cpu",
+    [CAPSET_FEATURE_CONTROL] = "IA32_FEATURE_CONTROL",
+    [CAPSET_DEBUGCTL] = "debugctl_valid",
+    [CAPSET_PERF_GLOBAL_CTRL] = "perf_global_ctrl_valid",
+    [CAPSET_SPEC_CTRL] = "spec_ctrl_valid",
+    [CAPSET_RTIT_CTL] = "rtit_ctl_valid",
+    [CAPSET_LBR_CTL] = "lbr_ctl_valid",
+    [CAPSET_PHYSICAL_ADDRESS_BITS] = "physical_address_bits",
+    [CAPSET_CPU] = "cpu",
 };
 
-static const char *const cpu_name[] = {"LONG_MODE", "LA57", "SGX", "RTM", "FRED", "BUS_LOCK_DEBUG", "NX", "SYSCALL", "UINTR"};
+static const char *const cpu_name[] = {"LONG_MODE",      "LA57", "SGX",     "RTM",  "FRED",
+                                       "BUS_LOCK_DEBUG", "NX",   "SYSCALL", "UINTR"};
 #define CPU_NAMES (sizeof cpu_name / sizeof cpu_name[0])
 
 const char *capset_profile_name(unsigned int which, const char **description) {
@@ -65,14 +70,17 @@ bool capset_profile(const char *name, struct capset *set) {
         plain_name(profiles[i].name, strlen(profiles[i].name), plain, sizeof plain);
         if (strcmp(plain, wanted) != 0)
             continue;
-        *set = (struct capset){.caps = profiles[i].caps, .msrs = (1u << NVMX_CAP_MSRS) - 1, .facts = (1u << CAPSET_FACTS) - 1};
+        *set = (struct capset){
+            .caps = profiles[i].caps, .msrs = (1u << NVMX_CAP_MSRS) - 1, .facts = (1u << CAPSET_FACTS) - 1};
         snprintf(set->name, sizeof set->name, "%s, built in: %s", profiles[i].name, profiles[i].description);
         return true;
     }
     return false;
 }
 
-/* -- text ------------------------------------------------------------------------------------------------------------------------ */
+/* -- text
+ * ------------------------------------------------------------------------------------------------------------------------
+ */
 
 #define WORDS 24
 struct words {
@@ -104,7 +112,9 @@ static uint32_t msr_of(const char *word) {
     char wanted[64], plain[64];
 
     if (whole_hex(word, &index))
-        return (index >= NVMX_MSR_VMX_FIRST && index <= NVMX_MSR_VMX_LAST) || index == NVMX_MSR_FEATURE_CONTROL ? (uint32_t)index : 0;
+        return (index >= NVMX_MSR_VMX_FIRST && index <= NVMX_MSR_VMX_LAST) || index == NVMX_MSR_FEATURE_CONTROL
+                   ? (uint32_t)index
+                   : 0;
     plain_name(word, strlen(word), wanted, sizeof wanted);
     if (strncmp(wanted, "msr_", 4) == 0)
         memmove(wanted, wanted + 4, strlen(wanted + 4) + 1);
@@ -113,7 +123,9 @@ static uint32_t msr_of(const char *word) {
         if (strcmp(plain, wanted) == 0)
             return NVMX_MSR_VMX_FIRST + place;
     }
-    return strcmp(wanted, "ia32_feature_control") == 0 || strcmp(wanted, "ia32_feat_ctl") == 0 ? NVMX_MSR_FEATURE_CONTROL : 0;
+    return strcmp(wanted, "ia32_feature_control") == 0 || strcmp(wanted, "ia32_feat_ctl") == 0
+               ? NVMX_MSR_FEATURE_CONTROL
+               : 0;
 }
 
 static enum capset_take bad(char *why, size_t size, const char *what, const char *word) {
@@ -194,7 +206,7 @@ static enum capset_take take_width(struct capset *set, const char *word, char *w
 
 static enum capset_take take_fact(struct capset *set, const struct words *words, char *why, size_t size) {
     uint64_t *const at[CAPSET_FACTS] = {
-        [CAPSET_DEBUGCTL] = &set->caps.debugctl_valid, [CAPSET_PERF_GLOBAL_CTRL] = &set->caps.perf_global_ctrl_valid,
+        [CAPSET_DEBUGCTL] = &set->caps.debugctl_valid,   [CAPSET_PERF_GLOBAL_CTRL] = &set->caps.perf_global_ctrl_valid,
         [CAPSET_SPEC_CTRL] = &set->caps.spec_ctrl_valid, [CAPSET_RTIT_CTL] = &set->caps.rtit_ctl_valid,
         [CAPSET_LBR_CTL] = &set->caps.lbr_ctl_valid,
     };
@@ -226,7 +238,9 @@ enum capset_take capset_take_line(struct capset *set, const char *line, char *wh
     return taken == CAPSET_OTHER ? take_fact(set, &words, why, size) : taken;
 }
 
-/* -- whole sets ---------------------------------------------------------------------------------------------------------------------- */
+/* -- whole sets
+ * ----------------------------------------------------------------------------------------------------------------------
+ */
 
 static bool has(const struct nvmx_caps *caps, uint32_t msr, unsigned int bit) {
     return (caps->msr[msr - NVMX_MSR_VMX_FIRST] >> bit) & 1;
@@ -237,7 +251,7 @@ bool capset_finish(struct capset *set, char *why, size_t size) {
         uint16_t msr_a, msr_b;
         uint8_t bit_a, bit_b;
     } exists[NVMX_CAP_MSRS] = {
-#define CAP_MSR(index, name, msr_a, bit_a, msr_b, bit_b) [(index) - NVMX_MSR_VMX_FIRST] = {msr_a, msr_b, bit_a, bit_b},
+#define CAP_MSR(index, name, msr_a, bit_a, msr_b, bit_b) [(index)-NVMX_MSR_VMX_FIRST] = {msr_a, msr_b, bit_a, bit_b},
 #include <nvmx/vmx_msrs.def>
     };
     const struct nvmx_caps *unknown = &profiles[PERMISSIVE].caps;
@@ -280,7 +294,8 @@ static int load_text(struct capset *set, const char *path) {
     int status = input_read(&input, path);
 
     for (size_t i = 0; i < input.lines && status == CLI_OK; i++)
-        is_log = is_log || strstr(input.line[i], "*** Guest State ***") || strstr(input.line[i], "nvmx: ") || strstr(input.line[i], "l1: ");
+        is_log = is_log || strstr(input.line[i], "*** Guest State ***") || strstr(input.line[i], "nvmx: ") ||
+                 strstr(input.line[i], "l1: ");
     for (size_t i = 0; i < input.lines && status == CLI_OK; i++) {
         const char *line = skip_blanks(input.line[i]);
         enum capset_take taken = capset_take_line(set, line, why, sizeof why);

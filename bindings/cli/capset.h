@@ -37,10 +37,12 @@ const char *capset_cpu_name(unsigned int bit);
 
 enum capset_take { CAPSET_OTHER = 0, CAPSET_TAKEN, CAPSET_BAD };
 
-/* One line of text. CAPSET_OTHER: it says nothing about capabilities. CAPSET_BAD: it tries to; the reason is in `why`. */
+/* One line of text. CAPSET_OTHER: it says nothing about capabilities. CAPSET_BAD: it tries to; the reason is in `why`.
+ */
 enum capset_take capset_take_line(struct capset *set, const char *line, char *why, size_t size);
 
-/* Give a set that was read its unread facts, and see that it has all MSRs that it says exist. False: the reason is in `why`. */
+/* Give a set that was read its unread facts, and see that it has all MSRs that it says exist. False: the reason is in
+ * `why`. */
 bool capset_finish(struct capset *set, char *why, size_t size);
 
 /* A profile's name, a file, "-", or an MSR device such as /dev/cpu/0/msr. CLI_OK, or a status after a message. */

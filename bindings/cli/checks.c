@@ -55,7 +55,8 @@ static bool is_wanted(const struct options *o, const struct nvmx_check_row *row,
 }
 
 static void count(struct tally *tally, const struct nvmx_check_row *row, const struct rule *rule) {
-    unsigned int place = rule->feature >= 0 && rule->feature < MOST_FEATURES ? (unsigned int)rule->feature : MOST_FEATURES;
+    unsigned int place =
+        rule->feature >= 0 && rule->feature < MOST_FEATURES ? (unsigned int)rule->feature : MOST_FEATURES;
 
     tally->rows[place]++;
     tally->live[place] += row->live;
@@ -76,7 +77,8 @@ static void row_text(const struct nvmx_check_row *row, const struct rule *rule) 
     if (row->where)
         printf("    %s\n", row->where);
     if (feature_name(rule))
-        printf("    feature: %s%s\n", feature_name(rule), is_offered(rule) ? "" : " (nvmx does not offer it to L1 yet)");
+        printf("    feature: %s%s\n", feature_name(rule),
+               is_offered(rule) ? "" : " (nvmx does not offer it to L1 yet)");
 }
 
 static void row_json(struct json *json, const struct nvmx_check_row *row, const struct rule *rule) {
@@ -116,7 +118,8 @@ static void tally_text(const struct tally *tally) {
             printf("%-46s %5u %5u  %s\n", name ? name : "(no single one)", tally->rows[place], tally->live[place],
                    name ? (offered ? "yes" : "not yet") : "-");
     }
-    printf("%u rules, %u live, %u of them about what nvmx offers\n", tally->all_rows, tally->all_live, tally->offered_live);
+    printf("%u rules, %u live, %u of them about what nvmx offers\n", tally->all_rows, tally->all_live,
+           tally->offered_live);
 }
 
 static void tally_json(struct json *json, const struct tally *tally) {

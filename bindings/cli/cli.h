@@ -27,7 +27,8 @@ const char *help_text(const char *command);
 /* "nvmx: ..." on stderr, and CLI_USAGE. */
 int usage_error(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* If argv[*i] is `name` followed by a value, or `name=value`, gives the value and steps over it. An option without its value gives "". */
+/* If argv[*i] is `name` followed by a value, or `name=value`, gives the value and steps over it. An option without its
+ * value gives "". */
 const char *option_value(int argc, char **argv, int *i, const char *name);
 
 #endif

@@ -25,7 +25,8 @@ void subject_init(struct subject *subject, const struct dump *dump, const struct
         subject->fact_known[FACT_LONG_MODE] = true; /* and 0 */
 }
 
-bool unknown_to(const struct subject *subject, const struct rule *rule, struct nvmx_field_set *fields, uint32_t *facts) {
+bool unknown_to(const struct subject *subject, const struct rule *rule, struct nvmx_field_set *fields,
+                uint32_t *facts) {
     bool any = false;
 
     *facts = 0;
@@ -44,22 +45,66 @@ bool unknown_to(const struct subject *subject, const struct rule *rule, struct n
     return any || *facts;
 }
 
-/* -- values to try ---------------------------------------------------------------------------------------------------------------------- */
+/* -- values to try
+ * ----------------------------------------------------------------------------------------------------------------------
+ */
 
 /* Numbers that single rules single out: types, vectors, states, limits, memory types, canonical borders. */
 static const uint64_t special[] = {
-    0,      1,      2,      3,       4,      5,          6,       7,       8,       0xa,
-    0xb,    0xf,    0x10,   0x1e,    0x28,   0x93,       0x9b,    0xc093,  0xa09b,  0xf3,
-    0x8b,   0x82,   0xffff, 0x1c000, 0x67,   0xfff,      0x10000, 0xfffff, 0x100000, 0x2020,
-    0x2000, 0x20,   0x500,  0xd01,   0xfe0,  0xffffffff, 0x80000021, 0x80000000, 0x7fffffffffff, 0x0007040600070406,
-    0x11000, 0x10001, 0x4000,
-    0xffff800000000000, 0xfffffffffffff000, 0x800000000000, 0x202,  0x20002,
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+    0xa,
+    0xb,
+    0xf,
+    0x10,
+    0x1e,
+    0x28,
+    0x93,
+    0x9b,
+    0xc093,
+    0xa09b,
+    0xf3,
+    0x8b,
+    0x82,
+    0xffff,
+    0x1c000,
+    0x67,
+    0xfff,
+    0x10000,
+    0xfffff,
+    0x100000,
+    0x2020,
+    0x2000,
+    0x20,
+    0x500,
+    0xd01,
+    0xfe0,
+    0xffffffff,
+    0x80000021,
+    0x80000000,
+    0x7fffffffffff,
+    0x0007040600070406,
+    0x11000,
+    0x10001,
+    0x4000,
+    0xffff800000000000,
+    0xfffffffffffff000,
+    0x800000000000,
+    0x202,
+    0x20002,
 };
 #define SPECIAL ((unsigned int)(sizeof special / sizeof special[0]))
 
 /* Events: each type with the vectors that rules name, valid, with and without error code, nested, and reserved bits. */
 #define EVENT_VECTORS 9
-#define EVENTS (8 * EVENT_VECTORS * 4)
+#define EVENTS        (8 * EVENT_VECTORS * 4)
 static uint64_t event_value(unsigned int i) {
     static const uint8_t vector[EVENT_VECTORS] = {0, 1, 2, 3, 8, 14, 18, 32, 6};
     static const uint32_t more[4] = {0, 1u << 11, 1u << 13, 1u << 12};
@@ -67,8 +112,9 @@ static uint64_t event_value(unsigned int i) {
     return 0x80000000u | (i % 8) << 8 | vector[i / 8 % EVENT_VECTORS] | more[i / 8 / EVENT_VECTORS];
 }
 
-/* What makes a field equal to another where a rule asks for that: a segment's base and selector, the VMCS link pointer and the current-VMCS pointer. */
-#define RELATED 2
+/* What makes a field equal to another where a rule asks for that: a segment's base and selector, the VMCS link pointer
+ * and the current-VMCS pointer. */
+#define RELATED      2
 #define FIELD_TRIALS (RELATED + SPECIAL + 64 + EVENTS)
 static uint64_t related_value(unsigned int slot, const struct guess *guess, unsigned int i) {
     if (slot >= NVMX_F_GUEST_ES_BASE && slot <= NVMX_F_GUEST_TR_BASE)
@@ -97,7 +143,9 @@ static bool trial(unsigned int slot, unsigned int i, const struct guess *base, u
     return true;
 }
 
-/* -- trying --------------------------------------------------------------------------------------------------------------------------------- */
+/* -- trying
+ * ---------------------------------------------------------------------------------------------------------------------------------
+ */
 
 struct search {
     const struct subject *subject;
@@ -148,8 +196,14 @@ static void vary_one(struct search *search, const struct guess *base) {
 
 static void vary_facts(struct search *search, const struct guess *base) {
     const struct subject *subject = search->subject;
-    const uint64_t values[] = {0, 1, 0xf0, UINT64_MAX, 0x1000, subject->caps.msr[NVMX_CAP_BASIC] & 0x7fffffff,
-                               (subject->caps.msr[NVMX_CAP_BASIC] & 0x7fffffff) | 0x80000000, base->field[NVMX_F_VMCS_LINK_POINTER]};
+    const uint64_t values[] = {0,
+                               1,
+                               0xf0,
+                               UINT64_MAX,
+                               0x1000,
+                               subject->caps.msr[NVMX_CAP_BASIC] & 0x7fffffff,
+                               (subject->caps.msr[NVMX_CAP_BASIC] & 0x7fffffff) | 0x80000000,
+                               base->field[NVMX_F_VMCS_LINK_POINTER]};
 
     for (unsigned int fact = 0; fact < DUMP_FACTS; fact++)
         for (unsigned int i = 0; i < sizeof values / sizeof values[0] && !subject->fact_known[fact]; i++) {

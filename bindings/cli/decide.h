@@ -28,11 +28,13 @@ struct subject {
 void subject_init(struct subject *subject, const struct dump *dump, const struct nvmx_caps *caps);
 
 /*
- * The verdict on each row. A rule that reads something unknown is evaluated with many values in its place; it is decided only if all of them agree.
+ * The verdict on each row. A rule that reads something unknown is evaluated with many values in its place; it is
+ * decided only if all of them agree.
  */
 void decide(const struct subject *subject, enum verdict verdict[NVMX_CHECK_COUNT]);
 
-/* Does the rule read something that is not known? Fields into *fields, others as bits 1 << enum dump_fact into *facts. */
+/* Does the rule read something that is not known? Fields into *fields, others as bits 1 << enum dump_fact into *facts.
+ */
 bool unknown_to(const struct subject *subject, const struct rule *rule, struct nvmx_field_set *fields, uint32_t *facts);
 
 /* One complete guess: what is known, and a value for all else. */
@@ -48,6 +50,7 @@ void guess_init(struct guess *guess, const struct subject *subject, enum guess_k
 uint64_t usual_value(unsigned int slot, const struct nvmx_caps *caps);
 
 /* The rows that fail, in order; returns how many. */
-size_t guess_failures(const struct guess *guess, const struct subject *subject, struct nvmx_check_failure out[NVMX_CHECK_COUNT]);
+size_t guess_failures(const struct guess *guess, const struct subject *subject,
+                      struct nvmx_check_failure out[NVMX_CHECK_COUNT]);
 
 #endif

@@ -23,9 +23,14 @@ const char *dump_fact_name(enum dump_fact fact) {
 }
 
 const char *dump_fact_text(enum dump_fact fact) {
-    static const char *const text[DUMP_FACTS] = {
-        "L1's IA32_EFER.LMA",          "the current-VMCS pointer",   "the dword at the VMCS link pointer", "VTPR",
-        "PDPTE 0 in memory",           "PDPTE 1 in memory",          "PDPTE 2 in memory",                  "PDPTE 3 in memory"};
+    static const char *const text[DUMP_FACTS] = {"L1's IA32_EFER.LMA",
+                                                 "the current-VMCS pointer",
+                                                 "the dword at the VMCS link pointer",
+                                                 "VTPR",
+                                                 "PDPTE 0 in memory",
+                                                 "PDPTE 1 in memory",
+                                                 "PDPTE 2 in memory",
+                                                 "PDPTE 3 in memory"};
 
     return text[fact];
 }
@@ -68,7 +73,8 @@ bool dump_put(struct dump *dump, const struct input *input, size_t line, unsigne
     return true;
 }
 
-/* A natural-width field with a bit above 31 was written in 64-bit mode: elsewhere VMWRITE has 32-bit operands (SDM 33.3, VMWRITE). */
+/* A natural-width field with a bit above 31 was written in 64-bit mode: elsewhere VMWRITE has 32-bit operands
+ * (SDM 33.3, VMWRITE). */
 static void infer_mode(struct dump *dump) {
     if (dump->fact_known[FACT_LONG_MODE])
         return;

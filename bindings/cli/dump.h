@@ -49,7 +49,8 @@ const char *dump_fact_text(enum dump_fact fact);
 int dumps_read(struct dumps *dumps, const struct input *input);
 void dumps_free(struct dumps *dumps);
 
-/* -- between the readers ---------------------------------------------------------------------------------------------------------------- */
+/* -- between the readers
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 /* Another dump, empty, at the end; NULL without memory. */
 struct dump *dumps_add(struct dumps *dumps, enum dump_format format, size_t line);
@@ -57,14 +58,16 @@ struct dump *dumps_add(struct dumps *dumps, enum dump_format format, size_t line
 /* Note a field's value. False after a message: too wide for the field, or given before with another value. */
 bool dump_put(struct dump *dump, const struct input *input, size_t line, unsigned int slot, uint64_t value);
 
-/* "*** Guest State ***" and what follows (dump_sections.c); lines `ENCODING NAME VALUE` after a heading, and pairs (dump_pairs.c). */
+/* "*** Guest State ***" and what follows (dump_sections.c); lines `ENCODING NAME VALUE` after a heading, and pairs
+ * (dump_pairs.c). */
 int read_sections(struct dumps *dumps, const struct input *input);
 int read_own(struct dumps *dumps, const struct input *input);
 int read_pairs(struct dumps *dumps, const struct input *input);
 bool is_section_heading(const char *line);
 bool is_own_heading(const char *line);
 
-/* The slot of a field by a name: the SDM's, the table's, or the one that Linux or Xen uses. NVMX_FIELD_NONE if there is none. */
+/* The slot of a field by a name: the SDM's, the table's, or the one that Linux or Xen uses. NVMX_FIELD_NONE if there is
+ * none. */
 int field_named(const char *name, size_t length);
 /* The table's name of a slot, "GUEST_RIP". */
 const char *field_identifier(unsigned int slot);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * `ENCODING VALUE`, `NAME VALUE` and `ENCODING NAME VALUE`, one field a line: the plain format, and, indented under a heading, the one in which
- * nvmx's bare-metal host prints a VMCS.
+ * `ENCODING VALUE`, `NAME VALUE` and `ENCODING NAME VALUE`, one field a line: the plain format, and, indented under a
+ * heading, the one in which nvmx's bare-metal host prints a VMCS.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -40,8 +40,10 @@ static int put_half(struct dump *dump, const struct input *input, size_t line, u
 }
 
 /* One of the things that no VMCS holds? CLI_BROKEN: no. */
-static int take_fact(struct dump *dump, const struct input *input, size_t line, const char *name, size_t length, uint64_t value) {
-    static const uint64_t most[DUMP_FACTS] = {1, UINT64_MAX, UINT32_MAX, 0xff, UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX};
+static int take_fact(struct dump *dump, const struct input *input, size_t line, const char *name, size_t length,
+                     uint64_t value) {
+    static const uint64_t most[DUMP_FACTS] = {1,          UINT64_MAX, UINT32_MAX, 0xff,
+                                              UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX};
     char plain[64];
 
     plain_name(name, length, plain, sizeof plain);
@@ -65,8 +67,8 @@ static int take_encoding(struct dump *dump, const struct input *input, size_t li
     if (slot == NVMX_FIELD_NONE)
         return input_error(input, line, "%" PRIX64 "H is not the encoding of a VMCS field", encoding);
     if (length > 0 && field_named(name, length) != slot)
-        return input_error(input, line, "%04" PRIX64 "H is %s, not '%.*s'", encoding, nvmx_field_info((unsigned int)slot)->name,
-                           (int)(length < 60 ? length : 60), tame(name));
+        return input_error(input, line, "%04" PRIX64 "H is %s, not '%.*s'", encoding,
+                           nvmx_field_info((unsigned int)slot)->name, (int)(length < 60 ? length : 60), tame(name));
     if (high)
         return put_half(dump, input, line, (unsigned int)slot, value);
     return dump_put(dump, input, line, (unsigned int)slot, value) ? CLI_OK : CLI_USAGE;

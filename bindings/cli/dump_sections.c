@@ -11,7 +11,7 @@
 
 enum section { GUEST = 0, HOST, CONTROL };
 
-#define ITEM_FIELDS 4
+#define ITEM_FIELDS    4
 #define NVMX_F_NOTHING NVMX_FIELD_COUNT
 
 struct item {
@@ -23,7 +23,8 @@ struct item {
 static const struct item items[] = {
 #define ITEM(section, pattern, a, b, c, d) {section, pattern, {NVMX_F_##a, NVMX_F_##b, NVMX_F_##c, NVMX_F_##d}},
 #define SEGMENT(name, field)                                                                                           \
-    ITEM(GUEST, name ": sel=%, attr=%, limit=%, base=%", field##_SELECTOR, field##_ACCESS_RIGHTS, field##_LIMIT, field##_BASE) \
+    ITEM(GUEST, name ": sel=%, attr=%, limit=%, base=%", field##_SELECTOR, field##_ACCESS_RIGHTS, field##_LIMIT,       \
+         field##_BASE)                                                                                                 \
     ITEM(GUEST, name ": % % % %", field##_SELECTOR, field##_ACCESS_RIGHTS, field##_LIMIT, field##_BASE)
 #include "dump_items.def"
 #undef SEGMENT
@@ -52,7 +53,9 @@ struct reader {
     size_t strange;    /* the first line that is nobody's, since the last one that was understood */
 };
 
-/* -- matching ------------------------------------------------------------------------------------------------------------------------------ */
+/* -- matching
+ * ------------------------------------------------------------------------------------------------------------------------------
+ */
 
 struct match {
     uint64_t value[ITEM_FIELDS];
@@ -114,7 +117,9 @@ static bool match_item(const char *pattern, const char *text, struct match *matc
     return true;
 }
 
-/* -- lines ------------------------------------------------------------------------------------------------------------------------------------ */
+/* -- lines
+ * ------------------------------------------------------------------------------------------------------------------------------------
+ */
 
 static int store(struct reader *r, size_t line, const struct item *item, const struct match *match) {
     for (unsigned int i = 0; i < match->values; i++) {
@@ -151,10 +156,10 @@ static int malformed(const struct reader *r, size_t line, const char *text, cons
     const char *at = *match->end ? match->end : "the end of the line";
 
     if (strncmp(match->want, "a hex", 5) == 0)
-        return input_error(r->input, line, "%s is expected after '%.*s', not '%.40s'", match->want, (int)(match->end - text), tame(text),
-                           tame(at));
-    return input_error(r->input, line, "'%.20s' is expected after '%.*s', not '%.40s'", match->want, (int)(match->end - text), tame(text),
-                       tame(at));
+        return input_error(r->input, line, "%s is expected after '%.*s', not '%.40s'", match->want,
+                           (int)(match->end - text), tame(text), tame(at));
+    return input_error(r->input, line, "'%.20s' is expected after '%.*s', not '%.40s'", match->want,
+                       (int)(match->end - text), tame(text), tame(at));
 }
 
 /* One entry of a list: "  0: msr=0x000001d9 value=0x...". */
@@ -163,7 +168,8 @@ static bool is_entry(const char *text) {
     uint64_t number;
 
     text = skip_blanks(text);
-    return isdigit((unsigned char)*text) && (text = read_hex(text, &number)) != NULL && match_item(": msr=% value=%", text, &match);
+    return isdigit((unsigned char)*text) && (text = read_hex(text, &number)) != NULL &&
+           match_item(": msr=% value=%", text, &match);
 }
 
 static bool take_list(struct reader *r, const char *text) {
@@ -188,7 +194,8 @@ static void note_strange(struct reader *r) {
     r->strange = 0;
 }
 
-/* A mail program may have wrapped the line: with the next one behind it. The caller frees it. NULL: it does not help. */
+/* A mail program may have wrapped the line: with the next one behind it. The caller frees it. NULL: it does not help.
+ */
 static char *unwrapped(const struct reader *r, size_t line, const char *text) {
     const char *more = line < r->input->lines ? skip_blanks(without_prefix(r->input->line[line])) : "";
     size_t size = strlen(text) + strlen(more) + 2;

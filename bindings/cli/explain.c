@@ -20,7 +20,8 @@ struct options {
 static int parse_fact(struct options *o, enum dump_fact fact, const char *name, const char *value) {
     uint64_t number;
 
-    if (!whole_hex(value, &number) || (fact == FACT_VTPR && number > 0xff) || (fact == FACT_LINK_REVISION && number > UINT32_MAX))
+    if (!whole_hex(value, &number) || (fact == FACT_VTPR && number > 0xff) ||
+        (fact == FACT_LINK_REVISION && number > UINT32_MAX))
         return usage_error("explain", "%s wants a hexadecimal number in range, not '%s'", name, tame(value));
     o->fact[fact] = number;
     o->fact_given[fact] = true;

@@ -10,8 +10,8 @@ struct explanation {
     const char *file;
     const struct dump *dump;
     const struct capset *caps;
-    bool assumed;  /* nobody chose the capabilities: `permissive` */
-    bool for_l1;   /* they are what nvmx offers on that CPU */
+    bool assumed; /* nobody chose the capabilities: `permissive` */
+    bool for_l1;  /* they are what nvmx offers on that CPU */
     bool verbose;
     struct subject subject;
     enum verdict verdict[NVMX_CHECK_COUNT];

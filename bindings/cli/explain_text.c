@@ -18,7 +18,8 @@ void outcome_text(const struct nvmx_check_row *row, char *out, size_t size) {
 }
 
 void value_text(unsigned int slot, uint64_t value, char *out, size_t size) {
-    static const int digits[] = {[NVMX_WIDTH_16] = 4, [NVMX_WIDTH_64] = 16, [NVMX_WIDTH_32] = 8, [NVMX_WIDTH_NATURAL] = 16};
+    static const int digits[] = {
+        [NVMX_WIDTH_16] = 4, [NVMX_WIDTH_64] = 16, [NVMX_WIDTH_32] = 8, [NVMX_WIDTH_NATURAL] = 16};
 
     snprintf(out, size, "%0*" PRIX64 "H", digits[nvmx_field_info(slot)->encoding >> 13 & 3], value);
 }
@@ -59,7 +60,8 @@ static void print_field(const struct explanation *e, unsigned int slot) {
     else if (e->dump->line[slot])
         printf("%s   line %" PRIu32 "\n", value, e->dump->line[slot]);
     else
-        printf("%s   %s\n", value, nvmx_set_has(&e->subject.exists, slot) ? "the dump shows no such list" : "the CPU has no such field");
+        printf("%s   %s\n", value,
+               nvmx_set_has(&e->subject.exists, slot) ? "the dump shows no such list" : "the CPU has no such field");
 }
 
 static void print_remedy(const struct explanation *e, unsigned int row, const struct rule *rule) {
@@ -70,12 +72,13 @@ static void print_remedy(const struct explanation *e, unsigned int row, const st
         return;
     value_text(remedy.slot, remedy.value, value, sizeof value);
     bits_text(remedy.slot, remedy.value ^ e->subject.field[remedy.slot], bits, sizeof bits);
-    printf("    holds with  %s = %s%s%s   changes bit%s %s\n", nvmx_field_info(remedy.slot)->name, ink(INK_GOOD), value, ink(INK_PLAIN),
-           strpbrk(bits, ":,") ? "s" : "", bits);
+    printf("    holds with  %s = %s%s%s   changes bit%s %s\n", nvmx_field_info(remedy.slot)->name, ink(INK_GOOD), value,
+           ink(INK_PLAIN), strpbrk(bits, ":,") ? "s" : "", bits);
     if (remedy.breaks == 1)
         printf("                (%s is then broken)\n", nvmx_check_row(remedy.example)->id);
     else if (remedy.breaks > 1)
-        printf("                (%s and %zu more are then broken)\n", nvmx_check_row(remedy.example)->id, remedy.breaks - 1);
+        printf("                (%s and %zu more are then broken)\n", nvmx_check_row(remedy.example)->id,
+               remedy.breaks - 1);
 }
 
 static void print_broken(const struct explanation *e, unsigned int row, bool first) {
@@ -100,8 +103,8 @@ static void print_head(const struct explanation *e) {
 
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++)
         fields += e->dump->line[slot] != 0;
-    printf("%s%s, line %zu%s: %s dump with %u fields\n", ink(INK_BOLD), tame(e->file), e->dump->first_line, ink(INK_PLAIN),
-           dump_format_name(e->dump->format), fields);
+    printf("%s%s, line %zu%s: %s dump with %u fields\n", ink(INK_BOLD), tame(e->file), e->dump->first_line,
+           ink(INK_PLAIN), dump_format_name(e->dump->format), fields);
     printf("capabilities: %s%s%s\n", e->caps->name, e->for_l1 ? "; what nvmx offers L1 there" : "",
            e->assumed ? " (the dump has none; choose a CPU with --caps)" : "");
     for (unsigned int fact = 0; fact < CAPSET_FACTS; fact++)
@@ -109,8 +112,8 @@ static void print_head(const struct explanation *e) {
             printf("  %s is not among them: taken from `permissive`\n", capset_fact_name(fact));
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++)
         if (is_foreign(e, slot))
-            printf("%s  the dump has %s (%04" PRIX32 "H), which does not exist with these capabilities: taken as 0%s\n", ink(INK_DOUBT),
-                   nvmx_field_info(slot)->name, nvmx_field_info(slot)->encoding, ink(INK_PLAIN));
+            printf("%s  the dump has %s (%04" PRIX32 "H), which does not exist with these capabilities: taken as 0%s\n",
+                   ink(INK_DOUBT), nvmx_field_info(slot)->name, nvmx_field_info(slot)->encoding, ink(INK_PLAIN));
 }
 
 /* What the dump itself says of the last entry. */
@@ -118,8 +121,8 @@ static void print_recorded(const struct explanation *e) {
     uint64_t reason = e->dump->value[NVMX_F_EXIT_REASON], error = e->dump->value[NVMX_F_VM_INSTRUCTION_ERROR];
 
     if (e->dump->line[NVMX_F_EXIT_REASON])
-        printf("recorded: exit reason %" PRIX64 "H (%s), qualification %" PRIX64 "H\n", reason, nvmx_exit_name((uint32_t)reason & 0xffff),
-               e->dump->value[NVMX_F_EXIT_QUALIFICATION]);
+        printf("recorded: exit reason %" PRIX64 "H (%s), qualification %" PRIX64 "H\n", reason,
+               nvmx_exit_name((uint32_t)reason & 0xffff), e->dump->value[NVMX_F_EXIT_QUALIFICATION]);
     if (e->dump->line[NVMX_F_VM_INSTRUCTION_ERROR] && error)
         printf("recorded: VM-instruction error %" PRIu64 "\n", error);
 }
@@ -158,7 +161,8 @@ static void print_undecided(const struct explanation *e) {
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
         char name[120];
 
-        snprintf(name, sizeof name, "%s (%04" PRIX32 "H)", nvmx_field_info(slot)->name, nvmx_field_info(slot)->encoding);
+        snprintf(name, sizeof name, "%s (%04" PRIX32 "H)", nvmx_field_info(slot)->name,
+                 nvmx_field_info(slot)->encoding);
         if (!nvmx_set_has(&e->subject.known, slot))
             print_waiting(e, name, (int)slot, 0);
     }
@@ -180,8 +184,8 @@ void explain_text(const struct explanation *e) {
 
     print_head(e);
     print_recorded(e);
-    printf("\n%s%zu rule%s broken%s, %zu hold, %zu can't be decided\n", ink(broken ? INK_BAD : INK_GOOD), broken, broken == 1 ? "" : "s",
-           ink(INK_PLAIN), e->count[VERDICT_HOLDS], e->count[VERDICT_UNDECIDED]);
+    printf("\n%s%zu rule%s broken%s, %zu hold, %zu can't be decided\n", ink(broken ? INK_BAD : INK_GOOD), broken,
+           broken == 1 ? "" : "s", ink(INK_PLAIN), e->count[VERDICT_HOLDS], e->count[VERDICT_UNDECIDED]);
     for (unsigned int row = 0; row < NVMX_CHECK_COUNT; row++) {
         if (e->verdict[row] == VERDICT_UNDECIDED)
             first = false; /* one that comes before might be the CPU's answer */

@@ -82,10 +82,13 @@ void guess_init(struct guess *guess, const struct subject *subject, enum guess_k
                                                        : 0;
     for (unsigned int fact = 0; fact < DUMP_FACTS; fact++)
         if (!subject->fact_known[fact])
-            guess->fact[fact] = kind == GUESS_ONES ? UINT64_MAX : kind == GUESS_USUAL ? usual_fact(fact, &subject->caps) : 0;
+            guess->fact[fact] = kind == GUESS_ONES    ? UINT64_MAX
+                                : kind == GUESS_USUAL ? usual_fact(fact, &subject->caps)
+                                                      : 0;
 }
 
-size_t guess_failures(const struct guess *guess, const struct subject *subject, struct nvmx_check_failure out[NVMX_CHECK_COUNT]) {
+size_t guess_failures(const struct guess *guess, const struct subject *subject,
+                      struct nvmx_check_failure out[NVMX_CHECK_COUNT]) {
     struct nvmx_check_input in = {
         .field = guess->field,
         .caps = &subject->caps,

@@ -115,7 +115,8 @@ static const char *one_prefix(const char *text) {
         return kernel + strlen(" kernel: ");
     if (*text == '<' && isdigit((unsigned char)text[1]) && (end = strchr(text, '>')) != NULL && end - text < 5)
         return end + 1;
-    if (*text == '[' && (end = strchr(text, ']')) != NULL && strspn(text + 1, " 0123456789.:-TZ") == (size_t)(end - text - 1))
+    if (*text == '[' && (end = strchr(text, ']')) != NULL &&
+        strspn(text + 1, " 0123456789.:-TZ") == (size_t)(end - text - 1))
         return end + 1;
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (strncmp(text, words[i], strlen(words[i])) == 0)

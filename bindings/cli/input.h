@@ -24,8 +24,8 @@ void input_free(struct input *input);
 int input_error(const struct input *input, size_t line, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /*
- * The line without what a log puts before it: "<3>", "[  12.345678]", "(XEN)", "Sep  8 22:52:20 host kernel:", "kvm_intel:". Its own indentation stays
- * if there is no such thing.
+ * The line without what a log puts before it: "<3>", "[  12.345678]", "(XEN)", "Sep  8 22:52:20 host kernel:",
+ * "kvm_intel:". Its own indentation stays if there is no such thing.
  */
 const char *without_prefix(const char *line);
 
@@ -33,8 +33,8 @@ const char *skip_blanks(const char *text);
 bool is_blank(const char *text);
 
 /*
- * A hexadecimal number: digits, with 0x before them or H behind them, perhaps with _ between them. NULL if there is none, or it has more than 64 bits;
- * else what follows it.
+ * A hexadecimal number: digits, with 0x before them or H behind them, perhaps with _ between them. NULL if there is
+ * none, or it has more than 64 bits; else what follows it.
  */
 const char *read_hex(const char *text, uint64_t *value);
 

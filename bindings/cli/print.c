@@ -16,8 +16,8 @@ static bool has_colours(void) {
 
 const char *ink(enum ink which) {
     static const char *const sequence[] = {
-        [INK_PLAIN] = "\033[0m",     [INK_BOLD] = "\033[1m",  [INK_BAD] = "\033[1;31m",
-        [INK_GOOD] = "\033[32m",     [INK_DOUBT] = "\033[33m", [INK_DIM] = "\033[2m",
+        [INK_PLAIN] = "\033[0m", [INK_BOLD] = "\033[1m",   [INK_BAD] = "\033[1;31m",
+        [INK_GOOD] = "\033[32m", [INK_DOUBT] = "\033[33m", [INK_DIM] = "\033[2m",
     };
     static int known = -1; /* asked once: a stream does not become a terminal */
 

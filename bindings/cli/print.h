@@ -12,7 +12,8 @@ enum ink { INK_PLAIN = 0, INK_BOLD, INK_BAD, INK_GOOD, INK_DOUBT, INK_DIM };
 /* The escape sequence of an ink; "" unless stdout is a terminal that knows colours and NO_COLOR is not set. */
 const char *ink(enum ink which);
 
-/* Text that came from a file or an argument: bytes that a terminal might obey are shown as '?'. At most 2 * 255 bytes are shown; static storage. */
+/* Text that came from a file or an argument: bytes that a terminal might obey are shown as '?'. At most 2 * 255 bytes
+ * are shown; static storage. */
 const char *tame(const char *text);
 
 /* JSON, written as it comes. A key is NULL inside arrays and for the outermost value. */

@@ -40,7 +40,8 @@ static unsigned int distance(unsigned int slot, uint64_t before, uint64_t after)
 }
 
 /*
- * Fewest broken rules in all first. Then a field that the rule is about before others, a short distance, clearing before setting, low bits before high ones.
+ * Fewest broken rules in all first. Then a field that the rule is about before others, a short distance, clearing
+ * before setting, low bits before high ones.
  */
 static uint64_t cost_of(size_t broken, bool constrained, unsigned int slot, uint64_t before, uint64_t after) {
     return (uint64_t)broken << 32 | (uint64_t)!constrained << 24 | (uint64_t)distance(slot, before, after) << 16 |
@@ -77,9 +78,9 @@ static uint64_t corrected(const struct nvmx_caps *caps, unsigned int slot, uint6
     static const struct {
         uint8_t slot, which;
     } controls[] = {
-        {NVMX_F_PIN_BASED_CONTROLS, NVMX_CAP_PINBASED},     {NVMX_F_PRIMARY_CONTROLS, NVMX_CAP_PROCBASED},
-        {NVMX_F_SECONDARY_CONTROLS, NVMX_CAP_PROCBASED2},   {NVMX_F_VM_EXIT_CONTROLS, NVMX_CAP_EXIT},
-        {NVMX_F_VM_ENTRY_CONTROLS, NVMX_CAP_ENTRY},         {NVMX_F_TERTIARY_CONTROLS, NVMX_CAP_PROCBASED3},
+        {NVMX_F_PIN_BASED_CONTROLS, NVMX_CAP_PINBASED},      {NVMX_F_PRIMARY_CONTROLS, NVMX_CAP_PROCBASED},
+        {NVMX_F_SECONDARY_CONTROLS, NVMX_CAP_PROCBASED2},    {NVMX_F_VM_EXIT_CONTROLS, NVMX_CAP_EXIT},
+        {NVMX_F_VM_ENTRY_CONTROLS, NVMX_CAP_ENTRY},          {NVMX_F_TERTIARY_CONTROLS, NVMX_CAP_PROCBASED3},
         {NVMX_F_SECONDARY_VM_EXIT_CONTROLS, NVMX_CAP_EXIT2}, {NVMX_F_VM_FUNCTION_CONTROLS, NVMX_CAP_VMFUNC},
     };
 
@@ -105,14 +106,14 @@ static void attempt_numbers(struct attempt *at, unsigned int slot, bool constrai
         attempt(at, slot, low, constrained);
         attempt(at, slot, (now & ~UINT64_C(0xf)) | (low & 0xf), constrained);
         attempt(at, slot, (now & ~UINT64_C(0x38)) | (low & 7) << 3, constrained);  /* page-walk length */
-        attempt(at, slot, (now & ~UINT64_C(0x60)) | (low & 3) << 5, constrained); /* DPL */
+        attempt(at, slot, (now & ~UINT64_C(0x60)) | (low & 3) << 5, constrained);  /* DPL */
         attempt(at, slot, (now & ~UINT64_C(0x700)) | (low & 7) << 8, constrained); /* event type */
     }
     attempt(at, slot, 0xf3, constrained);
     attempt(at, slot, 0xffff, constrained);
     attempt(at, slot, UINT64_MAX, constrained);
-    attempt(at, slot, now & ~UINT64_C(0xffe), constrained); /* all attributes but "present" */
-    attempt(at, slot, now ^ 0x500, constrained); /* EFER.LME with LMA */
+    attempt(at, slot, now & ~UINT64_C(0xffe), constrained);      /* all attributes but "present" */
+    attempt(at, slot, now ^ 0x500, constrained);                 /* EFER.LME with LMA */
     attempt(at, slot, (now & ~UINT64_C(0xff)) | 2, constrained); /* NMI's vector */
     attempt(at, slot, usual_value(slot, &at->subject->caps), constrained);
 }

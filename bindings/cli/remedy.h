@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What would satisfy a broken rule: the smallest change of one field that makes it hold and breaks as little else as possible. */
+/* What would satisfy a broken rule: the smallest change of one field that makes it hold and breaks as little else as
+ * possible. */
 #ifndef NVMX_CLI_REMEDY_H
 #define NVMX_CLI_REMEDY_H
 

@@ -11,7 +11,7 @@ static const struct {
     const char *when, *ok; /* NULL: decided elsewhere */
 } expressions[] = {
 #define CHECK(section, number, text, groups, vm_fail, exit_reason, qualification, applies, rule, when, ok) {#when, #ok},
-#define CHECK_ELSEWHERE(...) {NULL, NULL},
+#define CHECK_ELSEWHERE(...)                                                                               {NULL, NULL},
 #include <nvmx/entry_checks.def>
 #undef CHECK
 #undef CHECK_ELSEWHERE
@@ -32,14 +32,18 @@ struct word {
 
 static const struct word words[] = {
 #define CONTROL(word, msr_, bit_, field, activating)                                                                   \
-    {.text = #word, .kind = WORD_CONTROL, .slot = {NVMX_F_##field, NVMX_F_##field, NVMX_F_##activating}, .msr = msr_, .bit = bit_},
+    {.text = #word,                                                                                                    \
+     .kind = WORD_CONTROL,                                                                                             \
+     .slot = {NVMX_F_##field, NVMX_F_##field, NVMX_F_##activating},                                                    \
+     .msr = msr_,                                                                                                      \
+     .bit = bit_},
 #define FIELDS(word, a, b, c) {.text = #word, .kind = WORD_FIELDS, .slot = {NVMX_F_##a, NVMX_F_##b, NVMX_F_##c}},
 #define FIELDS_OF(word, a)                                                                                             \
     {.text = #word, .kind = WORD_FIELDS, .slot = {NVMX_F_##a, NVMX_F_##a, NVMX_F_##a}, .named = true},
 #define SEGMENT(word, ...) {.text = #word, .kind = WORD_SEGMENT, .part = {__VA_ARGS__}, .named = true},
-#define FACT(word, fact_) {.text = #word, .kind = WORD_FACT, .fact = FACT_##fact_},
-#define NOTHING(word) {.text = #word, .kind = WORD_NOTHING},
-#define NOTHING_OF(word) {.text = #word, .kind = WORD_NOTHING, .named = true},
+#define FACT(word, fact_)  {.text = #word, .kind = WORD_FACT, .fact = FACT_##fact_},
+#define NOTHING(word)      {.text = #word, .kind = WORD_NOTHING},
+#define NOTHING_OF(word)   {.text = #word, .kind = WORD_NOTHING, .named = true},
 #include "words.def"
 #undef CONTROL
 #undef FIELDS
@@ -82,7 +86,8 @@ static size_t argument(const char *text, const char **begin) {
 }
 
 static bool add_segment(struct rule *rule, const struct word *word, const char *name, size_t length) {
-    static const char *const segment[] = {"ES", "CS", "SS", "DS", "FS", "GS", "LDTR", "TR"}; /* in the order of encodings */
+    static const char *const segment[] = {"ES", "CS", "SS",   "DS",
+                                          "FS", "GS", "LDTR", "TR"}; /* in the order of encodings */
     static const unsigned int first[] = {NVMX_F_GUEST_ES_SELECTOR, NVMX_F_GUEST_ES_BASE, NVMX_F_GUEST_ES_LIMIT,
                                          NVMX_F_GUEST_ES_ACCESS_RIGHTS};
 
@@ -116,7 +121,8 @@ static bool add_word(struct rule *rule, const struct word *word, const char *inn
     return true;
 }
 
-/* One word of an expression. Gives what stands behind it, and behind a name in parentheses that belongs to it; NULL: not known. */
+/* One word of an expression. Gives what stands behind it, and behind a name in parentheses that belongs to it; NULL:
+ * not known. */
 static const char *take_word(struct rule *rule, const char *text, size_t length, bool wanted) {
     const char *inner, *rest = text + length;
     size_t inner_length = argument(rest, &inner);

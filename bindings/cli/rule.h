@@ -5,7 +5,7 @@
 
 #include <nvmx/checks.h>
 
-#define RULE_SHOWN 16
+#define RULE_SHOWN      16
 #define RULE_NO_FEATURE (-1)
 
 struct rule {

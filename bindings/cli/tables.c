@@ -32,7 +32,9 @@ static int parse(struct options *o, int argc, char **argv) {
     return CLI_OK;
 }
 
-/* -- fields ------------------------------------------------------------------------------------------------------------------------------------ */
+/* -- fields
+ * ------------------------------------------------------------------------------------------------------------------------------------
+ */
 
 static const struct {
     const char *name;
@@ -95,8 +97,8 @@ static void field_text(unsigned int slot) {
     char condition[200];
 
     exists_text(field->exists, condition, sizeof condition);
-    printf("%04" PRIX32 "H  %-7s  %-16s  %-60s  %s\n", field->encoding, width_name(field->encoding), kind_name(field->encoding),
-           field->name, condition);
+    printf("%04" PRIX32 "H  %-7s  %-16s  %-60s  %s\n", field->encoding, width_name(field->encoding),
+           kind_name(field->encoding), field->name, condition);
 }
 
 int command_fields(int argc, char **argv) {
@@ -135,7 +137,9 @@ int command_fields(int argc, char **argv) {
     return CLI_OK;
 }
 
-/* -- exits -------------------------------------------------------------------------------------------------------------------------------------- */
+/* -- exits
+ * --------------------------------------------------------------------------------------------------------------------------------------
+ */
 
 enum {
     INFO_Q = 1,
@@ -161,8 +165,10 @@ static const struct {
     uint8_t flag;
     const char *name;
 } information[] = {
-    {INFO_Q, "qualification"},        {INFO_L, "guest-linear address"}, {INFO_P, "guest-physical address"}, {INFO_V, "interruption information"},
-    {INFO_O, "IDT-vectoring"},        {INFO_N, "instruction length"},   {INFO_I, "instruction information"},
+    {INFO_Q, "qualification"},           {INFO_L, "guest-linear address"},
+    {INFO_P, "guest-physical address"},  {INFO_V, "interruption information"},
+    {INFO_O, "IDT-vectoring"},           {INFO_N, "instruction length"},
+    {INFO_I, "instruction information"},
 };
 #define INFORMATION (sizeof information / sizeof information[0])
 
@@ -171,7 +177,9 @@ static void who_text(unsigned int number, char *out, size_t size) {
     static const struct {
         const char *who;
         uint8_t slot;
-    } fields[] = {{"PIN", NVMX_F_PIN_BASED_CONTROLS}, {"PRIMARY", NVMX_F_PRIMARY_CONTROLS}, {"SECONDARY", NVMX_F_SECONDARY_CONTROLS}};
+    } fields[] = {{"PIN", NVMX_F_PIN_BASED_CONTROLS},
+                  {"PRIMARY", NVMX_F_PRIMARY_CONTROLS},
+                  {"SECONDARY", NVMX_F_SECONDARY_CONTROLS}};
     static const struct {
         const char *who, *text;
     } words[] = {
@@ -242,7 +250,8 @@ int command_exits(int argc, char **argv) {
     if (o.json)
         json_array(&json, NULL);
     else
-        printf("%s     %-46s  %-62s  INFORMATION%s\n", ink(INK_BOLD), "REASON", "AN EXIT OF L2 GOES TO", ink(INK_PLAIN));
+        printf("%s     %-46s  %-62s  INFORMATION%s\n", ink(INK_BOLD), "REASON", "AN EXIT OF L2 GOES TO",
+               ink(INK_PLAIN));
     for (unsigned int number = 0; number < EXITS; number++) {
         if (o.json)
             exit_json(&json, number);

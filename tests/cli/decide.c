@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * nvmx explain never guesses: for each rule, with a state that breaks it (tests/unit/check_vectors.def), and one of the fields that it reads left out, the
- * rule is broken or undecided but never said to hold; with a state in which it holds it is never said to be broken. With all fields given the verdicts are
- * the library's. And every word of the rules' expressions is known.
+ * nvmx explain never guesses: for each rule, with a state that breaks it (tests/unit/check_vectors.def), and one of the
+ * fields that it reads left out, the rule is broken or undecided but never said to hold; with a state in which it holds
+ * it is never said to be broken. With all fields given the verdicts are the library's. And every word of the rules'
+ * expressions is known.
  */
 #include <stdio.h>
 #include <string.h>
@@ -17,23 +18,41 @@ struct vector {
     struct change broken[CHECK_CHANGES];
 };
 
-#define NOTHING {{CHANGE_NONE, 0, 0}}
-#define BEFORE(...) {__VA_ARGS__}
-#define BREAK(...) {__VA_ARGS__}
-#define SET(name, value) {CHANGE_SET, NVMX_F_##name, value}
-#define OR(name, value) {CHANGE_OR, NVMX_F_##name, value}
-#define CLEAR(name, value) {CHANGE_CLEAR, NVMX_F_##name, value}
-#define CAP_OR(name, value) {CHANGE_CAP_OR, NVMX_CAP_##name, value}
-#define CAP_CLEAR(name, value) {CHANGE_CAP_CLEAR, NVMX_CAP_##name, value}
-#define CPU_OR(name) {CHANGE_CPU_OR, 0, NVMX_CPU_##name}
-#define CPU_CLEAR(name) {CHANGE_CPU_CLEAR, 0, NVMX_CPU_##name}
-#define VTPR(value) {CHANGE_VTPR, 0, value}
-#define REVISION(value) {CHANGE_REVISION, 0, value}
-#define READABLE(value) {CHANGE_READABLE, 0, value}
-#define PDPTE(number, value) {CHANGE_PDPTE, number, value}
-#define PDPTE_READABLE(value) {CHANGE_PDPTE_READABLE, 0, value}
+#define NOTHING                                                                                                        \
+    {                                                                                                                  \
+        { CHANGE_NONE, 0, 0 }                                                                                          \
+    }
+#define BEFORE(...)                                                                                                    \
+    { __VA_ARGS__ }
+#define BREAK(...)                                                                                                     \
+    { __VA_ARGS__ }
+#define SET(name, value)                                                                                               \
+    { CHANGE_SET, NVMX_F_##name, value }
+#define OR(name, value)                                                                                                \
+    { CHANGE_OR, NVMX_F_##name, value }
+#define CLEAR(name, value)                                                                                             \
+    { CHANGE_CLEAR, NVMX_F_##name, value }
+#define CAP_OR(name, value)                                                                                            \
+    { CHANGE_CAP_OR, NVMX_CAP_##name, value }
+#define CAP_CLEAR(name, value)                                                                                         \
+    { CHANGE_CAP_CLEAR, NVMX_CAP_##name, value }
+#define CPU_OR(name)                                                                                                   \
+    { CHANGE_CPU_OR, 0, NVMX_CPU_##name }
+#define CPU_CLEAR(name)                                                                                                \
+    { CHANGE_CPU_CLEAR, 0, NVMX_CPU_##name }
+#define VTPR(value)                                                                                                    \
+    { CHANGE_VTPR, 0, value }
+#define REVISION(value)                                                                                                \
+    { CHANGE_REVISION, 0, value }
+#define READABLE(value)                                                                                                \
+    { CHANGE_READABLE, 0, value }
+#define PDPTE(number, value)                                                                                           \
+    { CHANGE_PDPTE, number, value }
+#define PDPTE_READABLE(value)                                                                                          \
+    { CHANGE_PDPTE_READABLE, 0, value }
 #define VECTOR(section, number, base, before, broken) {NVMX_C_##section##_##number, base, before, broken},
-#define SHADOWED(section, number, first_section, first_number, base, before, broken) {NVMX_C_##section##_##number, base, before, broken},
+#define SHADOWED(section, number, first_section, first_number, base, before, broken)                                   \
+    {NVMX_C_##section##_##number, base, before, broken},
 #define VALID(base, before)
 
 static const struct vector vectors[] = {
@@ -93,7 +112,8 @@ static void forget_field(struct subject *subject, unsigned int slot) {
 }
 
 /* `wrong`: the verdict that would be a guess. */
-static void leave_out_each(struct tally *tally, const struct subject *whole, unsigned int row, enum verdict wrong, const char *what) {
+static void leave_out_each(struct tally *tally, const struct subject *whole, unsigned int row, enum verdict wrong,
+                           const char *what) {
     struct rule rule;
 
     rule_of(row, &rule);
@@ -176,6 +196,7 @@ int main(void) {
     }
     for (size_t i = 0; i < VECTORS; i++)
         run(&tally, &vectors[i]);
-    printf("%zu states, %u things left out, %u verdicts of them undecided, %u wrong\n", VECTORS, tally.done, tally.undecided, tally.failed);
+    printf("%zu states, %u things left out, %u verdicts of them undecided, %u wrong\n", VECTORS, tally.done,
+           tally.undecided, tally.failed);
     return tally.failed != 0;
 }
