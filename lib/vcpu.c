@@ -84,6 +84,14 @@ static void host_limits(const struct nvmx_vm *vm, const struct nvmx_vm_config *c
     if (!config->passes_interrupts) {
         deny(mask, NVMX_CAP_PINBASED, 39); /* process posted interrupts */
     }
+    if (((config->loads_on_entry >> 19) & 1) == 0) {
+        deny(mask, NVMX_CAP_ENTRY, 51); /* load UINV */
+        deny(mask, NVMX_CAP_EXIT, 59);  /* clear UINV */
+    }
+    if (((config->loads_on_entry >> 20) & 1) == 0) {
+        deny(mask, NVMX_CAP_ENTRY, 52); /* load CET state */
+        deny(mask, NVMX_CAP_EXIT, 60);
+    }
     /* A host that composes ept02 is told EPTP12 and nothing else, and what L2 does to ept12's pages is not seen here. */
     if (vm->host.ept02_root != NULL) {
         deny(mask, NVMX_CAP_PROCBASED2, 46); /* VMCS shadowing: L2's memory operands are translated by ept12 */

@@ -92,6 +92,7 @@ struct vmcs12 {
     bool launched;                /* launch state */
     bool is_shadow;               /* a shadow VMCS: L1 can't enter it */
     bool vmcs02_ready;            /* vmcs02 was reset and written once for this vmcs12 */
+    bool pages_merged;            /* so are its bitmaps, pages, EPT root and VPID, but for the contents of L1's bitmaps */
     bool controls_merged;         /* vmcs02's controls are right but for the dirty fields */
     bool l1_state_ready;          /* l1_state[] is made of the present host-state area and VM-exit controls */
     bool sync_ready;              /* `sync` is made of the present `learned` and `saved` */
@@ -359,13 +360,27 @@ enum nvmx_status shadow_relink(struct nvmx_vcpu *vcpu);
 /* MSRs and debug registers that VMCS controls switch between L1 and L2 (SDM 29.3.2.1, 30.3.1, 30.5.1). */
 struct gate {
     uint8_t guest;      /* slot */
-    uint8_t host;       /* slot; equal to `guest`: none, a VM exit sets a fixed value */
+    uint8_t host;       /* slot; equal to `guest`: none, a VM exit that loads it clears it */
     uint8_t entry_load; /* bit of the VM-entry controls */
-    uint8_t exit_save;  /* bit of the VM-exit controls */
+    uint8_t exit_save;  /* bit of the VM-exit controls; 0xff: every exit saves it */
     uint8_t exit_load;  /* bit of the VM-exit controls; 0xff: none */
     uint32_t msr;       /* 0: not an MSR */
 };
-enum { GATE_DEBUGCTL = 0, GATE_DR7, GATE_PAT, GATE_EFER, GATE_PERF_GLOBAL_CTRL, GATE_COUNT };
+enum {
+    GATE_DEBUGCTL = 0,
+    GATE_DR7,
+    GATE_PAT,
+    GATE_EFER,
+    GATE_PERF_GLOBAL_CTRL,
+    GATE_BNDCFGS,
+    GATE_LBR_CTL,
+    GATE_PKRS,
+    GATE_UINV,
+    GATE_S_CET,
+    GATE_SSP,
+    GATE_INTERRUPT_SSP_TABLE,
+    GATE_COUNT
+};
 extern const struct gate gates[GATE_COUNT];
 
 /* vmcs01's control fields, read if they aren't known. vmcs01 must be selected unless they are. */

@@ -48,7 +48,12 @@ struct nvmx_vm_config {
      * hardware compares the vector that arrives with L1's.
      */
     bool passes_interrupts;
-    uint8_t reserved[6];         /* 0 */
+    uint8_t reserved[2];         /* 0 */
+    /*
+     * "Load ..." VM-entry controls that vmcs01 always has: state that the host keeps apart from L1's. CET state (bit 20) and UINV (bit 19) are
+     * offered only so, for L1's values of them have no other place; all else may be 0 here.
+     */
+    uint32_t loads_on_entry;
 };
 
 struct nvmx_vcpu_config {

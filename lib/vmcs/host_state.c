@@ -143,7 +143,8 @@ static uint64_t gate_value(const struct load *l, unsigned int i) {
         return 0;
     }
     bool loaded = ((l->v->gates_exit_loads >> i) & 1) != 0;
-    uint64_t value = loaded ? host_field(l, gates[i].host) : l->inherited[i];
+    bool cleared = gates[i].host == gates[i].guest;
+    uint64_t value = !loaded ? l->inherited[i] : cleared ? 0 : host_field(l, gates[i].host);
     if (i == GATE_EFER) {
         value = (value & ~EFER_LME_LMA) | (exit_64(l) ? EFER_LME_LMA : 0);
     }
@@ -159,7 +160,8 @@ static void put_gates(struct load *l) {
 /* What the host does not switch by VMCS fields it switches by MSR writes. */
 static enum nvmx_status write_msrs(struct load *l) {
     FOR_EACH_GATE (i, l->v->gates_exit_loads & ~l->vcpu->gates_switched) {
-        enum nvmx_status status = host_msr_write(l->vcpu, gates[i].msr, gate_value(l, i));
+        enum nvmx_status status = gates[i].msr != 0 ? host_msr_write(l->vcpu, gates[i].msr, gate_value(l, i))
+                                                    : NVMX_E_UNSUPPORTED;
         if (status != NVMX_OK) {
             return status;
         }

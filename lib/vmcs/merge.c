@@ -15,6 +15,7 @@ static const uint8_t host_control_fields[] = {
     NVMX_F_TERTIARY_CONTROLS,
     NVMX_F_VM_EXIT_CONTROLS,
     NVMX_F_VM_ENTRY_CONTROLS,
+    NVMX_F_SECONDARY_VM_EXIT_CONTROLS,
     NVMX_F_EXCEPTION_BITMAP,
     NVMX_F_PAGE_FAULT_ERROR_CODE_MASK,
     NVMX_F_PAGE_FAULT_ERROR_CODE_MATCH,
@@ -173,17 +174,14 @@ static void put_event(struct merge *m) {
     if (((info | before) & EVENT_VALID) == 0 && nvmx_set_has(&m->v->known, NVMX_F_VM_ENTRY_INTERRUPTION_INFO)) {
         return; /* no event, then as now */
     }
-    merge_put(m, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, info);
+    merge_put_always(m, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, info);
     if ((info & EVENT_VALID) == 0) {
         return;
     }
-    nvmx_set_add(&m->put, NVMX_F_VM_ENTRY_INTERRUPTION_INFO);
     if ((info & EVENT_ERROR_CODE) != 0) {
-        m->v->image[NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE] = m->v->value[NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE];
-        nvmx_set_add(&m->put, NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE);
+        merge_put_always(m, NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE, m->v->value[NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE]);
     }
-    m->v->image[NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH] = m->v->value[NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH];
-    nvmx_set_add(&m->put, NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH);
+    merge_put_always(m, NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH, m->v->value[NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH]);
 }
 
 /* -- the whole ------------------------------------------------------------------------------------------------------------------- */
@@ -197,26 +195,23 @@ static bool controls_written(const struct merge *m) {
     return written != 0;
 }
 
-static enum nvmx_status write_out(struct merge *m) {
-    struct batch batch;
-    enum nvmx_status status = NVMX_OK;
-
-    batch_init(&batch);
-    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS && status == NVMX_OK; w++) {
-        for (uint64_t put = m->put.word[w]; put != 0 && status == NVMX_OK; put &= put - 1) {
-            unsigned int slot = w * 64 + (unsigned int)__builtin_ctzll(put);
-            status = batch_put(m->vcpu, &batch, slot, m->v->image[slot]);
-        }
+enum nvmx_status merge_write(struct merge *m, enum nvmx_status status) {
+    if (status == NVMX_OK && m->count != 0) {
+        status = host_write_encoded(m->vcpu, m->count, m->encoding, m->value);
     }
-    return status == NVMX_OK ? batch_flush(m->vcpu, &batch) : status;
+    if (status != NVMX_OK) {
+        m->v->known = (struct nvmx_field_set){{0}};
+        m->v->controls_merged = false;
+    }
+    return status;
 }
 
 static enum nvmx_status collect(struct merge *m, const uint64_t *pdpte) {
-    bool controls = !m->v->controls_merged || controls_written(m);
     uint32_t bitmap_bits = m->v->bitmap_bits;
     uint16_t vpid02 = m->v->vpid02;
 
-    if (controls) {
+    m->controls = !m->v->controls_merged || controls_written(m);
+    if (m->controls) {
         gate_masks(m);
     }
     enum nvmx_status status = inherits_over_stale(m) ? sync_all(m->vcpu, m->v) : NVMX_OK;
@@ -229,7 +224,7 @@ static enum nvmx_status collect(struct merge *m, const uint64_t *pdpte) {
     if (status != NVMX_OK) {
         return status;
     }
-    if (controls || bitmap_bits != m->v->bitmap_bits || vpid02 != m->v->vpid02) {
+    if (m->controls || bitmap_bits != m->v->bitmap_bits || vpid02 != m->v->vpid02) {
         merge_put(m, NVMX_F_VMCS_LINK_POINTER, NVMX_NO_ADDRESS);
         merge_controls(m);
         sync_saved_fields(m->vcpu, m->v);
@@ -241,9 +236,10 @@ static enum nvmx_status collect(struct merge *m, const uint64_t *pdpte) {
 }
 
 enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *pdpte) {
-    struct merge m = {.vcpu = vcpu, .v = v, .host = vcpu->host_control};
+    struct merge m;
     enum nvmx_status status = host_controls(vcpu);
 
+    merge_begin(&m, vcpu, v);
     if (status == NVMX_OK && !v->vmcs02_ready) {
         status = host_reset(vcpu, vmcs02_of(vcpu, v));
         v->vmcs02_ready = status == NVMX_OK;
@@ -254,17 +250,10 @@ enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const ui
     if (status == NVMX_OK) {
         status = host_select(vcpu, vmcs02_of(vcpu, v));
     }
+    status = merge_write(&m, status);
     if (status == NVMX_OK) {
-        status = write_out(&m);
+        v->dirty = (struct nvmx_field_set){{0}};
+        v->controls_merged = true;
     }
-    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-        if (status == NVMX_OK) {
-            v->known.word[w] |= m.put.word[w];
-            v->dirty.word[w] = 0;
-        } else {
-            v->known.word[w] = 0;
-        }
-    }
-    v->controls_merged = status == NVMX_OK;
     return status;
 }

@@ -123,7 +123,7 @@ static void put_exit_controls(struct merge *m) {
         controls = (controls & ~EXIT_ACKNOWLEDGE) | (l1 & EXIT_ACKNOWLEDGE);
     }
     for (unsigned int i = 0; i < GATE_COUNT; i++) {
-        controls |= l1 & (1u << gates[i].exit_save);
+        controls |= gates[i].exit_save < 32 ? l1 & (1u << gates[i].exit_save) : 0;
     }
     /* The timer runs on over exits that L1 does not see; the host's own, if it has one, does not run in L2 (SDM 29.2.1.2). */
     controls &= ~EXIT_SAVE_TIMER;
@@ -131,6 +131,7 @@ static void put_exit_controls(struct merge *m) {
         controls |= EXIT_SAVE_TIMER;
     }
     merge_put(m, NVMX_F_VM_EXIT_CONTROLS, controls);
+    put_if_exists(m, NVMX_F_SECONDARY_VM_EXIT_CONTROLS, m->host[NVMX_F_SECONDARY_VM_EXIT_CONTROLS]);
 }
 
 static void put_entry_controls(struct merge *m) {

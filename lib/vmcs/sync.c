@@ -28,6 +28,14 @@ const struct gate gates[GATE_COUNT] = {
     [GATE_PAT] = {NVMX_F_GUEST_PAT, NVMX_F_HOST_PAT, 14, 18, 19, 0x277},
     [GATE_EFER] = {NVMX_F_GUEST_EFER, NVMX_F_HOST_EFER, 15, 20, 21, 0xc0000080},
     [GATE_PERF_GLOBAL_CTRL] = {NVMX_F_GUEST_PERF_GLOBAL_CTRL, NVMX_F_HOST_PERF_GLOBAL_CTRL, 13, 30, 12, 0x38f},
+    [GATE_BNDCFGS] = {NVMX_F_GUEST_BNDCFGS, NVMX_F_GUEST_BNDCFGS, 16, 0xff, 23, 0xd90},
+    [GATE_LBR_CTL] = {NVMX_F_GUEST_LBR_CTL, NVMX_F_GUEST_LBR_CTL, 21, 0xff, 26, 0x14ce},
+    [GATE_PKRS] = {NVMX_F_GUEST_PKRS, NVMX_F_HOST_PKRS, 22, 0xff, 29, 0x6e1},
+    /* These are no MSRs, or not alone: offered only where vmcs01 switches them (vcpu.c). */
+    [GATE_UINV] = {NVMX_F_GUEST_UINV, NVMX_F_GUEST_UINV, 19, 0xff, 27, 0},
+    [GATE_S_CET] = {NVMX_F_GUEST_S_CET, NVMX_F_HOST_S_CET, 20, 0xff, 28, 0},
+    [GATE_SSP] = {NVMX_F_GUEST_SSP, NVMX_F_HOST_SSP, 20, 0xff, 28, 0},
+    [GATE_INTERRUPT_SSP_TABLE] = {NVMX_F_GUEST_INTERRUPT_SSP_TABLE_ADDR, NVMX_F_HOST_INTERRUPT_SSP_TABLE_ADDR, 20, 0xff, 28, 0},
 };
 
 static const struct gate *gate_of(unsigned int slot) {
@@ -48,7 +56,7 @@ static bool saved_on_exit(const struct vmcs12 *v, unsigned int slot) {
         break;
     case NVMX_MERGE_GATED: {
         const struct gate *gate = gate_of(slot);
-        return gate != NULL && ((exit_controls >> gate->exit_save) & 1) != 0;
+        return gate != NULL && (gate->exit_save >= 32 || ((exit_controls >> gate->exit_save) & 1) != 0);
     }
     default:
         return slot == NVMX_F_GUEST_CR0 || slot == NVMX_F_GUEST_CR4;

@@ -137,6 +137,7 @@ struct sim_options {
     bool host_composes;       /* give ept02_root and ept02_invalidate */
     bool hidden;              /* VMX is not exposed to L1 */
     bool no_vpid;             /* no VPIDs for L2 */
+    uint32_t loads_on_entry;  /* more VM-entry controls of vmcs01, promised to the library */
     uint16_t vmcs02_slots;    /* 0: 2 */
     uint32_t ept_page_budget;
     const struct nvmx_caps *machine; /* NULL: sim_machine's */

@@ -229,6 +229,7 @@ enum nvmx_status sim_make_vm(struct sim *sim) {
         .layout = options->layout,
         .expose = !options->hidden,
         .passes_interrupts = !options->external_interrupts,
+        .loads_on_entry = options->loads_on_entry,
     };
     size_t bytes = (nvmx_vm_size() + 15) / 16 * 16;
     sim->vm_memory = aligned_alloc(16, bytes);

@@ -309,7 +309,7 @@ static void set_controls(struct sim *sim) {
         {NVMX_F_PRIMARY_CONTROLS, primary},
         {NVMX_F_SECONDARY_CONTROLS, machine_only(sim, NVMX_CAP_PROCBASED2, secondary)},
         {NVMX_F_VM_EXIT_CONTROLS, exit},
-        {NVMX_F_VM_ENTRY_CONTROLS, machine_only(sim, NVMX_CAP_TRUE_ENTRY, 1u << 2 | 1u << 9 | 1u << 14 | 1u << 15)},
+        {NVMX_F_VM_ENTRY_CONTROLS, machine_only(sim, NVMX_CAP_TRUE_ENTRY, 1u << 2 | 1u << 9 | 1u << 14 | 1u << 15 | sim->options.loads_on_entry)},
         {NVMX_F_EPT_POINTER, SIM_EPTP01},
         {NVMX_F_VPID, 1},
         {NVMX_F_CR0_GUEST_HOST_MASK, 0x20},

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: MIT */
+/* State that "load", "save" and "clear" controls switch between L1 and L2 (SDM 29.3.2.1, 30.3.1, 30.5.1), on machines that have all of it. */
+#include "machine.h"
+
+#define ALWAYS 0xffu
+
+static const struct {
+    const char *what;
+    enum nvmx_field guest, host; /* alike: the exit clears */
+    uint8_t entry_load, exit_save, exit_load;
+    uint32_t msr;                /* 0: only where the host switches it */
+    uint64_t a, b, c, d;         /* four values that the entry checks accept */
+} rows[] = {
+    {"PAT", NVMX_F_GUEST_PAT, NVMX_F_HOST_PAT, 14, 18, 19, 0x277, 0x0006060606060606, 0x0007040600070406, 0x0001010101010101,
+     0x0404040404040404},
+    {"PERF_GLOBAL_CTRL", NVMX_F_GUEST_PERF_GLOBAL_CTRL, NVMX_F_HOST_PERF_GLOBAL_CTRL, 13, 30, 12, 0x38f, 1, 2, 4, 8},
+    {"BNDCFGS", NVMX_F_GUEST_BNDCFGS, NVMX_F_GUEST_BNDCFGS, 16, ALWAYS, 23, 0xd90, 0x1003, 0, 0x2001, 0x3003},
+    {"LBR_CTL", NVMX_F_GUEST_LBR_CTL, NVMX_F_GUEST_LBR_CTL, 21, ALWAYS, 26, 0x14ce, 1, 0, 2, 4},
+    {"PKRS", NVMX_F_GUEST_PKRS, NVMX_F_HOST_PKRS, 22, ALWAYS, 29, 0x6e1, 0x55555555, 0xaaaaaaaa, 3, 0x33333333},
+    {"UINV", NVMX_F_GUEST_UINV, NVMX_F_GUEST_UINV, 19, ALWAYS, 27, 0, 0x41, 0, 0x42, 0x43},
+    {"S_CET", NVMX_F_GUEST_S_CET, NVMX_F_HOST_S_CET, 20, ALWAYS, 28, 0, 1, 2, 4, 8},
+    {"SSP", NVMX_F_GUEST_SSP, NVMX_F_HOST_SSP, 20, ALWAYS, 28, 0, 0x1000, 0x2000, 0x3000, 0x4000},
+    {"SSP table", NVMX_F_GUEST_INTERRUPT_SSP_TABLE_ADDR, NVMX_F_HOST_INTERRUPT_SSP_TABLE_ADDR, 20, ALWAYS, 28, 0, 0x1000,
+     0x2000, 0x3000, 0x4000},
+};
+
+static uint32_t encoding(enum nvmx_field slot) {
+    return nvmx_field_info(slot)->encoding;
+}
+
+static struct nvmx_caps all_state(void) {
+    struct nvmx_caps machine;
+    sim_machine(&machine);
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        machine.msr[NVMX_CAP_ENTRY] |= UINT64_C(1) << (32 + rows[i].entry_load);
+        machine.msr[NVMX_CAP_EXIT] |= UINT64_C(1) << (32 + rows[i].exit_load);
+        if (rows[i].exit_save != ALWAYS)
+            machine.msr[NVMX_CAP_EXIT] |= UINT64_C(1) << (32 + rows[i].exit_save);
+    }
+    machine.msr[NVMX_CAP_TRUE_ENTRY] |= machine.msr[NVMX_CAP_ENTRY] & UINT64_C(0xffffffff00000000);
+    machine.msr[NVMX_CAP_TRUE_EXIT] |= machine.msr[NVMX_CAP_EXIT] & UINT64_C(0xffffffff00000000);
+    machine.lbr_ctl_valid = 0x7f000f;
+    return machine;
+}
+
+#define ALL_LOADS (1u << 13 | 1u << 14 | 1u << 16 | 1u << 19 | 1u << 20 | 1u << 21 | 1u << 22)
+
+static struct sim *prepared(const struct nvmx_caps *machine, uint32_t host_loads) {
+    return l1_ready(&(struct sim_options){.machine = machine, .loads_on_entry = host_loads});
+}
+
+/* vmcs12 loads everything: on entry from its guest area, on exit from its host area. */
+Test(controls_state, loaded_saved_and_loaded_back) {
+    struct nvmx_caps machine = all_state();
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct sim *sim = prepared(&machine, ALL_LOADS);
+        l1_sets(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, 1u << rows[i].entry_load);
+        l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, 1u << rows[i].exit_load);
+        if (rows[i].exit_save != ALWAYS)
+            l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, 1u << rows[i].exit_save);
+        l1_writes(sim, encoding(rows[i].guest), rows[i].a);
+        if (rows[i].host != rows[i].guest)
+            l1_writes(sim, encoding(rows[i].host), rows[i].b);
+        sim_set(sim, NVMX_VMCS01, rows[i].guest, rows[i].d);
+        launch(sim);
+        cr_expect_eq(vmcs02(sim, rows[i].guest), rows[i].a, "%s", rows[i].what);
+        cr_expect((vmcs02(sim, NVMX_F_VM_ENTRY_CONTROLS) >> rows[i].entry_load) & 1, "%s", rows[i].what);
+        sim_set(sim, sim->selected, rows[i].guest, rows[i].c);
+        l2_leaves(sim);
+        cr_expect_eq(vmcs01(sim, rows[i].guest), rows[i].b, "%s: %#lx", rows[i].what, vmcs01(sim, rows[i].guest));
+        cr_expect_eq(l1_reads(sim, encoding(rows[i].guest)), rows[i].c, "%s", rows[i].what);
+        l1_writes(sim, encoding(rows[i].guest), rows[i].a);
+        resume(sim);
+        cr_expect_eq(vmcs02(sim, rows[i].guest), rows[i].a, "%s", rows[i].what);
+        sim_free(sim);
+    }
+}
+
+/* vmcs12 loads nothing: L2 goes on with L1's value, and L1 with L2's. */
+Test(controls_state, inherited_in_both_directions) {
+    struct nvmx_caps machine = all_state();
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct sim *sim = prepared(&machine, ALL_LOADS);
+        l1_writes(sim, encoding(rows[i].guest), rows[i].a);
+        sim_set(sim, NVMX_VMCS01, rows[i].guest, rows[i].d);
+        launch(sim);
+        cr_expect_eq(vmcs02(sim, rows[i].guest), rows[i].d, "%s", rows[i].what);
+        sim_set(sim, sim->selected, rows[i].guest, rows[i].c);
+        l2_leaves(sim);
+        cr_expect_eq(vmcs01(sim, rows[i].guest), rows[i].c, "%s", rows[i].what);
+        bool saved = rows[i].exit_save == ALWAYS;
+        cr_expect_eq(l1_reads(sim, encoding(rows[i].guest)), saved ? rows[i].c : rows[i].a, "%s", rows[i].what);
+        sim_free(sim);
+    }
+}
+
+/* A host that has no use for the state leaves it in the processor: an exit that loads it for L1 writes the MSR. */
+Test(controls_state, what_the_host_does_not_switch_is_written_as_msr) {
+    struct nvmx_caps machine = all_state();
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        if (rows[i].msr == 0 || rows[i].msr == 0x277)
+            continue;
+        struct sim *sim = prepared(&machine, 0);
+        sim_msr(sim, rows[i].msr)->value = rows[i].d;
+        l1_sets(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, 1u << rows[i].entry_load);
+        l1_writes(sim, encoding(rows[i].guest), rows[i].a);
+        if (rows[i].host != rows[i].guest)
+            l1_writes(sim, encoding(rows[i].host), rows[i].b);
+        launch(sim);
+        cr_expect_eq(vmcs02(sim, rows[i].guest), rows[i].a, "%s", rows[i].what);
+        l2_leaves(sim);
+        cr_expect_eq(sim_msr(sim, rows[i].msr)->writes, 0, "%s", rows[i].what);
+        l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, 1u << rows[i].exit_load);
+        resume(sim);
+        l2_leaves(sim);
+        cr_expect_eq(sim_msr(sim, rows[i].msr)->writes, 1, "%s", rows[i].what);
+        cr_expect_eq(sim_msr(sim, rows[i].msr)->value, rows[i].b, "%s", rows[i].what);
+        sim_free(sim);
+    }
+}
+
+/* What L1 asks an exit to load for itself never reaches vmcs02: those controls are about the host's own state. */
+Test(controls_state, exits_of_vmcs02_load_the_hosts_state_only) {
+    struct nvmx_caps machine = all_state();
+    struct sim *sim = prepared(&machine, ALL_LOADS);
+    uint64_t host = vmcs01(sim, NVMX_F_VM_EXIT_CONTROLS);
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, 1u << rows[i].exit_load);
+        if (rows[i].host != rows[i].guest)
+            l1_writes(sim, encoding(rows[i].host), rows[i].b);
+    }
+    launch(sim);
+    for (size_t i = 0; i < COUNT(rows); i++)
+        cr_expect_eq((vmcs02(sim, NVMX_F_VM_EXIT_CONTROLS) ^ host) >> rows[i].exit_load & 1, 0, "%s", rows[i].what);
+    sim_free(sim);
+}
+
+/* CET state and UINV can't be put back by an MSR write: without the host's promise they are not offered. */
+Test(controls_state, state_without_msr_needs_the_hosts_promise) {
+    struct nvmx_caps machine = all_state();
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        for (unsigned int promised = 0; promised < 2; promised++) {
+            struct sim *sim = sim_new(
+                &(struct sim_options){.machine = &machine, .loads_on_entry = promised ? 1u << rows[i].entry_load : 0});
+            const struct nvmx_caps *l1 = nvmx_l1_caps(sim->vm);
+            bool offered = rows[i].msr != 0 || promised;
+            cr_expect_eq((l1->msr[NVMX_CAP_ENTRY] >> (32 + rows[i].entry_load)) & 1, offered, "%s", rows[i].what);
+            cr_expect_eq((l1->msr[NVMX_CAP_EXIT] >> (32 + rows[i].exit_load)) & 1, offered, "%s", rows[i].what);
+            sim_free(sim);
+        }
+    }
+}
