@@ -86,7 +86,7 @@ static enum nvmx_status decide(struct instruction *in, bool *exits) {
     return NVMX_OK;
 }
 
-/* SDM 33.2: in VMX non-root operation a VMfail is told to the shadow VMCS. */
+/* SDM 33.2: a VMfail is told to the current VMCS, which is vmcs12; the shadow VMCS is only what the link pointer names. */
 static enum l2_instruction finish(struct instruction *in, struct verdict verdict, struct l1_fault *fault) {
     uint64_t flags = 0;
     switch (verdict.kind) {
@@ -96,7 +96,7 @@ static enum l2_instruction finish(struct instruction *in, struct verdict verdict
         flags = RFLAGS_CF;
         break;
     case FAIL:
-        vmcs12_shadow_write(in->vcpu, link_of(in), NVMX_F_VM_INSTRUCTION_ERROR, verdict.number);
+        vmcs12_current(in->vcpu)->value[NVMX_F_VM_INSTRUCTION_ERROR] = verdict.number;
         flags = RFLAGS_ZF;
         break;
     case FAULT:

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* VM functions, page-modification logging, #VE, TSC scaling (SDM vol. 3C, 28.3, 28.5.7, 28.5.8, 31.3.6). */
+/* VM functions, page-modification logging, #VE, VMCS shadowing, TSC scaling (SDM vol. 3C, 27.10, 28.3, 28.5.7, 28.5.8, 31.3.6). */
 #include "scenarios.h"
 
 enum { READ = 1, WRITE = 2, READABLE = 8, WRITABLE = 0x10, EXECUTABLE = 0x20, LINEAR = 0x80, FINAL = 0x100 };
@@ -7,7 +7,10 @@ enum { READ = 1, WRITE = 2, READABLE = 8, WRITABLE = 0x10, EXECUTABLE = 0x20, LI
 #define AD_FLAGS 0x40ul                 /* of an EPTP */
 #define PAGE_B (large_page + 0x3000)    /* another frame of L1 */
 
-/* Set where Bochs 2.7 does something else than the SDM says: it logs bits 11:0 too, and keeps the EPTP index of an earlier VMFUNC. */
+/*
+ * Set where Bochs 2.7 does something else than the SDM says: it logs bits 11:0 too, keeps the EPTP index of an earlier VMFUNC, and looks at the
+ * fields of a shadow VMCS that VMLAUNCH can't enter.
+ */
 static bool strict;
 
 static uint64_t page[512] __attribute__((aligned(4096)));      /* EPTP list, log */
@@ -353,6 +356,122 @@ static void scaling_body(struct l2 *l2) {
     l2_expect_fail(l2, "multiplier_0", 7);
 }
 
+/* -- VMCS shadowing: L2's VMREAD and VMWRITE act on vmcs_b --------------------------------------------------------------------- */
+
+static uint8_t read_bitmap[4096] __attribute__((aligned(4096)));
+static uint8_t write_bitmap[4096] __attribute__((aligned(4096)));
+
+static void load(struct vmcs_region *region) {
+    uint64_t pointer = (uint64_t)region;
+    step_succeed("vmptrld", vmx_vmptrld(&pointer));
+}
+static void clear(struct vmcs_region *region) {
+    uint64_t pointer = (uint64_t)region;
+    step_succeed("vmclear", vmx_vmclear(&pointer));
+}
+static void intercept(uint8_t *bitmap, uint32_t encoding) {
+    bitmap[encoding / 8] |= (uint8_t)(1u << encoding % 8);
+}
+/* The region at the link pointer has to be clear, as software leaves it. */
+static void shadow_setup(struct l2 *l2) {
+    strict = false;
+    memset(&vmcs_b, 0, sizeof vmcs_b);
+    vmcs_b.revision = cap.revision | 0x80000000;
+    clear(&vmcs_b);
+    load(&vmcs_b);
+    vmwrite(GUEST_RIP, 0x1111222233334444);
+    vmwrite(GUEST_CS_SELECTOR, 0x1234);
+    vmwrite(TSC_OFFSET, 0x5555666677778888);
+    clear(&vmcs_b);
+    load(l2->vmcs);
+    memset(read_bitmap, 0, sizeof read_bitmap);
+    memset(write_bitmap, 0, sizeof write_bitmap);
+    intercept(read_bitmap, GUEST_RSP);
+    intercept(write_bitmap, GUEST_CR3);
+    vmwrite(VMREAD_BITMAP, (uint64_t)read_bitmap);
+    vmwrite(VMWRITE_BITMAP, (uint64_t)write_bitmap);
+    vmwrite(VMCS_LINK_POINTER, (uint64_t)&vmcs_b);
+}
+static void strict_shadow_setup(struct l2 *l2) {
+    shadow_setup(l2);
+    strict = true;
+}
+static void shadow_values(struct l2 *l2) {
+    step_equal("rip", l2->regs.gpr[RBX], 0x1111222233334444);
+    step_equal("selector", l2->regs.gpr[RSI], 0x1234);
+    step_equal("high_half", l2->regs.gpr[RDI], 0x55556666);
+    step_equal("to_memory", *l2_u64(L2_DATA), 0x1111222233334444);
+    step_equal("flags", l2->regs.gpr[R8] & VMX_FLAGS, 0);
+    then_skip(l2);
+}
+/* The VMfail goes to the current VMCS, not to the shadow VMCS. */
+static void shadow_failure(struct l2 *l2) {
+    step_equal("unsupported", l2->regs.gpr[R8] & VMX_FLAGS, VMX_FAIL_VALID);
+    step_equal("error", vmread(INSTRUCTION_ERROR), 12);
+    step_equal("error_in_shadow", l2->regs.gpr[R9], 0);
+    step_equal("operand", l2->regs.gpr[RBX], 0x77);
+    then_skip(l2);
+}
+static void shadow_written(struct l2 *l2) {
+    step_equal("own_rip", vmread(GUEST_RIP) != 0xaaaa, 1);
+    clear(&vmcs_b);
+    load(&vmcs_b);
+    step_equal("written", vmread(GUEST_RIP), 0xaaaa);
+    step_equal("from_memory", vmread(GUEST_RFLAGS), 0xbbbb);
+    step_equal("truncated", vmread(EXCEPTION_BITMAP), 0x99999999);
+    if (strict) {
+        step_fail_invalid("vmlaunch", vmx_vmlaunch());
+    }
+    clear(&vmcs_b);
+    load(l2->vmcs);
+    vmwrite(VMCS_LINK_POINTER, ~0ul);
+    then_skip(l2);
+}
+static void shadow_unlinked(struct l2 *l2) {
+    step_equal("unlinked", l2->regs.gpr[R8] & VMX_FLAGS, VMX_FAIL_INVALID);
+    then_skip(l2);
+}
+
+DEFINE_L2_CODE(shadow,
+    "mov $0x681e, %eax\n vmread %rax, %rbx\n pushfq\n pop %r8\n mov $0x802, %ecx\n vmread %rcx, %rsi\n"
+    "mov $0x2011, %ecx\n vmread %rcx, %rdi\n vmread %rax, 0x7000\n" EXIT "vmcall\n"
+    "mov $0x681c, %eax\n" EXIT "vmread %rax, %rbx\n mov $0x6802, %eax\n" EXIT "vmwrite %rbx, %rax\n"
+    "mov $0x8000, %eax\n" EXIT "vmread %rax, %rbx\n mov $0x77, %ebx\n mov $0x7ffe, %eax\n vmread %rax, %rbx\n"
+    "pushfq\n pop %r8\n mov $0x4400, %eax\n vmread %rax, %r9\n" EXIT "vmcall\n"
+    "mov $0x681e, %eax\n mov $0xaaaa, %ebx\n vmwrite %rbx, %rax\n movq $0xbbbb, 0x7000\n mov $0x6820, %eax\n"
+    "vmwrite 0x7000, %rax\n mov $0x4004, %eax\n mov $0x1199999999, %rbx\n vmwrite %rbx, %rax\n" EXIT "vmcall\n"
+    "mov $0x681e, %eax\n vmread %rax, %rbx\n pushfq\n pop %r8\n" EXIT "vmcall\n");
+static const struct expected_exit shadow_exits[] = {
+    VMCALL_EXIT("read", .then = shadow_values),
+    {.name = "vmread_bitmap", .exit = {.reason = REASON_VMREAD, .length = 3,
+                                       .instruction = INFO_REGISTER(RBX) | INFO_REGISTER2(RAX)}},
+    {.name = "vmwrite_bitmap", .exit = {.reason = REASON_VMWRITE, .length = 3,
+                                        .instruction = INFO_REGISTER(RBX) | INFO_REGISTER2(RAX)}},
+    {.name = "large_encoding", .exit = {.reason = REASON_VMREAD, .length = 3,
+                                        .instruction = INFO_REGISTER(RBX) | INFO_REGISTER2(RAX)}},
+    VMCALL_EXIT("failure", .then = shadow_failure),
+    VMCALL_EXIT("write", .then = shadow_written),
+    VMCALL_EXIT("no_link", .then = shadow_unlinked),
+};
+
+/* VM entry wants the shadow indicator exactly when the control is on. */
+DEFINE_L2_CODE(shadow_refused, EXIT "vmcall\n");
+
+static void shadow_refused_body(struct l2 *l2) {
+    shadow_setup(l2);
+    vmcs_set(PROC2_CONTROLS, 0, PROC2_VMCS_SHADOWING);
+    l2_expect_entry_failure(l2, "shadow_without_control", REASON_BAD_GUEST_STATE, 4);
+    vmcs_set(PROC2_CONTROLS, PROC2_VMCS_SHADOWING, 0);
+    vmcs_b.revision = cap.revision;
+    l2_expect_entry_failure(l2, "control_without_shadow", REASON_BAD_GUEST_STATE, 4);
+    vmwrite(VMCS_LINK_POINTER, ~0ul);
+    vmwrite(VMREAD_BITMAP, (uint64_t)read_bitmap + 8);
+    l2_expect_fail(l2, "vmread_bitmap", 7);
+    vmwrite(VMREAD_BITMAP, (uint64_t)read_bitmap);
+    vmwrite(VMWRITE_BITMAP, (uint64_t)write_bitmap | cap.physical_limit);
+    l2_expect_fail(l2, "vmwrite_bitmap", 7);
+}
+
 static const struct scenario table[] = {
     SCENARIO("controls.vmfunc", function, .on = {.proc2 = PROC2_VMFUNC}, .setup = function_setup),
     SCENARIO("controls.vmfunc_ud", function_ud, .on = {.proc2 = PROC2_VMFUNC}, .setup = ud_setup),
@@ -360,8 +479,12 @@ static const struct scenario table[] = {
     SCENARIO("controls.pml", log, .on = {.proc2 = PROC2_PML}, .setup = log_setup),
     SCENARIO_BODY("controls.pml_refused", log_refused, log_refused_body, .on = {.proc2 = PROC2_PML}),
     SCENARIO("controls.ve", convert, .on = {.proc2 = PROC2_VE}, .setup = convert_setup),
+    SCENARIO("strict.shadow", shadow, .on = {.proc2 = PROC2_VMCS_SHADOWING}, .only_by_name = true,
+             .setup = strict_shadow_setup),
     SCENARIO("strict.pml", log, .on = {.proc2 = PROC2_PML}, .only_by_name = true, .setup = strict_log_setup),
     SCENARIO("strict.ve", convert, .on = {.proc2 = PROC2_VE}, .only_by_name = true, .setup = strict_convert_setup),
+    SCENARIO("controls.shadow", shadow, .on = {.proc2 = PROC2_VMCS_SHADOWING}, .setup = shadow_setup),
+    SCENARIO_BODY("controls.shadow_refused", shadow_refused, shadow_refused_body, .on = {.proc2 = PROC2_VMCS_SHADOWING}),
     SCENARIO_BODY("controls.tsc_scaling", scaling, scaling_body, .on = {.proc = PROC_TSC_OFFSET}),
 };
 DEFINE_SCENARIOS(controls, table);
