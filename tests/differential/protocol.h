@@ -57,12 +57,13 @@ struct diff_sequence {
 struct diff_operation {
     uint8_t kind; /* enum diff_kind */
     uint8_t mode; /* enum diff_mode */
-    uint8_t form; /* 0: operand in a register, or memory that is there; else where the operand lies: enum diff_place */
+    uint8_t form; /* where the operand lies: enum diff_place; of VMLAUNCH and VMRESUME: 1: behind MOV SS */
     uint8_t reserved[5];
     uint64_t a, b, c; /* by kind */
 };
 
 enum diff_kind {
+    /* In the order of the probes in tests/l1/probes.S. */
     DIFF_OP_VMXON,    /* a: the pointer */
     DIFF_OP_VMXOFF,
     DIFF_OP_VMCLEAR,  /* a: the pointer */
@@ -72,13 +73,13 @@ enum diff_kind {
     DIFF_OP_VMWRITE,  /* a: the encoding, b: the value */
     DIFF_OP_VMLAUNCH,
     DIFF_OP_VMRESUME,
-    DIFF_OP_INVEPT,   /* a: the type, b and c: the descriptor */
-    DIFF_OP_INVVPID,  /* a: the type, b and c: the descriptor */
     DIFF_OP_VMCALL,
     DIFF_OP_VMFUNC,
+    DIFF_OP_INVEPT,   /* a: the type, b and c: the descriptor */
+    DIFF_OP_INVVPID,  /* a: the type, b and c: the descriptor */
     DIFF_OP_CR0,      /* a: the value */
     DIFF_OP_CR4,      /* a: the value */
-    DIFF_OP_POKE,     /* a: address of DIFF_ARENA, b: 32 bits */
+    DIFF_OP_REVISION, /* a: address of DIFF_ARENA, b: exclusive-ored with the revision identifier and stored there */
     DIFF_OP_FILL,     /* write base state number a into the current VMCS */
     DIFF_OP_ERROR,    /* read the VM-instruction error */
     DIFF_OP_RDMSR,    /* a: the index */
@@ -86,7 +87,8 @@ enum diff_kind {
     DIFF_OPS,
 };
 
-enum diff_mode { DIFF_MODE_64, DIFF_MODE_COMPATIBILITY, DIFF_MODE_USER64, DIFF_MODES };
+enum diff_mode { DIFF_MODE_64, DIFF_MODE_COMPATIBILITY, DIFF_MODE_USER64, DIFF_MODE_USER32, DIFF_MODES };
+/* DIFF_REGISTER is for VMREAD and VMWRITE; the others take it as DIFF_MEMORY. */
 enum diff_place { DIFF_REGISTER, DIFF_MEMORY, DIFF_NOT_PRESENT, DIFF_NON_CANONICAL, DIFF_READ_ONLY, DIFF_PLACES };
 
 /* -- memory, in gpa1 ---------------------------------------------------------------------------------------------------------- */
@@ -143,8 +145,9 @@ enum diff_place { DIFF_REGISTER, DIFF_MEMORY, DIFF_NOT_PRESENT, DIFF_NON_CANONIC
 /* For values of address fields that no structure above is meant for: zeroes. */
 #define DIFF_SCRATCH       (DIFF_PAGES + 0x40000u)
 #define DIFF_SCRATCH_SIZE  0x20000u
-/* The VMCS regions of sequences: eight pages. */
+/* The VMCS regions of sequences; each begins with the revision identifier, the rest is 0. */
 #define DIFF_REGIONS       (DIFF_PAGES + 0x80000u)
+#define DIFF_REGION_COUNT  8u
 
 /* L1's own state after an exit. */
 #define DIFF_HOST_PML4  (DIFF_PAGES + 0xc0000u) /* identity map of 4 GBytes, supervisor only; its tables follow */

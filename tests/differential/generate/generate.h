@@ -36,6 +36,7 @@ struct vector {
 
 /* All that a check looks at, for one vector. in.field points into it. */
 struct situation {
+    uint8_t base;
     uint64_t field[NVMX_FIELD_COUNT];
     struct nvmx_check_input in;
 };

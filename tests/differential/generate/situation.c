@@ -39,6 +39,7 @@ static uint32_t revision(const struct world *w, uint64_t pointer) {
 void situation_init(struct situation *s, const struct world *w, const struct vector *v) {
     uint64_t pdpt;
 
+    s->base = v->base;
     memcpy(s->field, w->states.field[v->base], sizeof s->field);
     for (unsigned int i = 0; i < v->changes; i++)
         if (v->change[i].place < NVMX_FIELD_COUNT)
@@ -85,7 +86,10 @@ static uint64_t l2_offset(uint64_t linear) {
 }
 
 const char *situation_host_danger(const struct situation *s, const struct world *w) {
-    const uint64_t *base = w->states.field[0];
+    const uint64_t *base = w->states.field[s->base];
+
+    if (w->states.flags[s->base] & DIFF_VECTOR_HOST32 && (F(HOST_CR4) & 0x30) != 0x10)
+        return "L1 would lose its paging mode";
 
     if (F(HOST_RIP) != base[NVMX_F_HOST_RIP] || F(HOST_RSP) != base[NVMX_F_HOST_RSP])
         return "L1 would lose its way";

@@ -175,6 +175,17 @@ static void paging32(uint64_t *field) {
     field[NVMX_F_GUEST_CR4] = 0x2010;
 }
 
+/* L1 in 32-bit protected mode. */
+static void host32(uint64_t *field) {
+    pae(field);
+    field[NVMX_F_VM_EXIT_CONTROLS] &= ~UINT64_C(0x200);
+    field[NVMX_F_HOST_CR3] = DIFF_HOST_PD32;
+    field[NVMX_F_HOST_CR4] = 0x2010;
+    field[NVMX_F_HOST_CS_SELECTOR] = DIFF_HOST_CS32;
+    field[NVMX_F_HOST_EFER] = 0;
+    field[NVMX_F_HOST_RIP] = DIFF_HOST_ENTRY32;
+}
+
 static void real(uint64_t *field) {
     protected32(field);
     field[NVMX_F_SECONDARY_CONTROLS] |= 1u << 7;
@@ -267,8 +278,8 @@ static const struct {
     const char *name;
     void (*make)(uint64_t *field);
 } bases[] = {
-    /* The first four serve tests/unit/check_vectors.def's LONG64, REAL, PAE and V86. */
-    {"long64", NULL}, {"real", real}, {"pae", pae_without_ept}, {"v86", virtual8086},
+    /* The first five serve tests/unit/check_vectors.def's LONG64, REAL, PAE, V86 and HOST32. */
+    {"long64", NULL}, {"real", real}, {"pae", pae_without_ept}, {"v86", virtual8086}, {"host32", host32},
     {"pae-ept", pae}, {"paging32", paging32}, {"compatibility", compatibility}, {"user", user},
     {"features", features}, {"x2apic", x2apic}, {"event64", event64}, {"event32", event32}, {"linked", linked},
 };
@@ -293,6 +304,7 @@ void states_init(struct states *s, const struct capabilities *caps) {
         for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++)
             if (!nvmx_set_has(&exists, slot))
                 field[slot] = 0;
+        s->flags[s->bases] = bases[i].make == host32 ? DIFF_VECTOR_HOST32 : 0;
         s->name[s->bases++] = bases[i].name;
     }
 }

@@ -122,11 +122,11 @@ static bool apply(struct vector *v, const struct world *w, const struct change *
     return true;
 }
 
-/* States for enum check_base: LONG64, REAL, PAE, V86; the first of states.c are in this order. */
+/* States for enum check_base: LONG64, REAL, PAE, V86, HOST32; the first of states.c are in this order. */
 static bool begin(struct vector *v, const struct recipe *r) {
     v->base = r->base;
     v->changes = 0;
-    return r->base <= V86;
+    return r->base <= HOST32;
 }
 
 /* -- random changes ------------------------------------------------------------------------------------------------------------------ */
@@ -342,10 +342,11 @@ static const struct nvmx_check_row *refusal(const struct situation *s, const str
     return NULL;
 }
 
-static bool acceptable(const struct vector *v, const struct world *w) {
+static bool acceptable(struct vector *v, const struct world *w) {
     const struct nvmx_check_row *row;
     struct situation s;
 
+    v->flags = w->states.flags[v->base];
     situation_init(&s, w, v);
     if (situation_beyond_l1(&s, w) || stops_bochs(&s))
         return false;
@@ -369,13 +370,13 @@ bool vector_make(struct vector *v, const struct world *w, uint32_t number) {
     if (number < vectors_fixed() && begin(v, p) && apply(v, w, p->before) && (number % 2 == 0 || apply(v, w, p->broken)) &&
         acceptable(v, w)) {
         v->origin = number % 2 ? "recipe, broken" : "recipe";
-        v->flags = (uint8_t)random_below(&r, 2);
+        v->flags |= (uint8_t)random_below(&r, 2);
         return true;
     }
     for (unsigned int i = 0; i < ATTEMPTS; i++) {
         make_random(v, w, &r);
         if (acceptable(v, w)) {
-            v->flags = (uint8_t)random_below(&r, 2);
+            v->flags |= (uint8_t)random_below(&r, 2);
             return true;
         }
     }

@@ -15,8 +15,9 @@ struct host_state {
     uint8_t pad1[6];
     struct descriptor_table idtr;
     uint8_t pad2[6];
+    uint64_t cr0, cr3, cr4, efer; /* of a 32-bit L1 */
 };
-_Static_assert(sizeof(struct host_state) == 0xb8, "enter.S knows the offsets");
+_Static_assert(sizeof(struct host_state) == 0xd8, "enter.S knows the offsets");
 
 extern struct host_state diff_host;
 extern struct descriptor_table diff_own_gdtr, diff_own_idtr;
@@ -40,18 +41,28 @@ static void map_host(void) {
     for (uint64_t i = 0; i < 4 * 512; i++) {
         pd[i] = i << 21 | PAGE_2M_SUPERVISOR;
     }
+    uint32_t *pd32 = (uint32_t *)(uint64_t)DIFF_HOST_PD32;
+    for (uint32_t i = 0; i < 1024; i++) {
+        pd32[i] = i << 22 | (uint32_t)PAGE_2M_SUPERVISOR;
+    }
+}
+
+/* JMP through the pointer behind it: relative to RIP in 64-bit mode, absolute in 32-bit mode. */
+static void jump_at(uint64_t at, uint32_t operand, uint64_t target) {
+    uint8_t *code = (uint8_t *)at;
+    code[0] = 0xff;
+    code[1] = 0x25;
+    memcpy(code + 2, &operand, sizeof operand);
+    memcpy(code + 6, &target, sizeof target);
 }
 
 /* The descriptor tables and the entry point lie where the generator expects them. */
 static void copy_tables(void) {
-    uint8_t *entry = (uint8_t *)(uint64_t)DIFF_HOST_ENTRY;
-    const uint64_t target = (uint64_t)diff_exit;
     memcpy((void *)(uint64_t)DIFF_HOST_GDT, l1_gdt, sizeof l1_gdt);
     memcpy((void *)(uint64_t)DIFF_HOST_IDT, (const void *)read_idtr().base, read_idtr().limit + 1ul);
-    entry[0] = 0xff; /* JMP *(RIP + 0) */
-    entry[1] = 0x25;
-    memset(entry + 2, 0, 4);
-    memcpy(entry + 6, &target, sizeof target);
+    memcpy((void *)(uint64_t)DIFF_HOST_TSS, l1_tss, sizeof l1_tss);
+    jump_at(DIFF_HOST_ENTRY, 0, (uint64_t)diff_exit);
+    jump_at(DIFF_HOST_ENTRY32, DIFF_HOST_ENTRY32 + 6, (uint64_t)diff_exit32);
     diff_own_gdtr = (struct descriptor_table){sizeof l1_gdt - 1, DIFF_HOST_GDT};
     diff_own_idtr = (struct descriptor_table){0xfff, DIFF_HOST_IDT};
     __asm__ volatile("lgdt %0\n\tlidt %1" ::"m"(diff_own_gdtr), "m"(diff_own_idtr));
@@ -66,6 +77,10 @@ static void own_msrs(void) {
 }
 
 void host_init(void) {
+    diff_vmcs_pointer = DIFF_VMCS;
+    diff_vmxon_pointer = DIFF_VMXON;
+    diff_pd32 = DIFF_HOST_PD32;
+    diff_pml4 = DIFF_HOST_PML4;
     map_host();
     copy_tables();
     write_cr3(DIFF_HOST_PML4);
@@ -100,14 +115,16 @@ static uint64_t registers(uint64_t sum, bool dump) {
     return one(sum, dump, "idtr_limit", h->idtr.limit);
 }
 
-uint64_t host_check(bool dump) {
+uint64_t host_check(bool dump, bool host32) {
+    const struct host_state *h = &diff_host;
     uint64_t sum = registers(HASH_START, dump);
-    sum = one(sum, dump, "cr0", read_cr0());
-    sum = one(sum, dump, "cr3", read_cr3());
-    sum = one(sum, dump, "cr4", read_cr4());
+    sum = one(sum, dump, "cr0", host32 ? h->cr0 : read_cr0());
+    sum = one(sum, dump, "cr3", host32 ? h->cr3 : read_cr3());
+    sum = one(sum, dump, "cr4", host32 ? h->cr4 : read_cr4());
     sum = one(sum, dump, "dr7", read_dr7());
     for (uint32_t i = 0; i < KEPT; i++) {
-        uint64_t value = rdmsr(kept[i].index);
+        const bool stored = host32 && kept[i].index == MSR_EFER;
+        uint64_t value = stored ? h->efer : rdmsr(kept[i].index);
         if (dump) {
             print("h msr_%x %lx\n", kept[i].index, value);
         }
@@ -117,5 +134,6 @@ uint64_t host_check(bool dump) {
     write_cr0(DIFF_HOST_CR0);
     write_cr3(DIFF_HOST_PML4);
     own_msrs();
+    memset(&diff_host, 0, sizeof diff_host);
     return sum;
 }

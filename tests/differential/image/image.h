@@ -35,13 +35,17 @@ static inline uint32_t hash_fold(uint64_t sum) {
 /* host.c: L1's own state as an exit finds and leaves it. */
 void host_init(void);
 /* Hashes what the last exit loaded into L1 (and prints it if `dump`), then puts L1's own state back. */
-uint64_t host_check(bool dump);
+uint64_t host_check(bool dump, bool host32);
 
 /* vectors.c, sequences.c: run one part of the module; return the address behind it. */
 const uint8_t *vectors_run(const struct module *m, const uint8_t *at);
 void sequences_run(const struct module *m, const uint8_t *at);
 
 uint64_t diff_enter(uint64_t launch);
-extern const uint8_t diff_exit[], diff_faulted[];
+uint64_t diff_enter_mov_ss(uint64_t launch);
+uint64_t diff_enter32(void);
+extern const uint8_t diff_exit[], diff_exit32[], diff_faulted[];
+extern uint64_t diff_vmcs_pointer, diff_vmxon_pointer;
+extern uint32_t diff_pd32, diff_pml4;
 
 #endif

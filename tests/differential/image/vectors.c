@@ -162,7 +162,8 @@ static void enter(const struct module *m, const struct diff_vector *v) {
     const bool dump = (m->header->flags & DIFF_DUMP) != 0 && v->number >= m->header->dump_from;
     fault_reset();
     catch_rip = (uint64_t)diff_faulted;
-    const uint64_t flags = diff_enter(!launched);
+    const bool host32 = (v->flags & DIFF_VECTOR_HOST32) != 0;
+    const uint64_t flags = host32 ? diff_enter32() : diff_enter(!launched);
     catch_rip = 0;
     if (last_fault.vector != NO_FAULT) {
         print("%x X %x %x\n", v->number, last_fault.vector, last_fault.error_code);
@@ -175,13 +176,13 @@ static void enter(const struct module *m, const struct diff_vector *v) {
         print("%x F %lx %x %x\n", v->number, result.flags, result.error, hash_fold(sum));
         return;
     }
-    const uint64_t host = host_check(dump);
+    const uint64_t host = host_check(dump, host32);
     struct exit_info e = exit_read(0);
     const bool failed = (e.reason & ENTRY_FAILURE) != 0;
     uint64_t sum = read_state(m, !failed, dump);
     exit_reduce(&e);
     if (!failed) {
-        launched = true;
+        launched = !host32;
         sum = hash_exit(sum, &e, dump);
     }
     print("%x E %x %lx %x %x\n", v->number, e.reason, e.qualification, hash_fold(sum), hash_fold(host));
@@ -195,7 +196,7 @@ const uint8_t *vectors_run(const struct module *m, const uint8_t *at) {
         const struct diff_vector *v = (const struct diff_vector *)at;
         const struct diff_change *change = (const struct diff_change *)(v + 1);
         compose(m, v, change);
-        if (!(launched && (v->flags & DIFF_VECTOR_RESUME) != 0) && !start_over()) {
+        if (!(launched && (v->flags & DIFF_VECTOR_HOST32) == 0 && (v->flags & DIFF_VECTOR_RESUME) != 0) && !start_over()) {
             report_fatal("VMCLEAR or VMPTRLD failed at vector %x", v->number);
         }
         if (write_state(m, v->number)) {
