@@ -10,18 +10,39 @@ struct merge {
     struct nvmx_vcpu *vcpu;
     struct vmcs12 *v;
     const uint64_t *host;       /* vmcs01's controls, by slot */
-    struct nvmx_field_set put;  /* slots of v->image to be written */
+    bool controls;              /* vmcs02's controls are merged anew */
     uint64_t l1_value[GATE_COUNT]; /* L1's own value of what the host switches */
+    uint32_t count;             /* of what is to be written: every field once, PDPTEs perhaps twice */
+    uint32_t encoding[NVMX_FIELD_COUNT + 4];
+    uint64_t value[NVMX_FIELD_COUNT + 4];
 };
+
+static inline void merge_begin(struct merge *m, struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    m->vcpu = vcpu;
+    m->v = v;
+    m->host = vcpu->host_control;
+    m->controls = false;
+    m->count = 0;
+}
+
+/* vmcs02's field shall be written, whatever it is known to hold. */
+static inline void merge_put_always(struct merge *m, unsigned int slot, uint64_t value) {
+    m->v->image[slot] = value;
+    nvmx_set_add(&m->v->known, slot);
+    m->encoding[m->count] = field_encoding[slot];
+    m->value[m->count] = value;
+    m->count++;
+}
 
 /* vmcs02's field shall hold `value`. Nothing happens if it is known to. */
 static inline void merge_put(struct merge *m, unsigned int slot, uint64_t value) {
-    if (nvmx_set_has(&m->v->known, slot) && m->v->image[slot] == value) {
-        return;
+    if (!nvmx_set_has(&m->v->known, slot) || m->v->image[slot] != value) {
+        merge_put_always(m, slot, value);
     }
-    m->v->image[slot] = value;
-    nvmx_set_add(&m->put, slot);
 }
+
+/* Write to the selected vmcs02 what was put. After a failure, here or before, nothing is known of it. */
+enum nvmx_status merge_write(struct merge *m, enum nvmx_status status);
 
 /* Bitmaps, APIC pages, EPT root, VPID (merge_pages.c): first, since controls depend on it. */
 enum nvmx_status merge_pages(struct merge *m);

@@ -318,22 +318,60 @@ static void vpid(struct merge *m) {
 
 /* -- the whole ---------------------------------------------------------------------------------------------------------------------------- */
 
-enum nvmx_status merge_pages(struct merge *m) {
-    uint32_t bits = 0;
+/* VPID12 still has the VPID02 that it got, and needs no flush. */
+static bool vpid_stands(const struct merge *m) {
+    const struct nvmx_vcpu *vcpu = m->vcpu;
+    bool l1_vpid = (secondary_controls(m->v) & PROC2_VPID) != 0;
+
+    if (vcpu->vpid02_count == 0) {
+        return true;
+    }
+    return l1_vpid && m->v->vpid02 > vcpu->vpid02_first &&
+           vcpu->vpid12_of[(m->v->vpid02 - vcpu->vpid02_first) & 15] == m->v->value[NVMX_F_VPID];
+}
+
+/* Nothing changed since the last entry of this vmcs12 but perhaps the contents of L1's bitmaps. */
+static bool pages_stand(const struct merge *m) {
+    const struct vmcs12 *v = m->v;
+
+    return !m->controls && v->pages_merged && v->io_bitmap[0].hot_count == 0 && v->io_bitmap[1].hot_count == 0 &&
+           m->vcpu->vm->host.ept02_root == NULL && vpid_stands(m);
+}
+
+static enum nvmx_status all_pages(struct merge *m, uint32_t *bits) {
     enum nvmx_status status = apic_pages(m);
 
     if (status == NVMX_OK) {
-        status = msr_bitmap(m, &bits);
+        status = msr_bitmap(m, bits);
     }
     if (status == NVMX_OK) {
-        status = io_bitmaps(m, &bits);
+        status = io_bitmaps(m, bits);
     }
     if (status == NVMX_OK) {
         status = ept_root(m);
     }
     if (status == NVMX_OK) {
         vpid(m);
-        m->v->bitmap_bits = bits;
+    }
+    return status;
+}
+
+enum nvmx_status merge_pages(struct merge *m) {
+    struct vmcs12 *v = m->v;
+    uint32_t bits = 0;
+    enum nvmx_status status = NVMX_OK;
+
+    if (!pages_stand(m)) {
+        status = all_pages(m, &bits);
+    } else if (v->msr_bitmap.hot_count == 0 && !v->msr_bitmap.has_virtual) {
+        return NVMX_OK;
+    } else {
+        bits = v->bitmap_bits & ~PROC_MSR_BITMAPS;
+        status = msr_bitmap(m, &bits);
+    }
+    v->pages_merged = status == NVMX_OK;
+    if (status == NVMX_OK) {
+        v->bitmap_bits = bits;
     }
     return status;
 }
@@ -383,6 +421,7 @@ void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes) 
 
             if (pinned != NVMX_NO_ADDRESS && !apart) {
                 unpin(vcpu, v, p);
+                v->pages_merged = false;
                 vcpu->pages_changed = true;
             }
         }
@@ -390,39 +429,25 @@ void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes) 
 }
 
 enum nvmx_status merge_pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    struct merge m = {.vcpu = vcpu, .v = v, .host = vcpu->host_control};
+    struct merge m;
     uint32_t bits_before = v->bitmap_bits;
-    struct batch batch;
-    enum nvmx_status status = merge_pages(&m);
 
+    merge_begin(&m, vcpu, v);
+    enum nvmx_status status = merge_pages(&m);
     if (status == NVMX_OK && bits_before != v->bitmap_bits) {
         merge_controls(&m);
     }
-    batch_init(&batch);
-    for (unsigned int slot = 0; status == NVMX_OK && slot < NVMX_FIELD_COUNT; slot++) {
-        if (nvmx_set_has(&m.put, slot)) {
-            status = batch_put(vcpu, &batch, slot, v->image[slot]);
-            nvmx_set_add(&v->known, slot);
-        }
-    }
-    return status == NVMX_OK ? batch_flush(vcpu, &batch) : status;
+    return merge_write(&m, status);
 }
 
 /* SDM 28.5.7.3: without VPIDs EPTP switching drops the combined mappings of VPID 0, which is L2's here. */
 enum nvmx_status merge_switch_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    struct merge m = {.vcpu = vcpu, .v = v, .host = vcpu->host_control};
-    enum nvmx_status status = ept_root(&m);
+    struct merge m;
 
-    if (status == NVMX_OK && nvmx_set_has(&m.put, NVMX_F_EPT_POINTER)) {
-        status = host_write(vcpu, NVMX_F_EPT_POINTER, v->image[NVMX_F_EPT_POINTER]);
-    }
-    if (status != NVMX_OK) {
-        nvmx_set_remove(&v->known, NVMX_F_EPT_POINTER);
-        return status;
-    }
-    nvmx_set_add(&v->known, NVMX_F_EPT_POINTER);
-    if (v->vpid02 != 0 && (secondary_controls(v) & PROC2_VPID) == 0) {
+    merge_begin(&m, vcpu, v);
+    enum nvmx_status status = merge_write(&m, ept_root(&m));
+    if (status == NVMX_OK && v->vpid02 != 0 && (secondary_controls(v) & PROC2_VPID) == 0) {
         host_flush(vcpu, NVMX_FLUSH_VPID, v->vpid02, 0);
     }
-    return NVMX_OK;
+    return status;
 }
