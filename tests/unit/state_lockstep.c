@@ -9,7 +9,7 @@
 #include "state_worlds.h"
 
 #define STEPS 400
-#define SEEDS 12
+#define SEEDS 30
 #define L1_VMCS_C 0x300000u
 
 struct pair {

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: MIT */
+/* Restoring: into any vCPU, with failing callbacks, with L1's pages there or not; and that it goes on from there. */
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "state_doc.h"
+
+static const struct state_world *world_named(const char *name) {
+    for (size_t i = 0; i < state_world_count; i++)
+        if (strcmp(state_worlds[i].name, name) == 0)
+            return &state_worlds[i];
+    cr_assert(false, "there is no world '%s'", name);
+    return NULL;
+}
+
+static void expect_saved(struct sim *sim, const uint8_t *blob, size_t bytes, const char *what) {
+    size_t again_bytes;
+    uint8_t *again = sim_save(sim, &again_bytes);
+    cr_expect(again_bytes == bytes && memcmp(again, blob, bytes) == 0, "%s: saved again, it is not the same", what);
+    free(again);
+}
+
+static void copy_machine(struct sim *to, const struct sim *from) {
+    memcpy(to->ram, from->ram, SIM_RAM_BYTES);
+    to->vmcs[NVMX_VMCS01] = from->vmcs[NVMX_VMCS01];
+    to->selected = NVMX_VMCS01;
+    to->regs = from->regs;
+}
+
+/* What the vCPU was before does not matter, and nothing of it stays. */
+Test(state_restore, over_any_other_state) {
+    size_t pairs = 0;
+    for (size_t i = 0; i < state_world_count; i++) {
+        struct sim *source = state_world_new(&state_worlds[i]);
+        size_t bytes;
+        uint8_t *blob = sim_save(source, &bytes);
+        for (size_t j = 0; j < state_world_count; j++) {
+            if (state_worlds[j].options.vmcs02_slots == 1)
+                continue;
+            struct sim *target = state_world_new(&state_worlds[j]);
+            /* Some options change what L1 sees. */
+            if (memcmp(nvmx_l1_caps(target->vm), nvmx_l1_caps(source->vm), sizeof(struct nvmx_caps)) != 0) {
+                sim_free(target);
+                continue;
+            }
+            pairs++;
+            cr_assert(nvmx_state_restore(target->vcpu, blob, bytes, NULL) == NVMX_STATE_OK, "%s over %s",
+                      state_worlds[i].name, state_worlds[j].name);
+            cr_expect(target->mapped == 0, "%s over %s: pages are still mapped", state_worlds[i].name, state_worlds[j].name);
+            expect_saved(target, blob, bytes, state_worlds[j].name);
+            sim_free(target);
+        }
+        sim_free(source);
+        free(blob);
+    }
+    cr_expect(pairs > state_world_count * state_world_count / 2, "only %zu pairs", pairs);
+}
+
+static void complete_with_failures(const struct state_world *world) {
+    struct sim *source = state_world_new(world);
+    size_t bytes;
+    uint8_t *blob = sim_save(source, &bytes);
+    bool failed = true;
+    for (uint64_t k = 1; failed; k++) {
+        struct sim *sim = sim_new(&world->options);
+        copy_machine(sim, source);
+        cr_assert(nvmx_state_restore(sim->vcpu, blob, bytes, NULL) == NVMX_STATE_OK, "%s", world->name);
+        sim->calls = 0;
+        sim->failed = 0;
+        sim->fail = (struct sim_fail){.at = k};
+        enum nvmx_status status = nvmx_state_complete(sim->vcpu);
+        failed = sim->failed != 0;
+        sim->fail = (struct sim_fail){0};
+        expect_saved(sim, blob, bytes, world->name);
+        if (status != NVMX_OK) {
+            cr_assert(failed, "%s: %s", world->name, nvmx_status_text(status));
+            cr_assert(nvmx_state_complete(sim->vcpu) == NVMX_OK, "%s: callback %lu: not again", world->name, k);
+            expect_saved(sim, blob, bytes, world->name);
+        }
+        cr_expect(nvmx_stop_reason(sim->vcpu) == nvmx_stop_reason(source->vcpu), "%s: callback %lu", world->name, k);
+        if (nvmx_stop_reason(sim->vcpu) == NVMX_STOP_NONE)
+            cr_expect(sim_enter(sim, NULL) == NVMX_ENTER, "%s: callback %lu", world->name, k);
+        sim_free(sim);
+    }
+    sim_free(source);
+    free(blob);
+}
+
+Test(state_restore, completing_can_fail_and_be_repeated) {
+    for (size_t i = 0; i < state_world_count; i++)
+        complete_with_failures(&state_worlds[i]);
+}
+
+/* L1's pages come later than its state: completing says so, and then does it. */
+Test(state_restore, pages_that_come_later) {
+    struct sim *source = state_world_new(world_named("APIC pages in use"));
+    size_t bytes;
+    uint8_t *blob = sim_save(source, &bytes);
+    struct sim *sim = sim_new(NULL);
+    copy_machine(sim, source);
+    sim_ept01(sim, SIM_L1_VIRTUAL_APIC, NVMX_PAGE_SIZE, 0, 12, 0, 6);
+    cr_assert(nvmx_state_restore(sim->vcpu, blob, bytes, NULL) == NVMX_STATE_OK);
+    cr_expect(nvmx_state_complete(sim->vcpu) == NVMX_E_UNMAPPED);
+    cr_expect(nvmx_state_complete(sim->vcpu) == NVMX_E_UNMAPPED);
+    expect_saved(sim, blob, bytes, "without pages");
+    sim_ept01(sim, SIM_L1_VIRTUAL_APIC, NVMX_PAGE_SIZE, SIM_HPA_OFFSET + SIM_L1_VIRTUAL_APIC, 12, 7, 6);
+    cr_expect(nvmx_state_complete(sim->vcpu) == NVMX_OK);
+    cr_expect(sim_enter(sim, NULL) == NVMX_ENTER && nvmx_mode(sim->vcpu) == NVMX_MODE_L2);
+    cr_expect(sim_exit(sim, NVMX_EXIT_CPUID, 0, 0, 2) == NVMX_ENTER && nvmx_mode(sim->vcpu) == NVMX_MODE_ROOT);
+    sim_free(sim);
+    sim_free(source);
+    free(blob);
+}
+
+/* Without the second step in time the vCPU stops, and says why. */
+Test(state_restore, entering_without_the_pages_stops) {
+    struct sim *source = state_world_new(world_named("APIC pages in use"));
+    size_t bytes;
+    uint8_t *blob = sim_save(source, &bytes);
+    struct sim *sim = sim_new(NULL);
+    copy_machine(sim, source);
+    sim_ept01(sim, SIM_L1_VIRTUAL_APIC, NVMX_PAGE_SIZE, 0, 12, 0, 6);
+    cr_assert(nvmx_state_restore(sim->vcpu, blob, bytes, NULL) == NVMX_STATE_OK);
+    cr_expect(nvmx_enter(sim->vcpu, NULL) == NVMX_STOP && nvmx_stop_reason(sim->vcpu) == NVMX_STOP_HOST);
+    cr_expect(nvmx_stop_status(sim->vcpu) == NVMX_E_UNMAPPED);
+    size_t ignored;
+    cr_expect(nvmx_state_save(sim->vcpu, blob, bytes, &ignored) == NVMX_E_HOST);
+    sim_free(sim);
+    sim_free(source);
+    free(blob);
+}
+
+/* Restored elsewhere, the same things happen as here. */
+Test(state_restore, it_goes_on_from_there) {
+    struct sim *source = state_world_new(world_named("L2 runs"));
+    size_t bytes;
+    uint8_t *blob = sim_save(source, &bytes);
+    struct sim *sim = sim_new(NULL);
+    copy_machine(sim, source);
+    cr_assert(nvmx_state_restore(sim->vcpu, blob, bytes, NULL) == NVMX_STATE_OK);
+    cr_assert(sim_enter(sim, NULL) == NVMX_ENTER && nvmx_mode(sim->vcpu) == NVMX_MODE_L2);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RIP), 0x2345);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_PAT), UINT64_C(0x0606060606060606));
+    l2_leaves(sim);
+    cr_expect_eq(vmcs01(sim, NVMX_F_GUEST_RIP), SIM_L1_EXIT_HANDLER);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RIP), 0x2345);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_FS_BASE), 0x77000);
+    resume(sim);
+    sim_free(sim);
+    sim_free(source);
+    free(blob);
+}
+
+/* The VM made with the profile as its mask shows L1 what it saw before. */
+Test(state_restore, a_profile_makes_the_same_vm) {
+    struct nvmx_caps less, seen;
+    sim_machine(&less);
+    less.msr[NVMX_CAP_PROCBASED2] &= ~(UINT64_C(1) << 37); /* no VPID */
+    struct sim *source = sim_new(&(struct sim_options){.mask = &less});
+    size_t bytes;
+    uint8_t *blob = sim_save(source, &bytes);
+    cr_assert(nvmx_state_profile(blob, bytes, &seen));
+    struct sim *sim = sim_new(&(struct sim_options){.mask = &seen});
+    struct nvmx_caps here = *nvmx_l1_caps(sim->vm), there = *nvmx_l1_caps(source->vm);
+    cr_expect(memcmp(here.msr, there.msr, sizeof(here.msr)) == 0);
+    cr_expect(nvmx_state_restore(sim->vcpu, blob, bytes, NULL) == NVMX_STATE_OK);
+    expect_saved(sim, blob, bytes, "the same VM");
+    sim_free(sim);
+    sim_free(source);
+    free(blob);
+}
+
+/* What L1 saw is more than another CPU offers: refused, and the MSR named. */
+Test(state_restore, to_a_lesser_cpu) {
+    struct nvmx_caps less;
+    struct nvmx_state_error error;
+    sim_machine(&less);
+    less.msr[NVMX_CAP_PROCBASED2] &= ~(UINT64_C(1) << 37);
+    struct sim *source = sim_new(NULL), *sim = sim_new(&(struct sim_options){.machine = &less});
+    size_t bytes;
+    uint8_t *blob = sim_save(source, &bytes);
+    cr_expect(nvmx_state_restore(sim->vcpu, blob, bytes, &error) == NVMX_STATE_CAPABILITIES && error.detail == 0x48b,
+              "%s, MSR %#x", nvmx_state_reason_text(error.reason), error.detail);
+    sim_free(sim);
+    sim_free(source);
+    free(blob);
+}
+
+/* Saving needs exactly as much memory as it says. */
+Test(state_restore, too_little_memory_for_saving) {
+    struct sim *sim = state_world_new(world_named("L2 runs"));
+    size_t bytes, used;
+    uint8_t *blob = sim_save(sim, &bytes);
+    cr_expect(bytes <= nvmx_state_size(sim->vcpu));
+    for (size_t room = 0; room < bytes; room++) {
+        uint8_t *small = malloc(room ? room : 1);
+        cr_assert(nvmx_state_save(sim->vcpu, small, room, &used) == NVMX_E_SIZE, "%zu bytes", room);
+        free(small);
+    }
+    uint8_t *exact = malloc(bytes);
+    cr_expect(nvmx_state_save(sim->vcpu, exact, bytes, &used) == NVMX_OK && used == bytes && memcmp(exact, blob, bytes) == 0);
+    free(exact);
+    sim_free(sim);
+    free(blob);
+}
+
+/* Saving fails where a callback does, and L2 goes on. */
+Test(state_restore, saving_with_failures) {
+    struct sim *sim = state_world_new(world_named("L2 resumed"));
+    size_t bytes, used;
+    uint8_t *blob = sim_save(sim, &bytes), *other = malloc(bytes);
+    bool failed = true;
+    for (uint64_t k = 1; failed; k++) {
+        sim->calls = sim->failed = 0;
+        sim->fail = (struct sim_fail){.at = k};
+        enum nvmx_status status = nvmx_state_save(sim->vcpu, other, bytes, &used);
+        failed = sim->failed != 0;
+        sim->fail = (struct sim_fail){0};
+        cr_expect((status != NVMX_OK) == failed, "callback %lu", k);
+        cr_assert(sim_enter(sim, NULL) == NVMX_ENTER || failed, "callback %lu", k);
+    }
+    expect_saved(sim, blob, bytes, "after failures");
+    l2_leaves(sim);
+    free(other);
+    sim_free(sim);
+    free(blob);
+}
+
+/* Tools see the records in order. */
+Test(state_restore, records_can_be_listed) {
+    struct sim *sim = state_world_new(world_named("L2 runs"));
+    struct nvmx_state_record record;
+    size_t bytes;
+    uint8_t *blob = sim_save(sim, &bytes);
+    uint64_t offset = 0;
+    uint32_t tags[8], count = 0;
+    while (count < 8 && nvmx_state_next(blob, bytes, &offset, &record))
+        tags[count++] = record.tag;
+    cr_assert_eq(count, 4);
+    for (uint32_t i = 0; i < 4; i++)
+        cr_expect_eq(tags[i], 2 * i + 1);
+    cr_expect(record.items > 50 && record.head[0] == NVMX_STATE_L2_IA32E);
+    sim_free(sim);
+    free(blob);
+}
