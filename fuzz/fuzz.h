@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+/* What the harnesses share: the input as a stream, a machine that is made once and used by many inputs, oracles. */
+#ifndef FUZZ_H
+#define FUZZ_H
+
+#include <nvmx/nvmx.h>
+
+#include "sim.h"
+
+/* -- the entry points (libFuzzer's names; main.c and AFL++'s driver call them too) ---------------------------------------------- */
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* -- the input (support.c) ---------------------------------------------------------------------------------------------------------- */
+
+/* Past the end all reads give 0: every prefix of an input is an input. */
+struct fuzz_input {
+    const uint8_t *at;
+    size_t left;
+};
+
+bool fuzz_more(const struct fuzz_input *in);
+uint8_t fuzz_u8(struct fuzz_input *in);
+uint16_t fuzz_u16(struct fuzz_input *in);
+uint32_t fuzz_u32(struct fuzz_input *in);
+uint64_t fuzz_u64(struct fuzz_input *in);
+/* A number of few bits, a bit, or a value at an edge of something: what fields are given. */
+uint64_t fuzz_value(struct fuzz_input *in);
+
+/* -- saying what happens -------------------------------------------------------------------------------------------------------------- */
+
+extern bool fuzz_verbose; /* main.c -v: a readable account of the input */
+void fuzz_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
+_Noreturn void fuzz_broken(const char *file, int line, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* An oracle: what must hold, and values that tell more. */
+#define FUZZ_HOLD(condition, ...)                                                                                                \
+    do {                                                                                                                         \
+        if (!(condition))                                                                                                        \
+            fuzz_broken(__FILE__, __LINE__, __VA_ARGS__);                                                                        \
+    } while (0)
+
+/* -- machines (machine.c) ----------------------------------------------------------------------------------------------------------------- */
+
+#define FUZZ_PROFILES 48u
+
+/* A simulated host with the capabilities and options of one profile. It is kept between inputs; fuzz_machine makes it as new. */
+struct fuzz_machine {
+    struct sim *sim;
+    struct sim_options options;
+    struct nvmx_caps machine, mask;
+    struct sim_vmcs vmcs01;                /* as it was at first */
+    struct sim_msr msr[SIM_MSRS];
+    uint32_t msrs;
+    uint8_t host_bitmap[3][NVMX_PAGE_SIZE];
+    uint8_t low_memory[0x14000];           /* L1's memory up to the end of ept12 */
+    uint64_t field[NVMX_FIELD_COUNT];      /* a vmcs12 that passes all checks, every pointer in it a page of L1 */
+    uint32_t pages_used;                   /* by page_alloc, outside VMX operation */
+};
+
+/* NULL: this profile has no VMX for L1. */
+struct fuzz_machine *fuzz_machine(uint8_t profile);
+
+/* Random controls for the host's own vmcs01, and bits in its bitmaps. */
+void fuzz_host_controls(struct fuzz_machine *m, struct fuzz_input *in);
+
+/* Put a vmcs12 into the region at SIM_L1_VMCS_A: VMXON if need be, VMCLEAR, the fields, VMPTRLD. */
+void fuzz_load_vmcs12(struct fuzz_machine *m, const uint64_t *field);
+
+/*
+ * Change a vmcs12 as the input says: each change is kept if the state still passes every check, or if the input insists. Returns how many
+ * changes were insisted on. `check` is what nvmx_check_first needs, with `field` as its fields; `m` NULL: what comes from memory stays as it is.
+ */
+unsigned int fuzz_change_vmcs12(const struct fuzz_machine *m, struct fuzz_input *in, struct nvmx_check_input *check,
+                                uint64_t *field, unsigned int most);
+
+/* What the checks need besides fields, read from L1's memory as the SDM says. */
+void fuzz_gather(const struct fuzz_machine *m, struct nvmx_check_input *check);
+
+/* -- oracles (oracle.c) -------------------------------------------------------------------------------------------------------------------- */
+
+/* nvmx_check_first for all and for some groups against nvmx_check_report, row by row. Returns how many rows fail; *first if any. */
+size_t fuzz_checks_agree(const struct nvmx_check_input *check, uint32_t groups, struct nvmx_check_failure *first);
+
+/* L2 is about to run on vmcs12 `field`: vmcs02 is what the CPU accepts, intercepts what L1 and the host intercept, and leads only to pages it may. */
+void fuzz_check_vmcs02(const struct fuzz_machine *m, const uint64_t *field);
+
+#endif

@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: MIT */
+/* Machines that many inputs share: profiles of capabilities and options, and a vmcs12 to start from. */
+#include <string.h>
+
+#include "fuzz.h"
+#include "vcpu.h"
+
+static uint64_t next_random(uint64_t *state) {
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    return *state * UINT64_C(0x2545f4914f6cdd1d);
+}
+
+/* -- profiles --------------------------------------------------------------------------------------------------------------------- */
+
+static uint64_t some_bits(uint64_t *random, unsigned int percent) {
+    uint64_t bits = 0;
+    for (unsigned int i = 0; i < 64; i++)
+        bits |= (uint64_t)((next_random(random) >> 33) % 100 < percent) << i;
+    return bits;
+}
+
+/* Take away from what the host grants: allowed-1 halves of the plain MSRs, MISC, EPT and VPID, VM functions. */
+static void thin(struct nvmx_caps *mask, uint64_t *random, unsigned int percent) {
+    static const uint8_t halves[] = {NVMX_CAP_PINBASED, NVMX_CAP_PROCBASED, NVMX_CAP_EXIT, NVMX_CAP_ENTRY, NVMX_CAP_PROCBASED2};
+    static const uint8_t whole[] = {NVMX_CAP_EPT_VPID, NVMX_CAP_MISC, NVMX_CAP_VMFUNC, NVMX_CAP_PROCBASED3};
+    for (unsigned int i = 0; i < sizeof(halves); i++)
+        mask->msr[halves[i]] &= ~(some_bits(random, percent) & ~(uint64_t)UINT32_MAX);
+    for (unsigned int i = 0; i < sizeof(whole); i++)
+        mask->msr[whole[i]] &= ~some_bits(random, percent);
+    if (percent < 50) /* without these two nearly nothing is left of the rest */
+        mask->msr[NVMX_CAP_PROCBASED] |= UINT64_C(1) << 63;
+}
+
+static void set_up(struct fuzz_machine *m, unsigned int profile) {
+    uint64_t random = UINT64_C(0x9e3779b97f4a7c15) * (profile + 1);
+    static const uint8_t percent[] = {0, 3, 12, 40};
+    sim_machine(&m->machine);
+    memset(&m->mask, 0xff, sizeof(m->mask));
+    thin(&m->mask, &random, percent[profile % 4]);
+    m->options = (struct sim_options){
+        .machine = &m->machine,
+        .mask = &m->mask,
+        .shadow = profile % 3 == 2,
+        .external_interrupts = profile / 4 % 2 == 1,
+        .no_vpid = profile % 7 == 6,
+        .queue_exception = profile % 5 == 4,
+        .translate = profile % 11 == 10,
+        .vmcs02_slots = (uint16_t)(1 + (profile + 1) % 3),
+    };
+    if (profile % 2 == 0) { /* a newer processor: posted interrupts, ENCLS, mode-based execute control, user wait */
+        m->machine.msr[NVMX_CAP_PINBASED] |= UINT64_C(1) << 39;
+        m->machine.msr[NVMX_CAP_TRUE_PINBASED] |= UINT64_C(1) << 39;
+        m->machine.msr[NVMX_CAP_PROCBASED2] |= (UINT64_C(1) << 47) | (UINT64_C(1) << 54) | (UINT64_C(1) << 58);
+        m->machine.cpu |= NVMX_CPU_SGX | NVMX_CPU_RTM;
+    }
+    if (profile % 9 == 8) { /* an older one: without TRUE MSRs */
+        m->machine.msr[NVMX_CAP_BASIC] &= ~(UINT64_C(1) << 55);
+        memset(&m->machine.msr[NVMX_CAP_TRUE_PINBASED], 0, 4 * sizeof(m->machine.msr[0]));
+    }
+}
+
+/* -- a vmcs12 to start from -------------------------------------------------------------------------------------------------------- */
+
+/* Every pointer leads to a page of L1, so that setting a control is enough to use it. */
+static void set_pointers(struct fuzz_machine *m) {
+    static const struct {
+        enum nvmx_field slot;
+        uint64_t value;
+    } all[] = {
+        {NVMX_F_IO_BITMAP_A_ADDRESS, SIM_L1_IO_BITMAP_A},
+        {NVMX_F_IO_BITMAP_B_ADDRESS, SIM_L1_IO_BITMAP_B},
+        {NVMX_F_MSR_BITMAP_ADDRESS, SIM_L1_MSR_BITMAP},
+        {NVMX_F_VM_EXIT_MSR_STORE_ADDRESS, SIM_L1_MSR_LISTS},
+        {NVMX_F_VM_EXIT_MSR_LOAD_ADDRESS, SIM_L1_MSR_LISTS + 0x400},
+        {NVMX_F_VM_ENTRY_MSR_LOAD_ADDRESS, SIM_L1_MSR_LISTS + 0x800},
+        {NVMX_F_VIRTUAL_APIC_ADDRESS, SIM_L1_VIRTUAL_APIC},
+        {NVMX_F_APIC_ACCESS_ADDRESS, SIM_L1_APIC_ACCESS},
+        {NVMX_F_EPT_POINTER, SIM_L1_EPT12 | 0x1e},
+        {NVMX_F_EPTP_LIST_ADDRESS, 0x20000},
+        {NVMX_F_VMREAD_BITMAP_ADDRESS, 0x21000},
+        {NVMX_F_VMWRITE_BITMAP_ADDRESS, 0x22000},
+        {NVMX_F_VIRTUALIZATION_EXCEPTION_INFORMATION_ADDRESS, 0x23000},
+        {NVMX_F_PML_ADDRESS, 0x24000},
+        {NVMX_F_POSTED_INTERRUPT_DESCRIPTOR_ADDRESS, 0x25040},
+        {NVMX_F_PML_INDEX, 511},
+        {NVMX_F_VPID, 7},
+        {NVMX_F_POSTED_INTERRUPT_NOTIFICATION_VECTOR, 0xf2},
+        {NVMX_F_TSC_MULTIPLIER, UINT64_C(1) << 48},
+        {NVMX_F_GUEST_PAT, UINT64_C(0x0007040600070406)},
+        {NVMX_F_HOST_PAT, UINT64_C(0x0007040600070406)},
+    };
+    struct nvmx_field_set exists;
+    nvmx_fields_existing(nvmx_l1_caps(m->sim->vm), &exists);
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+        if (nvmx_set_has(&exists, all[i].slot))
+            m->field[all[i].slot] = all[i].value;
+}
+
+/* Entries of the MSR lists: harmless ones, and one that may not be loaded. */
+static void fill_lists(struct sim *sim) {
+    static const uint32_t index[] = {0x174, 0x277, 0xc0000081, 0x1d9, 0xc0000100, 0x174};
+    for (uint32_t list = 0; list < 3; list++)
+        for (uint32_t i = 0; i < 6; i++) {
+            sim_write64(sim, SIM_L1_MSR_LISTS + list * 0x400 + i * 16, index[i]);
+            sim_write64(sim, SIM_L1_MSR_LISTS + list * 0x400 + i * 16 + 8, i == 1 ? UINT64_C(0x0007040600070406) : 0);
+        }
+}
+
+static void toggle(struct sim *sim, enum nvmx_field slot, enum nvmx_cap cap, uint64_t bits) {
+    uint64_t value = sim_get(sim, NVMX_VMCS01, slot) ^ bits;
+    value = (value & nvmx_caps_may_be_1(&sim->machine, cap)) | nvmx_caps_must_be_1(&sim->machine, cap);
+    sim_set(sim, NVMX_VMCS01, slot, value);
+}
+
+/* The simulated host looks at the TRUE MSRs only; without them its vmcs01 has controls 0 that must be 1. */
+static void complete_vmcs01(struct sim *sim) {
+    toggle(sim, NVMX_F_PIN_BASED_CONTROLS, NVMX_CAP_PINBASED, sim->options.external_interrupts ? 0x29 : 0);
+    toggle(sim, NVMX_F_PRIMARY_CONTROLS, NVMX_CAP_PROCBASED, 1u << 31 | 1u << 28 | 1u << 25);
+    toggle(sim, NVMX_F_VM_EXIT_CONTROLS, NVMX_CAP_EXIT, 1u << 2 | 1u << 9 | 0xfu << 18);
+    toggle(sim, NVMX_F_VM_ENTRY_CONTROLS, NVMX_CAP_ENTRY, 1u << 2 | 1u << 9 | 1u << 14 | 1u << 15);
+}
+
+static bool make(struct fuzz_machine *m) {
+    struct sim *sim = m->sim = sim_new(&m->options);
+    if (!(m->machine.msr[NVMX_CAP_BASIC] >> 55 & 1))
+        complete_vmcs01(sim);
+    if (!sim->vcpu || sim_vmxon_ready(sim) != SIM_SUCCEED || sim_vmcs12(sim) != 0 || sim_vmclear(sim, SIM_L1_VMCS_A) != SIM_SUCCEED)
+        return false;
+    memcpy(m->field, sim->ram + SIM_L1_VMCS_A + VMCS_REGION_FIELDS, sizeof(m->field));
+    set_pointers(m);
+    fill_lists(sim);
+    nvmx_vcpu_reset(sim->vcpu);
+    if (!m->options.no_vpid) { /* the others' host does not show its bitmaps */
+        sim->vcpu->host_msr_bitmap = (const uint64_t *)(const void *)sim->host_msr_bitmap;
+        sim->vcpu->host_io_bitmap[0] = (const uint64_t *)(const void *)sim->host_io_bitmap[0];
+        sim->vcpu->host_io_bitmap[1] = (const uint64_t *)(const void *)sim->host_io_bitmap[1];
+    }
+    m->pages_used = sim->pages_used;
+    memcpy(m->low_memory, sim->ram, sizeof(m->low_memory));
+    memcpy(m->host_bitmap[0], sim->host_msr_bitmap, NVMX_PAGE_SIZE);
+    memcpy(m->host_bitmap[1], sim->host_io_bitmap[0], NVMX_PAGE_SIZE);
+    memcpy(m->host_bitmap[2], sim->host_io_bitmap[1], NVMX_PAGE_SIZE);
+    memcpy(m->msr, sim->msr, sizeof(m->msr));
+    m->msrs = sim->msrs;
+    m->vmcs01 = sim->vmcs[NVMX_VMCS01];
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_RIP, SIM_L1_CODE);
+    m->vmcs01.value[NVMX_F_GUEST_RIP] = SIM_L1_CODE;
+    return true;
+}
+
+/* -- from one input to the next ------------------------------------------------------------------------------------------------------ */
+
+static void start_over(struct fuzz_machine *m) {
+    struct sim *sim = m->sim;
+    memset(&sim->fail, 0, sizeof(sim->fail));
+    nvmx_vcpu_reset(sim->vcpu);
+    FUZZ_HOLD(sim->mapped == 0, "%llu pages of L1 are mapped after a reset", (unsigned long long)sim->mapped);
+    sim->vmcs[NVMX_VMCS01] = m->vmcs01;
+    memcpy(sim->host_msr_bitmap, m->host_bitmap[0], NVMX_PAGE_SIZE);
+    memcpy(sim->host_io_bitmap[0], m->host_bitmap[1], NVMX_PAGE_SIZE);
+    memcpy(sim->host_io_bitmap[1], m->host_bitmap[2], NVMX_PAGE_SIZE);
+    nvmx_vmcs01_changed(sim->vcpu);
+    /* Pages 0 to 3 are L1's page tables. */
+    memcpy(sim->ram + SIM_L1_OPERAND, m->low_memory + SIM_L1_OPERAND, sizeof(m->low_memory) - SIM_L1_OPERAND);
+    memcpy(sim->msr, m->msr, sizeof(m->msr));
+    sim->msrs = m->msrs;
+    memset(&sim->regs, 0, sizeof(sim->regs));
+    memset(sim->count, 0, sizeof(sim->count));
+    sim->queued_vector = -1;
+    nvmx_wrmsr(sim->vcpu, NVMX_MSR_FEATURE_CONTROL, 5, true);
+}
+
+struct fuzz_machine *fuzz_machine(uint8_t profile) {
+    static struct fuzz_machine machines[FUZZ_PROFILES];
+    static bool tried[FUZZ_PROFILES], works[FUZZ_PROFILES];
+    unsigned int number = profile % FUZZ_PROFILES;
+    struct fuzz_machine *m = &machines[number];
+    if (!tried[number]) {
+        tried[number] = true;
+        set_up(m, number);
+        works[number] = make(m);
+    }
+    if (!works[number])
+        return NULL;
+    start_over(m);
+    return m;
+}
+
+/* -- the host's own VMCS ---------------------------------------------------------------------------------------------------------------- */
+
+#define HOST_PRIMARY                                                                                                             \
+    (1u << 7 | 1u << 9 | 1u << 10 | 1u << 11 | 1u << 12 | 1u << 15 | 1u << 16 | 1u << 19 | 1u << 20 | 1u << 21 | 1u << 23 | 1u << 24 |      \
+     1u << 25 | 1u << 28 | 1u << 29 | 1u << 30 | 1u << 3)
+#define HOST_SECONDARY (1u << 2 | 1u << 6 | 1u << 11 | 1u << 16)
+
+void fuzz_host_controls(struct fuzz_machine *m, struct fuzz_input *in) {
+    struct sim *sim = m->sim;
+    uint8_t what = fuzz_u8(in);
+    if (what & 1)
+        toggle(sim, NVMX_F_PRIMARY_CONTROLS, NVMX_CAP_PROCBASED, fuzz_u32(in) & HOST_PRIMARY);
+    if (what & 2)
+        toggle(sim, NVMX_F_SECONDARY_CONTROLS, NVMX_CAP_PROCBASED2, fuzz_u32(in) & HOST_SECONDARY);
+    if (what & 4)
+        sim_set(sim, NVMX_VMCS01, NVMX_F_EXCEPTION_BITMAP, fuzz_u32(in));
+    if (what & 8) {
+        sim_set(sim, NVMX_VMCS01, NVMX_F_CR0_GUEST_HOST_MASK, fuzz_u32(in));
+        sim_set(sim, NVMX_VMCS01, NVMX_F_CR4_GUEST_HOST_MASK, fuzz_u32(in) | 0x2000);
+        /* L1 reads what it has. */
+        sim_set(sim, NVMX_VMCS01, NVMX_F_CR0_READ_SHADOW, sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_CR0));
+        sim_set(sim, NVMX_VMCS01, NVMX_F_CR4_READ_SHADOW, sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_CR4));
+    }
+    if (what & 16) {
+        sim_set(sim, NVMX_VMCS01, NVMX_F_PAGE_FAULT_ERROR_CODE_MASK, fuzz_u8(in));
+        sim_set(sim, NVMX_VMCS01, NVMX_F_PAGE_FAULT_ERROR_CODE_MATCH, fuzz_u8(in));
+    }
+    if (what & 32)
+        sim_set(sim, NVMX_VMCS01, NVMX_F_TSC_OFFSET, fuzz_u64(in));
+    if (what & 64)
+        toggle(sim, NVMX_F_PIN_BASED_CONTROLS, NVMX_CAP_PINBASED, (fuzz_u8(in) & 1) * 0x28u);
+    if (what & 128) {
+        uint16_t at = fuzz_u16(in);
+        uint8_t *page[] = {sim->host_msr_bitmap, sim->host_io_bitmap[0], sim->host_io_bitmap[1], sim->ram + SIM_L1_IO_BITMAP_A,
+                           sim->ram + SIM_L1_MSR_BITMAP};
+        page[at % 5][at / 5 % NVMX_PAGE_SIZE] ^= (uint8_t)(fuzz_u8(in) | 1);
+    }
+    fuzz_log("host: pin %#llx primary %#llx secondary %#llx exceptions %#llx",
+             (unsigned long long)sim_get(sim, NVMX_VMCS01, NVMX_F_PIN_BASED_CONTROLS),
+             (unsigned long long)sim_get(sim, NVMX_VMCS01, NVMX_F_PRIMARY_CONTROLS),
+             (unsigned long long)sim_get(sim, NVMX_VMCS01, NVMX_F_SECONDARY_CONTROLS),
+             (unsigned long long)sim_get(sim, NVMX_VMCS01, NVMX_F_EXCEPTION_BITMAP));
+    nvmx_vmcs01_changed(sim->vcpu);
+}
+
+/* -- vmcs12 ------------------------------------------------------------------------------------------------------------------------------ */
+
+static void must_succeed(const char *what, enum sim_outcome outcome) {
+    FUZZ_HOLD(outcome == SIM_SUCCEED, "%s: %s", what, sim_outcome_text(outcome));
+}
+
+void fuzz_load_vmcs12(struct fuzz_machine *m, const uint64_t *field) {
+    struct sim *sim = m->sim;
+    if (nvmx_mode(sim->vcpu) == NVMX_MODE_OFF)
+        must_succeed("VMXON", sim_vmxon(sim, SIM_L1_VMXON));
+    must_succeed("VMCLEAR", sim_vmclear(sim, SIM_L1_VMCS_A));
+    sim_write(sim, SIM_L1_VMCS_A + VMCS_REGION_FIELDS, field, NVMX_FIELD_COUNT * sizeof(*field));
+    must_succeed("VMPTRLD", sim_vmptrld(sim, SIM_L1_VMCS_A));
+}
+
+void fuzz_gather(const struct fuzz_machine *m, struct nvmx_check_input *check) {
+    const uint64_t *f = check->field;
+    const struct sim *sim = m->sim;
+    uint64_t link = f[NVMX_F_VMCS_LINK_POINTER];
+    uint64_t tpr = f[NVMX_F_VIRTUAL_APIC_ADDRESS] + 0x80;
+    uint64_t tables = f[NVMX_F_GUEST_CR3] & UINT64_C(0xffffffe0);
+    check->link_readable = link % 4096 == 0 && link < SIM_RAM_BYTES;
+    check->link_revision = check->link_readable ? sim_read32(sim, link) : 0;
+    check->vtpr = tpr % 4096 == 0x80 && tpr < SIM_RAM_BYTES ? (uint8_t)sim_read32(sim, tpr) : 0;
+    check->pdpte_readable = tables <= SIM_RAM_BYTES - 32;
+    for (unsigned int i = 0; i < 4; i++)
+        check->pdpte[i] = check->pdpte_readable ? sim_read64(sim, tables + i * 8) : 0;
+}
+
+/* Fields that decide the most; the input reaches them by small numbers. */
+static const uint8_t important[] = {
+    NVMX_F_PIN_BASED_CONTROLS, NVMX_F_PRIMARY_CONTROLS, NVMX_F_SECONDARY_CONTROLS, NVMX_F_VM_EXIT_CONTROLS, NVMX_F_VM_ENTRY_CONTROLS,
+    NVMX_F_PIN_BASED_CONTROLS, NVMX_F_PRIMARY_CONTROLS, NVMX_F_SECONDARY_CONTROLS, NVMX_F_VM_EXIT_CONTROLS, NVMX_F_VM_ENTRY_CONTROLS,
+    NVMX_F_PRIMARY_CONTROLS, NVMX_F_SECONDARY_CONTROLS, NVMX_F_EXCEPTION_BITMAP, NVMX_F_VM_ENTRY_INTERRUPTION_INFO,
+    NVMX_F_GUEST_CR0, NVMX_F_GUEST_CR4, NVMX_F_GUEST_RFLAGS, NVMX_F_GUEST_EFER, NVMX_F_GUEST_ACTIVITY_STATE,
+    NVMX_F_GUEST_INTERRUPTIBILITY_STATE, NVMX_F_GUEST_CS_ACCESS_RIGHTS, NVMX_F_GUEST_SS_ACCESS_RIGHTS, NVMX_F_HOST_CR4, NVMX_F_HOST_EFER,
+    NVMX_F_CR0_GUEST_HOST_MASK, NVMX_F_CR4_GUEST_HOST_MASK, NVMX_F_CR0_READ_SHADOW, NVMX_F_CR4_READ_SHADOW, NVMX_F_CR3_TARGET_COUNT,
+};
+
+static bool passes(const struct fuzz_machine *m, struct nvmx_check_input *check) {
+    struct nvmx_check_failure ignored;
+    if (m != NULL)
+        fuzz_gather(m, check);
+    return nvmx_check_first(check, NVMX_CHECK_ALL, &ignored);
+}
+
+unsigned int fuzz_change_vmcs12(const struct fuzz_machine *m, struct fuzz_input *in, struct nvmx_check_input *check,
+                                uint64_t *field, unsigned int most) {
+    struct nvmx_field_set exists;
+    unsigned int insisted = 0;
+    nvmx_fields_existing(check->caps, &exists);
+    for (unsigned int i = 0; i < most && fuzz_more(in); i++) {
+        uint8_t which = fuzz_u8(in), how = fuzz_u8(in);
+        unsigned int slot = which < sizeof(important) ? important[which] : which % NVMX_FIELD_COUNT;
+        uint64_t before = field[slot];
+        uint64_t value = (how & 1) ? fuzz_value(in) : before ^ UINT64_C(1) << ((how >> 1) & 63);
+        bool insist = (how & 0x81) == 0x81;
+        if (how & 1 && how & 2)
+            value ^= before;
+        if (!nvmx_set_has(&exists, slot))
+            continue;
+        field[slot] = value & nvmx_field_mask(slot);
+        if (insist)
+            insisted++;
+        else if (insisted == 0 && !passes(m, check))
+            field[slot] = before;
+        if (field[slot] != before)
+            fuzz_log("vmcs12: %s = %#llx (was %#llx)", nvmx_field_info(slot)->name, (unsigned long long)field[slot],
+                     (unsigned long long)before);
+    }
+    return insisted;
+}

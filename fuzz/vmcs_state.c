@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * VMCS states: a near-valid vmcs12 on a machine of one profile.
+ *
+ * Held: the first failing check is the report's first, for all groups and for some; VMLAUNCH answers what the checks say; an accepted vmcs12
+ * gives a vmcs02 that passes oracle.c; leaving L2 gives L1 the host-state area, and L2's state comes back as it went in.
+ *
+ * Input: profile, host's controls, groups, changes.
+ */
+#include <string.h>
+
+#include "fuzz.h"
+
+#define U(value) ((unsigned long long)(value))
+#define TRIPLE_FAULT 2u
+
+static uint64_t read_field(struct sim *sim, enum nvmx_field slot) {
+    uint64_t value = 0;
+    uint32_t encoding = nvmx_field_info(slot)->encoding;
+    FUZZ_HOLD(sim_vmread(sim, encoding, &value) == SIM_SUCCEED, "VMREAD of %#x", encoding);
+    return value;
+}
+
+/* What VMLAUNCH may answer beyond the checks: memory that is not there, and MSRs that may not be loaded. */
+static void check_refusal_beyond(struct fuzz_machine *m, const uint64_t *field, enum sim_outcome outcome) {
+    if (outcome == SIM_FAIL_VALID) {
+        bool apic = field[NVMX_F_PRIMARY_CONTROLS] >> 21 & 1 && field[NVMX_F_VIRTUAL_APIC_ADDRESS] >= SIM_RAM_BYTES;
+        bool accesses = field[NVMX_F_SECONDARY_CONTROLS] & 1 && field[NVMX_F_APIC_ACCESS_ADDRESS] >= SIM_RAM_BYTES;
+        bool posted = field[NVMX_F_PIN_BASED_CONTROLS] >> 7 & 1;
+        FUZZ_HOLD(sim_instruction_error(m->sim) == 7 && (apic || accesses || posted), "a good vmcs12 gets VMfail %u",
+                  sim_instruction_error(m->sim));
+    } else if (outcome == SIM_ENTRY_FAILED) {
+        FUZZ_HOLD(read_field(m->sim, NVMX_F_EXIT_REASON) == (0x80000000u | 34) && field[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT] != 0,
+                  "a good vmcs12 gets exit %#llx", U(read_field(m->sim, NVMX_F_EXIT_REASON)));
+    } else {
+        FUZZ_HOLD(outcome == SIM_STOPPED && nvmx_stop_reason(m->sim->vcpu) == NVMX_STOP_VMX_ABORT, "a good vmcs12: %s",
+                  sim_outcome_text(outcome));
+    }
+}
+
+static void check_refused(struct fuzz_machine *m, const struct nvmx_check_failure *first, enum sim_outcome outcome) {
+    const char *id = nvmx_check_row(first->row)->id;
+    fuzz_log("refused: %s, %s", id, sim_outcome_text(outcome));
+    if (outcome == SIM_STOPPED) { /* the host-state area that the failed entry loads may be bad itself */
+        FUZZ_HOLD(first->vm_fail == 0 && nvmx_stop_reason(m->sim->vcpu) == NVMX_STOP_VMX_ABORT, "%s stops the vCPU", id);
+        return;
+    }
+    FUZZ_HOLD(nvmx_last_check(m->sim->vcpu) == first->row, "%s is to fail, %u does", id, nvmx_last_check(m->sim->vcpu));
+    if (first->vm_fail != 0) {
+        FUZZ_HOLD(outcome == SIM_FAIL_VALID && sim_instruction_error(m->sim) == first->vm_fail, "%s: %s", id, sim_outcome_text(outcome));
+        return;
+    }
+    FUZZ_HOLD(outcome == SIM_ENTRY_FAILED, "%s: %s", id, sim_outcome_text(outcome));
+    if (m->sim->queued_vector < 0) {
+        FUZZ_HOLD(read_field(m->sim, NVMX_F_EXIT_REASON) == (0x80000000u | first->exit_reason), "%s: exit reason", id);
+        FUZZ_HOLD(read_field(m->sim, NVMX_F_EXIT_QUALIFICATION) == first->qualification, "%s: qualification", id);
+    }
+}
+
+/* L2 shuts down at once: L1 finds itself where its host-state area says, and L2's state as it put it there. */
+static void leave(struct fuzz_machine *m, const uint64_t *field) {
+    static const uint8_t back[] = {NVMX_F_GUEST_RIP, NVMX_F_GUEST_RSP, NVMX_F_GUEST_CR3, NVMX_F_GUEST_CS_SELECTOR,
+                                   NVMX_F_GUEST_SS_BASE, NVMX_F_GUEST_TR_LIMIT, NVMX_F_GUEST_GDTR_BASE, NVMX_F_GUEST_CR0};
+    struct sim *sim = m->sim;
+    enum nvmx_next next = sim_exit(sim, TRIPLE_FAULT, 0, 0, 0);
+    if (next == NVMX_STOP) {
+        FUZZ_HOLD(nvmx_stop_reason(sim->vcpu) == NVMX_STOP_VMX_ABORT, "leaving L2 stops the vCPU");
+        return;
+    }
+    FUZZ_HOLD(next == NVMX_ENTER && nvmx_mode(sim->vcpu) == NVMX_MODE_ROOT, "a triple fault of L2 is not L1's");
+    FUZZ_HOLD(sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_RIP) == field[NVMX_F_HOST_RIP], "L1's RIP");
+    FUZZ_HOLD(sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_RSP) == field[NVMX_F_HOST_RSP], "L1's RSP");
+    FUZZ_HOLD(sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_CR3) == field[NVMX_F_HOST_CR3], "L1's CR3");
+    FUZZ_HOLD(sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_GS_BASE) == field[NVMX_F_HOST_GS_BASE], "L1's GS base");
+    if (!(sim_get(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS) >> 9 & 1))
+        return; /* a 32-bit L1 reads half of each field */
+    FUZZ_HOLD(read_field(sim, NVMX_F_EXIT_REASON) == TRIPLE_FAULT, "exit reason");
+    for (size_t i = 0; i < sizeof(back); i++)
+        FUZZ_HOLD(read_field(sim, back[i]) == field[back[i]], "%s: %#llx came back as %#llx", nvmx_field_info(back[i])->name,
+                  U(field[back[i]]), U(read_field(sim, back[i])));
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    struct fuzz_input in = {data, size};
+    struct fuzz_machine *m = fuzz_machine(fuzz_u8(&in));
+    uint64_t field[NVMX_FIELD_COUNT];
+    struct nvmx_check_failure first;
+    if (!m)
+        return 0;
+    memcpy(field, m->field, sizeof(field));
+    struct nvmx_check_input check = {.field = field, .caps = nvmx_l1_caps(m->sim->vm), .current_vmcs = SIM_L1_VMCS_A,
+                                     .vmxon_pointer = SIM_L1_VMXON, .l1_long_mode = true};
+    uint8_t groups = fuzz_u8(&in);
+    fuzz_host_controls(m, &in);
+    fuzz_change_vmcs12(m, &in, &check, field, 40);
+    fuzz_gather(m, &check);
+    size_t failing = fuzz_checks_agree(&check, groups & NVMX_CHECK_ALL, &first);
+    fuzz_load_vmcs12(m, field);
+    enum sim_outcome outcome = sim_vmlaunch(m->sim);
+    if (failing != 0) {
+        check_refused(m, &first, outcome);
+    } else if (outcome != SIM_L2) {
+        fuzz_log("not refused by a check, but %s", sim_outcome_text(outcome));
+        check_refusal_beyond(m, field, outcome);
+    } else {
+        fuzz_log("L2 runs");
+        fuzz_check_vmcs02(m, field);
+        leave(m, field);
+    }
+    return 0;
+}
