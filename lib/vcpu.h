@@ -357,7 +357,10 @@ enum nvmx_status shadow_relink(struct nvmx_vcpu *vcpu);
 
 /* -- vmcs/merge.c, sync.c: vmcs12 + vmcs01 -> vmcs02 and back --------------------------------------------------------------------- */
 
-/* MSRs and debug registers that VMCS controls switch between L1 and L2 (SDM 29.3.2.1, 30.3.1, 30.5.1). */
+/*
+ * MSRs and registers that VMCS controls switch between L1 and L2 (SDM 29.3.2.1, 30.3.1, 30.5.1). From GATE_RTIT_CTL on they are the host's alone: L1
+ * is not offered the controls, and L2 has what L1 has.
+ */
 struct gate {
     uint8_t guest;      /* slot */
     uint8_t host;       /* slot; equal to `guest`: none, a VM exit that loads it clears it */
@@ -379,6 +382,16 @@ enum {
     GATE_S_CET,
     GATE_SSP,
     GATE_INTERRUPT_SSP_TABLE,
+    GATE_RTIT_CTL,
+    GATE_FRED_CONFIG,
+    GATE_FRED_RSP1,
+    GATE_FRED_RSP2,
+    GATE_FRED_RSP3,
+    GATE_FRED_STKLVLS,
+    GATE_FRED_SSP1,
+    GATE_FRED_SSP2,
+    GATE_FRED_SSP3,
+    GATE_SPEC_CTRL,
     GATE_COUNT
 };
 extern const struct gate gates[GATE_COUNT];

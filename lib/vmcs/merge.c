@@ -32,6 +32,10 @@ static const uint8_t host_control_fields[] = {
     NVMX_F_ENCLS_EXITING_BITMAP,
     NVMX_F_PLE_GAP,
     NVMX_F_PLE_WINDOW,
+    NVMX_F_PCONFIG_EXITING_BITMAP,
+    NVMX_F_ENCLV_EXITING_BITMAP,
+    NVMX_F_INSTRUCTION_TIMEOUT_CONTROL,
+    NVMX_F_SECONDARY_VM_EXIT_CONTROLS,
 };
 
 enum nvmx_status host_controls(struct nvmx_vcpu *vcpu) {
@@ -230,6 +234,7 @@ static enum nvmx_status collect(struct merge *m, const uint64_t *pdpte) {
         sync_saved_fields(m->vcpu, m->v);
     }
     put_gates(m);
+    merge_read_shadows(m);
     put_guest_state(m, pdpte);
     put_event(m);
     return NVMX_OK;
@@ -255,5 +260,6 @@ enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const ui
         v->dirty = (struct nvmx_field_set){{0}};
         v->controls_merged = true;
     }
+    vcpu->pages_changed = vcpu->pages_changed && status != NVMX_OK; /* all of vmcs02's pages were taken just now */
     return status;
 }

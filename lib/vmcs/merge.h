@@ -48,5 +48,7 @@ enum nvmx_status merge_write(struct merge *m, enum nvmx_status status);
 enum nvmx_status merge_pages(struct merge *m);
 /* All control fields (merge_controls.c). */
 void merge_controls(struct merge *m);
+/* CR0 and CR4 as L2 reads them, which depends on guest state too. */
+void merge_read_shadows(struct merge *m);
 
 #endif

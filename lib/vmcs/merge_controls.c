@@ -76,11 +76,25 @@ static void put_primary(struct merge *m) {
     if ((host & PROC_TPR_SHADOW) != 0 && (l1 & PROC_TPR_SHADOW) == 0) {
         primary |= PROC_CR8_LOAD | PROC_CR8_STORE;
     }
+    /* With it CR8 is L1's virtual TPR, in which no host has a part. */
+    if ((l1 & PROC_TPR_SHADOW) != 0) {
+        primary = (primary & ~(PROC_CR8_LOAD | PROC_CR8_STORE)) | ((uint32_t)l1 & (PROC_CR8_LOAD | PROC_CR8_STORE));
+    }
     primary |= PROC_SECONDARY;
     if (put_tertiary(m) == 0) {
         primary &= ~PROC_TERTIARY;
     }
     merge_put(m, NVMX_F_PRIMARY_CONTROLS, primary);
+}
+
+/* What belongs to controls that are the host's alone. */
+static void put_host_fields(struct merge *m) {
+    static const uint8_t slots[] = {NVMX_F_PCONFIG_EXITING_BITMAP, NVMX_F_ENCLV_EXITING_BITMAP,
+                                    NVMX_F_INSTRUCTION_TIMEOUT_CONTROL, NVMX_F_SECONDARY_VM_EXIT_CONTROLS};
+
+    for (unsigned int i = 0; i < sizeof(slots); i++) {
+        put_if_exists(m, slots[i], m->host[slots[i]]);
+    }
 }
 
 static void put_secondary(struct merge *m) {
@@ -110,6 +124,7 @@ static void put_secondary(struct merge *m) {
     put_if_exists(m, NVMX_F_ENCLS_EXITING_BITMAP,
                   ((l1 & PROC2_ENCLS) != 0 ? m->v->value[NVMX_F_ENCLS_EXITING_BITMAP] : 0) |
                       ((host_secondary(m) & PROC2_ENCLS) != 0 ? m->host[NVMX_F_ENCLS_EXITING_BITMAP] : 0));
+    put_host_fields(m);
 }
 
 /*
@@ -257,19 +272,26 @@ static uint64_t host_mask(const struct merge *m, unsigned int slot, enum nvmx_ca
     return m->host[slot] & ~machine->msr[fixed0] & machine->msr[fixed1];
 }
 
-/* In bits that only the host masks L2 reads what L1 gave it. */
 static void put_masks(struct merge *m) {
-    uint64_t cr0 = m->v->value[NVMX_F_CR0_GUEST_HOST_MASK];
-    uint64_t cr4 = m->v->value[NVMX_F_CR4_GUEST_HOST_MASK];
-
     merge_put(m, NVMX_F_CR0_GUEST_HOST_MASK,
-              cr0 | host_mask(m, NVMX_F_CR0_GUEST_HOST_MASK, NVMX_CAP_CR0_FIXED0, NVMX_CAP_CR0_FIXED1));
+              m->v->value[NVMX_F_CR0_GUEST_HOST_MASK] |
+                  host_mask(m, NVMX_F_CR0_GUEST_HOST_MASK, NVMX_CAP_CR0_FIXED0, NVMX_CAP_CR0_FIXED1));
     merge_put(m, NVMX_F_CR4_GUEST_HOST_MASK,
-              cr4 | host_mask(m, NVMX_F_CR4_GUEST_HOST_MASK, NVMX_CAP_CR4_FIXED0, NVMX_CAP_CR4_FIXED1));
-    merge_put(m, NVMX_F_CR0_READ_SHADOW,
-              (m->v->value[NVMX_F_CR0_READ_SHADOW] & cr0) | (m->v->value[NVMX_F_GUEST_CR0] & ~cr0));
-    merge_put(m, NVMX_F_CR4_READ_SHADOW,
-              (m->v->value[NVMX_F_CR4_READ_SHADOW] & cr4) | (m->v->value[NVMX_F_GUEST_CR4] & ~cr4));
+              m->v->value[NVMX_F_CR4_GUEST_HOST_MASK] |
+                  host_mask(m, NVMX_F_CR4_GUEST_HOST_MASK, NVMX_CAP_CR4_FIXED0, NVMX_CAP_CR4_FIXED1));
+}
+
+/* In bits that only the host masks L2 reads what L1 gave it. Bits that nobody masks don't matter: 0, so that no change of them is written. */
+static void put_read_shadow(struct merge *m, unsigned int shadow, unsigned int mask, unsigned int cr) {
+    uint64_t l1 = m->v->value[mask];
+    uint64_t only_host = m->v->image[mask] & ~l1;
+
+    merge_put(m, shadow, (m->v->value[shadow] & l1) | (m->v->value[cr] & only_host));
+}
+
+void merge_read_shadows(struct merge *m) {
+    put_read_shadow(m, NVMX_F_CR0_READ_SHADOW, NVMX_F_CR0_GUEST_HOST_MASK, NVMX_F_GUEST_CR0);
+    put_read_shadow(m, NVMX_F_CR4_READ_SHADOW, NVMX_F_CR4_GUEST_HOST_MASK, NVMX_F_GUEST_CR4);
 }
 
 void merge_controls(struct merge *m) {

@@ -22,6 +22,8 @@ static const uint8_t core_fields[] = {
     NVMX_F_VM_ENTRY_CONTROLS,
 };
 
+#define HOST_GATE(name, bit, msr) {NVMX_F_GUEST_##name, NVMX_F_GUEST_##name, bit, 0xff, 0xff, msr}
+
 const struct gate gates[GATE_COUNT] = {
     [GATE_DEBUGCTL] = {NVMX_F_GUEST_DEBUGCTL, NVMX_F_GUEST_DEBUGCTL, 2, 2, 0xff, 0x1d9},
     [GATE_DR7] = {NVMX_F_GUEST_DR7, NVMX_F_GUEST_DR7, 2, 2, 0xff, 0},
@@ -36,6 +38,17 @@ const struct gate gates[GATE_COUNT] = {
     [GATE_S_CET] = {NVMX_F_GUEST_S_CET, NVMX_F_HOST_S_CET, 20, 0xff, 28, 0},
     [GATE_SSP] = {NVMX_F_GUEST_SSP, NVMX_F_HOST_SSP, 20, 0xff, 28, 0},
     [GATE_INTERRUPT_SSP_TABLE] = {NVMX_F_GUEST_INTERRUPT_SSP_TABLE_ADDR, NVMX_F_HOST_INTERRUPT_SSP_TABLE_ADDR, 20, 0xff, 28, 0},
+    /* The host's alone. */
+    [GATE_RTIT_CTL] = HOST_GATE(RTIT_CTL, 18, 0x570),
+    [GATE_FRED_CONFIG] = HOST_GATE(FRED_CONFIG, 23, 0x1d4),
+    [GATE_FRED_RSP1] = HOST_GATE(FRED_RSP1, 23, 0x1cd),
+    [GATE_FRED_RSP2] = HOST_GATE(FRED_RSP2, 23, 0x1ce),
+    [GATE_FRED_RSP3] = HOST_GATE(FRED_RSP3, 23, 0x1cf),
+    [GATE_FRED_STKLVLS] = HOST_GATE(FRED_STKLVLS, 23, 0x1d0),
+    [GATE_FRED_SSP1] = HOST_GATE(FRED_SSP1, 23, 0x1d1),
+    [GATE_FRED_SSP2] = HOST_GATE(FRED_SSP2, 23, 0x1d2),
+    [GATE_FRED_SSP3] = HOST_GATE(FRED_SSP3, 23, 0x1d3),
+    [GATE_SPEC_CTRL] = HOST_GATE(SPEC_CTRL, 24, 0x48),
 };
 
 static const struct gate *gate_of(unsigned int slot) {

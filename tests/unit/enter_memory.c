@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+/* nvmx_memory_changed: pages of L1 that a vmcs02 uses in place are released and taken again. */
+#include "machine.h"
+
+#define OTHER_HPA (SIM_HPA_OFFSET + 0xe00000)
+#define ALL_ACCESS (NVMX_ACCESS_READ | NVMX_ACCESS_WRITE | NVMX_ACCESS_EXECUTE)
+
+/* L2 runs with a virtual-APIC page and with L1's I/O bitmaps in place: the host intercepts no port. */
+static struct sim *l2_with_pages(void) {
+    struct sim *sim = l1_ready(NULL);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_PRIMARY_CONTROLS, vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) & ~(UINT64_C(3) << 24));
+    l1_writes(sim, NVMX_VMCS_VIRTUAL_APIC_ADDRESS, SIM_L1_VIRTUAL_APIC);
+    l1_writes(sim, NVMX_VMCS_IO_BITMAP_A_ADDRESS, SIM_L1_IO_BITMAP_A);
+    l1_writes(sim, NVMX_VMCS_IO_BITMAP_B_ADDRESS, SIM_L1_IO_BITMAP_B);
+    l1_clears(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_UNCONDITIONAL_IO);
+    l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_TPR_SHADOW | PROC_IO_BITMAPS);
+    launch(sim);
+    cr_assert_eq(sim->mapped, 3);
+    cr_assert_eq(vmcs02(sim, NVMX_F_VIRTUAL_APIC_ADDRESS), SIM_HPA_OFFSET + SIM_L1_VIRTUAL_APIC);
+    cr_assert_eq(vmcs02(sim, NVMX_F_IO_BITMAP_A_ADDRESS), SIM_HPA_OFFSET + SIM_L1_IO_BITMAP_A);
+    cr_assert_eq(vmcs02(sim, NVMX_F_IO_BITMAP_B_ADDRESS), SIM_HPA_OFFSET + SIM_L1_IO_BITMAP_B);
+    return sim;
+}
+
+/* The host moves pages while L2 is out: released at once, taken again before L2 goes on. */
+Test(enter_memory, pages_move) {
+    struct sim *sim = l2_with_pages();
+    cr_assert_eq(sim_exit(sim, NVMX_EXIT_EXTERNAL_INTERRUPT, 0, 0, 0), NVMX_HOST);
+    sim_ept01(sim, SIM_L1_IO_BITMAP_A, 0x3000, OTHER_HPA, 12, ALL_ACCESS, 6); /* both bitmaps and the virtual APIC */
+    cr_assert_eq(nvmx_memory_changed(sim->vcpu, SIM_L1_IO_BITMAP_A, 0x3000), NVMX_OK);
+    cr_expect_eq(sim->mapped, 0);
+    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    cr_expect_eq(sim->mapped, 3);
+    cr_expect_eq(vmcs02(sim, NVMX_F_IO_BITMAP_A_ADDRESS), OTHER_HPA);
+    cr_expect_eq(vmcs02(sim, NVMX_F_IO_BITMAP_B_ADDRESS), OTHER_HPA + 0x1000);
+    cr_expect_eq(vmcs02(sim, NVMX_F_VIRTUAL_APIC_ADDRESS), OTHER_HPA + 0x2000);
+    struct cost before = cost_now(sim);
+    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    costs(sim, "nvmx_enter", before, (struct cost){0});
+    sim_free(sim);
+}
+
+/* Only pages in the range are touched, whatever its borders. */
+Test(enter_memory, ranges) {
+    static const struct {
+        uint64_t gpa1, bytes;
+        uint64_t left;
+    } rows[] = {
+        {SIM_L1_VIRTUAL_APIC, 0x1000, 2},      {SIM_L1_VIRTUAL_APIC + 0xfff, 1, 2},
+        {SIM_L1_VIRTUAL_APIC + 0x1000, 1, 3},  {SIM_L1_IO_BITMAP_A - 1, 1, 3},
+        {SIM_L1_IO_BITMAP_A - 1, 2, 2},        {SIM_L1_IO_BITMAP_A, 0x1001, 1},
+        {0, UINT64_C(1) << 63, 0},             {0, SIM_L1_IO_BITMAP_A, 3},
+        {UINT64_MAX - 0xfff, 0x1000, 3},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct sim *sim = l2_with_pages();
+        cr_assert_eq(nvmx_memory_changed(sim->vcpu, rows[i].gpa1, rows[i].bytes), NVMX_OK);
+        cr_expect_eq(sim->mapped, rows[i].left, "row %zu: %lu", i, sim->mapped);
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        cr_expect_eq(sim->mapped, 3, "row %zu", i);
+        sim_free(sim);
+    }
+    struct sim *sim = l2_with_pages();
+    cr_expect_eq(nvmx_memory_changed(sim->vcpu, 0x1000, 0), NVMX_E_INVALID);
+    cr_expect_eq(nvmx_memory_changed(sim->vcpu, UINT64_MAX - 0xfff, 0x1001), NVMX_E_INVALID);
+    sim_free(sim);
+}
+
+/* A bitmap without memory behind it reads as all ones: every port exits, and L1 gets it. */
+Test(enter_memory, bitmap_goes_away) {
+    struct sim *sim = l2_with_pages();
+    sim_ept01(sim, SIM_L1_IO_BITMAP_B, 0x1000, 0, 12, 0, 0);
+    cr_assert_eq(nvmx_memory_changed(sim->vcpu, SIM_L1_IO_BITMAP_B, 0x1000), NVMX_OK);
+    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & (PROC_IO_BITMAPS | PROC_UNCONDITIONAL_IO), PROC_UNCONDITIONAL_IO);
+    cr_assert_eq(sim_exit(sim, NVMX_EXIT_IO_INSTRUCTION, UINT64_C(0x8080) << 16, 0, 2), NVMX_ENTER);
+    cr_expect_eq(nvmx_mode(sim->vcpu), NVMX_MODE_ROOT);
+    sim_free(sim);
+}
+
+/* Without a virtual-APIC page L2 can't go on: the vCPU stops, and nothing is left behind. */
+Test(enter_memory, virtual_apic_goes_away) {
+    struct sim *sim = l2_with_pages();
+    sim_ept01(sim, SIM_L1_VIRTUAL_APIC, 0x1000, 0, 12, 0, 0);
+    cr_assert_eq(nvmx_memory_changed(sim->vcpu, SIM_L1_VIRTUAL_APIC, 0x1000), NVMX_OK);
+    cr_expect_eq(sim_enter(sim, NULL), NVMX_STOP);
+    cr_expect_eq(nvmx_stop_reason(sim->vcpu), NVMX_STOP_HOST);
+    cr_expect_eq(nvmx_stop_status(sim->vcpu), NVMX_E_UNMAPPED);
+    sim_free(sim);
+}
+
+/* While L1 runs its next VMRESUME takes the pages; one that can't be had refuses that, and the next attempt may succeed. */
+Test(enter_memory, while_l1_runs) {
+    struct sim *sim = l2_with_pages();
+    l2_leaves(sim);
+    sim_ept01(sim, SIM_L1_VIRTUAL_APIC, 0x1000, 0, 12, 0, 0);
+    cr_assert_eq(nvmx_memory_changed(sim->vcpu, SIM_L1_VIRTUAL_APIC, 0x1000), NVMX_OK);
+    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    cr_expect_eq(sim_vmresume(sim), SIM_FAIL_VALID);
+    sim_ept01(sim, SIM_L1_VIRTUAL_APIC, 0x1000, OTHER_HPA, 12, ALL_ACCESS, 6);
+    cr_assert_eq(nvmx_memory_changed(sim->vcpu, SIM_L1_VIRTUAL_APIC, 0x1000), NVMX_OK);
+    resume(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_VIRTUAL_APIC_ADDRESS), OTHER_HPA);
+    cr_expect_eq(sim->mapped, 3);
+    struct cost before = cost_now(sim);
+    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    costs(sim, "nvmx_enter", before, (struct cost){0});
+    sim_free(sim);
+}
+
+/* A vmcs12 that is cached but not current loses its pages too. */
+Test(enter_memory, of_another_vmcs12) {
+    struct sim *sim = l2_with_pages();
+    l2_leaves(sim);
+    cr_assert(sim_vmptrld(sim, SIM_L1_VMCS_B) == SIM_SUCCEED);
+    cr_assert_eq(sim_vmcs12(sim), 0);
+    launch(sim);
+    cr_assert_eq(sim->mapped, 3);
+    sim_ept01(sim, SIM_L1_VIRTUAL_APIC, 0x1000, OTHER_HPA, 12, ALL_ACCESS, 6);
+    cr_assert_eq(nvmx_memory_changed(sim->vcpu, 0, SIM_RAM_BYTES), NVMX_OK);
+    cr_expect_eq(sim->mapped, 0);
+    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    l2_leaves(sim);
+    cr_assert(sim_vmptrld(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
+    resume(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_VIRTUAL_APIC_ADDRESS), OTHER_HPA);
+    sim_free(sim);
+}
+
+/* Taking the pages again may fail at any callback: nothing leaks. */
+Test(enter_memory, callbacks_fail) {
+    for (uint64_t k = 1; k < 12; k++) {
+        struct sim *sim = l2_with_pages();
+        cr_assert_eq(nvmx_memory_changed(sim->vcpu, 0, SIM_RAM_BYTES), NVMX_OK);
+        sim->calls = 0;
+        sim->fail.at = k;
+        enum nvmx_next next = sim_enter(sim, NULL);
+        cr_expect(next == NVMX_STOP ? sim->failed > 0 : next == NVMX_ENTER, "callback %lu", k);
+        sim->fail.at = 0;
+        sim_free(sim);
+    }
+}
