@@ -308,6 +308,65 @@ static const struct expected_exit convert_exits[] = {
     CONVERT_EXIT("end", 4, .then = convert_end),
 };
 
+/* -- mode-based execute control: L2's own U/S bits say which execute permission counts -------------------------------------- */
+
+#define EPT_USER_EXECUTE (1ul << 10)
+enum { FETCH = 4 };
+
+static void execute_setup(struct l2 *l2) {
+    (void)l2;
+    for (uint64_t gpa2 = 0; gpa2 < L2_MEMORY; gpa2 += 4096) {
+        *ept_entry(gpa2, EPT_LEVEL_4K) |= EPT_USER_EXECUTE;
+    }
+    for (uint32_t level = EPT_LEVEL_2M; level <= EPT_LEVEL_512G; level++) {
+        *ept_entry(0, level) |= EPT_USER_EXECUTE;
+    }
+    *l2_u64(L2_DATA) = 0xc3;                    /* ret */
+    *l2_u64(L2_DATA2) = 0xc3;
+    l2_u64(L2_PT)[L2_DATA2 >> 12] &= ~4ul;      /* a supervisor page */
+    *ept_entry(L2_DATA2, EPT_LEVEL_4K) &= ~EPT_EXECUTE;
+    *ept_entry(L2_DATA, EPT_LEVEL_4K) &= ~EPT_USER_EXECUTE;
+    invept(ept_pointer());
+}
+static void allow(uint64_t gpa2, uint64_t right) {
+    *ept_entry(gpa2, EPT_LEVEL_4K) |= right;
+    invept(ept_pointer());
+}
+static void allow_supervisor(struct l2 *l2) {
+    (void)l2;
+    allow(L2_DATA2, EPT_EXECUTE);
+}
+static void allow_user(struct l2 *l2) {
+    (void)l2;
+    allow(L2_DATA, EPT_USER_EXECUTE);
+}
+/* Execution by bit 10 alone, and a leaf with nothing else. */
+static void only_user(struct l2 *l2) {
+    *ept_entry(L2_DATA, EPT_LEVEL_4K) &= ~EPT_ALL;
+    invept(ept_pointer());
+    then_skip(l2);
+}
+
+DEFINE_L2_CODE(execute,
+    "mov $0xb000, %ebx\n call *%rbx\n mov $0x7000, %ebx\n call *%rbx\n" EXIT "vmcall\n call *%rbx\n"
+    EXIT "mov (%rbx), %rax\n");
+
+#define FETCH_EXIT(NAME, RIGHTS, GPA2, THEN)                                                                         \
+    {.name = NAME, .exit = {.reason = REASON_EPT_VIOLATION, .qualification = FETCH | (RIGHTS) | LINEAR | FINAL,        \
+                            .linear = GPA2, .physical = GPA2, .rip = (GPA2) - L2_CODE}, .point = NO_POINT, .then = THEN}
+static const struct expected_exit execute_exits[] = {
+    FETCH_EXIT("supervisor", READABLE | WRITABLE, L2_DATA2, allow_supervisor),
+    FETCH_EXIT("user", READABLE | WRITABLE | EXECUTABLE, L2_DATA, allow_user),
+    VMCALL_EXIT("done", .then = only_user),
+    {.name = "read", .exit = {.reason = REASON_EPT_VIOLATION, .qualification = READ | LINEAR | FINAL, .linear = L2_DATA,
+                              .physical = L2_DATA}},
+};
+
+static void move_and_set_up(struct l2 *l2) {
+    l2_move_code(l2);
+    execute_setup(l2);
+}
+
 /* -- TSC scaling ----------------------------------------------------------------------------------------------------------- */
 
 /* How many ticks a loop takes: against the same loop without scaling, whatever the processor's clock is. */
@@ -483,6 +542,7 @@ static const struct scenario table[] = {
              .setup = strict_shadow_setup),
     SCENARIO("strict.pml", log, .on = {.proc2 = PROC2_PML}, .only_by_name = true, .setup = strict_log_setup),
     SCENARIO("strict.ve", convert, .on = {.proc2 = PROC2_VE}, .only_by_name = true, .setup = strict_convert_setup),
+    SCENARIO("controls.mbec", execute, .on = {.proc2 = PROC2_MBEC}, .ept_vpid = 1, .setup = move_and_set_up),
     SCENARIO("controls.shadow", shadow, .on = {.proc2 = PROC2_VMCS_SHADOWING}, .setup = shadow_setup),
     SCENARIO_BODY("controls.shadow_refused", shadow_refused, shadow_refused_body, .on = {.proc2 = PROC2_VMCS_SHADOWING}),
     SCENARIO_BODY("controls.tsc_scaling", scaling, scaling_body, .on = {.proc = PROC_TSC_OFFSET}),
