@@ -136,10 +136,33 @@ static void handle_vmcall(struct cpu *cpu) {
     }
 }
 
+/* MOV to CR0 refuses the value by its own rules (SDM 2.5, 5.10.1). */
+static bool cr0_faults(uint64_t value) {
+    uint64_t old = vmcs_get(NVMX_VMCS_GUEST_CR0), cr4 = vmcs_get(NVMX_VMCS_GUEST_CR4);
+    bool lme = vmcs_get(NVMX_VMCS_GUEST_EFER) & EFER_LME;
+    bool code64 = vmcs_get(NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS) & CS_LONG;
+
+    if (value >> 32 || (value & (CR0_PG | CR0_PE)) == CR0_PG || (value & (CR0_NW | CR0_CD)) == CR0_NW)
+        return true;
+    if (value & ~old & CR0_PG)
+        return lme && (!(cr4 & CR4_PAE) || code64);
+    return old & ~value & CR0_PG && ((lme && code64) || cr4 & CR4_PCIDE);
+}
+
+/* The same for CR4. */
+static bool cr4_faults(uint64_t value) {
+    uint64_t old = vmcs_get(NVMX_VMCS_GUEST_CR4);
+    bool lma = vmcs_get(NVMX_VMCS_GUEST_EFER) & EFER_LMA;
+
+    if (value & ~rdmsr(MSR_VMX_CR4_FIXED1) || (lma && !(value & CR4_PAE)))
+        return true;
+    return value & ~old & CR4_PCIDE && (!lma || vmcs_get(NVMX_VMCS_GUEST_CR3) & 0xfff);
+}
+
 /*
  * L1 wrote a masked bit of CR0 or CR4 differently from its read shadow. If it may, the shadow follows and the
  * instruction runs again: it then agrees with the shadow, so the processor carries it out, with all its own checks and
- * mode changes, and keeps the real bit.
+ * mode changes, and keeps the real bit. A value that those checks refuse must not get so far: the shadow would keep it.
  */
 static void handle_cr_access(struct cpu *cpu) {
     uint64_t qualification = vmcs_get(NVMX_VMCS_EXIT_QUALIFICATION);
@@ -158,6 +181,10 @@ static void handle_cr_access(struct cpu *cpu) {
     value = gpr == NVMX_RSP ? vmcs_get(NVMX_VMCS_GUEST_RSP) : cpu->regs.gpr[gpr];
     /* Of L2's bits only SMXE is masked for L0's sake. */
     if ((number && value & CR4_SMXE) || (cpu->selected == NVMX_VMCS01 && !nvmx_cr_allowed(cpu->vcpu, number, value))) {
+        inject_gp();
+        return;
+    }
+    if (number ? cr4_faults(value) : cr0_faults(value)) {
         inject_gp();
         return;
     }
