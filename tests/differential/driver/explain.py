@@ -12,6 +12,7 @@ class Fact:
         self.fields = {}
         self.fails = []  # (id, VMfail error, exit reason, qualification)
         self.lines = []
+        self.operations = []  # of a sequence
 
 
 class OracleError:
@@ -21,10 +22,10 @@ class OracleError:
         self.what = what.split()
         self.when = compile(when, name, "eval") if when else None
 
-    def holds(self, fact, direct, nvmx):
+    def holds(self, fact, direct, nvmx, op=None):
         if self.when is None:
             return True
-        names = {"f": lambda encoding: fact.fields.get(encoding, 0), "direct": direct, "nvmx": nvmx, "base": fact.base,
+        names = {"op": op, "f": lambda encoding: fact.fields.get(encoding, 0), "direct": direct, "nvmx": nvmx, "base": fact.base,
                  "fails": lambda row: any(row == other[0] for other in fact.fails)}
         return bool(eval(self.when, names))  # the table is part of the source
 
@@ -35,7 +36,7 @@ def load(path):
         for line in file:
             if line.strip() and not line.startswith("#"):
                 name, kind, what, when, section, text = line.rstrip("\n").split("\t")
-                if kind not in ("rows", "state", "outcome", "order") or not section or not text:
+                if kind not in ("rows", "state", "outcome", "order", "step") or not section or not text:
                     raise ValueError(f"{path}: {name}")
                 errors.append(OracleError(name, kind, what, when))
     return errors
@@ -61,13 +62,15 @@ def parse(text):
             fact.fields[int(words[1], 16)] = int(words[2], 16)
         else:
             fact.lines.append(line)
+            if fact.lines[0].startswith("sequence"):
+                fact.operations.append(words[1:])
             if words[0] == "fails":
                 fact.fails.append((words[1], int(words[2]), int(words[3]), int(words[4])))
     return facts
 
 
 def text(fact, direct, nvmx):
-    lines = fact.lines[:24]
+    lines = fact.lines[:64]
     return "\n".join(lines + [f"  direct: {direct}", f"  nvmx:   {nvmx}"])
 
 
@@ -131,3 +134,18 @@ def by_state(errors, fact, items, direct, nvmx):
             left -= set(error.what)
             first = first or error.name
     return None if left else first
+
+
+def by_step(errors, fact, items):
+    """The first of the oracle's errors that together explain all operations of a sequence that differ, or None."""
+    first = None
+    for item in sorted(items, key=lambda name: int(name[2:], 16)):
+        op = fact.operations[int(item[2:], 16)]
+        direct, nvmx = items[item]
+        if first and op[0] == "error":
+            continue  # the VM-instruction error of the operation before
+        found = [error.name for error in errors if error.kind == "step" and error.holds(fact, direct, nvmx, op)]
+        if not found:
+            return None
+        first = first or found[0]
+    return first

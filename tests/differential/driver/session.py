@@ -150,23 +150,26 @@ class Session:
             name = explain.by_outcome(self.errors, fact, a, b)
             if name:
                 known[name] = known.get(name, 0) + 1
-            elif a and b and a.outcome() == b.outcome() and kind == "vectors":
+            elif a and b and a.outcome() == b.outcome() or a and b and a.kind == b.kind == "S":
                 by_state.append(number)
             else:
                 unknown.append(explain.text(fact, a, b))
-        self.judge_state(by_state, facts, known, unknown, direct, nvmx)
+        self.judge_state(option, by_state, facts, known, unknown, direct, nvmx)
         return known, unknown
 
-    def judge_state(self, numbers, facts, known, unknown, direct, nvmx):
+    def judge_state(self, option, numbers, facts, known, unknown, direct, nvmx):
         """Same outcome, other state: run those again with everything printed."""
         for start in range(0, len(numbers), 400):
             part = numbers[start:start + 400]
             listing = ",".join(f"{n:x}" for n in part)
-            a = self.boot(True, "--only", listing, "--dump")
-            b = self.boot(False, "--only", listing, "--dump")
+            a = self.boot(True, option, listing, "--dump")
+            b = self.boot(False, option, listing, "--dump")
             for number in part:
                 items = explain.dump_difference(a.dumps.get(number, []), b.dumps.get(number, []))
-                name = explain.by_state(self.errors, facts[number], items, direct[number], nvmx[number])
+                if option == "--only":
+                    name = explain.by_state(self.errors, facts[number], items, direct[number], nvmx[number])
+                else:
+                    name = explain.by_step(self.errors, facts[number], items)
                 if name:
                     known[name] = known.get(name, 0) + 1
                 else:

@@ -165,6 +165,11 @@ static void wrong_mode(struct maker *m) {
     op->mode = (uint8_t)(DIFF_MODE_COMPATIBILITY + below(m, 3));
 }
 
+/* Do both CPUs have it? */
+static bool shadowing(const struct maker *m) {
+    return m->w->caps.l1.msr[NVMX_CAP_PROCBASED2] >> 46 & 1;
+}
+
 static void one(struct maker *m) {
     switch (below(m, 24)) {
     case 0:
@@ -196,7 +201,8 @@ static void one(struct maker *m) {
         control_register(m);
         break;
     case 12:
-        add(m, DIFF_OP_REVISION, REGION(5 + below(m, 3)), below(m, 3) ? UINT64_C(1) << below(m, 32) : 0, 0);
+        /* Bit 31 makes a shadow VMCS: what VMPTRLD says to that depends on VMCS shadowing, which nvmx may not offer. */
+        add(m, DIFF_OP_REVISION, REGION(5 + below(m, 3)), below(m, 3) ? UINT64_C(1) << below(m, shadowing(m) ? 32 : 31) : 0, 0);
         add(m, below(m, 4) ? DIFF_OP_VMPTRLD : DIFF_OP_VMXON, REGION(5 + below(m, 3)), 0, 0);
         break;
     case 13:
