@@ -308,6 +308,17 @@ enum nvmx_state_reason nvmx_state_restore(struct nvmx_vcpu *vcpu, const void *bl
 
 /* -- the second step ------------------------------------------------------------------------------------------------------------------------ */
 
+#define EFER_LME (UINT64_C(1) << 8)
+#define EFER_LMA (UINT64_C(1) << 10)
+
+/* SDM 29.3.1.1: LMA, and with paging LME, as L2 runs; the MSR may still be L1's. */
+static uint64_t efer_of_l2(const struct restored *r, uint64_t efer) {
+    bool paging = (r->value[NVMX_F_GUEST_CR0] & STATE_CR0_PG) != 0;
+    uint64_t bits = EFER_LMA | (paging ? EFER_LME : 0);
+
+    return r->ia32e ? efer | bits : efer & ~bits;
+}
+
 /* A value that hardware does not switch here goes into the MSR itself, and one that is not in the blob is there already. */
 static enum nvmx_status complete_gate(struct nvmx_vcpu *vcpu, const struct gate *gate, bool switched) {
     struct restored *r = &vcpu->restored;
@@ -323,6 +334,9 @@ static enum nvmx_status complete_gate(struct nvmx_vcpu *vcpu, const struct gate 
     } else if (!has && switched && gate->msr != 0) {
         status = host_msr_read(vcpu, gate->msr, &r->value[gate->guest]);
         if (status == NVMX_OK) {
+            uint64_t value = r->value[gate->guest];
+
+            r->value[gate->guest] = gate->guest == NVMX_F_GUEST_EFER ? efer_of_l2(r, value) : value;
             nvmx_set_add(&r->has, gate->guest);
         }
     }
