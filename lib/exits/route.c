@@ -173,24 +173,31 @@ static bool l1_bitmap_bit(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t bit) {
     return set;
 }
 
+/* vmcs02 does without a bitmap that had no memory behind it when it was merged, and has now: nvmx_enter looks again. */
+static enum route take_pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    v->pages_merged = false;
+    vcpu->pages_changed = true;
+    return ROUTE_AGAIN;
+}
+
 static enum route let_through(enum nvmx_status status) {
     return status == NVMX_OK ? ROUTE_AGAIN : ROUTE_FAILED;
 }
 
 static enum route route_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool write, bool hardware) {
     uint32_t bit = bitmap_msr_bit((uint32_t)vcpu->regs->gpr[NVMX_RCX], write);
-    /* vmcs02 uses a bitmap, with words that the host lets through: else no merged word helps. */
-    bool in_use = (v->bitmap_bits & PROC_MSR_BITMAPS) != 0 && vcpu->host_msr_bitmap != NULL &&
-                  (vcpu->host_control[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0;
+    bool host_lets_through = (vcpu->host_control[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0 &&
+                             vcpu->host_msr_bitmap != NULL && bit != BITMAP_NONE &&
+                             !bitmap_test(vcpu->host_msr_bitmap, bit);
 
     if ((v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) == 0 || bit == BITMAP_NONE ||
         l1_bitmap_bit(vcpu, v->value[NVMX_F_MSR_BITMAP_ADDRESS], bit)) {
         return ROUTE_L1;
     }
-    if (!hardware || !in_use || bitmap_test(vcpu->host_msr_bitmap, bit)) {
+    if (!hardware || !host_lets_through) {
         return ROUTE_HOST;
     }
-    return let_through(merge_heat_msr(vcpu, v, bit));
+    return (v->bitmap_bits & PROC_MSR_BITMAPS) != 0 ? let_through(merge_heat_msr(vcpu, v, bit)) : take_pages_again(vcpu, v);
 }
 
 /* SDM 28.1.3: any port of the access counts, and wrapping around FFFFH always exits. */
@@ -207,6 +214,11 @@ static bool l1_wants_ports(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint3
 }
 
 static bool host_wants_ports(const struct nvmx_vcpu *vcpu, uint32_t port, uint32_t bytes) {
+    uint64_t primary = vcpu->host_control[NVMX_F_PRIMARY_CONTROLS];
+
+    if ((primary & PROC_IO_BITMAPS) == 0) {
+        return (primary & PROC_UNCONDITIONAL_IO) != 0;
+    }
     for (uint32_t i = port; i < port + bytes; i++) {
         const uint64_t *page = vcpu->host_io_bitmap[(i >> 15) & 1];
         if (page == NULL || bitmap_test(page, i & 0x7fff)) {
@@ -229,8 +241,11 @@ static enum route route_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struc
     if (l1_wants_ports(vcpu, v, port, bytes)) {
         return ROUTE_L1;
     }
-    if (!hardware || !overlaid || (v->bitmap_bits & PROC_IO_BITMAPS) == 0 || host_wants_ports(vcpu, port, bytes)) {
+    if (!hardware || host_wants_ports(vcpu, port, bytes)) {
         return ROUTE_HOST;
+    }
+    if (!overlaid || (v->bitmap_bits & PROC_IO_BITMAPS) == 0) {
+        return take_pages_again(vcpu, v);
     }
     for (uint32_t i = port; i < port + bytes; i++) {
         enum nvmx_status status = merge_heat_io(vcpu, v, i >> 15, i & 0x7fff);
