@@ -105,6 +105,7 @@ struct l1_start;
 void vmcs01_init(struct cpu *cpu, const struct l1_start *start);
 /* L1 entered or left VMX operation (the selected VMCS is vmcs01). */
 void vmcs01_follow_mode(bool in_vmx_operation);
+uint32_t vmcs01_loads_on_entry(void); /* VM-entry controls, as nvmx_vm_config wants to know */
 void vmcs01_shadow_bitmaps(const struct nvmx_vm *vm);
 
 #define PROC2_EPT                (1u << 1)

@@ -159,6 +159,7 @@ enum nvmx_status host_make_vm(struct cpu *cpu, void *memory) {
     read_machine(&vm.machine);
     vm.expose = !options.hide_vmx;
     vm.passes_interrupts = true;
+    vm.loads_on_entry = vmcs01_loads_on_entry();
     /* However L1 fills its ept12, ept02 leaves L0 the pages that it needs itself. */
     vm.ept_page_budget = (uint32_t)(pages_left() / 4 * 3);
     return nvmx_vm_init(memory, nvmx_vm_size(), &callbacks, &vm, &cpu->vm);

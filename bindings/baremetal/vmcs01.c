@@ -21,6 +21,8 @@
 #define ENTRY_LOAD_DEBUG (1u << 2)
 #define ENTRY_LOAD_PAT   (1u << 14)
 #define ENTRY_LOAD_EFER  (1u << 15)
+#define ENTRY_LOAD_UINV  (1u << 19)
+#define ENTRY_LOAD_CET   (1u << 20)
 
 /* Instructions that would give #UD in a guest without these bits, though CPUID offers them. */
 #define PROC2_GIVE      (PROC2_RDTSCP | PROC2_INVPCID | PROC2_XSAVES | PROC2_USER_WAIT_PAUSE | PROC2_PCONFIG)
@@ -40,6 +42,14 @@ static uint32_t secondary_controls(void) {
     return wanted;
 }
 
+/*
+ * CET state and UINV are L1's. L0 has CR4.CET and CR4.UINTR off and does not care what they are, but the library puts L1's values back after an exit of
+ * L2 by way of vmcs01.
+ */
+uint32_t vmcs01_loads_on_entry(void) {
+    return (uint32_t)(rdmsr(MSR_VMX_TRUE_ENTRY_CTLS) >> 32) & (ENTRY_LOAD_UINV | ENTRY_LOAD_CET);
+}
+
 static void put_controls(const struct cpu *cpu) {
     uint32_t primary = PROC_MSR_BITMAPS | PROC_SECONDARY;
 
@@ -56,7 +66,8 @@ static void put_controls(const struct cpu *cpu) {
                                                           EXIT_SAVE_EFER | EXIT_LOAD_EFER,
                                                       "VM-exit"));
     vmcs_put(NVMX_VMCS_VM_ENTRY_CONTROLS,
-             vmx_controls(MSR_VMX_TRUE_ENTRY_CTLS, ENTRY_LOAD_DEBUG | ENTRY_LOAD_PAT | ENTRY_LOAD_EFER, "VM-entry"));
+             vmx_controls(MSR_VMX_TRUE_ENTRY_CTLS,
+                          ENTRY_LOAD_DEBUG | ENTRY_LOAD_PAT | ENTRY_LOAD_EFER | vmcs01_loads_on_entry(), "VM-entry"));
     vmcs_put(NVMX_VMCS_EXCEPTION_BITMAP, 0);
     vmcs_put(NVMX_VMCS_PAGE_FAULT_ERROR_CODE_MASK, 0);
     vmcs_put(NVMX_VMCS_PAGE_FAULT_ERROR_CODE_MATCH, 0);
@@ -116,6 +127,13 @@ static void put_guest_state(struct cpu *cpu, const struct l1_start *start) {
     vmcs_put(NVMX_VMCS_GUEST_DEBUGCTL, 0);
     vmcs_put(NVMX_VMCS_GUEST_PAT, rdmsr(MSR_PAT));
     vmcs_put(NVMX_VMCS_GUEST_EFER, 0);
+    if (vmcs01_loads_on_entry() & ENTRY_LOAD_UINV)
+        vmcs_put(NVMX_VMCS_GUEST_UINV, 0);
+    if (vmcs01_loads_on_entry() & ENTRY_LOAD_CET) {
+        vmcs_put(NVMX_VMCS_GUEST_S_CET, 0);
+        vmcs_put(NVMX_VMCS_GUEST_SSP, 0);
+        vmcs_put(NVMX_VMCS_GUEST_INTERRUPT_SSP_TABLE_ADDR, 0);
+    }
     vmcs_put(NVMX_VMCS_GUEST_SYSENTER_CS, 0);
     vmcs_put(NVMX_VMCS_GUEST_SYSENTER_ESP, 0);
     vmcs_put(NVMX_VMCS_GUEST_SYSENTER_EIP, 0);
