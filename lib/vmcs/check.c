@@ -84,10 +84,17 @@ static void context_init(struct check_context *c, const struct nvmx_check_input 
     registers_init(c);
 }
 
+/* A row's condition and rule. The mutation run (tests/mutation) puts its own in their place to see whether a test notices. */
+#ifndef CHECK_APPLIES
+#define CHECK_APPLIES(row, when) (when)
+#define CHECK_HOLDS(row, ok) (ok)
+#endif
+
 /* The first failing row among those that concern `groups`, or NVMX_CHECK_COUNT. */
 static unsigned int first_failure(const struct check_context *c, uint32_t groups) {
 #define CHECK(section, number, text, needs, vm_fail, exit_reason, qualification, applies, rule, when, ok)                        \
-    if ((groups & (needs)) && (when) && !(ok))                                                                                   \
+    if ((groups & (needs)) && CHECK_APPLIES(NVMX_C_##section##_##number, when) &&                                                \
+        !CHECK_HOLDS(NVMX_C_##section##_##number, ok))                                                                           \
         return NVMX_C_##section##_##number;
 #define CHECK_ELSEWHERE(...)
 #include <nvmx/entry_checks.def>
@@ -100,7 +107,7 @@ static bool row_passes(const struct check_context *c, unsigned int row) {
     switch (row) {
 #define CHECK(section, number, text, needs, vm_fail, exit_reason, qualification, applies, rule, when, ok)                        \
     case NVMX_C_##section##_##number:                                                                                            \
-        return !(when) || (ok);
+        return !CHECK_APPLIES(NVMX_C_##section##_##number, when) || CHECK_HOLDS(NVMX_C_##section##_##number, ok);
 #define CHECK_ELSEWHERE(...)
 #include <nvmx/entry_checks.def>
 #undef CHECK
