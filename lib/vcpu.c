@@ -112,6 +112,10 @@ static enum nvmx_status vm_caps(struct nvmx_vm *vm, const struct nvmx_vm_config 
     host_limits(vm, config, &mask);
     enum nvmx_status status = nvmx_caps_for_l1(&config->machine, &mask, &vm->caps);
     vm->caps.msr[NVMX_CAP_BASIC] = (vm->caps.msr[NVMX_CAP_BASIC] & ~UINT64_C(0x7fffffff)) | vm->layout.revision;
+    if (status == NVMX_OK && config->exact != NULL) {
+        status = nvmx_caps_check_subset(config->exact, &vm->caps, NULL);
+        vm->caps = *config->exact;
+    }
     field_sets(vm);
     shadow_fields(vm);
     return status;

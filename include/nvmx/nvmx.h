@@ -41,6 +41,7 @@ struct nvmx_vm_config {
     void *ctx;                   /* for the VM's callbacks */
     struct nvmx_caps machine;    /* the real CPU */
     const struct nvmx_caps *mask; /* most that the host grants L1, or NULL; read during the call only */
+    const struct nvmx_caps *exact; /* what L1 saw where it comes from, or NULL; it sees just that, if machine and mask allow it */
     const struct nvmx_vmcs12_layout *layout; /* or NULL; must outlive the VM */
     bool expose;                 /* false: L1 sees a CPU without VMX in every way */
     /*
@@ -115,7 +116,8 @@ NVMX_API size_t nvmx_vcpu_size(void);
 
 /*
  * Make a VM. `host` must outlive it. NVMX_E_SIZE: memory too small or an unknown size member; NVMX_E_INVALID: a mandatory callback is
- * missing or a value is out of range; NVMX_E_UNSUPPORTED: the machine has no VMX and expose is set.
+ * missing or a value is out of range; NVMX_E_UNSUPPORTED: the machine has no VMX and expose is set; NVMX_E_DENIED: config->exact is
+ * no valid subset of what can be offered here (nvmx_caps_check_subset says where).
  */
 NVMX_API enum nvmx_status nvmx_vm_init(void *memory, size_t bytes, const struct nvmx_host *host,
                                        const struct nvmx_vm_config *config, struct nvmx_vm **out);

@@ -80,6 +80,29 @@ Test(life_cycle, vm_on_a_machine_without_vmx_is_unsupported) {
     cr_expect_eq(try_vm(&host, sizeof(struct nvmx_vm_config), nvmx_vm_size(), false), NVMX_E_UNSUPPORTED);
 }
 
+/* What L1 saw elsewhere it sees here, or the VM is refused. */
+Test(life_cycle, exact_capabilities_are_a_subset_or_refused) {
+    static _Alignas(16) uint8_t memory[1 << 20];
+    struct nvmx_host host = complete_host();
+    struct nvmx_vm_config config = {.size = sizeof(config), .expose = true};
+    struct nvmx_caps exact;
+    struct nvmx_vm *vm = NULL;
+    const uint64_t wbinvd_exiting = UINT64_C(1) << 38;
+
+    sim_machine(&config.machine);
+    cr_assert_eq(nvmx_vm_init(memory, sizeof(memory), &host, &config, &vm), NVMX_OK);
+    exact = *nvmx_l1_caps(vm);
+    nvmx_vm_destroy(vm);
+    cr_assert_neq(exact.msr[NVMX_CAP_PROCBASED2] & wbinvd_exiting, 0);
+    exact.msr[NVMX_CAP_PROCBASED2] &= ~wbinvd_exiting;
+    config.exact = &exact;
+    cr_assert_eq(nvmx_vm_init(memory, sizeof(memory), &host, &config, &vm), NVMX_OK);
+    cr_expect_eq(memcmp(nvmx_l1_caps(vm), &exact, sizeof(exact)), 0);
+    nvmx_vm_destroy(vm);
+    exact.msr[NVMX_CAP_PROCBASED2] |= UINT64_C(1) << 51; /* conceal VMX from PT: never offered */
+    cr_expect_eq(nvmx_vm_init(memory, sizeof(memory), &host, &config, &vm), NVMX_E_DENIED);
+}
+
 Test(life_cycle, an_older_host_works_with_its_smaller_struct) {
     struct nvmx_host host = complete_host();
     host.size = offsetof(struct nvmx_host, ack_interrupt);
