@@ -52,7 +52,8 @@ struct fuzz_machine {
     struct sim_vmcs vmcs01;                /* as it was at first */
     struct sim_msr msr[SIM_MSRS];
     uint32_t msrs;
-    uint8_t host_bitmap[3][NVMX_PAGE_SIZE];
+    uint8_t host_bitmap[3][NVMX_PAGE_SIZE]; /* MSRs, ports */
+    bool bitmaps_changed;
     uint8_t low_memory[0x14000];           /* L1's memory up to the end of ept12 */
     uint64_t field[NVMX_FIELD_COUNT];      /* a vmcs12 that passes all checks, every pointer in it a page of L1 */
     uint32_t pages_used;                   /* by page_alloc, outside VMX operation */

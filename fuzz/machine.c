@@ -158,12 +158,15 @@ static void start_over(struct fuzz_machine *m) {
     nvmx_vcpu_reset(sim->vcpu);
     FUZZ_HOLD(sim->mapped == 0, "%llu pages of L1 are mapped after a reset", (unsigned long long)sim->mapped);
     sim->vmcs[NVMX_VMCS01] = m->vmcs01;
-    memcpy(sim->host_msr_bitmap, m->host_bitmap[0], NVMX_PAGE_SIZE);
-    memcpy(sim->host_io_bitmap[0], m->host_bitmap[1], NVMX_PAGE_SIZE);
-    memcpy(sim->host_io_bitmap[1], m->host_bitmap[2], NVMX_PAGE_SIZE);
+    if (m->bitmaps_changed) {
+        memcpy(sim->host_msr_bitmap, m->host_bitmap[0], NVMX_PAGE_SIZE);
+        memcpy(sim->host_io_bitmap[0], m->host_bitmap[1], NVMX_PAGE_SIZE);
+        memcpy(sim->host_io_bitmap[1], m->host_bitmap[2], NVMX_PAGE_SIZE);
+        m->bitmaps_changed = false;
+    }
     nvmx_vmcs01_changed(sim->vcpu);
-    /* Pages 0 to 3 are L1's page tables. */
-    memcpy(sim->ram + SIM_L1_OPERAND, m->low_memory + SIM_L1_OPERAND, sizeof(m->low_memory) - SIM_L1_OPERAND);
+    /* Pages below are L1's page tables, operands and VMCS regions. */
+    memcpy(sim->ram + SIM_L1_MSR_BITMAP, m->low_memory + SIM_L1_MSR_BITMAP, sizeof(m->low_memory) - SIM_L1_MSR_BITMAP);
     memcpy(sim->msr, m->msr, sizeof(m->msr));
     sim->msrs = m->msrs;
     memset(&sim->regs, 0, sizeof(sim->regs));
@@ -223,6 +226,7 @@ void fuzz_host_controls(struct fuzz_machine *m, struct fuzz_input *in) {
         uint16_t at = fuzz_u16(in);
         uint8_t *page[] = {sim->host_msr_bitmap, sim->host_io_bitmap[0], sim->host_io_bitmap[1], sim->ram + SIM_L1_IO_BITMAP_A,
                            sim->ram + SIM_L1_MSR_BITMAP};
+        m->bitmaps_changed = true;
         page[at % 5][at / 5 % NVMX_PAGE_SIZE] ^= (uint8_t)(fuzz_u8(in) | 1);
     }
     fuzz_log("host: pin %#llx primary %#llx secondary %#llx exceptions %#llx",
@@ -292,7 +296,8 @@ unsigned int fuzz_change_vmcs12(const struct fuzz_machine *m, struct fuzz_input 
         bool insist = (how & 0x81) == 0x81;
         if (how & 1 && how & 2)
             value ^= before;
-        if (!nvmx_set_has(&exists, slot))
+        /* By the host RIP the simulated host tells a failed entry from others. */
+        if (!nvmx_set_has(&exists, slot) || slot == NVMX_F_HOST_RIP)
             continue;
         field[slot] = value & nvmx_field_mask(slot);
         if (insist)

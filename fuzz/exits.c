@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Exits of L2: any reason with any information, under any controls of L1 and of the host.
+ *
+ * Held: who gets it is what the SDM says, transcribed below rule by rule from chapter 28 (not from include/nvmx/exits.def); what L1 asked for goes to
+ * L1, what neither asked for does not reach L1; nvmx_l1_intercepts says the same; L1 finds the exit's information in its vmcs12.
+ *
+ * Input: profile, host's controls, exit, changes of vmcs12.
+ */
+#include <string.h>
+
+#include "fuzz.h"
+
+#define U(value) ((unsigned long long)(value))
+#define BIT(value, n) (((value) >> (n)) & 1)
+#define RDX 2
+
+/* L2 as it is when it exits. */
+struct l2 {
+    const struct fuzz_machine *m;
+    const uint64_t *f;
+    struct nvmx_l2_exit_info exit;
+    uint64_t pin, primary, secondary;
+    bool host_owns_interrupts, host_owns_nmis;
+};
+
+/* YES: L1's. NO: not L1's. ANY: depends on what is not modelled here (ept12, emulation by the library). */
+enum wants { NO = 0, YES, ANY };
+
+static enum wants yes_if(bool condition) {
+    return condition ? YES : NO;
+}
+
+/* -- SDM 28.1.3 and 28.2, an exit reason each -------------------------------------------------------------------------------------------- */
+
+static enum wants exception(const struct l2 *s) {
+    uint32_t info = s->exit.interruption_info, vector = info & 0xff;
+    if ((info >> 8 & 7) == 2) /* NMI */
+        return s->host_owns_nmis ? NO : yes_if(BIT(s->pin, 3));
+    if (vector == 18 && BIT(s->m->sim->vmcs[NVMX_VMCS01].value[NVMX_F_EXCEPTION_BITMAP], 18))
+        return NO; /* the host's to survive */
+    bool wanted = BIT(s->f[NVMX_F_EXCEPTION_BITMAP], vector & 31);
+    if (vector == 14) {
+        uint64_t code = s->exit.interruption_error_code & s->f[NVMX_F_PAGE_FAULT_ERROR_CODE_MASK];
+        if (code != s->f[NVMX_F_PAGE_FAULT_ERROR_CODE_MATCH])
+            wanted = !wanted;
+    }
+    return yes_if(wanted);
+}
+
+static uint64_t moved_value(const struct l2 *s) {
+    unsigned int number = s->exit.qualification >> 8 & 15;
+    uint64_t value = number == NVMX_RSP ? s->f[NVMX_F_GUEST_RSP] : s->m->sim->regs.gpr[number];
+    bool mode64 = BIT(s->f[NVMX_F_VM_ENTRY_CONTROLS], 9) && BIT(s->f[NVMX_F_GUEST_CS_ACCESS_RIGHTS], 13);
+    return mode64 ? value : (uint32_t)value;
+}
+
+static bool differs(const struct l2 *s, enum nvmx_field mask, enum nvmx_field shadow, uint64_t value) {
+    return ((value ^ s->f[shadow]) & s->f[mask]) != 0;
+}
+
+static bool is_cr3_target(const struct l2 *s, uint64_t value) {
+    bool found = false;
+    for (unsigned int i = 0; i < s->f[NVMX_F_CR3_TARGET_COUNT] && i < 4; i++)
+        found = found || s->f[NVMX_F_CR3_TARGET_VALUE_0 + i] == value;
+    return found;
+}
+
+static enum wants control_register(const struct l2 *s) {
+    uint64_t q = s->exit.qualification, mask = s->f[NVMX_F_CR0_GUEST_HOST_MASK], shadow = s->f[NVMX_F_CR0_READ_SHADOW];
+    unsigned int cr = q & 15, kind = q >> 4 & 3;
+    if (kind == 0 && cr == 0)
+        return yes_if(differs(s, NVMX_F_CR0_GUEST_HOST_MASK, NVMX_F_CR0_READ_SHADOW, moved_value(s)));
+    if (kind == 0 && cr == 4)
+        return yes_if(differs(s, NVMX_F_CR4_GUEST_HOST_MASK, NVMX_F_CR4_READ_SHADOW, moved_value(s)));
+    if (kind == 0 && cr == 3)
+        return yes_if(BIT(s->primary, 15) && !is_cr3_target(s, moved_value(s)));
+    if (kind == 0 && cr == 8)
+        return yes_if(BIT(s->primary, 19));
+    if (kind == 1 && cr == 3)
+        return yes_if(BIT(s->primary, 16));
+    if (kind == 1 && cr == 8)
+        return yes_if(BIT(s->primary, 20));
+    if (kind == 2) /* CLTS */
+        return yes_if(BIT(mask, 3) && BIT(shadow, 3));
+    if (kind == 3) { /* LMSW: bit 0 only if it would be set; bits 3:1 if they differ */
+        uint64_t source = q >> 16 & 0xffff;
+        bool pe = BIT(mask, 0) && BIT(source, 0) && !BIT(shadow, 0);
+        return yes_if(pe || ((source ^ shadow) & mask & 0xe) != 0);
+    }
+    return NO; /* no such access */
+}
+
+static bool page_bit(const struct l2 *s, uint64_t gpa1, uint32_t bit) {
+    return gpa1 >= SIM_RAM_BYTES || BIT(s->m->sim->ram[gpa1 + bit / 8], bit % 8);
+}
+
+static enum wants io(const struct l2 *s) {
+    uint32_t port = (uint32_t)(s->exit.qualification >> 16 & 0xffff), bytes = (uint32_t)(s->exit.qualification & 7) + 1;
+    if (!BIT(s->primary, 25))
+        return yes_if(BIT(s->primary, 24));
+    if (port + bytes > 0x10000)
+        return YES;
+    bool wanted = false;
+    for (uint32_t p = port; p < port + bytes; p++)
+        wanted = wanted || page_bit(s, s->f[p < 0x8000 ? NVMX_F_IO_BITMAP_A_ADDRESS : NVMX_F_IO_BITMAP_B_ADDRESS], p & 0x7fff);
+    return yes_if(wanted);
+}
+
+static enum wants msr(const struct l2 *s, bool write) {
+    uint32_t index = (uint32_t)s->m->sim->regs.gpr[NVMX_RCX];
+    bool low = index <= 0x1fff, high = index >= 0xc0000000 && index <= 0xc0001fff;
+    if (!BIT(s->primary, 28) || (!low && !high))
+        return YES;
+    return yes_if(page_bit(s, s->f[NVMX_F_MSR_BITMAP_ADDRESS], (write ? 2048 * 8 : 0) + (high ? 1024 * 8 : 0) + (index & 0x1fff)));
+}
+
+static enum wants xsaves(const struct l2 *s) {
+    uint64_t asked = s->m->sim->regs.gpr[RDX] << 32 | (uint32_t)s->m->sim->regs.gpr[NVMX_RAX];
+    if (!BIT(s->secondary, 20) || (asked & s->f[NVMX_F_XSS_EXITING_BITMAP]) == 0)
+        return NO;
+    return ANY; /* depends on IA32_XSS */
+}
+
+static enum wants encls(const struct l2 *s) {
+    uint32_t leaf = (uint32_t)s->m->sim->regs.gpr[NVMX_RAX];
+    return yes_if(BIT(s->secondary, 15) && BIT(s->f[NVMX_F_ENCLS_EXITING_BITMAP], leaf < 63 ? leaf : 63));
+}
+
+/* Without VMCS shadowing all VMREADs exit; with it, those the bitmap names, or with an encoding too large for it. */
+static enum wants vmread(const struct l2 *s) {
+    return BIT(s->secondary, 14) ? ANY : YES;
+}
+
+static enum wants monitor_trap(const struct l2 *s) {
+    uint64_t event = s->f[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
+    return yes_if(BIT(s->primary, 27) || (BIT(event, 31) && (event >> 8 & 7) == 7));
+}
+
+static enum wants l1_wants(const struct l2 *s) {
+    switch (s->exit.reason) {
+    case 0:
+        return exception(s);
+    case 1:
+        return s->host_owns_interrupts ? NO : yes_if(BIT(s->pin, 0));
+    case 2: case 4: case 9: case 10: case 11: case 13: case 18: case 19: case 20: case 21: case 22: case 24: case 26: case 27:
+    case 50: case 53: case 55: case 76: case 77:
+        return YES;
+    case 7:
+        return yes_if(BIT(s->primary, 2));
+    case 8:
+        return yes_if(BIT(s->primary, 22));
+    case 12:
+        return yes_if(BIT(s->primary, 7));
+    case 14: case 58: /* INVLPG; INVPCID */
+        return yes_if(BIT(s->primary, 9));
+    case 15:
+        return yes_if(BIT(s->primary, 11));
+    case 16: case 51: case 67: case 68: /* RDTSC, RDTSCP, UMWAIT, TPAUSE */
+        return yes_if(BIT(s->primary, 12));
+    case 23: case 25:
+        return vmread(s);
+    case 28:
+        return control_register(s);
+    case 29:
+        return yes_if(BIT(s->primary, 23));
+    case 30:
+        return io(s);
+    case 31: case 32:
+        return msr(s, s->exit.reason == 32);
+    case 36:
+        return yes_if(BIT(s->primary, 10));
+    case 37:
+        return monitor_trap(s);
+    case 39:
+        return yes_if(BIT(s->primary, 29));
+    case 40:
+        return yes_if(BIT(s->primary, 30) || BIT(s->secondary, 10));
+    case 43:
+        return yes_if(BIT(s->primary, 21));
+    case 44:
+        return yes_if(BIT(s->secondary, 0));
+    case 45:
+        return yes_if(BIT(s->secondary, 9));
+    case 46: case 47:
+        return yes_if(BIT(s->secondary, 2));
+    case 33: case 34: /* with bit 31 only */
+        return ANY;
+    case 48: case 49: /* by a walk of ept12: its own harness */
+        return BIT(s->secondary, 1) ? ANY : NO;
+    case 52:
+        return yes_if(BIT(s->pin, 6));
+    case 54:
+        return yes_if(BIT(s->secondary, 6));
+    case 56:
+        return yes_if(BIT(s->secondary, 8) || BIT(s->secondary, 9));
+    case 57:
+        return yes_if(BIT(s->secondary, 11));
+    case 59: /* the library carries out EPTP switching */
+        return ANY;
+    case 60:
+        return encls(s);
+    case 61:
+        return yes_if(BIT(s->secondary, 16));
+    case 62:
+        return yes_if(BIT(s->secondary, 17));
+    case 63: case 64:
+        return xsaves(s);
+    case 65:
+        return yes_if(BIT(s->secondary, 27));
+    default: /* unknown, or of controls that L1 is not offered */
+        return NO;
+    }
+}
+
+/* -- running it ------------------------------------------------------------------------------------------------------------------------------------ */
+
+static void read_exit(struct fuzz_input *in, struct sim *sim, struct nvmx_l2_exit_info *exit) {
+    uint8_t kinds;
+    exit->reason = fuzz_u8(in);
+    if (exit->reason >= 100)
+        exit->reason = exit->reason < 200 ? exit->reason % 66 : 33u + fuzz_u16(in) % 0x7fdfu;
+    kinds = fuzz_u8(in);
+    exit->qualification = kinds & 1 ? fuzz_value(in) : fuzz_u16(in);
+    if (kinds & 2)
+        exit->qualification |= (uint64_t)fuzz_u16(in) << 16;
+    if (kinds & 4)
+        exit->interruption_info = 0x80000000u | fuzz_u16(in);
+    if (kinds & 8)
+        exit->interruption_error_code = fuzz_u8(in);
+    if (kinds & 16) {
+        exit->idt_vectoring_info = 0x80000000u | (fuzz_u16(in) & 0xfffu);
+        exit->idt_vectoring_error_code = fuzz_u8(in);
+    }
+    exit->instruction_length = fuzz_u8(in) & 15;
+    if (kinds & 32) {
+        exit->guest_physical_address = fuzz_value(in);
+        exit->guest_linear_address = fuzz_value(in);
+        exit->instruction_info = fuzz_u32(in);
+    }
+    for (unsigned int i = 0; i < (kinds & 64 ? 16u : 3u); i++)
+        sim->regs.gpr[i] = kinds & 128 ? fuzz_value(in) : fuzz_u8(in);
+}
+
+static uint64_t read_field(struct sim *sim, uint32_t encoding) {
+    uint64_t value = 0;
+    FUZZ_HOLD(sim_vmread(sim, encoding, &value) == SIM_SUCCEED, "VMREAD of %#x", encoding);
+    return value;
+}
+
+/* L1 has the exit: its information is what the exit said. */
+static void check_information(const struct l2 *s) {
+    struct sim *sim = s->m->sim;
+    uint32_t reason = (uint32_t)read_field(sim, NVMX_VMCS_EXIT_REASON);
+    if (s->exit.reason == 48 || s->exit.reason == 49 || s->exit.reason == 59 || s->exit.reason == 23 || s->exit.reason == 25)
+        return; /* corrected by the walk, or found to be another */
+    FUZZ_HOLD(reason == s->exit.reason, "exit %u became %#x", s->exit.reason, reason);
+    uint64_t qualification = read_field(sim, NVMX_VMCS_EXIT_QUALIFICATION);
+    FUZZ_HOLD(qualification == s->exit.qualification || qualification == 0, "qualification %#llx became %#llx", U(s->exit.qualification),
+              U(qualification));
+    if (reason == 28 || reason == 30 || reason == 29)
+        FUZZ_HOLD(qualification == s->exit.qualification, "qualification %#llx is lost", U(s->exit.qualification));
+    if (reason == 0)
+        FUZZ_HOLD(read_field(sim, NVMX_VMCS_VM_EXIT_INTERRUPTION_INFO) == s->exit.interruption_info, "interruption information");
+    if (reason == 10)
+        FUZZ_HOLD(read_field(sim, NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH) == s->exit.instruction_length, "instruction length");
+    FUZZ_HOLD(BIT(read_field(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO), 31) == 0, "the event to inject stays valid after an exit");
+}
+
+static void check_exit(struct l2 *s) {
+    static const char *const said[] = {"is not L1's", "is L1's", "is anybody's"};
+    struct sim *sim = s->m->sim;
+    enum wants wants = l1_wants(s);
+    bool handled_events = s->exit.reason == 0 || s->exit.reason == 1;
+    fuzz_log("exit %u qualification %#llx interruption %#x: %s", s->exit.reason, U(s->exit.qualification), s->exit.interruption_info,
+             said[wants]);
+    bool asked = nvmx_l1_intercepts(sim->vcpu, &s->exit);
+    FUZZ_HOLD(wants == ANY || handled_events || asked == (wants == YES), "exit %u %s, nvmx_l1_intercepts says %d", s->exit.reason,
+              said[wants], asked);
+    uint32_t which = sim->selected;
+    enum nvmx_next next = sim_exit_info(sim, &s->exit);
+    bool l1_has_it = nvmx_mode(sim->vcpu) == NVMX_MODE_ROOT;
+    /* A misconfiguration where ept02 holds what it should: no processor says that, and nothing can be done. */
+    if (next == NVMX_STOP && s->exit.reason == 49)
+        return;
+    if (next == NVMX_STOP) {
+        FUZZ_HOLD(wants != NO && nvmx_stop_reason(sim->vcpu) == NVMX_STOP_VMX_ABORT, "exit %u stops the vCPU, reason %d: %s; %u pages used",
+                  s->exit.reason, (int)nvmx_stop_reason(sim->vcpu), nvmx_status_text(nvmx_stop_status(sim->vcpu)), sim->pages_used);
+        return;
+    }
+    FUZZ_HOLD(wants == ANY || l1_has_it == (wants == YES), "exit %u %s, but went to %s", s->exit.reason, said[wants],
+              l1_has_it ? "L1" : next == NVMX_HOST ? "the host" : "L2");
+    FUZZ_HOLD(!l1_has_it || next == NVMX_ENTER, "L1 has exit %u, and the host is to handle it", s->exit.reason);
+    if (!l1_has_it) {
+        FUZZ_HOLD(sim->selected == which, "exit %u is not L1's and another VMCS is selected", s->exit.reason);
+        /* Let through by the library: only where the host does not want it, which the merged bitmaps now say. */
+        if (next == NVMX_ENTER && (s->exit.reason >= 30 && s->exit.reason <= 32))
+            fuzz_check_vmcs02(s->m, s->f);
+    } else if (BIT(sim_get(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS), 9)) {
+        check_information(s);
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    struct fuzz_input in = {data, size};
+    struct fuzz_machine *m = fuzz_machine(fuzz_u8(&in));
+    uint64_t field[NVMX_FIELD_COUNT];
+    if (!m)
+        return 0;
+    struct l2 s = {.m = m, .f = field};
+    fuzz_host_controls(m, &in);
+    read_exit(&in, m->sim, &s.exit);
+    memcpy(field, m->field, sizeof(field));
+    struct nvmx_check_input check = {.field = field, .caps = nvmx_l1_caps(m->sim->vm), .current_vmcs = SIM_L1_VMCS_A,
+                                     .vmxon_pointer = SIM_L1_VMXON, .l1_long_mode = true};
+    fuzz_change_vmcs12(m, &in, &check, field, 40);
+    struct nvmx_regs regs = m->sim->regs;
+    fuzz_load_vmcs12(m, field);
+    if (sim_vmlaunch(m->sim) != SIM_L2)
+        return 0;
+    m->sim->regs = regs;
+    const uint64_t *host = m->sim->vmcs[NVMX_VMCS01].value;
+    s.pin = field[NVMX_F_PIN_BASED_CONTROLS];
+    s.primary = field[NVMX_F_PRIMARY_CONTROLS];
+    s.secondary = BIT(s.primary, 31) ? field[NVMX_F_SECONDARY_CONTROLS] : 0;
+    s.host_owns_interrupts = BIT(host[NVMX_F_PIN_BASED_CONTROLS], 0);
+    s.host_owns_nmis = BIT(host[NVMX_F_PIN_BASED_CONTROLS], 3);
+    check_exit(&s);
+    return 0;
+}
