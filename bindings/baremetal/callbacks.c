@@ -87,17 +87,18 @@ static enum nvmx_status vmcs_reset(void *ctx, uint32_t which) {
 
 /*
  * The loops that every exit goes through several times: four fields at a time, and from the end, so that little is spent but the
- * VMREADs and VMWRITEs themselves.
+ * VMREADs and VMWRITEs themselves. Their operands are registers: if L0 is itself a guest, they exit, and an operand in memory
+ * costs its host a walk of L0's page tables.
  */
 static enum nvmx_status vmcs_read(void *ctx, uint32_t count, const uint32_t *encoding, uint64_t *value) {
     callback_calls[CALLBACK_VMCS_READ]++;
     (void)ctx;
     for (; count >= 4; count -= 4, encoding += 4, value += 4)
-        if (!vmread_to(encoding[0], &value[0]) || !vmread_to(encoding[1], &value[1]) ||
-            !vmread_to(encoding[2], &value[2]) || !vmread_to(encoding[3], &value[3]))
+        if (!vmread_safe(encoding[0], &value[0]) || !vmread_safe(encoding[1], &value[1]) ||
+            !vmread_safe(encoding[2], &value[2]) || !vmread_safe(encoding[3], &value[3]))
             return NVMX_E_UNSUPPORTED;
     while (count-- != 0)
-        if (!vmread_to(encoding[count], &value[count]))
+        if (!vmread_safe(encoding[count], &value[count]))
             return NVMX_E_UNSUPPORTED;
     return NVMX_OK;
 }
@@ -106,11 +107,11 @@ static enum nvmx_status vmcs_write(void *ctx, uint32_t count, const uint32_t *en
     callback_calls[CALLBACK_VMCS_WRITE]++;
     (void)ctx;
     for (; count >= 4; count -= 4, encoding += 4, value += 4)
-        if (!vmwrite_from(encoding[0], &value[0]) || !vmwrite_from(encoding[1], &value[1]) ||
-            !vmwrite_from(encoding[2], &value[2]) || !vmwrite_from(encoding[3], &value[3]))
+        if (!vmwrite_safe(encoding[0], value[0]) || !vmwrite_safe(encoding[1], value[1]) ||
+            !vmwrite_safe(encoding[2], value[2]) || !vmwrite_safe(encoding[3], value[3]))
             return NVMX_E_UNSUPPORTED;
     while (count-- != 0)
-        if (!vmwrite_from(encoding[count], &value[count]))
+        if (!vmwrite_safe(encoding[count], value[count]))
             return NVMX_E_UNSUPPORTED;
     return NVMX_OK;
 }

@@ -233,19 +233,6 @@ static inline bool vmwrite_safe(uint64_t encoding, uint64_t value) {
     return ok;
 }
 
-/* With the value in memory: an instruction less. */
-static inline bool vmread_to(uint64_t encoding, uint64_t *value) {
-    bool ok;
-    __asm__ volatile("vmread %2, %1" : "=@cca"(ok), "=m"(*value) : "r"(encoding));
-    return ok;
-}
-
-static inline bool vmwrite_from(uint64_t encoding, const uint64_t *value) {
-    bool ok;
-    __asm__ volatile("vmwrite %2, %1" : "=@cca"(ok) : "r"(encoding), "m"(*value));
-    return ok;
-}
-
 struct invalidation {
     uint64_t first; /* INVEPT: the EPTP; INVVPID: the VPID */
     uint64_t linear;
