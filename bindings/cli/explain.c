@@ -80,7 +80,8 @@ static int parse(struct options *o, int argc, char **argv) {
 }
 
 /* The capabilities to judge by: chosen, or the dump's, or permissive. */
-static int choose(const struct options *o, const struct dump *dump, struct capset *caps, bool *assumed) {
+static int choose(const struct options *o, const struct dump *dump, const char *name, struct capset *caps,
+                  bool *assumed) {
     enum nvmx_status status = NVMX_OK;
 
     *assumed = false;
@@ -95,14 +96,15 @@ static int choose(const struct options *o, const struct dump *dump, struct capse
         status = nvmx_caps_for_l1(&caps->caps, NULL, &caps->caps);
     if (status == NVMX_OK)
         return CLI_OK;
-    fprintf(stderr, "nvmx: %s: nvmx can offer L1 nothing: %s\n", caps->name, nvmx_status_text(status));
+    fprintf(stderr, "nvmx: %s:%zu: nvmx can offer L1 nothing with these capabilities (%s): %s\n", tame(name),
+            dump->first_line, caps->name, "they force a control to 1 that it can't emulate");
     return CLI_USAGE;
 }
 
 static int explain_one(const struct options *o, struct dump *dump, const char *name, struct json *json) {
     struct capset caps;
     struct explanation e = {.file = name, .dump = dump, .caps = &caps, .for_l1 = o->for_l1, .verbose = o->verbose};
-    int status = choose(o, dump, &caps, &e.assumed);
+    int status = choose(o, dump, name, &caps, &e.assumed);
 
     if (status != CLI_OK)
         return status;
