@@ -44,12 +44,14 @@ class Module:
         return [os.path.basename(self.path)] + self.arguments
 
 
-def load_commands(kind, image, arguments, modules, l0, l0_words):
+def load_commands(kind, image, arguments, modules, l0, l0_words, levels=1):
     """The GRUB commands that load everything; the caller adds `boot`."""
     name = os.path.basename(image)
     loaded = [command("module", f"/mod{n}", *module.words()) for n, module in enumerate(modules, 1)]
     if l0:
-        return [command("multiboot", "/nvmx", "nvmx", *l0_words), command("module", "/image", name, *arguments)] + loaded
+        # Each nvmx takes its first module as its L1 and hands on the others.
+        chain = [command("multiboot", "/nvmx", "nvmx", *l0_words)] + [command("module", "/nvmx", "nvmx")] * (levels - 1)
+        return chain + [command("module", "/image", name, *arguments)] + loaded
     if kind != LINUX:
         return [command("multiboot", "/image", name, *arguments)] + loaded
     if len(modules) > 1:
