@@ -95,15 +95,10 @@ static uint64_t entry_controls_after(const struct nvmx_vm *vm, uint64_t before, 
 }
 
 /* Take values that were read from vmcs02. */
-static void take(const struct nvmx_vm *vm, struct vmcs12 *v, uint32_t count, const uint8_t *slots,
-                 const uint64_t *hardware) {
-    uint64_t entry_controls = v->value[NVMX_F_VM_ENTRY_CONTROLS];
-
+static void take(struct vmcs12 *v, uint32_t count, const uint8_t *slots, const uint64_t *hardware) {
     for (uint32_t i = 0; i < count; i++) {
         v->value[slots[i]] = v->image[slots[i]] = hardware[i];
     }
-    v->value[NVMX_F_VM_ENTRY_CONTROLS] =
-        entry_controls_after(vm, entry_controls, v->image[NVMX_F_VM_ENTRY_CONTROLS]);
 }
 
 /* The last answer serves again: vmcs12s of one L1 are much alike. */
@@ -176,7 +171,10 @@ enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     }
     v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] &= ~(uint64_t)EVENT_VALID;
     if (status == NVMX_OK) {
-        take(vcpu->vm, v, list->count, list->slot, value);
+        uint64_t entry_controls = v->value[NVMX_F_VM_ENTRY_CONTROLS];
+        take(v, list->count, list->slot, value);
+        v->value[NVMX_F_VM_ENTRY_CONTROLS] =
+            entry_controls_after(vcpu->vm, entry_controls, v->image[NVMX_F_VM_ENTRY_CONTROLS]);
     }
     return status;
 }
@@ -200,7 +198,7 @@ enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
         status = host_read_many(vcpu, count, slots, value);
     }
     if (status == NVMX_OK) {
-        take(vcpu->vm, v, count, slots, value);
+        take(v, count, slots, value); /* VM-entry controls are never stale */
         for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
             v->known.word[w] |= v->stale.word[w];
             v->stale.word[w] = 0;

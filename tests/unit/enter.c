@@ -2,15 +2,16 @@
 /* nvmx_enter: interrupts, NMIs, INIT and SIPI that a host has for L1 while L2 runs (SDM 28.2, 29.7). */
 #include "machine.h"
 
-#define PIN_BITS (PIN_EXTERNAL_INTERRUPT | PIN_NMI | PIN_VIRTUAL_NMIS)
-#define BLOCKING_STI 1u
+#define PIN_BITS        (PIN_EXTERNAL_INTERRUPT | PIN_NMI | PIN_VIRTUAL_NMIS)
+#define BLOCKING_STI    1u
 #define BLOCKING_MOV_SS 2u
 #define BLOCKING_BY_NMI 8u
-#define IF 0x200u
+#define IF              0x200u
 
 static const struct sim_options owns = {.external_interrupts = true};
 
-/* L2 runs, with these pin-based controls of L1, IF set and nothing blocked; the host's interrupt controller gives vector 40H, then 41H. */
+/* L2 runs, with these pin-based controls of L1, IF set and nothing blocked; the host's interrupt controller gives
+ * vector 40H, then 41H. */
 static struct sim *l2_with(const struct sim_options *options, uint32_t pin, uint32_t exit_controls) {
     struct sim *sim = l1_ready(options);
     l1_sets(sim, NVMX_VMCS_PIN_BASED_CONTROLS, pin);
@@ -47,9 +48,11 @@ Test(enter, nothing_pending_costs_nothing) {
     sim_free(sim);
 }
 
-/* -- interrupts ------------------------------------------------------------------------------------------------------------ */
+/* -- interrupts
+ * ------------------------------------------------------------------------------------------------------------ */
 
-/* SDM 28.2: "external-interrupt exiting" works whatever IF is; with "acknowledge interrupt on exit" the vector is in the exit information. */
+/* SDM 28.2: "external-interrupt exiting" works whatever IF is; with "acknowledge interrupt on exit" the vector is in
+ * the exit information. */
 Test(enter, interrupts_exit) {
     for (unsigned int acknowledge = 0; acknowledge < 2; acknowledge++) {
         struct sim *sim = l2_with(&owns, PIN_EXTERNAL_INTERRUPT, acknowledge ? EXIT_ACKNOWLEDGE : 0);
@@ -131,11 +134,13 @@ Test(enter, a_request_ends_with_any_exit) {
     sim_free(sim);
 }
 
-/* -- NMIs ----------------------------------------------------------------------------------------------------------------------- */
+/* -- NMIs
+ * -----------------------------------------------------------------------------------------------------------------------
+ */
 
 /*
- * With "NMI exiting" an exit, unless the processor's own blocking holds it off, which virtual NMIs replace; else an injection, or an NMI window if
- * that exists.
+ * With "NMI exiting" an exit, unless the processor's own blocking holds it off, which virtual NMIs replace; else an
+ * injection, or an NMI window if that exists.
  */
 Test(enter, nmis_by_controls_and_blocking) {
     static const struct {
@@ -161,7 +166,8 @@ Test(enter, nmis_by_controls_and_blocking) {
             cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_EXIT_INTERRUPTION_INFO), 0x80000202);
             cr_expect_eq(vmcs01(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), BLOCKING_BY_NMI, "L1 is in its NMI handler");
         } else {
-            cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO) == 0x80000202, rows[i].wanted == INJECTED, "row %zu", i);
+            cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO) == 0x80000202, rows[i].wanted == INJECTED,
+                         "row %zu", i);
             cr_expect_eq(primary_asks(sim), rows[i].wanted == WINDOW ? PROC_NMI_WINDOW : 0, "row %zu", i);
         }
         cr_expect_eq(pending.nmi, rows[i].wanted == WINDOW || rows[i].wanted == WAITS, "row %zu", i);
@@ -234,7 +240,8 @@ Test(enter, an_nmi_goes_before_an_interrupt) {
     sim_free(sim);
 }
 
-/* -- INIT and SIPI ------------------------------------------------------------------------------------------------------------------ */
+/* -- INIT and SIPI
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 Test(enter, init_and_sipi_by_activity_state) {
     enum { ACTIVE, HLT, SHUTDOWN, WAIT_FOR_SIPI };
@@ -250,7 +257,8 @@ Test(enter, init_and_sipi_by_activity_state) {
             bool exits = waits ? events >> 1 : events & 1;
             cr_assert_eq(l2_still(sim), !exits, "activity %u events %u", activity, events);
             if (exits) {
-                cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), waits ? NVMX_EXIT_STARTUP_IPI : NVMX_EXIT_INIT_SIGNAL);
+                cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON),
+                             waits ? NVMX_EXIT_STARTUP_IPI : NVMX_EXIT_INIT_SIGNAL);
                 cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_QUALIFICATION), waits ? 0x9a : 0);
                 cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_ACTIVITY_STATE), activity);
             }
@@ -298,9 +306,11 @@ Test(enter, priorities) {
     sim_free(sim);
 }
 
-/* -- an event to be injected goes first ------------------------------------------------------------------------------------------------ */
+/* -- an event to be injected goes first
+ * ------------------------------------------------------------------------------------------------ */
 
-/* L1 injects with this entry: L2 takes that, exits at once, and then the host's event comes. vmcs12's own timer is kept. */
+/* L1 injects with this entry: L2 takes that, exits at once, and then the host's event comes. vmcs12's own timer is
+ * kept. */
 Test(enter, l1s_injection_goes_first) {
     for (unsigned int timer = 0; timer < 2; timer++) {
         struct sim *sim = l1_ready(&owns);
@@ -387,7 +397,9 @@ Test(enter, without_a_timer) {
     sim_free(sim);
 }
 
-/* -- the preemption timer ------------------------------------------------------------------------------------------------------------------- */
+/* -- the preemption timer
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 
 /* It runs on over exits that L1 does not see; L1 reads it only with "save VMX-preemption timer value". */
 Test(enter, preemption_timer_of_l1) {
@@ -414,18 +426,22 @@ Test(enter, preemption_timer_of_l1) {
     }
 }
 
-/* -- all combinations ------------------------------------------------------------------------------------------------------------------------ */
+/* -- all combinations
+ * ------------------------------------------------------------------------------------------------------------------------
+ */
 
 /*
- * Whatever is pending and however L2 stands: an event is delivered at most once, nothing that a VM entry would refuse is injected, and without
- * further failures everything arrives in the end.
+ * Whatever is pending and however L2 stands: an event is delivered at most once, nothing that a VM entry would refuse
+ * is injected, and without further failures everything arrives in the end.
  */
 static void expect_enterable(const struct sim *sim, unsigned int combination) {
     uint64_t info = vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO);
-    uint64_t blocking = vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), activity = vmcs02(sim, NVMX_F_GUEST_ACTIVITY_STATE);
+    uint64_t blocking = vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE),
+             activity = vmcs02(sim, NVMX_F_GUEST_ACTIVITY_STATE);
     uint64_t pin = vmcs02(sim, NVMX_F_PIN_BASED_CONTROLS), primary = vmcs02(sim, NVMX_F_PRIMARY_CONTROLS);
 
-    cr_expect(!(pin & PIN_VIRTUAL_NMIS) || (pin & PIN_NMI), "combination %#x: virtual NMIs need NMI exiting", combination);
+    cr_expect(!(pin & PIN_VIRTUAL_NMIS) || (pin & PIN_NMI), "combination %#x: virtual NMIs need NMI exiting",
+              combination);
     cr_expect(!(primary & PROC_NMI_WINDOW) || (pin & PIN_VIRTUAL_NMIS), "combination %#x: NMI window", combination);
     if (!(info >> 31))
         return;
@@ -436,15 +452,18 @@ static void expect_enterable(const struct sim *sim, unsigned int combination) {
         cr_expect(activity < 2, "combination %#x: interrupt into shutdown", combination);
     } else {
         cr_expect_eq(blocking & 2, 0, "combination %#x: NMI into a shadow", combination);
-        cr_expect(!(blocking & 8) || !(pin & PIN_VIRTUAL_NMIS), "combination %#x: NMI while NMIs are blocked", combination);
+        cr_expect(!(blocking & 8) || !(pin & PIN_VIRTUAL_NMIS), "combination %#x: NMI while NMIs are blocked",
+                  combination);
     }
 }
 
 static void one_combination(unsigned int combination) {
-    static const uint32_t pins[] = {0, PIN_EXTERNAL_INTERRUPT, PIN_NMI, PIN_EXTERNAL_INTERRUPT | PIN_NMI | PIN_VIRTUAL_NMIS};
+    static const uint32_t pins[] = {0, PIN_EXTERNAL_INTERRUPT, PIN_NMI,
+                                    PIN_EXTERNAL_INTERRUPT | PIN_NMI | PIN_VIRTUAL_NMIS};
     static const uint32_t blockings[] = {0, 1, 2, 8};
     struct sim *sim = l2_with(&owns, pins[combination & 3], EXIT_ACKNOWLEDGE);
-    struct nvmx_pending pending = {.interrupt = combination >> 8 & 1, .nmi = combination >> 9 & 1, .init = combination >> 10 & 1};
+    struct nvmx_pending pending = {
+        .interrupt = combination >> 8 & 1, .nmi = combination >> 9 & 1, .init = combination >> 10 & 1};
     uint32_t number = sim->selected;
 
     sim_set(sim, number, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, blockings[combination >> 2 & 3]);
@@ -470,8 +489,8 @@ static void one_combination(unsigned int combination) {
         else
             sim_exit(sim, NVMX_EXIT_EXTERNAL_INTERRUPT, 0, 0, 0);
     }
-    cr_expect_not(pending.nmi || pending.init || pending.interrupt, "combination %#x: NMI %d INIT %d interrupt %d left", combination,
-                  pending.nmi, pending.init, pending.interrupt);
+    cr_expect_not(pending.nmi || pending.init || pending.interrupt, "combination %#x: NMI %d INIT %d interrupt %d left",
+                  combination, pending.nmi, pending.init, pending.interrupt);
     cr_expect_eq(primary_asks(sim), 0, "combination %#x", combination);
     sim_free(sim);
 }

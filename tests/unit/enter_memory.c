@@ -2,7 +2,7 @@
 /* nvmx_memory_changed: pages of L1 that a vmcs02 uses in place are released and taken again. */
 #include "machine.h"
 
-#define OTHER_HPA (SIM_HPA_OFFSET + 0xe00000)
+#define OTHER_HPA  (SIM_HPA_OFFSET + 0xe00000)
 #define ALL_ACCESS (NVMX_ACCESS_READ | NVMX_ACCESS_WRITE | NVMX_ACCESS_EXECUTE)
 
 /* L2 runs with a virtual-APIC page and with L1's I/O bitmaps in place: the host intercepts no port. */
@@ -46,11 +46,9 @@ Test(enter_memory, ranges) {
         uint64_t gpa1, bytes;
         uint64_t left;
     } rows[] = {
-        {SIM_L1_VIRTUAL_APIC, 0x1000, 2},      {SIM_L1_VIRTUAL_APIC + 0xfff, 1, 2},
-        {SIM_L1_VIRTUAL_APIC + 0x1000, 1, 3},  {SIM_L1_IO_BITMAP_A - 1, 1, 3},
-        {SIM_L1_IO_BITMAP_A - 1, 2, 2},        {SIM_L1_IO_BITMAP_A, 0x1001, 1},
-        {0, UINT64_C(1) << 63, 0},             {0, SIM_L1_IO_BITMAP_A, 3},
-        {UINT64_MAX - 0xfff, 0x1000, 3},
+        {SIM_L1_VIRTUAL_APIC, 0x1000, 2}, {SIM_L1_VIRTUAL_APIC + 0xfff, 1, 2}, {SIM_L1_VIRTUAL_APIC + 0x1000, 1, 3},
+        {SIM_L1_IO_BITMAP_A - 1, 1, 3},   {SIM_L1_IO_BITMAP_A - 1, 2, 2},      {SIM_L1_IO_BITMAP_A, 0x1001, 1},
+        {0, UINT64_C(1) << 63, 0},        {0, SIM_L1_IO_BITMAP_A, 3},          {UINT64_MAX - 0xfff, 0x1000, 3},
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
         struct sim *sim = l2_with_pages();
@@ -72,7 +70,8 @@ Test(enter_memory, bitmap_goes_away) {
     sim_ept01(sim, SIM_L1_IO_BITMAP_B, 0x1000, 0, 12, 0, 0);
     cr_assert_eq(nvmx_memory_changed(sim->vcpu, SIM_L1_IO_BITMAP_B, 0x1000), NVMX_OK);
     cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
-    cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & (PROC_IO_BITMAPS | PROC_UNCONDITIONAL_IO), PROC_UNCONDITIONAL_IO);
+    cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & (PROC_IO_BITMAPS | PROC_UNCONDITIONAL_IO),
+                 PROC_UNCONDITIONAL_IO);
     cr_assert_eq(sim_exit(sim, NVMX_EXIT_IO_INSTRUCTION, UINT64_C(0x8080) << 16, 0, 2), NVMX_ENTER);
     cr_expect_eq(nvmx_mode(sim->vcpu), NVMX_MODE_ROOT);
     sim_free(sim);
@@ -89,7 +88,8 @@ Test(enter_memory, virtual_apic_goes_away) {
     sim_free(sim);
 }
 
-/* While L1 runs its next VMRESUME takes the pages; one that can't be had refuses that, and the next attempt may succeed. */
+/* While L1 runs its next VMRESUME takes the pages; one that can't be had refuses that, and the next attempt may
+ * succeed. */
 Test(enter_memory, while_l1_runs) {
     struct sim *sim = l2_with_pages();
     l2_leaves(sim);

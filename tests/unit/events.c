@@ -1,24 +1,26 @@
 /* SPDX-License-Identifier: MIT */
-/* Events: injected by L1 into L2, in flight when L2 exits, and those that the host has for L1 while L2 runs (nvmx_enter). */
+/* Events: injected by L1 into L2, in flight when L2 exits, and those that the host has for L1 while L2 runs
+ * (nvmx_enter). */
 #include "machine.h"
 
 #define EXTERNAL_INTERRUPT 1u << 0
-#define ERROR_CODE_BIT 0x800u
+#define ERROR_CODE_BIT     0x800u
 
-/* -- injection by L1 --------------------------------------------------------------------------------------------------- */
+/* -- injection by L1
+ * --------------------------------------------------------------------------------------------------- */
 
 static const struct {
     uint32_t info, error_code, length;
 } injections[] = {
-    {0x80000030, 0, 0},          /* external interrupt */
-    {0x80000202, 0, 0},          /* NMI */
-    {0x80000306, 0, 0},          /* #UD */
-    {0x80000b0d, 0x1234, 0},     /* #GP with its error code */
-    {0x80000b0e, 0x6, 0},        /* #PF */
-    {0x80000480, 0, 2},          /* INT 80H */
-    {0x80000501, 0, 1},          /* INT1 */
-    {0x80000603, 0, 1},          /* INT3 */
-    {0x80000700, 0, 0},          /* pending MTF */
+    {0x80000030, 0, 0},      /* external interrupt */
+    {0x80000202, 0, 0},      /* NMI */
+    {0x80000306, 0, 0},      /* #UD */
+    {0x80000b0d, 0x1234, 0}, /* #GP with its error code */
+    {0x80000b0e, 0x6, 0},    /* #PF */
+    {0x80000480, 0, 2},      /* INT 80H */
+    {0x80000501, 0, 1},      /* INT1 */
+    {0x80000603, 0, 1},      /* INT3 */
+    {0x80000700, 0, 0},      /* pending MTF */
 };
 
 Test(events, each_type_is_injected_once) {
@@ -35,7 +37,8 @@ Test(events, each_type_is_injected_once) {
         if (injections[i].length)
             cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH), injections[i].length, "row %zu", i);
         l2_leaves(sim);
-        cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO), injections[i].info & 0x7fffffff, "row %zu", i);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO), injections[i].info & 0x7fffffff, "row %zu",
+                     i);
         resume(sim);
         cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO) >> 31, 0, "row %zu: not again", i);
         l2_leaves(sim);
@@ -46,7 +49,8 @@ Test(events, each_type_is_injected_once) {
     }
 }
 
-/* -- events in flight ---------------------------------------------------------------------------------------------------------- */
+/* -- events in flight
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static const struct {
     uint32_t info, error_code, length;
@@ -89,7 +93,8 @@ Test(events, in_flight_is_queued_again) {
             cr_assert_eq(sim_exit_info(sim, &info), to_host ? NVMX_HOST : NVMX_ENTER);
             expect_requeued(sim, i);
             bool is_nmi = in_flight[i].info == 0x80000202;
-            cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), is_nmi ? 0 : 8, "an NMI blocks NMIs when it is delivered");
+            cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), is_nmi ? 0 : 8,
+                         "an NMI blocks NMIs when it is delivered");
             sim_free(sim);
         }
     }
@@ -114,7 +119,8 @@ Test(events, in_flight_goes_to_l1) {
     }
 }
 
-/* A host that finds the exit to be L1's after all gives it to L1: what was queued again must not be injected behind L1's back. */
+/* A host that finds the exit to be L1's after all gives it to L1: what was queued again must not be injected behind
+ * L1's back. */
 Test(events, queued_again_and_then_reflected_by_the_host) {
     struct sim *sim = l2_running(NULL);
     struct nvmx_l2_exit_info info = violation_during(0);
@@ -128,7 +134,8 @@ Test(events, queued_again_and_then_reflected_by_the_host) {
     sim_free(sim);
 }
 
-/* SDM 30.2.3: IRET unblocked NMIs and then faulted: blocking is back if L2 executes it again. Not after #DF, not with an event in flight. */
+/* SDM 30.2.3: IRET unblocked NMIs and then faulted: blocking is back if L2 executes it again. Not after #DF, not with
+ * an event in flight. */
 Test(events, unblocking_by_iret) {
     static const struct {
         uint64_t qualification;
@@ -155,7 +162,8 @@ Test(events, unblocking_by_iret) {
         struct nvmx_l2_exit_info info = {.reason = NVMX_EXIT_EXCEPTION_OR_NMI,
                                          .interruption_info = 0x80001b00 | exceptions[i].vector};
         cr_assert_eq(sim_exit_info(sim, &info), NVMX_HOST);
-        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), exceptions[i].blocked ? 8 : 0, "vector %u", exceptions[i].vector);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), exceptions[i].blocked ? 8 : 0, "vector %u",
+                     exceptions[i].vector);
         sim_free(sim);
     }
 }

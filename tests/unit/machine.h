@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* For the tests of the machine (lib/exits, vmcs12, merge): an L1 with an L2 that runs, and short names for what they look at. */
+/* For the tests of the machine (lib/exits, vmcs12, merge): an L1 with an L2 that runs, and short names for what they
+ * look at. */
 #ifndef MACHINE_H
 #define MACHINE_H
 
@@ -100,15 +101,19 @@ struct cost {
 
 static inline struct cost cost_now(const struct sim *sim) {
     const struct nvmx_counts *c = nvmx_counts(sim->vcpu);
-    return (struct cost){sim->count[SIM_VMCS_SELECT], sim->count[SIM_VMCS_READ], c->vmreads,
-                         sim->count[SIM_VMCS_WRITE],  c->vmwrites,               sim->count[SIM_MAP_PAGE]};
+    return (struct cost){
+        sim->count[SIM_VMCS_SELECT], sim->count[SIM_VMCS_READ], c->vmreads, sim->count[SIM_VMCS_WRITE], c->vmwrites,
+        sim->count[SIM_MAP_PAGE]};
 }
 
 static inline struct cost cost_since(const struct sim *sim, struct cost before) {
     struct cost now = cost_now(sim);
-    return (struct cost){now.selects - before.selects,         now.reads - before.reads,
-                         now.fields_read - before.fields_read, now.writes - before.writes,
-                         now.fields_written - before.fields_written, now.maps - before.maps};
+    return (struct cost){now.selects - before.selects,
+                         now.reads - before.reads,
+                         now.fields_read - before.fields_read,
+                         now.writes - before.writes,
+                         now.fields_written - before.fields_written,
+                         now.maps - before.maps};
 }
 
 /* An operation has a golden cost that it must not exceed. Whoever makes it cheaper lowers the golden numbers. */

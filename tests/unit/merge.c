@@ -2,7 +2,8 @@
 /* vmcs12 + vmcs01 -> vmcs02: where each control bit and field comes from (SDM 27.6-27.8, 29.3.2). */
 #include "machine.h"
 
-/* -- merging without the checks of an entry ------------------------------------------------------------------------------ */
+/* -- merging without the checks of an entry
+ * ------------------------------------------------------------------------------ */
 
 static struct vmcs12 *current(struct sim *sim) {
     return &sim->vcpu->vmcs12[sim->vcpu->current];
@@ -31,7 +32,7 @@ struct origins {
     uint32_t either; /* intercepts */
     uint32_t never;
     uint32_t always;
-    uint32_t own;    /* rules that have tests of their own */
+    uint32_t own; /* rules that have tests of their own */
 };
 
 #define B(n) (1u << (n))
@@ -45,14 +46,15 @@ static const struct origins origins[] = {
     {
         .slot = NVMX_F_PRIMARY_CONTROLS,
         .l1 = B(2) /* interrupt window */ | B(21) /* TPR shadow */ | B(22) /* NMI window */ | B(27) /* MTF */,
-        .either = B(3) /* TSC offsetting */ | B(7) | B(9) | B(10) | B(11) | B(12) | B(15) | B(16) | B(23) | B(29) | B(30),
+        .either =
+            B(3) /* TSC offsetting */ | B(7) | B(9) | B(10) | B(11) | B(12) | B(15) | B(16) | B(23) | B(29) | B(30),
         .always = B(31),
         .own = B(17) /* tertiary */ | B(19) | B(20) /* CR8 */ | B(24) | B(25) | B(28) /* bitmaps */,
     },
     {
         .slot = NVMX_F_SECONDARY_CONTROLS,
-        .l1 = B(0) | B(3) /* RDTSCP */ | B(4) | B(7) /* unrestricted */ | B(8) | B(9) | B(12) /* INVPCID */ | B(13) /* VMFUNC */ |
-              B(20) /* XSAVES */ | B(22) /* MBEC */ | B(26) /* user wait */,
+        .l1 = B(0) | B(3) /* RDTSCP */ | B(4) | B(7) /* unrestricted */ | B(8) | B(9) | B(12) /* INVPCID */ |
+              B(13) /* VMFUNC */ | B(20) /* XSAVES */ | B(22) /* MBEC */ | B(26) /* user wait */,
         .either = B(2) | B(6) | B(10) | B(11) | B(15) | B(16) | B(25) /* TSC scaling */,
         .never = B(14) /* shadowing */ | B(17) /* PML */ | B(18) /* #VE */ | B(21) /* PASID */ | B(23) /* SPP */,
         .always = B(1) /* EPT */,
@@ -121,19 +123,22 @@ Test(merge, mandatory_controls) {
         enum nvmx_field slot;
         enum nvmx_cap cap;
     } fields[] = {
-        {NVMX_F_PIN_BASED_CONTROLS, NVMX_CAP_PINBASED}, {NVMX_F_PRIMARY_CONTROLS, NVMX_CAP_PROCBASED},
-        {NVMX_F_VM_EXIT_CONTROLS, NVMX_CAP_EXIT},       {NVMX_F_VM_ENTRY_CONTROLS, NVMX_CAP_ENTRY},
+        {NVMX_F_PIN_BASED_CONTROLS, NVMX_CAP_PINBASED},   {NVMX_F_PRIMARY_CONTROLS, NVMX_CAP_PROCBASED},
+        {NVMX_F_VM_EXIT_CONTROLS, NVMX_CAP_EXIT},         {NVMX_F_VM_ENTRY_CONTROLS, NVMX_CAP_ENTRY},
         {NVMX_F_SECONDARY_CONTROLS, NVMX_CAP_PROCBASED2},
     };
     for (size_t i = 0; i < COUNT(fields); i++) {
         uint32_t controls = (uint32_t)vmcs02(sim, fields[i].slot);
-        cr_expect_eq(nvmx_caps_must_be_1(&sim->machine, fields[i].cap) & ~controls, 0, "%s", nvmx_field_info(fields[i].slot)->name);
-        cr_expect_eq(controls & ~nvmx_caps_may_be_1(&sim->machine, fields[i].cap), 0, "%s", nvmx_field_info(fields[i].slot)->name);
+        cr_expect_eq(nvmx_caps_must_be_1(&sim->machine, fields[i].cap) & ~controls, 0, "%s",
+                     nvmx_field_info(fields[i].slot)->name);
+        cr_expect_eq(controls & ~nvmx_caps_may_be_1(&sim->machine, fields[i].cap), 0, "%s",
+                     nvmx_field_info(fields[i].slot)->name);
     }
     sim_free(sim);
 }
 
-/* -- rules of their own --------------------------------------------------------------------------------------------------------- */
+/* -- rules of their own
+ * --------------------------------------------------------------------------------------------------------- */
 
 static uint64_t both_merged(struct sim *sim, enum nvmx_field slot, uint32_t field_bits, uint32_t host, uint32_t l1) {
     sim_set(sim, NVMX_VMCS01, slot, (vmcs01(sim, slot) & ~(uint64_t)field_bits) | host);
@@ -159,7 +164,8 @@ Test(merge, cr8_exiting) {
         {B(19) | B(20), B(21), B(21)},
     };
     for (size_t i = 0; i < COUNT(rows); i++)
-        cr_expect_eq(both_merged(sim, NVMX_F_PRIMARY_CONTROLS, all, rows[i].host, rows[i].l1), rows[i].wanted, "row %zu", i);
+        cr_expect_eq(both_merged(sim, NVMX_F_PRIMARY_CONTROLS, all, rows[i].host, rows[i].l1), rows[i].wanted,
+                     "row %zu", i);
     cr_assert_eq(host_select(sim->vcpu, NVMX_VMCS01), NVMX_OK);
     sim_free(sim);
 }
@@ -195,7 +201,8 @@ Test(merge, page_faults) {
     static const struct {
         uint32_t bitmap, mask, match;
         bool all;
-    } hosts[] = {{0, 0, 0, false}, {B(6), 0, 0, false}, {B(14), 0, 0, true}, {B(14), 1, 1, true}, {0, 1, 0, true}, {0, 0, 1, true}};
+    } hosts[] = {{0, 0, 0, false},    {B(6), 0, 0, false}, {B(14), 0, 0, true},
+                 {B(14), 1, 1, true}, {0, 1, 0, true},     {0, 0, 1, true}};
     for (size_t i = 0; i < COUNT(hosts); i++) {
         for (unsigned int bit = 0; bit < 2; bit++) {
             sim_set(sim, NVMX_VMCS01, NVMX_F_EXCEPTION_BITMAP, hosts[i].bitmap);
@@ -247,7 +254,8 @@ Test(merge, without_ept) {
     sim_free(sim);
 }
 
-/* -- masks and read shadows of CR0 and CR4 ------------------------------------------------------------------------------------------- */
+/* -- masks and read shadows of CR0 and CR4
+ * ------------------------------------------------------------------------------------------- */
 
 /* What L2 reads of a control register: L1's shadow where L1 masks, else the register. */
 Test(merge, read_shadows) {
@@ -269,9 +277,11 @@ Test(merge, read_shadows) {
             merge(sim);
             uint64_t mask = vmcs02(sim, crs[i].mask), cr = vmcs02(sim, crs[i].cr), shadow = vmcs02(sim, crs[i].shadow);
             cr_expect_eq(l1_mask & ~mask, 0, "L1's mask is in force");
-            cr_expect_eq(mask & ~l1_mask, crs[i].host_mask & ~crs[i].fixed & ~l1_mask, "and the host's where VMX fixes nothing");
+            cr_expect_eq(mask & ~l1_mask, crs[i].host_mask & ~crs[i].fixed & ~l1_mask,
+                         "and the host's where VMX fixes nothing");
             cr_expect_eq(cr, *v12(sim, crs[i].cr));
-            uint64_t seen = (cr & ~mask) | (shadow & mask), wanted = (*v12(sim, crs[i].cr) & ~l1_mask) | (0x10 & l1_mask);
+            uint64_t seen = (cr & ~mask) | (shadow & mask),
+                     wanted = (*v12(sim, crs[i].cr) & ~l1_mask) | (0x10 & l1_mask);
             cr_expect_eq(seen, wanted, "row %zu %u: %#lx instead of %#lx", i, k, seen, wanted);
         }
     }
@@ -292,7 +302,8 @@ Test(merge, read_shadow_follows_guest_state) {
     sim_free(sim);
 }
 
-/* -- registers that controls switch --------------------------------------------------------------------------------------------------- */
+/* -- registers that controls switch
+ * --------------------------------------------------------------------------------------------------- */
 
 struct gate_row {
     enum nvmx_field guest;
@@ -309,7 +320,8 @@ static const struct gate_row gate_rows[] = {
     {NVMX_F_GUEST_PERF_GLOBAL_CTRL, 13, 0, 3, 1},
 };
 
-/* SDM 29.3.2.1: loaded from vmcs12, or what L1 has. Where neither switches it the processor's register stays, and vmcs02 loads nothing. */
+/* SDM 29.3.2.1: loaded from vmcs12, or what L1 has. Where neither switches it the processor's register stays, and
+ * vmcs02 loads nothing. */
 Test(merge, switched_registers) {
     for (size_t i = 0; i < COUNT(gate_rows); i++) {
         const struct gate_row *row = &gate_rows[i];
@@ -320,7 +332,8 @@ Test(merge, switched_registers) {
             *v12(sim, row->guest) = row->l2;
             sim_set(sim, NVMX_VMCS01, row->guest, row->l1);
             both_merged(sim, NVMX_F_VM_ENTRY_CONTROLS, bit, host_switches ? bit : 0, l1_loads ? bit : 0);
-            cr_expect_eq((vmcs02(sim, NVMX_F_VM_ENTRY_CONTROLS) & bit) != 0, host_switches || l1_loads, "row %zu %u", i, k);
+            cr_expect_eq((vmcs02(sim, NVMX_F_VM_ENTRY_CONTROLS) & bit) != 0, host_switches || l1_loads, "row %zu %u", i,
+                         k);
             uint64_t wanted = l1_loads ? row->l2 : row->guest == NVMX_F_GUEST_EFER ? 0xd01 : row->l1;
             if (host_switches || l1_loads)
                 cr_expect_eq(vmcs02(sim, row->guest), wanted, "row %zu %u: %#lx", i, k, vmcs02(sim, row->guest));
@@ -365,9 +378,9 @@ Test(merge, registers_of_the_host) {
         enum nvmx_field slot;
         uint32_t bit;
     } rows[] = {
-        {NVMX_F_GUEST_BNDCFGS, 16}, {NVMX_F_GUEST_RTIT_CTL, 18},   {NVMX_F_GUEST_UINV, 19},
-        {NVMX_F_GUEST_S_CET, 20},   {NVMX_F_GUEST_SSP, 20},        {NVMX_F_GUEST_INTERRUPT_SSP_TABLE_ADDR, 20},
-        {NVMX_F_GUEST_LBR_CTL, 21}, {NVMX_F_GUEST_PKRS, 22},       {NVMX_F_GUEST_FRED_CONFIG, 23},
+        {NVMX_F_GUEST_BNDCFGS, 16},   {NVMX_F_GUEST_RTIT_CTL, 18},  {NVMX_F_GUEST_UINV, 19},
+        {NVMX_F_GUEST_S_CET, 20},     {NVMX_F_GUEST_SSP, 20},       {NVMX_F_GUEST_INTERRUPT_SSP_TABLE_ADDR, 20},
+        {NVMX_F_GUEST_LBR_CTL, 21},   {NVMX_F_GUEST_PKRS, 22},      {NVMX_F_GUEST_FRED_CONFIG, 23},
         {NVMX_F_GUEST_FRED_SSP3, 23}, {NVMX_F_GUEST_SPEC_CTRL, 24},
     };
     struct nvmx_caps machine, mask;
@@ -392,7 +405,8 @@ Test(merge, registers_of_the_host) {
     sim_free(sim);
 }
 
-/* -- controls of the host with fields of their own ------------------------------------------------------------------------------------- */
+/* -- controls of the host with fields of their own
+ * ------------------------------------------------------------------------------------- */
 
 Test(merge, fields_of_the_hosts_controls) {
     struct nvmx_caps machine, mask;
@@ -424,7 +438,9 @@ Test(merge, fields_of_the_hosts_controls) {
     sim_free(sim);
 }
 
-/* -- what is written ------------------------------------------------------------------------------------------------------------------------ */
+/* -- what is written
+ * ------------------------------------------------------------------------------------------------------------------------
+ */
 
 #define POISON UINT64_C(0xc3c3c3c3c3c3c3c3)
 
@@ -449,7 +465,8 @@ static bool unused(const struct sim *sim, unsigned int slot) {
     case NVMX_F_EPTP_LIST_ADDRESS:
     case NVMX_F_EPTP_INDEX:
     case NVMX_F_VIRTUALIZATION_EXCEPTION_INFORMATION_ADDRESS:
-        return !(secondary & B(18)) && (slot != NVMX_F_EPTP_LIST_ADDRESS || vmcs02(sim, NVMX_F_VM_FUNCTION_CONTROLS) == 0);
+        return !(secondary & B(18)) &&
+               (slot != NVMX_F_EPTP_LIST_ADDRESS || vmcs02(sim, NVMX_F_VM_FUNCTION_CONTROLS) == 0);
     case NVMX_F_PML_ADDRESS:
     case NVMX_F_PML_INDEX:
         return !(secondary & B(17));
@@ -483,16 +500,19 @@ static bool unused(const struct sim *sim, unsigned int slot) {
 /* A fresh vmcs02 (poison) is written wherever the processor looks; the host-state area is what the host set up. */
 Test(merge, a_fresh_vmcs02_gets_everything) {
     for (unsigned int configuration = 0; configuration < 4; configuration++) {
-        struct sim *sim = l1_ready(&(struct sim_options){.external_interrupts = configuration & 1, .shadow = configuration & 2});
+        struct sim *sim =
+            l1_ready(&(struct sim_options){.external_interrupts = configuration & 1, .shadow = configuration & 2});
         launch(sim);
         for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
             const struct nvmx_field_info *info = nvmx_field_info(slot);
             bool host_state = ((info->encoding >> 10) & 3) == 3;
             if (!sim_has_field(sim, slot) || nvmx_encoding_read_only(info->encoding) || unused(sim, slot))
                 continue;
-            cr_expect_neq(vmcs02(sim, (enum nvmx_field)slot), POISON & nvmx_field_mask(slot), "%s was not written", info->name);
+            cr_expect_neq(vmcs02(sim, (enum nvmx_field)slot), POISON & nvmx_field_mask(slot), "%s was not written",
+                          info->name);
             if (host_state)
-                cr_expect_eq(vmcs02(sim, (enum nvmx_field)slot), vmcs01(sim, (enum nvmx_field)slot), "%s is the host's", info->name);
+                cr_expect_eq(vmcs02(sim, (enum nvmx_field)slot), vmcs01(sim, (enum nvmx_field)slot), "%s is the host's",
+                             info->name);
             if (host_state || slot == NVMX_F_VM_EXIT_MSR_LOAD_COUNT || slot == NVMX_F_VM_EXIT_MSR_STORE_COUNT ||
                 slot == NVMX_F_VM_ENTRY_MSR_LOAD_COUNT)
                 cr_expect_not(nvmx_set_has(&sim->vmcs[sim->selected].written, slot), "%s", info->name);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A vmcs12 that L1 may enter gives a vmcs02 that the machine may enter: the model's own checks, with the machine's capabilities, pass on every
- * vmcs02. Vmcs12s are good ones with a few fields changed.
+ * A vmcs12 that L1 may enter gives a vmcs02 that the machine may enter: the model's own checks, with the machine's
+ * capabilities, pass on every vmcs02. Vmcs12s are good ones with a few fields changed.
  */
 #include <string.h>
 
@@ -14,7 +14,8 @@ static uint64_t next_random(uint64_t *state) {
     return *state;
 }
 
-/* The rows that vmcs02 breaks, but for those about the host-state area, which the simulated host does not set up as hardware wants it. */
+/* The rows that vmcs02 breaks, but for those about the host-state area, which the simulated host does not set up as
+ * hardware wants it. */
 static void expect_enterable(struct sim *sim, const char *what, uint64_t seed) {
     uint64_t field[NVMX_FIELD_COUNT];
     struct nvmx_check_failure failures[16];
@@ -34,13 +35,14 @@ static void expect_enterable(struct sim *sim, const char *what, uint64_t seed) {
     size_t count = nvmx_check_report(&in, failures, COUNT(failures));
     for (size_t i = 0; i < count && i < COUNT(failures); i++) {
         const struct nvmx_check_row *row = nvmx_check_row(failures[i].row);
-        cr_expect((row->groups & (1u << NVMX_GROUP_HOST)) != 0, "%s, seed %#lx: %s: %s", what, seed, row->id, row->rule);
+        cr_expect((row->groups & (1u << NVMX_GROUP_HOST)) != 0, "%s, seed %#lx: %s: %s", what, seed, row->id,
+                  row->rule);
     }
 }
 
 /* Pages of L1 that address fields may lead to. */
-static const uint64_t pages[] = {SIM_L1_MSR_BITMAP, SIM_L1_IO_BITMAP_A, SIM_L1_IO_BITMAP_B, SIM_L1_VIRTUAL_APIC, SIM_L1_APIC_ACCESS,
-                                 SIM_L1_MSR_LISTS};
+static const uint64_t pages[] = {SIM_L1_MSR_BITMAP,   SIM_L1_IO_BITMAP_A, SIM_L1_IO_BITMAP_B,
+                                 SIM_L1_VIRTUAL_APIC, SIM_L1_APIC_ACCESS, SIM_L1_MSR_LISTS};
 
 /* Controls as L1 may set them, each optional one with a probability of 1/4. */
 static uint64_t random_controls(const struct sim *sim, enum nvmx_cap cap, uint64_t now, uint64_t *random) {
@@ -55,7 +57,7 @@ static void change_controls(struct sim *sim, uint64_t *random) {
         uint32_t encoding;
         enum nvmx_cap cap;
     } fields[] = {
-        {NVMX_VMCS_PIN_BASED_CONTROLS, NVMX_CAP_PINBASED}, {NVMX_VMCS_PRIMARY_CONTROLS, NVMX_CAP_PROCBASED},
+        {NVMX_VMCS_PIN_BASED_CONTROLS, NVMX_CAP_PINBASED},   {NVMX_VMCS_PRIMARY_CONTROLS, NVMX_CAP_PROCBASED},
         {NVMX_VMCS_SECONDARY_CONTROLS, NVMX_CAP_PROCBASED2}, {NVMX_VMCS_VM_EXIT_CONTROLS, NVMX_CAP_EXIT},
         {NVMX_VMCS_VM_ENTRY_CONTROLS, NVMX_CAP_ENTRY},
     };
@@ -125,8 +127,10 @@ static void change_together(struct sim *sim, uint64_t *random) {
 
 /* What the host has in vmcs01 beyond the usual. */
 static void change_host(struct sim *sim, uint64_t *random) {
-    static const uint32_t primary_bits = 1u << 3 | 1u << 7 | 1u << 9 | 1u << 12 | 1u << 15 | 1u << 19 | 1u << 23 | 1u << 30;
-    uint64_t primary = vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) ^ (next_random(random) & next_random(random) & primary_bits);
+    static const uint32_t primary_bits =
+        1u << 3 | 1u << 7 | 1u << 9 | 1u << 12 | 1u << 15 | 1u << 19 | 1u << 23 | 1u << 30;
+    uint64_t primary =
+        vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) ^ (next_random(random) & next_random(random) & primary_bits);
     sim_set(sim, NVMX_VMCS01, NVMX_F_PRIMARY_CONTROLS, primary);
     sim_set(sim, NVMX_VMCS01, NVMX_F_EXCEPTION_BITMAP, next_random(random) % 4 == 0 ? 1u << 14 | 1u << 18 : 1u << 18);
     sim_set(sim, NVMX_VMCS01, NVMX_F_TSC_OFFSET, next_random(random));
@@ -143,7 +147,8 @@ struct tally {
     unsigned int entered, refused;
 };
 
-/* L1's processor as it was before an exit loaded a host-state area that was good for a VM entry but not for going on. */
+/* L1's processor as it was before an exit loaded a host-state area that was good for a VM entry but not for going on.
+ */
 static void l1_again(struct sim *sim) {
     sim_l1_mode64(sim);
     sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_CR3, SIM_L1_PML4);

@@ -3,7 +3,8 @@
 #include "exits/exits.h"
 #include "machine.h"
 
-/* -- the round trip --------------------------------------------------------------------------------------------------- */
+/* -- the round trip ---------------------------------------------------------------------------------------------------
+ */
 
 static void expect_l1_at_its_handler(const struct sim *sim) {
     cr_expect_eq(nvmx_mode(sim->vcpu), NVMX_MODE_ROOT);
@@ -73,9 +74,11 @@ Test(reflect, round_trip_costs) {
     sim_free(sim);
 }
 
-/* -- exit information ------------------------------------------------------------------------------------------------------- */
+/* -- exit information
+ * ------------------------------------------------------------------------------------------------------- */
 
-/* Exit-information fields and the letter of exits.def; those that say of others whether they count are never left as they were. */
+/* Exit-information fields and the letter of exits.def; those that say of others whether they count are never left as
+ * they were. */
 static const struct {
     uint32_t encoding;
     uint8_t information;
@@ -133,8 +136,10 @@ static void expect_information(struct sim *sim, uint32_t reason) {
             wanted = 0x777; /* what the test put there before */
         cr_expect(got == wanted, "reason %u, field %#x: %#lx instead of %#lx", reason, encoding, got, wanted);
     }
-    cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_EXIT_INTERRUPTION_ERROR_CODE), valid & INFO_V ? 0x11 : 0x777, "reason %u", reason);
-    cr_expect_eq(l1_reads(sim, NVMX_VMCS_IDT_VECTORING_ERROR_CODE), valid & INFO_O ? 0x2200 : 0x777, "reason %u", reason);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_EXIT_INTERRUPTION_ERROR_CODE), valid & INFO_V ? 0x11 : 0x777, "reason %u",
+                 reason);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_IDT_VECTORING_ERROR_CODE), valid & INFO_O ? 0x2200 : 0x777, "reason %u",
+                 reason);
 }
 
 static void fill_information(struct sim *sim) {
@@ -169,14 +174,15 @@ Test(reflect, information_of_every_row) {
     sim_free(sim);
 }
 
-/* SDM 30.2.1: an instruction whose operand is a register has no displacement, and zero is its qualification, whatever the CPU says. */
+/* SDM 30.2.1: an instruction whose operand is a register has no displacement, and zero is its qualification, whatever
+ * the CPU says. */
 Test(reflect, register_operand_has_qualification_zero) {
     static const struct {
         uint32_t reason, information;
         uint64_t qualification;
     } row[] = {
-        {NVMX_EXIT_VMREAD, 1u << 10, 0},    {NVMX_EXIT_VMREAD, 0, 0x18},  {NVMX_EXIT_VMWRITE, 1u << 10, 0},
-        {NVMX_EXIT_VMWRITE, 0, 0x18},       {NVMX_EXIT_LDTR_TR, 1u << 10, 0}, {NVMX_EXIT_LDTR_TR, 0, 0x18},
+        {NVMX_EXIT_VMREAD, 1u << 10, 0},     {NVMX_EXIT_VMREAD, 0, 0x18},           {NVMX_EXIT_VMWRITE, 1u << 10, 0},
+        {NVMX_EXIT_VMWRITE, 0, 0x18},        {NVMX_EXIT_LDTR_TR, 1u << 10, 0},      {NVMX_EXIT_LDTR_TR, 0, 0x18},
         {NVMX_EXIT_VMPTRLD, 1u << 10, 0x18}, {NVMX_EXIT_GDTR_IDTR, 1u << 10, 0x18}, /* always in memory */
     };
     struct sim *sim = l1_ready(NULL);
@@ -185,8 +191,10 @@ Test(reflect, register_operand_has_qualification_zero) {
     l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, 1u << 2);
     launch(sim);
     for (size_t i = 0; i < COUNT(row); i++) {
-        struct nvmx_l2_exit_info info = {
-            .reason = row[i].reason, .qualification = 0x18, .instruction_length = 4, .instruction_info = row[i].information};
+        struct nvmx_l2_exit_info info = {.reason = row[i].reason,
+                                         .qualification = 0x18,
+                                         .instruction_length = 4,
+                                         .instruction_info = row[i].information};
 
         cr_assert_eq(sim_exit_info(sim, &info), NVMX_ENTER, "row %zu", i);
         cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), row[i].reason, "row %zu", i);
@@ -219,7 +227,8 @@ Test(reflect, injection_is_done_with) {
     sim_free(sim);
 }
 
-/* -- launch state -------------------------------------------------------------------------------------------------------------- */
+/* -- launch state
+ * -------------------------------------------------------------------------------------------------------------- */
 
 Test(reflect, launch_state_follows_the_first_entry) {
     struct sim *sim = l1_ready(NULL);
@@ -233,7 +242,8 @@ Test(reflect, launch_state_follows_the_first_entry) {
     sim_free(sim);
 }
 
-/* -- entries that hardware refuses --------------------------------------------------------------------------------------------------- */
+/* -- entries that hardware refuses
+ * --------------------------------------------------------------------------------------------------- */
 
 Test(reflect, hardware_refuses_guest_state) {
     struct sim *sim = l1_ready(NULL);
@@ -287,7 +297,8 @@ Test(reflect, late_refusal_stops) {
     sim_free(sim);
 }
 
-/* -- entries that the model refuses ---------------------------------------------------------------------------------------------------- */
+/* -- entries that the model refuses
+ * ---------------------------------------------------------------------------------------------------- */
 
 Test(reflect, vmfail_changes_nothing) {
     struct sim *sim = l1_ready(NULL);
@@ -310,8 +321,8 @@ Test(reflect, vmfail_changes_nothing) {
         for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
             bool expected = slot == NVMX_F_GUEST_RIP || slot == NVMX_F_GUEST_RFLAGS ||
                             nvmx_encoding_read_only(nvmx_field_info(slot)->encoding);
-            cr_expect(expected || before.value[slot] == vmcs01(sim, (enum nvmx_field)slot), "row %zu changes %s of L1", i,
-                      nvmx_field_info(slot)->name);
+            cr_expect(expected || before.value[slot] == vmcs01(sim, (enum nvmx_field)slot), "row %zu changes %s of L1",
+                      i, nvmx_field_info(slot)->name);
         }
         cr_expect_eq(sim_instruction_error(sim), bad[i].error, "row %zu", i);
         cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), 0);
@@ -366,7 +377,8 @@ Test(reflect, entry_failures) {
     sim_free(sim);
 }
 
-/* -- fields that stay in vmcs02 until L1 asks ------------------------------------------------------------------------------------------------ */
+/* -- fields that stay in vmcs02 until L1 asks
+ * ------------------------------------------------------------------------------------------------ */
 
 Test(reflect, stale_fields_are_fetched_and_learned) {
     struct sim *sim = l2_running(NULL);
@@ -473,7 +485,9 @@ Test(reflect, lma_is_saved_in_the_entry_controls) {
     sim_free(sim);
 }
 
-/* -- EPT violations --------------------------------------------------------------------------------------------------------------------------- */
+/* -- EPT violations
+ * ---------------------------------------------------------------------------------------------------------------------------
+ */
 
 static const struct nvmx_l2_exit_info violation = {
     .reason = NVMX_EXIT_EPT_VIOLATION,

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* How L1 finds its processor after an exit of L2: host-state area, inherited MSRs, MSR lists, VMX aborts (SDM 30.4-30.7). */
+/* How L1 finds its processor after an exit of L2: host-state area, inherited MSRs, MSR lists, VMX aborts
+ * (SDM 30.4-30.7). */
 #include "machine.h"
 
 static void expect_field(const struct sim *sim, enum nvmx_field slot, uint64_t wanted) {
-    cr_expect(vmcs01(sim, slot) == wanted, "%s: %#lx instead of %#lx", nvmx_field_info(slot)->name, vmcs01(sim, slot), wanted);
+    cr_expect(vmcs01(sim, slot) == wanted, "%s: %#lx instead of %#lx", nvmx_field_info(slot)->name, vmcs01(sim, slot),
+              wanted);
 }
 
 static void expect_segment(const struct sim *sim, unsigned int i, uint64_t selector, uint64_t base, uint64_t rights) {
@@ -116,7 +118,8 @@ Test(reflect_host_state, kept_bits_of_cr0) {
     sim_free(sim);
 }
 
-/* -- L1 in 32-bit mode ------------------------------------------------------------------------------------------------------- */
+/* -- L1 in 32-bit mode
+ * ------------------------------------------------------------------------------------------------------- */
 
 #define PDPT UINT64_C(0x20020)
 
@@ -157,7 +160,8 @@ Test(reflect_host_state, a_32_bit_l1_with_pae_paging) {
 
 static void expect_abort(struct sim *sim, uint32_t indicator) {
     cr_expect_eq(nvmx_stop_reason(sim->vcpu), NVMX_STOP_VMX_ABORT);
-    cr_expect_eq(sim_read32(sim, SIM_L1_VMCS_A + 4), indicator, "VMX-abort indicator %u", sim_read32(sim, SIM_L1_VMCS_A + 4));
+    cr_expect_eq(sim_read32(sim, SIM_L1_VMCS_A + 4), indicator, "VMX-abort indicator %u",
+                 sim_read32(sim, SIM_L1_VMCS_A + 4));
     cr_expect_eq(nvmx_exit(sim->vcpu, NVMX_EXIT_CPUID), NVMX_STOP, "it stays stopped");
     cr_expect_eq(nvmx_enter(sim->vcpu, NULL), NVMX_STOP);
 }
@@ -185,15 +189,18 @@ Test(reflect_host_state, absent_pdptes_are_loaded) {
     sim_free(sim);
 }
 
-/* -- blocking by NMI ------------------------------------------------------------------------------------------------------------------- */
+/* -- blocking by NMI
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 
-/* SDM 30.5.5, 30.3.4: an exit by NMI blocks NMIs; others leave blocking as it was, which with virtual NMIs was not the processor's. */
+/* SDM 30.5.5, 30.3.4: an exit by NMI blocks NMIs; others leave blocking as it was, which with virtual NMIs was not the
+ * processor's. */
 Test(reflect_host_state, blocking_by_nmi) {
     static const struct {
         uint32_t pin;
         bool l2_blocked, by_nmi, l1_blocked;
     } rows[] = {
-        {0, false, false, false}, {0, true, false, true},     {8, false, false, false}, {8, true, false, true},
+        {0, false, false, false}, {0, true, false, true},     {8, false, false, false},  {8, true, false, true},
         {8, false, true, true},   {0x28, true, false, false}, {0x28, false, true, true}, {0x28, false, false, false},
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
@@ -232,7 +239,8 @@ Test(reflect_host_state, failed_entries_load_it_too) {
     sim_free(sim);
 }
 
-/* -- MSRs that controls switch --------------------------------------------------------------------------------------------------------------- */
+/* -- MSRs that controls switch
+ * --------------------------------------------------------------------------------------------------------------- */
 
 struct gate_row {
     enum nvmx_field guest, host;
@@ -247,14 +255,16 @@ static const struct gate_row gate_rows[] = {
     {NVMX_F_GUEST_EFER, NVMX_F_HOST_EFER, 21, 0xc0000080, 15, 0xd01, 0xd00},
 };
 
-/* SDM 30.5.1: "load" gives the host-state field, else L1 keeps L2's; by a field where the host switches it, else by WRMSR. */
+/* SDM 30.5.1: "load" gives the host-state field, else L1 keeps L2's; by a field where the host switches it, else by
+ * WRMSR. */
 Test(reflect_host_state, switched_msrs) {
     for (unsigned int i = 0; i < 4 * COUNT(gate_rows); i++) {
         const struct gate_row *row = &gate_rows[i / 4];
         bool loads = i & 1, host_switches = i & 2;
         struct sim *sim = l1_ready(NULL);
         if (!host_switches)
-            sim_set(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS, vmcs01(sim, NVMX_F_VM_ENTRY_CONTROLS) & ~(UINT64_C(1) << row->entry_bit));
+            sim_set(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS,
+                    vmcs01(sim, NVMX_F_VM_ENTRY_CONTROLS) & ~(UINT64_C(1) << row->entry_bit));
         l1_clears(sim, NVMX_VMCS_VM_EXIT_CONTROLS, UINT64_C(1) << row->load_bit);
         if (loads)
             l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, UINT64_C(1) << row->load_bit);
@@ -278,9 +288,12 @@ Test(reflect_host_state, switched_msrs) {
     }
 }
 
-/* -- MSR lists -------------------------------------------------------------------------------------------------------------------------------- */
+/* -- MSR lists
+ * --------------------------------------------------------------------------------------------------------------------------------
+ */
 
-static void write_list(struct sim *sim, uint64_t gpa1, uint32_t address, uint32_t count, const uint64_t *entries, size_t bytes) {
+static void write_list(struct sim *sim, uint64_t gpa1, uint32_t address, uint32_t count, const uint64_t *entries,
+                       size_t bytes) {
     sim_write(sim, gpa1, entries, bytes);
     l1_writes(sim, address, gpa1);
     l1_writes(sim, count, bytes / 16);
@@ -289,8 +302,10 @@ static void write_list(struct sim *sim, uint64_t gpa1, uint32_t address, uint32_
 Test(reflect_host_state, msr_lists) {
     struct sim *sim = l1_ready(NULL);
     static const uint64_t store[] = {0xc0000081, 0, 0xc0000082, 0}, load[] = {0xc0000083, 0x3333, 0xc0000084, 0x4444};
-    write_list(sim, SIM_L1_MSR_LISTS, NVMX_VMCS_VM_EXIT_MSR_STORE_ADDRESS, NVMX_VMCS_VM_EXIT_MSR_STORE_COUNT, store, sizeof(store));
-    write_list(sim, SIM_L1_MSR_LISTS + 0x400, NVMX_VMCS_VM_EXIT_MSR_LOAD_ADDRESS, NVMX_VMCS_VM_EXIT_MSR_LOAD_COUNT, load, sizeof(load));
+    write_list(sim, SIM_L1_MSR_LISTS, NVMX_VMCS_VM_EXIT_MSR_STORE_ADDRESS, NVMX_VMCS_VM_EXIT_MSR_STORE_COUNT, store,
+               sizeof(store));
+    write_list(sim, SIM_L1_MSR_LISTS + 0x400, NVMX_VMCS_VM_EXIT_MSR_LOAD_ADDRESS, NVMX_VMCS_VM_EXIT_MSR_LOAD_COUNT,
+               load, sizeof(load));
     launch(sim);
     sim_msr(sim, 0xc0000081)->value = 0x1111;
     sim_msr(sim, 0xc0000082)->value = 0x2222;
@@ -310,21 +325,23 @@ Test(reflect_host_state, msr_lists_abort) {
         uint64_t entry[2];
         uint32_t indicator;
     } rows[] = {
-        {true, {0x9e, 0}, 1},          /* IA32_SMBASE */
-        {true, {0x808, 0}, 1},         /* an x2APIC MSR */
-        {true, {0x12345, 0}, 1},       /* none that the host knows */
+        {true, {0x9e, 0}, 1},    /* IA32_SMBASE */
+        {true, {0x808, 0}, 1},   /* an x2APIC MSR */
+        {true, {0x12345, 0}, 1}, /* none that the host knows */
         {true, {UINT64_C(1) << 32 | 0xc0000081, 0}, 1},
-        {false, {0xc0000100, 0}, 4},   /* FS base */
+        {false, {0xc0000100, 0}, 4}, /* FS base */
         {false, {0x808, 0}, 4},
         {false, {0x12345, 0}, 4},
-        {false, {0x480, 1}, 4},        /* a capability */
+        {false, {0x480, 1}, 4}, /* a capability */
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
         struct sim *sim = l1_ready(NULL);
         if (rows[i].store)
-            write_list(sim, SIM_L1_MSR_LISTS, NVMX_VMCS_VM_EXIT_MSR_STORE_ADDRESS, NVMX_VMCS_VM_EXIT_MSR_STORE_COUNT, rows[i].entry, 16);
+            write_list(sim, SIM_L1_MSR_LISTS, NVMX_VMCS_VM_EXIT_MSR_STORE_ADDRESS, NVMX_VMCS_VM_EXIT_MSR_STORE_COUNT,
+                       rows[i].entry, 16);
         else
-            write_list(sim, SIM_L1_MSR_LISTS, NVMX_VMCS_VM_EXIT_MSR_LOAD_ADDRESS, NVMX_VMCS_VM_EXIT_MSR_LOAD_COUNT, rows[i].entry, 16);
+            write_list(sim, SIM_L1_MSR_LISTS, NVMX_VMCS_VM_EXIT_MSR_LOAD_ADDRESS, NVMX_VMCS_VM_EXIT_MSR_LOAD_COUNT,
+                       rows[i].entry, 16);
         launch(sim);
         cr_expect_eq(sim_exit(sim, NVMX_EXIT_CPUID, 0, 0, 2), NVMX_STOP, "row %zu", i);
         expect_abort(sim, rows[i].indicator);
@@ -336,8 +353,10 @@ Test(reflect_host_state, msr_lists_abort) {
 Test(reflect_host_state, failed_entries_load_msrs_but_store_none) {
     struct sim *sim = l1_ready(NULL);
     static const uint64_t store[] = {0xc0000081, 0x7777}, load[] = {0xc0000083, 0x3333};
-    write_list(sim, SIM_L1_MSR_LISTS, NVMX_VMCS_VM_EXIT_MSR_STORE_ADDRESS, NVMX_VMCS_VM_EXIT_MSR_STORE_COUNT, store, sizeof(store));
-    write_list(sim, SIM_L1_MSR_LISTS + 0x400, NVMX_VMCS_VM_EXIT_MSR_LOAD_ADDRESS, NVMX_VMCS_VM_EXIT_MSR_LOAD_COUNT, load, sizeof(load));
+    write_list(sim, SIM_L1_MSR_LISTS, NVMX_VMCS_VM_EXIT_MSR_STORE_ADDRESS, NVMX_VMCS_VM_EXIT_MSR_STORE_COUNT, store,
+               sizeof(store));
+    write_list(sim, SIM_L1_MSR_LISTS + 0x400, NVMX_VMCS_VM_EXIT_MSR_LOAD_ADDRESS, NVMX_VMCS_VM_EXIT_MSR_LOAD_COUNT,
+               load, sizeof(load));
     l1_writes(sim, NVMX_VMCS_GUEST_RFLAGS, 0);
     cr_assert_eq(sim_vmlaunch(sim), SIM_ENTRY_FAILED);
     cr_expect_eq(sim_read64(sim, SIM_L1_MSR_LISTS + 8), 0x7777);

@@ -3,15 +3,16 @@
 #include "exits/exits.h"
 #include "machine.h"
 
-/* -- by a control bit -------------------------------------------------------------------------------------------------- */
+/* -- by a control bit
+ * -------------------------------------------------------------------------------------------------- */
 
 /*
- * Where L1's wish stands in vmcs12 (a control field and its bit), by the SDM, for exits that one bit decides. Others have tests of their own, or
- * are always L1's, or always the host's.
+ * Where L1's wish stands in vmcs12 (a control field and its bit), by the SDM, for exits that one bit decides. Others
+ * have tests of their own, or are always L1's, or always the host's.
  */
-#define ALWAYS_L1 1u
+#define ALWAYS_L1   1u
 #define ALWAYS_HOST 2u
-#define OWN_TEST 3u
+#define OWN_TEST    3u
 
 static const struct {
     uint8_t reason;
@@ -185,7 +186,8 @@ Test(route, unknown_reasons) {
 
 Test(route, pause_and_apic_write) {
     struct sim *sim = l2_running(NULL);
-    uint64_t *primary = control(sim, NVMX_VMCS_PRIMARY_CONTROLS), *secondary = control(sim, NVMX_VMCS_SECONDARY_CONTROLS);
+    uint64_t *primary = control(sim, NVMX_VMCS_PRIMARY_CONTROLS),
+             *secondary = control(sim, NVMX_VMCS_SECONDARY_CONTROLS);
     struct nvmx_l2_exit_info pause = {.reason = NVMX_EXIT_PAUSE}, write = {.reason = NVMX_EXIT_APIC_WRITE};
     uint64_t p = *primary & ~(UINT64_C(1) << 30), s = *secondary & ~UINT64_C(0x700);
 
@@ -208,7 +210,8 @@ Test(route, injected_monitor_trap) {
     l1_writes(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, 0x80000700);
     launch(sim);
     routes_to(sim, &(struct nvmx_l2_exit_info){.reason = NVMX_EXIT_MONITOR_TRAP_FLAG}, true, "injected");
-    cr_expect_not(nvmx_l1_intercepts(sim->vcpu, &(struct nvmx_l2_exit_info){.reason = NVMX_EXIT_MONITOR_TRAP_FLAG}), "once");
+    cr_expect_not(nvmx_l1_intercepts(sim->vcpu, &(struct nvmx_l2_exit_info){.reason = NVMX_EXIT_MONITOR_TRAP_FLAG}),
+                  "once");
     sim_free(sim);
 }
 
@@ -219,7 +222,10 @@ Test(route, xsaves) {
         uint64_t asked, xss, bitmap;
         bool l1;
     } rows[] = {
-        {0x100, 0x100, 0x100, true},  {0x100, 0x100, 0x200, false}, {0x100, 0, 0x100, false}, {0, 0x100, 0x100, false},
+        {0x100, 0x100, 0x100, true},
+        {0x100, 0x100, 0x200, false},
+        {0x100, 0, 0x100, false},
+        {0, 0x100, 0x100, false},
         {UINT64_C(1) << 62, UINT64_C(1) << 62, UINT64_C(3) << 62, true},
     };
     *control(sim, NVMX_VMCS_SECONDARY_CONTROLS) |= 1u << 20;
@@ -229,12 +235,14 @@ Test(route, xsaves) {
         sim_msr(sim, 0xda0)->value = rows[i].xss;
         *control(sim, NVMX_VMCS_XSS_EXITING_BITMAP) = rows[i].bitmap;
         for (uint32_t reason = NVMX_EXIT_XSAVES; reason <= NVMX_EXIT_XRSTORS; reason++)
-            cr_expect_eq(nvmx_l1_intercepts(sim->vcpu, &(struct nvmx_l2_exit_info){.reason = reason}), rows[i].l1, "row %zu", i);
+            cr_expect_eq(nvmx_l1_intercepts(sim->vcpu, &(struct nvmx_l2_exit_info){.reason = reason}), rows[i].l1,
+                         "row %zu", i);
     }
     sim_msr(sim, 0xda0)->refuse_read = true;
     sim->regs.gpr[NVMX_RAX] = 0x100;
     *control(sim, NVMX_VMCS_XSS_EXITING_BITMAP) = 0x100;
-    cr_expect(nvmx_l1_intercepts(sim->vcpu, &(struct nvmx_l2_exit_info){.reason = NVMX_EXIT_XSAVES}), "an unknown IA32_XSS counts as all ones");
+    cr_expect(nvmx_l1_intercepts(sim->vcpu, &(struct nvmx_l2_exit_info){.reason = NVMX_EXIT_XSAVES}),
+              "an unknown IA32_XSS counts as all ones");
     sim_free(sim);
 }
 
@@ -244,8 +252,13 @@ Test(route, encls) {
     static const struct {
         uint64_t leaf, bitmap;
         bool l1;
-    } rows[] = {{0, 1, true}, {1, 1, false}, {62, UINT64_C(1) << 62, true}, {63, UINT64_C(1) << 63, true},
-                {1000, UINT64_C(1) << 63, true}, {1000, UINT64_MAX >> 1, false}, {UINT64_C(5) << 32, 1, true}};
+    } rows[] = {{0, 1, true},
+                {1, 1, false},
+                {62, UINT64_C(1) << 62, true},
+                {63, UINT64_C(1) << 63, true},
+                {1000, UINT64_C(1) << 63, true},
+                {1000, UINT64_MAX >> 1, false},
+                {UINT64_C(5) << 32, 1, true}};
     for (size_t i = 0; i < COUNT(rows); i++) {
         struct nvmx_l2_exit_info info = {.reason = NVMX_EXIT_ENCLS};
         sim->regs.gpr[NVMX_RAX] = rows[i].leaf;
@@ -258,7 +271,8 @@ Test(route, encls) {
     sim_free(sim);
 }
 
-/* -- exceptions and interrupts ------------------------------------------------------------------------------------------------ */
+/* -- exceptions and interrupts
+ * ------------------------------------------------------------------------------------------------ */
 
 static struct nvmx_l2_exit_info exception(uint32_t vector, uint32_t type, uint32_t error_code) {
     return (struct nvmx_l2_exit_info){
@@ -293,13 +307,14 @@ Test(route, page_faults_by_mask_and_match) {
                     *control(sim, NVMX_VMCS_PAGE_FAULT_ERROR_CODE_MASK) = codes[mask];
                     *control(sim, NVMX_VMCS_PAGE_FAULT_ERROR_CODE_MATCH) = codes[match];
                     bool equal = (codes[code] & codes[mask]) == codes[match];
-                    cr_expect_eq(nvmx_l1_intercepts(sim->vcpu, &info), equal == (bit != 0), "mask %#x match %#x code %#x", codes[mask],
-                                 codes[match], codes[code]);
+                    cr_expect_eq(nvmx_l1_intercepts(sim->vcpu, &info), equal == (bit != 0),
+                                 "mask %#x match %#x code %#x", codes[mask], codes[match], codes[code]);
                 }
     sim_free(sim);
 }
 
-/* A machine check that the host intercepts is the host's; an NMI or interrupt that it owns it keeps, and delivers by nvmx_enter. */
+/* A machine check that the host intercepts is the host's; an NMI or interrupt that it owns it keeps, and delivers by
+ * nvmx_enter. */
 Test(route, events_that_the_host_owns) {
     struct nvmx_l2_exit_info nmi = exception(2, 2, 0), machine_check = exception(18, 3, 0);
     struct nvmx_l2_exit_info interrupt = {.reason = NVMX_EXIT_EXTERNAL_INTERRUPT, .interruption_info = 0x80000030};
@@ -316,7 +331,8 @@ Test(route, events_that_the_host_owns) {
             for (size_t i = 0; i < COUNT(events); i++) {
                 cr_expect_eq(nvmx_l1_intercepts(sim->vcpu, events[i]), wants, "event %zu: vmcs12 decides", i);
                 enum nvmx_next next = sim_exit_info(sim, events[i]);
-                cr_expect_eq(next, wants && !owns ? NVMX_ENTER : NVMX_HOST, "event %zu owned %u wanted %u", i, owns, wants);
+                cr_expect_eq(next, wants && !owns ? NVMX_ENTER : NVMX_HOST, "event %zu owned %u wanted %u", i, owns,
+                             wants);
                 if (next == NVMX_ENTER) {
                     cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_EXIT_INTERRUPTION_INFO), events[i]->interruption_info);
                     resume(sim);
@@ -327,7 +343,8 @@ Test(route, events_that_the_host_owns) {
     }
 }
 
-/* -- control registers ----------------------------------------------------------------------------------------------------------- */
+/* -- control registers
+ * ----------------------------------------------------------------------------------------------------------- */
 
 static struct nvmx_l2_exit_info cr_access(uint64_t qualification) {
     return (struct nvmx_l2_exit_info){.reason = NVMX_EXIT_CONTROL_REGISTER, .qualification = qualification};
@@ -385,7 +402,8 @@ Test(route, cr3_and_its_targets) {
         *control(sim, NVMX_VMCS_CR3_TARGET_COUNT) = targets;
         for (uint64_t value = 1; value <= 5; value++) {
             *primary = p | 1u << 15;
-            cr_expect_eq(l1_wants_mov_to(sim, 3, 0x1000 * value), value > targets, "%lu targets, value %lu", targets, value);
+            cr_expect_eq(l1_wants_mov_to(sim, 3, 0x1000 * value), value > targets, "%lu targets, value %lu", targets,
+                         value);
             *primary = p;
             cr_expect_not(l1_wants_mov_to(sim, 3, 0x1000 * value));
         }
@@ -417,7 +435,8 @@ Test(route, clts_and_lmsw) {
             struct nvmx_l2_exit_info clts = cr_access(2u << 4);
             *control(sim, NVMX_VMCS_CR0_GUEST_HOST_MASK) = mask;
             *control(sim, NVMX_VMCS_CR0_READ_SHADOW) = shadow;
-            cr_expect_eq(nvmx_l1_intercepts(sim->vcpu, &clts), (mask & 8) && (shadow & 8), "CLTS %lu %lu", mask, shadow);
+            cr_expect_eq(nvmx_l1_intercepts(sim->vcpu, &clts), (mask & 8) && (shadow & 8), "CLTS %lu %lu", mask,
+                         shadow);
             for (uint64_t source = 0; source < 16; source++) {
                 struct nvmx_l2_exit_info lmsw = cr_access(3u << 4 | source << 16);
                 bool wanted = false;
@@ -430,10 +449,13 @@ Test(route, clts_and_lmsw) {
     sim_free(sim);
 }
 
-/* -- ports ------------------------------------------------------------------------------------------------------------------------- */
+/* -- ports
+ * -------------------------------------------------------------------------------------------------------------------------
+ */
 
 static struct nvmx_l2_exit_info port_access(uint32_t port, uint32_t bytes) {
-    return (struct nvmx_l2_exit_info){.reason = NVMX_EXIT_IO_INSTRUCTION, .qualification = (uint64_t)port << 16 | (bytes - 1)};
+    return (struct nvmx_l2_exit_info){.reason = NVMX_EXIT_IO_INSTRUCTION,
+                                      .qualification = (uint64_t)port << 16 | (bytes - 1)};
 }
 
 static void set_port_bit(struct sim *sim, uint32_t port, bool set) {
@@ -475,7 +497,8 @@ Test(route, ports_by_bitmap) {
             for (size_t s = 0; s < COUNT(sizes); s++) {
                 struct nvmx_l2_exit_info info = port_access(first, sizes[s]);
                 bool hit = ports[p] >= first && ports[p] < first + sizes[s];
-                cr_expect_eq(nvmx_l1_intercepts(sim->vcpu, &info), hit, "bit %#x, %u bytes at %#x", ports[p], sizes[s], first);
+                cr_expect_eq(nvmx_l1_intercepts(sim->vcpu, &info), hit, "bit %#x, %u bytes at %#x", ports[p], sizes[s],
+                             first);
             }
         set_port_bit(sim, ports[p], false);
     }
@@ -513,7 +536,9 @@ Test(route, bitmaps_without_memory) {
     sim_free(sim);
 }
 
-/* -- MSRs ------------------------------------------------------------------------------------------------------------------------------- */
+/* -- MSRs
+ * -------------------------------------------------------------------------------------------------------------------------------
+ */
 
 static bool l1_wants_msr(struct sim *sim, uint32_t index, bool write) {
     struct nvmx_l2_exit_info info = {.reason = write ? NVMX_EXIT_WRMSR : NVMX_EXIT_RDMSR};
@@ -526,7 +551,12 @@ Test(route, msrs_by_bitmap) {
     struct sim *sim = l2_running(NULL);
     static const struct {
         uint32_t index, byte;
-    } rows[] = {{0, 0}, {0x174, 0x174 / 8}, {0x1fff, 0x3ff}, {0xc0000000, 0x400}, {0xc0000102, 0x400 + 0x102 / 8}, {0xc0001fff, 0x7ff}};
+    } rows[] = {{0, 0},
+                {0x174, 0x174 / 8},
+                {0x1fff, 0x3ff},
+                {0xc0000000, 0x400},
+                {0xc0000102, 0x400 + 0x102 / 8},
+                {0xc0001fff, 0x7ff}};
     for (size_t i = 0; i < COUNT(rows); i++) {
         for (unsigned int direction = 0; direction < 2; direction++) {
             uint8_t bit = (uint8_t)(1u << (rows[i].index % 8)), none = 0;
@@ -545,7 +575,9 @@ Test(route, msrs_by_bitmap) {
     sim_free(sim);
 }
 
-/* -- what nobody wants ---------------------------------------------------------------------------------------------------------------------- */
+/* -- what nobody wants
+ * ----------------------------------------------------------------------------------------------------------------------
+ */
 
 static bool exits_in_vmcs02(struct sim *sim, uint32_t index, bool write) {
     const uint8_t *page = sim_page(sim, vmcs02(sim, NVMX_F_MSR_BITMAP_ADDRESS));
@@ -589,8 +621,8 @@ Test(route, an_msr_that_the_host_wants) {
 }
 
 /*
- * vmcs02 uses no bitmap, since L1's had no memory behind it when it was merged. L1's bitmap is back and does not want the access: it is not tried
- * again and again, and it is not the host's either.
+ * vmcs02 uses no bitmap, since L1's had no memory behind it when it was merged. L1's bitmap is back and does not want
+ * the access: it is not tried again and again, and it is not the host's either.
  */
 Test(route, bitmaps_that_come_back) {
     static const uint64_t gone[] = {SIM_L1_MSR_BITMAP, SIM_L1_IO_BITMAP_B};

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Hardware VMCS shadowing for L1: what its VMREAD and VMWRITE do without an exit must be what they would do with one (SDM 27.10). */
+/* Hardware VMCS shadowing for L1: what its VMREAD and VMWRITE do without an exit must be what they would do with one
+ * (SDM 27.10). */
 #include <string.h>
 
 #include "machine.h"
@@ -20,7 +21,8 @@ static bool without_exit(struct sim *sim, uint32_t encoding, bool write) {
     return nvmx_counts(sim->vcpu)->exits_l1 == before;
 }
 
-/* -- bitmaps ------------------------------------------------------------------------------------------------------------------ */
+/* -- bitmaps
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 Test(shadow, bitmaps_match_the_table) {
     static uint8_t reads[NVMX_PAGE_SIZE], writes[NVMX_PAGE_SIZE];
@@ -49,7 +51,8 @@ Test(shadow, bitmaps_match_the_table) {
     }
 }
 
-/* Only what the machine has too can be in a shadow VMCS; and nothing of the host-state area, which hardware would load. */
+/* Only what the machine has too can be in a shadow VMCS; and nothing of the host-state area, which hardware would load.
+ */
 Test(shadow, no_host_state_and_no_controls_of_memory) {
     static uint8_t reads[NVMX_PAGE_SIZE], writes[NVMX_PAGE_SIZE];
     struct sim *sim = sim_new(&with_shadow);
@@ -62,7 +65,8 @@ Test(shadow, no_host_state_and_no_controls_of_memory) {
     sim_free(sim);
 }
 
-/* -- reading and writing without exits -------------------------------------------------------------------------------------------- */
+/* -- reading and writing without exits
+ * -------------------------------------------------------------------------------------------- */
 
 Test(shadow, what_l1_writes_arrives) {
     struct sim *sim = l1_ready(&with_shadow);
@@ -114,7 +118,8 @@ Test(shadow, what_l1_reads_is_right) {
 /* A VMWRITE that exits (to exit information) is seen by a VMREAD that does not. */
 Test(shadow, writes_that_exit) {
     struct sim *sim = l1_ready(&with_shadow);
-    cr_assert(without_exit(sim, NVMX_VMCS_EXIT_QUALIFICATION, false) && !without_exit(sim, NVMX_VMCS_EXIT_QUALIFICATION, true));
+    cr_assert(without_exit(sim, NVMX_VMCS_EXIT_QUALIFICATION, false) &&
+              !without_exit(sim, NVMX_VMCS_EXIT_QUALIFICATION, true));
     l1_writes(sim, NVMX_VMCS_EXIT_QUALIFICATION, 0x4711);
     cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_QUALIFICATION), 0x4711);
     launch(sim);
@@ -137,7 +142,8 @@ Test(shadow, refused_entries) {
     sim_free(sim);
 }
 
-/* -- the current VMCS changes ----------------------------------------------------------------------------------------------------------- */
+/* -- the current VMCS changes
+ * ----------------------------------------------------------------------------------------------------------- */
 
 static uint64_t link_pointer(const struct sim *sim) {
     return vmcs01(sim, NVMX_F_VMCS_LINK_POINTER);
@@ -190,7 +196,9 @@ Test(shadow, two_vmcss) {
     }
 }
 
-/* -- callbacks fail ------------------------------------------------------------------------------------------------------------------------ */
+/* -- callbacks fail
+ * ------------------------------------------------------------------------------------------------------------------------
+ */
 
 /* A refused VMPTRLD leaves the current VMCS, and L1 reads that one; a refused VMCLEAR clears nothing. */
 Test(shadow, refused_vmptrld_and_vmclear) {
@@ -217,7 +225,8 @@ Test(shadow, refused_vmptrld_and_vmclear) {
                 cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RSP), 0xbbbb, "callback %lu: B's", k);
                 refused[clear]++;
             } else {
-                cr_expect(outcome == SIM_SUCCEED || outcome == SIM_STOPPED, "callback %lu: %s", k, sim_outcome_text(outcome));
+                cr_expect(outcome == SIM_SUCCEED || outcome == SIM_STOPPED, "callback %lu: %s", k,
+                          sim_outcome_text(outcome));
             }
             sim_free(sim);
         }

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* VMCS regions of L1 and the cache of them: what L1 writes it reads back, wherever the VMCS has been meanwhile (SDM 27.2, 27.11). */
+/* VMCS regions of L1 and the cache of them: what L1 writes it reads back, wherever the VMCS has been meanwhile
+ * (SDM 27.2, 27.11). */
 #include <string.h>
 
 #include "machine.h"
 
-#define REGIONS 20u
-#define REGION(i) (UINT64_C(0x200000) + (uint64_t)(i) * 0x2000)
+#define REGIONS   20u
+#define REGION(i) (UINT64_C(0x200000) + (uint64_t)(i)*0x2000)
 
 /* Fields that L1 can write and that the checks, or L2, do not need as they are. */
 static bool free_field(const struct sim *sim, unsigned int slot) {
@@ -44,7 +45,8 @@ static void expect_region(struct sim *sim, unsigned int region, unsigned int pat
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++)
         if (free_field(sim, slot)) {
             uint64_t got = l1_reads(sim, nvmx_field_info(slot)->encoding);
-            cr_expect(got == pattern(pattern_of, slot), "region %u, %s: %#lx", region, nvmx_field_info(slot)->name, got);
+            cr_expect(got == pattern(pattern_of, slot), "region %u, %s: %#lx", region, nvmx_field_info(slot)->name,
+                      got);
         }
 }
 
@@ -78,7 +80,8 @@ Test(vmcs12, least_recently_used_leaves) {
     sim_free(sim);
 }
 
-/* -- L2 runs between ---------------------------------------------------------------------------------------------------------- */
+/* -- L2 runs between
+ * ---------------------------------------------------------------------------------------------------------- */
 
 /* Guest state that L2 changed is in a vmcs02 when the VMCS has to leave the cache. */
 Test(vmcs12, l2s_state_survives_eviction) {
@@ -129,7 +132,9 @@ Test(vmcs12, a_vmcs02_for_each_cached_vmcs12) {
     sim_free(sim);
 }
 
-/* -- VMCLEAR ---------------------------------------------------------------------------------------------------------------------- */
+/* -- VMCLEAR
+ * ----------------------------------------------------------------------------------------------------------------------
+ */
 
 /* SDM 27.11.3: after VMCLEAR the region has all data, which L1 may move; the launch state is clear. */
 Test(vmcs12, a_cleared_region_can_be_copied) {
@@ -185,7 +190,8 @@ Test(vmcs12, vmclear_and_the_current_vmcs) {
     sim_free(sim);
 }
 
-/* -- VMXOFF, destruction -------------------------------------------------------------------------------------------------------------- */
+/* -- VMXOFF, destruction
+ * -------------------------------------------------------------------------------------------------------------- */
 
 Test(vmcs12, vmxoff_keeps_the_data) {
     for (unsigned int shadow = 0; shadow < 2; shadow++) {
@@ -234,7 +240,8 @@ Test(vmcs12, destroyed_in_every_state) {
     }
 }
 
-/* -- a layout of the host's -------------------------------------------------------------------------------------------------------------- */
+/* -- a layout of the host's
+ * -------------------------------------------------------------------------------------------------------------- */
 
 /* Fields packed in their natural widths from the end of the page down; every 17th is not kept in memory. */
 static void pack(struct nvmx_vmcs12_layout *layout) {
@@ -272,8 +279,8 @@ Test(vmcs12, a_layout_of_the_hosts) {
     make_current(sim, REGION(0));
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++)
         if (free_field(sim, slot))
-            cr_expect_eq(l1_reads(sim, nvmx_field_info(slot)->encoding), layout.offset[slot] ? pattern(0, slot) : 0, "%s",
-                         nvmx_field_info(slot)->name);
+            cr_expect_eq(l1_reads(sim, nvmx_field_info(slot)->encoding), layout.offset[slot] ? pattern(0, slot) : 0,
+                         "%s", nvmx_field_info(slot)->name);
     sim_free(sim);
 }
 
@@ -298,7 +305,9 @@ Test(vmcs12, bad_layouts_are_refused) {
     }
 }
 
-/* -- hostile regions ------------------------------------------------------------------------------------------------------------------------ */
+/* -- hostile regions
+ * ------------------------------------------------------------------------------------------------------------------------
+ */
 
 /* Whatever the region holds: fields are cut to their widths, and those that L1 does not have hold nothing. */
 Test(vmcs12, a_region_full_of_ones) {
