@@ -132,11 +132,6 @@ static bool make(struct fuzz_machine *m) {
     set_pointers(m);
     fill_lists(sim);
     nvmx_vcpu_reset(sim->vcpu);
-    if (!m->options.no_vpid) { /* the others' host does not show its bitmaps */
-        sim->vcpu->host_msr_bitmap = (const uint64_t *)(const void *)sim->host_msr_bitmap;
-        sim->vcpu->host_io_bitmap[0] = (const uint64_t *)(const void *)sim->host_io_bitmap[0];
-        sim->vcpu->host_io_bitmap[1] = (const uint64_t *)(const void *)sim->host_io_bitmap[1];
-    }
     m->pages_used = sim->pages_used;
     memcpy(m->low_memory, sim->ram, sizeof(m->low_memory));
     memcpy(m->host_bitmap[0], sim->host_msr_bitmap, NVMX_PAGE_SIZE);
@@ -152,8 +147,19 @@ static bool make(struct fuzz_machine *m) {
 
 /* -- from one input to the next ------------------------------------------------------------------------------------------------------ */
 
+/* The simulated host gives no bitmaps to its vCPU; most of these hosts do. */
+static void show_bitmaps(const struct fuzz_machine *m) {
+    struct nvmx_vcpu *vcpu = m->sim->vcpu;
+    if (m->options.no_vpid)
+        return;
+    vcpu->host_msr_bitmap = (const uint64_t *)(const void *)m->sim->host_msr_bitmap;
+    vcpu->host_io_bitmap[0] = (const uint64_t *)(const void *)m->sim->host_io_bitmap[0];
+    vcpu->host_io_bitmap[1] = (const uint64_t *)(const void *)m->sim->host_io_bitmap[1];
+}
+
 static void start_over(struct fuzz_machine *m) {
     struct sim *sim = m->sim;
+    show_bitmaps(m);
     memset(&sim->fail, 0, sizeof(sim->fail));
     nvmx_vcpu_reset(sim->vcpu);
     FUZZ_HOLD(sim->mapped == 0, "%llu pages of L1 are mapped after a reset", (unsigned long long)sim->mapped);
