@@ -63,6 +63,7 @@ struct pin {
 #define PROC2_MBEC (1u << 22)
 #define PROC2_TSC_SCALING (1u << 25)
 #define PROC3_LOADIWKEY (1u << 0)
+#define PROC3_SPEC_CTRL (1u << 7)
 #define EXIT_SAVE_DEBUG (1u << 2)
 #define EXIT_HOST_64 (1u << 9)
 #define EXIT_ACKNOWLEDGE (1u << 15)
@@ -406,6 +407,8 @@ enum nvmx_status merge_pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 enum nvmx_status merge_switch_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Release pages of L1 in [gpa1, gpa1 + bytes). */
 void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes);
+/* An MSR (by its bit of the bitmap) that is the host's in L2, whatever its bitmap says. */
+bool merge_keeps_msr(const struct nvmx_vcpu *vcpu, uint32_t bit);
 /* Neither L1 nor the host intercepts this MSR or port access of L2: let it through from now on. */
 enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t bit);
 enum nvmx_status merge_heat_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int which, uint32_t bit);
@@ -424,6 +427,12 @@ enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool from_l2, bool nmi_exit,
                                  uint32_t *abort_indicator);
 /* Controls of vmcs12 that count only if another activates them. */
+static inline uint64_t tertiary_controls(const struct vmcs12 *v) {
+    bool active = (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TERTIARY) != 0;
+
+    return active ? v->value[NVMX_F_TERTIARY_CONTROLS] : 0;
+}
+
 static inline uint32_t secondary_controls(const struct vmcs12 *v) {
     bool active = (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_SECONDARY) != 0;
 

@@ -188,7 +188,7 @@ static enum route route_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool write
     uint32_t bit = bitmap_msr_bit((uint32_t)vcpu->regs->gpr[NVMX_RCX], write);
     bool host_lets_through = (vcpu->host_control[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0 &&
                              vcpu->host_msr_bitmap != NULL && bit != BITMAP_NONE &&
-                             !bitmap_test(vcpu->host_msr_bitmap, bit);
+                             !bitmap_test(vcpu->host_msr_bitmap, bit) && !merge_keeps_msr(vcpu, bit);
 
     if ((v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) == 0 || bit == BITMAP_NONE ||
         l1_bitmap_bit(vcpu, v->value[NVMX_F_MSR_BITMAP_ADDRESS], bit)) {
@@ -371,6 +371,8 @@ enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
         return by_bit(primary, row->bit);
     case WHO_SECONDARY:
         return by_bit(secondary, row->bit);
+    case WHO_TERTIARY:
+        return by_bit(tertiary_controls(v), row->bit);
     case WHO_PAUSE:
         return l1_if(bit_of(primary, 30) || (secondary & PROC2_PLE) != 0);
     case WHO_APIC_WRITE:

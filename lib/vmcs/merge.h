@@ -34,6 +34,11 @@ static inline void merge_put_always(struct merge *m, unsigned int slot, uint64_t
     m->count++;
 }
 
+/* vmcs01's tertiary controls, 0 if they aren't active. */
+static inline uint64_t host_tertiary(const uint64_t *host) {
+    return (host[NVMX_F_PRIMARY_CONTROLS] & PROC_TERTIARY) != 0 ? host[NVMX_F_TERTIARY_CONTROLS] : 0;
+}
+
 /* vmcs02's field shall hold `value`. Nothing happens if it is known to. */
 static inline void merge_put(struct merge *m, unsigned int slot, uint64_t value) {
     if (!nvmx_set_has(&m->v->known, slot) || m->v->image[slot] != value) {

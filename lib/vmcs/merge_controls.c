@@ -55,10 +55,9 @@ static void put_if_exists(struct merge *m, unsigned int slot, uint64_t value) {
     }
 }
 
-/* Of the tertiary controls only the host's intercept of LOADIWKEY concerns L2. */
+/* Intercepts are united; all else that the host has there concerns L1's own pages and MSRs. */
 static uint64_t put_tertiary(struct merge *m) {
-    bool active = (m->host[NVMX_F_PRIMARY_CONTROLS] & PROC_TERTIARY) != 0;
-    uint64_t tertiary = active ? m->host[NVMX_F_TERTIARY_CONTROLS] & PROC3_LOADIWKEY : 0;
+    uint64_t tertiary = (host_tertiary(m->host) | tertiary_controls(m->v)) & PROC3_LOADIWKEY;
 
     put_if_exists(m, NVMX_F_TERTIARY_CONTROLS, tertiary);
     return tertiary;

@@ -159,6 +159,23 @@ static struct bitmap_virtual x2apic_bits(const struct vmcs12 *v) {
     return bits;
 }
 
+#define MSR_SPEC_CTRL 0x48u
+
+/* Where vmcs01 protects bits of IA32_SPEC_CTRL by a mask, which vmcs02 has no part in, L2 reaches the MSR through the host only. */
+bool merge_keeps_msr(const struct nvmx_vcpu *vcpu, uint32_t bit) {
+    return (host_tertiary(vcpu->host_control) & PROC3_SPEC_CTRL) != 0 &&
+           (bit == bitmap_msr_bit(MSR_SPEC_CTRL, false) || bit == bitmap_msr_bit(MSR_SPEC_CTRL, true));
+}
+
+static void keep_msrs(const struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay) {
+    if ((host_tertiary(vcpu->host_control) & PROC3_SPEC_CTRL) != 0) {
+        for (unsigned int write = 0; write < 2; write++) {
+            uint32_t bit = bitmap_msr_bit(MSR_SPEC_CTRL, write != 0);
+            overlay->page[bit / 64] |= UINT64_C(1) << bit % 64;
+        }
+    }
+}
+
 /* MSR bitmaps are used only if both L1 and the host use them: whoever has none intercepts every access that is its to intercept. */
 static enum nvmx_status msr_bitmap(struct merge *m, uint32_t *bits) {
     bool l1_uses = (m->v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0;
@@ -175,6 +192,7 @@ static enum nvmx_status msr_bitmap(struct merge *m, uint32_t *bits) {
     enum nvmx_status status = overlay_merge(m->vcpu, &m->v->msr_bitmap, m->v->value[NVMX_F_MSR_BITMAP_ADDRESS], host,
                                             with_virtual ? &virtual_bits : NULL, &exits_all);
     if (status == NVMX_OK && !exits_all) {
+        keep_msrs(m->vcpu, &m->v->msr_bitmap);
         *bits |= PROC_MSR_BITMAPS;
         merge_put(m, NVMX_F_MSR_BITMAP_ADDRESS, m->v->msr_bitmap.hpa);
     }
@@ -399,9 +417,13 @@ static enum nvmx_status heat(struct nvmx_vcpu *vcpu, struct bitmap_overlay *over
 
 enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t bit) {
     struct bitmap_virtual virtual_bits = x2apic_bits(v);
+    enum nvmx_status status = heat(vcpu, &v->msr_bitmap, v->value[NVMX_F_MSR_BITMAP_ADDRESS], vcpu->host_msr_bitmap,
+                                   v->msr_bitmap.has_virtual ? &virtual_bits : NULL, bit);
 
-    return heat(vcpu, &v->msr_bitmap, v->value[NVMX_F_MSR_BITMAP_ADDRESS], vcpu->host_msr_bitmap,
-                v->msr_bitmap.has_virtual ? &virtual_bits : NULL, bit);
+    if (status == NVMX_OK) {
+        keep_msrs(vcpu, &v->msr_bitmap);
+    }
+    return status;
 }
 
 enum nvmx_status merge_heat_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int which, uint32_t bit) {

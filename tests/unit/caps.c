@@ -71,7 +71,7 @@ static bool is_default1(uint32_t msr, unsigned int bit) {
 
 /* Values that the library sets, or copies, whatever the host masks. */
 static bool is_fixed(const struct nvmx_cap_bit *bit) {
-    return bit->msr == 0x480 || bit->msr == 0x48a || (bit->msr == 0x485 && bit->bit == 0) ||
+    return (bit->msr == 0x480 && bit->bit != 56) || bit->msr == 0x48a || (bit->msr == 0x485 && bit->bit == 0) ||
            is_default1(bit->msr, bit->bit);
 }
 

@@ -458,3 +458,82 @@ Test(controls, encls_bitmaps_are_united_and_split) {
     }
     sim_free(sim);
 }
+
+/* -- LOADIWKEY, the only tertiary control ------------------------------------------------------------------------------------------------ */
+
+static struct nvmx_caps tertiary_machine(void) {
+    struct nvmx_caps machine;
+    sim_machine(&machine);
+    machine.msr[NVMX_CAP_PROCBASED] |= UINT64_C(1) << 49;
+    machine.msr[NVMX_CAP_TRUE_PROCBASED] |= UINT64_C(1) << 49;
+    machine.msr[NVMX_CAP_PROCBASED3] = 0x93;
+    return machine;
+}
+
+Test(controls, loadiwkey_exits_to_whoever_asked) {
+    struct nvmx_caps machine = tertiary_machine();
+    for (unsigned int who = 0; who < 4; who++) {
+        bool l1 = (who & 1) != 0, host = (who & 2) != 0;
+        struct sim *sim = l1_ready(&(struct sim_options){.machine = &machine});
+        cr_expect_eq(nvmx_l1_caps(sim->vm)->msr[NVMX_CAP_PROCBASED3], 1);
+        host_sets(sim, NVMX_F_PRIMARY_CONTROLS, vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) | PROC_TERTIARY);
+        host_sets(sim, NVMX_F_TERTIARY_CONTROLS, 0x92 | (host ? 1 : 0));
+        l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_TERTIARY);
+        l1_writes(sim, NVMX_VMCS_TERTIARY_CONTROLS, l1 ? 1 : 0);
+        launch(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) >> 17 & 1, l1 || host);
+        cr_expect_eq(vmcs02(sim, NVMX_F_TERTIARY_CONTROLS), l1 || host);
+        enum nvmx_next next = sim_exit(sim, NVMX_EXIT_LOADIWKEY, 0, 0, 4);
+        if (l1)
+            l1_gets(sim, next, NVMX_EXIT_LOADIWKEY);
+        else
+            cr_expect_eq(next, NVMX_HOST);
+        sim_free(sim);
+    }
+}
+
+/* vmcs12 asks for it, but does not activate tertiary controls. */
+Test(controls, tertiary_controls_count_only_if_active) {
+    struct nvmx_caps machine = tertiary_machine();
+    struct sim *sim = l1_ready(&(struct sim_options){.machine = &machine});
+    l1_writes(sim, NVMX_VMCS_TERTIARY_CONTROLS, 1);
+    launch(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) >> 17 & 1, 0);
+    cr_expect_eq(sim_exit(sim, NVMX_EXIT_LOADIWKEY, 0, 0, 4), NVMX_HOST);
+    sim_free(sim);
+}
+
+/* -- IA32_SPEC_CTRL that the host protects ------------------------------------------------------------------------------------------------- */
+
+#define SPEC_CTRL_READ_WORD  1u
+#define SPEC_CTRL_WRITE_WORD 257u
+#define SPEC_CTRL_BIT        (UINT64_C(1) << 8)
+
+Test(controls, protected_spec_ctrl_is_the_hosts_in_l2) {
+    struct nvmx_caps machine = tertiary_machine();
+    for (unsigned int protects = 0; protects < 2; protects++) {
+        struct sim *sim = l1_ready(&(struct sim_options){.machine = &machine});
+        host_gives_bitmaps(sim);
+        host_sets(sim, NVMX_F_PRIMARY_CONTROLS, vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) | PROC_TERTIARY);
+        host_sets(sim, NVMX_F_TERTIARY_CONTROLS, protects ? PROC3_SPEC_CTRL : 0);
+        for (unsigned int i = 0; i < NVMX_PAGE_SIZE; i++)
+            sim->host_msr_bitmap[i] = 0;
+        launch(sim);
+        const uint64_t *page = sim_page(sim, vmcs02(sim, NVMX_F_MSR_BITMAP_ADDRESS));
+        for (unsigned int write = 0; write < 2; write++) {
+            uint32_t reason = write ? NVMX_EXIT_WRMSR : NVMX_EXIT_RDMSR;
+            unsigned int word = write ? SPEC_CTRL_WRITE_WORD : SPEC_CTRL_READ_WORD;
+            sim->regs.gpr[NVMX_RCX] = 0x49; /* a neighbour makes the word hot */
+            cr_expect_eq(sim_exit(sim, reason, 0, 0, 2), NVMX_ENTER);
+            cr_expect_eq((page[word] & SPEC_CTRL_BIT) != 0, protects);
+            sim->regs.gpr[NVMX_RCX] = 0x48;
+            cr_expect_eq(sim_exit(sim, reason, 0, 0, 2), protects ? NVMX_HOST : NVMX_ENTER);
+            cr_expect_eq((page[word] & SPEC_CTRL_BIT) != 0, protects);
+            cr_expect_eq(page[word] & ~SPEC_CTRL_BIT, 0);
+        }
+        l2_leaves(sim);
+        resume(sim);
+        cr_expect_eq((page[SPEC_CTRL_READ_WORD] & SPEC_CTRL_BIT) != 0, protects);
+        sim_free(sim);
+    }
+}

@@ -88,7 +88,7 @@ static const struct {
     {66, ALWAYS_HOST, 0},
     {67, NVMX_VMCS_PRIMARY_CONTROLS, 12},
     {68, NVMX_VMCS_PRIMARY_CONTROLS, 12},
-    {69, ALWAYS_HOST, 0},
+    {69, OWN_TEST, 0}, /* controls.c */
     {70, ALWAYS_HOST, 0},
     {71, ALWAYS_HOST, 0},
     {72, ALWAYS_HOST, 0},
