@@ -96,6 +96,16 @@ static bool inherits_over_stale(const struct merge *m) {
     return stale;
 }
 
+/* The same for PDPTEs, which an entry with PAE paging and without EPT loads from memory (SDM 29.3.2.4). */
+static bool loads_over_stale(const struct merge *m, const uint64_t *pdpte) {
+    bool stale = false;
+
+    for (unsigned int i = 0; pdpte != NULL && i < 4; i++) {
+        stale = stale || nvmx_set_has(&m->v->stale, NVMX_F_GUEST_PDPTE0 + i);
+    }
+    return stale;
+}
+
 /* L1's own values of what L2 inherits: they are in vmcs01. */
 static enum nvmx_status read_l1_values(struct merge *m) {
     uint8_t slots[GATE_COUNT];
@@ -150,6 +160,19 @@ static void put_gates(struct merge *m) {
 
 /* -- guest state and events ------------------------------------------------------------------------------------------------------ */
 
+/* With EPT vmcs12's own fields count again, whatever an entry without it left in vmcs02: they need not be dirty. */
+static void put_pdptes(struct merge *m, const uint64_t *pdpte) {
+    bool own = pdpte == NULL && (secondary_controls(m->v) & PROC2_EPT) != 0;
+
+    for (unsigned int i = 0; (own || pdpte != NULL) && i < 4; i++) {
+        unsigned int slot = NVMX_F_GUEST_PDPTE0 + i;
+
+        if (pdpte != NULL || !nvmx_set_has(&m->v->stale, slot)) {
+            merge_put(m, slot, pdpte != NULL ? pdpte[i] : m->v->value[slot]);
+        }
+    }
+}
+
 static void put_guest_state(struct merge *m, const uint64_t *pdpte) {
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
         uint64_t written = m->v->dirty.word[w] & m->vcpu->vm->copied.word[w];
@@ -165,9 +188,7 @@ static void put_guest_state(struct merge *m, const uint64_t *pdpte) {
         !nvmx_set_has(&m->v->stale, NVMX_F_PREEMPTION_TIMER_VALUE)) {
         merge_put(m, NVMX_F_PREEMPTION_TIMER_VALUE, m->v->value[NVMX_F_PREEMPTION_TIMER_VALUE]);
     }
-    for (unsigned int i = 0; pdpte != NULL && i < 4; i++) {
-        merge_put(m, NVMX_F_GUEST_PDPTE0 + i, pdpte[i]);
-    }
+    put_pdptes(m, pdpte);
 }
 
 /* The host may have used these fields since: they are written whenever they count. */
@@ -218,7 +239,8 @@ static enum nvmx_status collect(struct merge *m, const uint64_t *pdpte) {
     if (m->controls) {
         gate_masks(m);
     }
-    enum nvmx_status status = inherits_over_stale(m) ? sync_all(m->vcpu, m->v) : NVMX_OK;
+    enum nvmx_status status =
+        inherits_over_stale(m) || loads_over_stale(m, pdpte) ? sync_all(m->vcpu, m->v) : NVMX_OK;
     if (status == NVMX_OK) {
         status = read_l1_values(m);
     }
