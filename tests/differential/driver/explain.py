@@ -10,6 +10,7 @@ class Fact:
         self.base = base
         self.changes = []
         self.fields = {}
+        self.msrs = {}
         self.fails = []  # (id, VMfail error, exit reason, qualification)
         self.lines = []
         self.operations = []  # of a sequence
@@ -26,6 +27,7 @@ class OracleError:
         if self.when is None:
             return True
         names = {"op": op, "f": lambda encoding: fact.fields.get(encoding, 0), "direct": direct, "nvmx": nvmx, "base": fact.base,
+                 "msr": lambda number: fact.msrs.get(int(number, 16)),
                  "fails": lambda row: any(row == other[0] for other in fact.fails)}
         return bool(eval(self.when, names))  # the table is part of the source
 
@@ -58,6 +60,8 @@ def parse(text):
             fact = Fact(int(words[1], 16), words[3] if len(words) > 3 else "")
             fact.lines.append(line)
             facts[fact.number] = fact
+        elif words[0] == "msr":
+            fact.msrs[int(words[1])] = int(words[2], 16)
         elif words[0] == "field":
             fact.fields[int(words[1], 16)] = int(words[2], 16)
         else:

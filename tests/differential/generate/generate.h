@@ -66,6 +66,7 @@ int caps_read(const char *path, struct capabilities *out);
 void states_init(struct states *s, const struct capabilities *caps);
 
 /* situation.c */
+uint64_t situation_memory(const struct world *w, const struct vector *v, uint64_t address);
 void situation_init(struct situation *s, const struct world *w, const struct vector *v);
 /* Would an entry failure, which loads host state too, leave L1 alive? NULL, or the reason why not. */
 const char *situation_host_danger(const struct situation *s, const struct world *w);

@@ -105,6 +105,9 @@ static void print_vector(const struct vector *v) {
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++)
         if (nvmx_set_has(&world.exists, slot))
             printf("  field %" PRIx32 " %" PRIx64 "\n", nvmx_field_info(slot)->encoding, s.field[slot]);
+    for (uint64_t i = 0; i < s.field[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT] && i < 16; i++)
+        printf("  msr %u %" PRIx64 "\n", (unsigned int)i + 1,
+               situation_memory(&world, v, s.field[NVMX_F_VM_ENTRY_MSR_LOAD_ADDRESS] + 16 * i) & 0xffffffff);
     for (size_t i = 0; i < failing; i++) {
         const struct nvmx_check_row *row = nvmx_check_row(failures[i].row);
 

@@ -8,7 +8,7 @@
 #define F(name)         (s->field[NVMX_F_##name])
 
 /* The 8 bytes at an address: what the vector pokes there, else what the states put there. */
-static uint64_t memory(const struct world *w, const struct vector *v, uint64_t address) {
+uint64_t situation_memory(const struct world *w, const struct vector *v, uint64_t address) {
     for (unsigned int i = 0; i < v->changes; i++)
         if (v->change[i].place == address)
             return v->change[i].value;
@@ -53,11 +53,11 @@ void situation_init(struct situation *s, const struct world *w, const struct vec
         .link_revision = revision(w, F(VMCS_LINK_POINTER)),
         .link_readable = F(VMCS_LINK_POINTER) < 0x20000000,
         .l1_long_mode = !(v->flags & DIFF_VECTOR_HOST32),
-        .vtpr = (uint8_t)memory(w, v, (F(VIRTUAL_APIC_ADDRESS) & ~UINT64_C(7)) + 0x80),
+        .vtpr = (uint8_t)situation_memory(w, v, (F(VIRTUAL_APIC_ADDRESS) & ~UINT64_C(7)) + 0x80),
         .pdpte_readable = pdpt < 0x20000000,
     };
     for (unsigned int i = 0; i < 4; i++)
-        s->in.pdpte[i] = in_arena(pdpt) ? memory(w, v, pdpt + 8 * i) : 0;
+        s->in.pdpte[i] = in_arena(pdpt) ? situation_memory(w, v, pdpt + 8 * i) : 0;
 }
 
 /* -- is it safe? -------------------------------------------------------------------------------------------------------------------- */

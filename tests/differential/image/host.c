@@ -22,6 +22,9 @@ _Static_assert(sizeof(struct host_state) == 0xd8, "enter.S knows the offsets");
 extern struct host_state diff_host;
 extern struct descriptor_table diff_own_gdtr, diff_own_idtr;
 
+#define MSR_CSTAR 0xc0000083u
+#define MSR_FMASK 0xc0000084u
+
 /* MSRs that entries and exits may load, with the values that L1 keeps in them. */
 static const struct {
     uint32_t index;
@@ -29,6 +32,7 @@ static const struct {
 } kept[] = {
     {MSR_EFER, DIFF_HOST_EFER}, {MSR_PAT, DIFF_HOST_PAT}, {MSR_SYSENTER_CS, 0}, {MSR_SYSENTER_ESP, 0}, {MSR_SYSENTER_EIP, 0},
     {MSR_FS_BASE, 0}, {MSR_GS_BASE, 0}, {MSR_KERNEL_GS_BASE, 0}, {MSR_STAR, 0}, {MSR_LSTAR, 0},
+    {MSR_CSTAR, 0}, {MSR_FMASK, 0},
 };
 #define KEPT (sizeof kept / sizeof kept[0])
 
@@ -129,6 +133,11 @@ uint64_t host_check(bool dump, bool host32) {
             print("h msr_%x %lx\n", kept[i].index, value);
         }
         sum = hash(sum, value);
+    }
+    uint64_t *stored = (uint64_t *)(uint64_t)DIFF_MSR_STORE;
+    for (uint32_t i = 1; i < 4; i += 2) {
+        sum = one(sum, dump, i == 1 ? "stored0" : "stored1", stored[i]);
+        stored[i] = 0;
     }
     write_cr4(DIFF_HOST_CR4);
     write_cr0(DIFF_HOST_CR0);
