@@ -249,6 +249,8 @@ static void do_vmptrst(struct model *o) {
 }
 
 static uint32_t some_encoding(struct model *o, unsigned int *slot) {
+    if (o->m->options.shadow) /* the simulated processor looks at neither where it answers from the shadow VMCS */
+        o->cpl3 = o->compatibility = false;
     uint8_t which = fuzz_u8(o->in);
     *slot = which % NVMX_FIELD_COUNT;
     return which >= NVMX_FIELD_COUNT ? fuzz_u16(o->in) : nvmx_field_info(*slot)->encoding;

@@ -1,0 +1,41 @@
+#!/bin/sh
+# Build every fuzzer the way OSS-Fuzz and ClusterFuzzLite ask for it: $CC, $CFLAGS, $LIB_FUZZING_ENGINE, into $OUT, with seed corpora and dictionary.
+set -eu
+source_dir=$(dirname "$(dirname "$(readlink -f "$0")")")
+: "${CC:=clang}" "${CXX:=clang++}" "${CFLAGS:=-g -O1 -fsanitize=address,undefined,fuzzer-no-link}" "${LIB_FUZZING_ENGINE:=-fsanitize=fuzzer}"
+: "${OUT:?OUT says where the fuzzers go}"
+work=${WORK:-$(mktemp -d)}
+mkdir -p "$OUT" "$work/objects"
+cd "$source_dir"
+flags="-std=gnu11 -Iinclude -Ilib -Itests/sim -Ifuzz -Dmprotect=fuzz_mprotect"
+
+objects=
+for file in lib/*.c lib/*/*.c tests/sim/*.c fuzz/support.c fuzz/machine.c fuzz/oracle.c fuzz/guard.c; do
+    case $file in */decode_zydis*) continue ;; esac
+    object=$work/objects/$(echo "$file" | tr / _).o
+    # shellcheck disable=SC2086
+    $CC $CFLAGS $flags -c "$file" -o "$object"
+    objects="$objects $object"
+done
+# The tool that makes the corpora runs here and now: neither engine nor sanitizers.
+# shellcheck disable=SC2086
+cc -std=gnu11 -Iinclude -Ilib fuzz/corpus.c lib/vmcs/fields.c -o "$work/fuzz-corpus"
+
+for harness in vmcs_state exits program ept state decode; do
+    extra= more=
+    if [ "$harness" = ept ]; then extra="-Ifuzz/shim -Itests/unit" more=tests/unit/ept_world.c; fi
+    for file in fuzz/$harness.c $more; do
+        # shellcheck disable=SC2086
+        $CC $CFLAGS $extra $flags -c "$file" -o "$work/objects/$harness-$(basename "$file").o"
+    done
+    # shellcheck disable=SC2086
+    ${CXX} ${CXXFLAGS:-$CFLAGS} "$work/objects/$harness"-*.o $objects $LIB_FUZZING_ENGINE -o "$OUT/fuzz-$harness"
+    rm -rf "$work/seeds" && mkdir "$work/seeds"
+    if [ -f "fuzz/corpus/$harness.hex" ]; then
+        "$work/fuzz-corpus" unpack "fuzz/corpus/$harness.hex" "$work/seeds"
+    fi
+    if command -v zip > /dev/null; then
+        (cd "$work/seeds" && zip -q -r "$OUT/fuzz-${harness}_seed_corpus.zip" .)
+    fi
+    "$work/fuzz-corpus" dictionary > "$OUT/fuzz-$harness.dict"
+done

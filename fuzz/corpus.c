@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Corpora as files of hexadecimal lines, seeds and the dictionary from the library's tables.
+ *   fuzz-corpus seeds HARNESS         one input a line, on stdout
+ *   fuzz-corpus dictionary            for libFuzzer and AFL++, on stdout
+ *   fuzz-corpus unpack FILE.hex DIR   a file for each line
+ *   fuzz-corpus pack DIR              a line for each file, sorted, on stdout
+ */
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <nvmx/exits.h>
+#include <nvmx/vmcs.h>
+
+#define MOST 4096u
+
+static void line(const uint8_t *bytes, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        printf("%02x", bytes[i]);
+    putchar('\n');
+}
+
+static uint8_t low(size_t value) {
+    return (uint8_t)(value & 0xff);
+}
+
+/* -- seeds ------------------------------------------------------------------------------------------------------------------------------------ */
+
+/* profile, groups, host (nothing), then a change: field, how, value */
+static void seeds_vmcs_state(void) {
+    for (size_t slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        size_t which = slot < 29 ? slot + NVMX_FIELD_COUNT : slot; /* small numbers name the fields that decide the most */
+        uint8_t flip[] = {low(slot), 0x7f, 0, low(which), 0x0e};
+        uint8_t insist[] = {low(slot + 7), 0x01, 0, low(which), 0x81, 0x03, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 0, 0};
+        if (which < 256) {
+            line(flip, sizeof(flip));
+            line(insist, sizeof(insist));
+        }
+    }
+    for (size_t field = 0; field < 5; field++)
+        for (size_t bit = 0; bit < 32; bit++) {
+            uint8_t seed[] = {low(bit * 5 % 48), 0x7f, 0, low(field), low(bit << 1), low(field + 5), low((bit + 1) << 1)};
+            line(seed, sizeof(seed));
+        }
+}
+
+/* profile, host (nothing), reason, kinds of information, qualification, length, registers */
+static void seeds_exits(void) {
+    for (size_t reason = 0; reason < NVMX_EXIT_REASONS; reason++) {
+        uint8_t plain[] = {0, 0, low(reason), 0, 0, 0, 2, 1, 2, 3};
+        uint8_t rich[] = {4, 0x45, 0xff, 0xff, 0xff, 0xff, 0x00, 0x40, 0, 0, 1, low(reason), 0x3f, 0, 0x21, 0x30, 0x00, 0x0e, 0x0b, 4, 0x0e, 0x0b, 0, 3, 5, 1, 5, 2};
+        line(plain, sizeof(plain));
+        line(rich, sizeof(rich));
+    }
+}
+
+/* profile, then operations as program.c numbers them */
+static void seeds_program(void) {
+    static const uint8_t start[] = {0, 4, 1, 0, 2, 0, 12, 0, 9};       /* VMXON, VMCLEAR, VMPTRLD, a vmcs12, VMLAUNCH */
+    static const uint8_t other[] = {1, 1, 2, 1, 12, 0, 9};             /* the same with the next VMCS */
+    static const uint8_t ends[][8] = {{10, 2, 0, 10}, {5, 1, 6, 40, 7, 41, 0, 9}, {15, 0, 4, 2, 0, 10}, {1, 0, 9}, {14, 1, 10}, {4, 11, 1, 0, 30}};
+    for (uint8_t profile = 0; profile < 12; profile++)
+        for (size_t reason = 0; reason < 20; reason++) {
+            uint8_t seed[64] = {profile};
+            size_t at = 1;
+            memcpy(seed + at, start, sizeof(start));
+            at += sizeof(start);
+            seed[at++] = 0;
+            seed[at++] = low(reason);
+            seed[at++] = 0x13;
+            memset(seed + at, 3, 8);
+            at += 8;
+            if (reason % 3 == 0) {
+                memcpy(seed + at, other, sizeof(other));
+                at += sizeof(other);
+            }
+            if (reason % 4 == 1)
+                seed[at++] = 240;
+            memcpy(seed + at, ends[reason % 6], sizeof(ends[0]));
+            line(seed, at + sizeof(ends[0]));
+        }
+    for (uint8_t k = 0; k < 48; k++) { /* the k-th callback of a VMLAUNCH fails */
+        uint8_t seed[] = {0, 0, 4, 1, 0, 2, 0, 12, 0, 14, 0x20, 9, k, 10, 9, 0, 0, 0};
+        line(seed, sizeof(seed));
+    }
+}
+
+/* Operations of three bytes. */
+static void seeds_ept(void) {
+    for (uint8_t world = 0; world < 14; world++) {
+        uint8_t seed[1 + 3 * 60] = {world};
+        for (size_t i = 1; i < sizeof(seed); i++)
+            seed[i] = low(i * 37 + world * 11 + i / 3 * 5);
+        line(seed, sizeof(seed));
+    }
+}
+
+static void seeds_state(void) {
+    for (size_t profile = 0; profile < 24; profile++)
+        for (uint8_t what = 0; what < 4; what++) {
+            uint8_t seed[] = {low(profile), what, 0, 1, 0x10, 0x01, low(profile * 9)};
+            line(seed, sizeof(seed));
+        }
+}
+
+static void seeds_decode(void) {
+    static const uint8_t code[][8] = {{0x0f, 0xc7, 0x30}, {0xf3, 0x0f, 0xc7, 0x74, 0x24, 8}, {0x66, 0x0f, 0xc7, 0x30}, {0x0f, 0x78, 0xc8}, {0x0f, 0x79, 0xc8},
+                                      {0x0f, 0xc7, 0x38}, {0x66, 0x0f, 0x38, 0x80, 0x08}, {0x66, 0x0f, 0x38, 0x81, 0x0d, 1, 2, 3}, {0x64, 0x67, 0x0f, 0x78, 0x04, 0x25}};
+    for (uint8_t bits = 0; bits < 3; bits++)
+        for (size_t i = 0; i < sizeof(code) / sizeof(code[0]); i++) {
+            uint8_t seed[18] = {bits, 0x10, 0x20};
+            memcpy(seed + 3, code[i], sizeof(code[0]));
+            line(seed, sizeof(seed));
+        }
+}
+
+static const struct {
+    const char *harness;
+    void (*write)(void);
+} seeds[] = {{"vmcs_state", seeds_vmcs_state}, {"exits", seeds_exits}, {"program", seeds_program}, {"ept", seeds_ept},
+             {"state", seeds_state}, {"decode", seeds_decode}};
+
+static int write_seeds(const char *harness) {
+    for (size_t i = 0; i < sizeof(seeds) / sizeof(seeds[0]); i++)
+        if (strcmp(seeds[i].harness, harness) == 0) {
+            seeds[i].write();
+            return 0;
+        }
+    fprintf(stderr, "fuzz-corpus: no harness %s\n", harness);
+    return 2;
+}
+
+static int write_dictionary(void) {
+    puts("# Field encodings, as 16-bit numbers. Made by fuzz-corpus from include/nvmx/vmcs_fields.def.");
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        uint32_t encoding = nvmx_field_info(slot)->encoding;
+        printf("\"\\x%02x\\x%02x\"\n", encoding & 0xff, encoding >> 8);
+    }
+    puts("# A change of one bit of a control field: field, how.");
+    for (unsigned int field = 0; field < 5; field++)
+        for (unsigned int bit = 0; bit < 32; bit++)
+            printf("\"\\x%02x\\x%02x\"\n", field, bit << 1);
+    puts("# Events.");
+    for (unsigned int type = 0; type < 8; type++)
+        printf("\"\\x0e\\x%02x\"\n\"\\x0e\\x%02x\"\n", type, type | 8);
+    return 0;
+}
+
+/* -- packing ----------------------------------------------------------------------------------------------------------------------------------- */
+
+static int unpack(const char *name, const char *folder) {
+    static char text[2 * MOST + 2];
+    FILE *in = fopen(name, "r");
+    unsigned int number = 0;
+    if (!in) {
+        perror(name);
+        return 2;
+    }
+    while (fgets(text, sizeof(text), in)) {
+        char path[1024];
+        snprintf(path, sizeof(path), "%s/seed-%05u", folder, number++);
+        FILE *out = fopen(path, "wb");
+        if (!out) {
+            perror(path);
+            fclose(in);
+            return 2;
+        }
+        unsigned int byte;
+        for (const char *at = text; sscanf(at, "%2x", &byte) == 1 && strlen(at) >= 2; at += 2)
+            fputc((int)byte, out);
+        fclose(out);
+    }
+    fclose(in);
+    return 0;
+}
+
+static int is_file(const struct dirent *entry) {
+    return entry->d_name[0] != '.';
+}
+
+static int pack(const char *folder) {
+    struct dirent **entries;
+    int count = scandir(folder, &entries, is_file, alphasort);
+    for (int i = 0; i < count; i++) {
+        static uint8_t bytes[MOST];
+        char path[1024];
+        snprintf(path, sizeof(path), "%s/%s", folder, entries[i]->d_name);
+        free(entries[i]);
+        FILE *in = fopen(path, "rb");
+        if (!in)
+            continue;
+        size_t size = fread(bytes, 1, sizeof(bytes), in);
+        fclose(in);
+        if (size != 0)
+            line(bytes, size);
+    }
+    if (count < 0) {
+        perror(folder);
+        return 2;
+    }
+    free(entries);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    if (argc == 3 && strcmp(argv[1], "seeds") == 0)
+        return write_seeds(argv[2]);
+    if (argc == 2 && strcmp(argv[1], "dictionary") == 0)
+        return write_dictionary();
+    if (argc == 4 && strcmp(argv[1], "unpack") == 0)
+        return unpack(argv[2], argv[3]);
+    if (argc == 3 && strcmp(argv[1], "pack") == 0)
+        return pack(argv[2]);
+    fputs("usage: fuzz-corpus seeds HARNESS | dictionary | unpack FILE.hex DIR | pack DIR\n", stderr);
+    return 2;
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * ept02: tables of L1 and operations against the reference walker of the unit tests (tests/unit/ept_world.h), whose operations and oracles these are.
+ * There they come from one seed; here each operation has its own bytes, so that an input can be cut, joined and changed in one place.
+ *
+ * Held: ept02 permits at most what ept12 and ept01 permit now, as the walker finds for every access; verdicts, qualifications, accessed and dirty
+ * flags are the walker's; a table is freed only after a flush; nothing is left at the end.
+ *
+ * Input: which world, then three bytes for each operation.
+ */
+#include "../tests/unit/ept_random.c"
+
+/* A number of few bits becomes the state of the world's generator (splitmix64). */
+static uint64_t spread(uint64_t value) {
+    value = (value + 1) * UINT64_C(0x9e3779b97f4a7c15);
+    value = (value ^ value >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    return (value ^ value >> 27) | 1;
+}
+
+static void some_tables(struct run *r, unsigned int top) {
+    for (unsigned int i = 0; i < 6; i++)
+        world_set01(r->w, i << 9, 512, 7, 6, false, i < 3 ? 12 : 21);
+    world_set01(r->w, 1u << 18, 512 * 6, 7, 6, false, 21);
+    for (unsigned int level = 1; level <= top; level++)
+        for (unsigned int i = 0; i < 120; i++)
+            store12(r, level, page_of_level(r, level), some_index(r, level), some_entry(r, level));
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static const struct {
+        uint64_t cap;
+        bool mbec;
+        uint8_t budget, fail;
+    } worlds[] = {
+        {WORLD_CAPS_PLAIN, false, 0, 0},
+        {WORLD_CAPS_PLAIN & ~((1u << 0) | (1u << 16) | (1u << 17)), false, 0, 0},
+        {WORLD_CAPS_PLAIN | WORLD_CAPS_AD | WORLD_CAPS_ADVANCED, false, 0, 0},
+        {WORLD_CAPS_PLAIN | WORLD_CAPS_AD | WORLD_CAPS_ADVANCED, true, 0, 0},
+        {WORLD_CAPS_PLAIN | WORLD_CAPS_AD | (1u << 7), false, 0, 0},
+        {WORLD_CAPS_PLAIN | WORLD_CAPS_AD, false, 48, 0},
+        {WORLD_CAPS_PLAIN | WORLD_CAPS_AD, false, 0, 30},
+    };
+    struct fuzz_input in = {data, size};
+    uint8_t which = fuzz_u8(&in);
+    unsigned int kind = which % 7u;
+    struct world *w = world_new(worlds[kind].cap, worlds[kind].budget);
+    unsigned int top = worlds[kind].cap & (1u << 7) ? 5 : 4;
+    struct run run = {.w = w, .seed = which, .may_fail = worlds[kind].fail != 0};
+    w->mbec = worlds[kind].mbec;
+    w->random = spread(which);
+    some_tables(&run, top);
+    for (unsigned int i = 0; i < EPTPS; i++) {
+        bool ad = (worlds[kind].cap & WORLD_CAPS_AD) != 0 && i % 2 == 0;
+        run.eptp12[i] = (top == 5 ? i : UINT64_C(6) + i % 4) << 12 | (uint64_t)(top - 1) << 3 | 6 | (ad ? NVMX_EPTP_AD : 0);
+    }
+    w->fail_percent = worlds[kind].fail;
+    for (run.operation = 0; run.operation < 200 && fuzz_more(&in); run.operation++) {
+        w->random = spread(fuzz_u16(&in) | (uint64_t)fuzz_u8(&in) << 16);
+        fuzz_log("operation %u", run.operation);
+        one_operation(&run);
+    }
+    sweep(&run);
+    world_delete(w);
+    return 0;
+}

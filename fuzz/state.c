@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * State blobs: what a vCPU saves, changed by the input; or bytes of the input alone. The library is
+ * built without xxHash here, and so looks past the checksum, which an attacker can compute.
+ *
+ * Held: nvmx_state_check and nvmx_state_restore agree; a refused blob changes nothing; an accepted one is saved again as the same state, and if L2 runs in it,
+ * its vmcs02 passes the CPU's checks; reading records stays inside the blob.
+ *
+ * Input: profile, what the vCPU does, then changes: place, value.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include <nvmx/state.h>
+
+#include "fuzz.h"
+
+#define MOST_BYTES 65536u
+
+static void put_into_state(struct fuzz_machine *m, uint8_t what) {
+    if (what % 4 == 0)
+        return;
+    fuzz_load_vmcs12(m, m->field);
+    if (what % 4 == 1)
+        return;
+    enum sim_outcome outcome = sim_vmlaunch(m->sim);
+    if (outcome != SIM_L2) {
+        fuzz_log("VMLAUNCH: %s, error %u, check %u", sim_outcome_text(outcome), outcome == SIM_FAIL_VALID ? sim_instruction_error(m->sim) : 0,
+                 nvmx_last_check(m->sim->vcpu));
+        return;
+    }
+    if (what % 4 == 3)
+        sim_exit(m->sim, 10, 0, 0, 2);
+}
+
+static size_t save(struct sim *sim, uint8_t *blob) {
+    size_t used = 0;
+    memset(blob, 0xee, MOST_BYTES);
+    enum nvmx_status status = nvmx_state_save(sim->vcpu, blob, MOST_BYTES, &used);
+    FUZZ_HOLD(status == NVMX_OK, "nvmx_state_save: %s", nvmx_status_text(status));
+    return used;
+}
+
+/* Walk the records as a tool does. */
+static void read_records(const uint8_t *blob, size_t bytes) {
+    struct nvmx_state_record record;
+    struct nvmx_caps caps;
+    uint64_t offset = 0, sum = 0;
+    for (unsigned int i = 0; i < 4096 && nvmx_state_next(blob, bytes, &offset, &record); i++) {
+        const uint8_t *first = record.first;
+        FUZZ_HOLD(record.offset < bytes && offset <= bytes, "record %u ends at %llu of %zu", i, (unsigned long long)offset, bytes);
+        FUZZ_HOLD(record.items == 0 || (first >= blob && first + (size_t)record.items * 16 <= blob + bytes), "items of record %u", i);
+        for (size_t byte = 0; byte < (size_t)record.items * 16; byte++)
+            sum += first[byte];
+    }
+    fuzz_log("records read, sum %llu", (unsigned long long)sum);
+    nvmx_state_profile(blob, bytes, &caps);
+}
+
+static void restore(struct fuzz_machine *m, const uint8_t *blob, size_t bytes) {
+    static uint8_t before[MOST_BYTES], after[MOST_BYTES], again[MOST_BYTES];
+    struct sim *sim = m->sim;
+    struct nvmx_state_error error = {0}, error2 = {0};
+    size_t before_bytes = save(sim, before);
+    enum nvmx_state_reason expected = nvmx_state_check(blob, bytes, sim->vcpu, &error);
+    enum nvmx_state_reason reason = nvmx_state_restore(sim->vcpu, blob, bytes, &error2);
+    fuzz_log("%s (offset %llu, detail %#x)", nvmx_state_reason_text(reason), (unsigned long long)error2.offset, error2.detail);
+    FUZZ_HOLD(reason == expected, "check says %s, restore %s", nvmx_state_reason_text(expected), nvmx_state_reason_text(reason));
+    size_t after_bytes = save(sim, after);
+    if (reason != NVMX_STATE_OK) {
+        FUZZ_HOLD(after_bytes == before_bytes && memcmp(before, after, after_bytes) == 0, "a refused blob changed the vCPU");
+        return;
+    }
+    FUZZ_HOLD(nvmx_state_check(after, after_bytes, sim->vcpu, &error) == NVMX_STATE_OK, "what was saved after a restore is refused: %s",
+              nvmx_state_reason_text(error.reason));
+    if (nvmx_state_complete(sim->vcpu) == NVMX_OK && nvmx_stop_reason(sim->vcpu) == NVMX_STOP_NONE) {
+        FUZZ_HOLD(sim_enter(sim, NULL) != NVMX_HOST, "nvmx_enter after a restore");
+        size_t again_bytes = save(sim, again);
+        FUZZ_HOLD(again_bytes == after_bytes && memcmp(after, again, again_bytes) == 0, "completing changed the state");
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static uint8_t blob[MOST_BYTES];
+    struct fuzz_input in = {data, size};
+    struct fuzz_machine *m = fuzz_machine(fuzz_u8(&in));
+    uint8_t what = fuzz_u8(&in);
+    size_t bytes;
+    if (!m)
+        return 0;
+    FUZZ_HOLD(nvmx_state_size(m->sim->vcpu) <= MOST_BYTES, "blobs are larger than this harness thinks");
+    if (what & 0x80) {
+        bytes = in.left < MOST_BYTES ? in.left : MOST_BYTES;
+        if (bytes != 0)
+            memcpy(blob, in.at, bytes);
+    } else {
+        put_into_state(m, what);
+        bytes = save(m->sim, blob);
+        for (unsigned int i = 0; i < 16 && fuzz_more(&in); i++) {
+            size_t place = fuzz_u16(&in) % bytes;
+            uint8_t how = fuzz_u8(&in);
+            blob[place] = how & 1 ? (uint8_t)(blob[place] ^ fuzz_u8(&in)) : how;
+            fuzz_log("byte %zu is %#x", place, blob[place]);
+        }
+        if (what & 0x20)
+            bytes = bytes * fuzz_u8(&in) / 256;
+    }
+    uint8_t *exact = malloc(bytes != 0 ? bytes : 1); /* so that reading past the end shows */
+    if (!exact)
+        return 0;
+    if (bytes != 0)
+        memcpy(exact, blob, bytes);
+    read_records(exact, bytes);
+    restore(m, exact, bytes);
+    free(exact);
+    return 0;
+}
