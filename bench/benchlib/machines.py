@@ -26,18 +26,20 @@ class BenchError(Exception):
 
 
 class TracingMachine(bochs.Machine):
-    """A machine that runs to the first magic breakpoint and writes every instruction up to the second."""
+    """A machine that writes every instruction between odd and even magic breakpoints, for `traces` pairs."""
+
+    traces = 1
 
     def __init__(self, folder, cpu, memory, ips):
-        super().__init__(folder, cpu, memory, ips)
         self.trace = []
+        super().__init__(folder, cpu, memory, ips)
 
     def write_configuration(self, cpu, memory, ips):
         super().write_configuration(cpu, memory, ips)
         with open(os.path.join(self.folder, "bochsrc"), "a", encoding="utf-8") as file:
             file.write("magic_break: enabled=1\n")
         with open(os.path.join(self.folder, "continue"), "w", encoding="utf-8") as file:
-            file.write("c\ntrace on\nc\nq\n")
+            file.write("c\n" + "trace on\nc\ntrace off\nc\n" * self.traces + "q\n")
 
     def drain_terminal(self):
         try:
@@ -50,6 +52,11 @@ class TracingMachine(bochs.Machine):
 
     def stopped_in_debugger(self):
         return False
+
+
+def tracing(traces):
+    """The class of a machine for so many traces."""
+    return type("TracingMachine", (TracingMachine,), {"traces": traces})
 
 
 class Report:
@@ -100,7 +107,7 @@ def run(path, on_line, *, words=(), l0=None, l0_options=(), initramfs=None, cpu=
             report.add(rest)
             rest = machine.read_serial()
         status, why = machine.ending()
-        if status != POWERED_OFF and machine_class is bochs.Machine:
+        if status != POWERED_OFF and not issubclass(machine_class, TracingMachine):
             raise BenchError(why)
         return machine
     except BootError as error:

@@ -1,16 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include "measure.h"
 
-#include "serial.h"
-
-enum { MAX_WORDS = 16, MAX_LINE = 256 };
+enum { MAX_WORDS = 32, MAX_LINE = 1024 };
 
 uint64_t samples[ROUNDS];
 
 static char line[MAX_LINE];
 static const char *words[MAX_WORDS];
 static uint32_t word_count;
-static const char *traced = "";
+static bool word_traces[MAX_WORDS];
 static uint64_t timer_cost;
 
 /* -- which rows ------------------------------------------------------------------------------------------------------------------ */
@@ -39,10 +37,9 @@ static void take_word(const char *word, bool is_first) {
     if (*word == 0 || (is_first && is_image(word)) || word_count == MAX_WORDS) {
         return;
     }
-    if (starts_with(word, trace)) {
-        traced = word = word + sizeof trace - 1;
-    }
-    words[word_count++] = word;
+    word_traces[word_count] = starts_with(word, trace);
+    words[word_count] = word_traces[word_count] ? word + sizeof trace - 1 : word;
+    word_count++;
 }
 
 void measure_words(const char *text) {
@@ -71,7 +68,12 @@ bool measure_wanted(const char *name) {
 }
 
 bool measure_traced(const char *name) {
-    return starts_with(name, traced) && starts_with(traced, name);
+    for (uint32_t i = 0; i < word_count; i++) {
+        if (word_traces[i] && starts_with(name, words[i]) && starts_with(words[i], name)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* -- statistics ------------------------------------------------------------------------------------------------------------- */
@@ -109,9 +111,6 @@ static uint64_t without_timer(uint64_t sample) {
 void print_differences(const char *name, uint32_t count, uint32_t per) {
     sort(samples, count);
     print("bench: %s %lu %lu %lu\n", name, samples[0] / per, samples[count / 2] / per, samples[count - 1] / per);
-    if (measure_traced(name)) {
-        power_off();
-    }
 }
 
 void print_row(const char *name, uint32_t count, uint32_t per) {

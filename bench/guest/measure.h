@@ -13,7 +13,7 @@ extern uint64_t samples[ROUNDS];
 /* Words of the command line: names (or their beginnings) of the rows to measure, or "trace=NAME". None: all rows. */
 void measure_words(const char *line);
 bool measure_wanted(const char *name);
-/* The row whose one execution is put between two magic breakpoints (XCHG BX, BX); the machine is switched off after it. */
+/* A row that is not measured: after warming up one execution is put between two magic breakpoints (XCHG BX, BX). */
 bool measure_traced(const char *name);
 
 /* Finds out what an empty measurement costs; every row is printed without it. */
@@ -41,7 +41,8 @@ static inline void magic_break(void) {
         if (!measure_wanted(NAME)) {                                                                                   \
             break;                                                                                                     \
         }                                                                                                              \
-        for (uint32_t i = 0; i < first + (TIMES); i++) {                                                               \
+        const uint32_t last = measure_traced(NAME) ? first : first + (TIMES);                                          \
+        for (uint32_t i = 0; i < last; i++) {                                                                          \
             uint64_t before = ticks();                                                                                 \
             STATEMENT;                                                                                                 \
             samples[i < first ? i : i - first] = ticks() - before;                                                     \
@@ -50,6 +51,7 @@ static inline void magic_break(void) {
             magic_break();                                                                                             \
             STATEMENT;                                                                                                 \
             magic_break();                                                                                             \
+            break;                                                                                                     \
         }                                                                                                              \
         print_row(NAME, TIMES, PER);                                                                                   \
     } while (0)
