@@ -244,7 +244,8 @@ static void do_vmptrst(struct model *o) {
     prepare(o);
     enum sim_outcome got = sim_vmptrst(o->sim, &pointer);
     finish(o);
-    if (compare(o, "VMPTRST", a, got))
+    /* map_page can only say that there is no memory: what is stored there is lost. */
+    if (compare(o, "VMPTRST", a, got) && !o->failed)
         FUZZ_HOLD(pointer == (current(o) ? current(o)->gpa1 : NVMX_NO_ADDRESS), "the current-VMCS pointer is %#llx", U(pointer));
 }
 
