@@ -119,6 +119,10 @@ enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode) {
         status = shadow_pull(vcpu);
     }
     uint32_t groups = NVMX_CHECK_ALL & ~v->checked;
+    /* Whether a single step of L2 is due depends on DEBUGCTL as the field has it, which L2 need not have run with (SDM 29.3.1.5). */
+    if ((v->value[NVMX_F_GUEST_RFLAGS] & RFLAGS_TF) != 0) {
+        groups |= 1u << NVMX_GROUP_NONREGISTER;
+    }
     if (status == NVMX_OK) {
         status = gather(vcpu, v, groups, &in);
     }

@@ -15,3 +15,18 @@ Test(regressions, written_entry_controls_survive_the_fetch_of_stale_fields) {
     cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_CONTROLS) & ENTRY_IA32E, 0);
     sim_free(sim);
 }
+
+/*
+ * L2 halted in a single step with DEBUGCTL.BTF, which vmcs12 neither saves nor loads: by vmcs12's own DEBUGCTL the step is due, and the entry must
+ * fail although L1 wrote nothing.
+ */
+Test(regressions, single_step_by_vmcs12s_debugctl) {
+    struct sim *sim = l2_running(NULL);
+    sim_set(sim, sim->selected, NVMX_F_GUEST_DEBUGCTL, 2);
+    sim_set(sim, sim->selected, NVMX_F_GUEST_RFLAGS, 0x102);
+    sim_set(sim, sim->selected, NVMX_F_GUEST_ACTIVITY_STATE, 1);
+    l2_leaves(sim);
+    cr_expect_eq(sim_vmresume(sim), SIM_ENTRY_FAILED);
+    cr_expect_eq(nvmx_last_check(sim->vcpu), NVMX_C_29_3_1_5_22);
+    sim_free(sim);
+}
