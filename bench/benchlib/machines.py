@@ -149,7 +149,7 @@ class Rows:
         return self.rows
 
 
-def measure(path, progress=None, **options):
+def measure(path, progress=None, runner=None, **options):
     rows = Rows(progress)
-    run(path, rows.line, **options)
+    (runner or run)(path, rows.line, **options)
     return rows.result()

@@ -8,10 +8,10 @@ from . import charts, estimate, rows, stages, table
 CSS = """
 :root{color-scheme:light dark;--fg:#20242a;--dim:#5c636e;--bg:#fff;--line:#dfe3e8;--band:#f4f6f8;--good:#0f7a45;--bad:#b3304f}
 @media(prefers-color-scheme:dark){:root{--fg:#e6e9ee;--dim:#a2a9b5;--bg:#14181e;--line:#333a44;--band:#1b2129;--good:#58c98b;--bad:#f08aa2}}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);max-width:1180px;margin:0 auto;padding:24px}
+body{font:15px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);max-width:1360px;margin:0 auto;padding:24px}
 h1{font-size:26px;margin:0 0 4px}h2{font-size:19px;margin:36px 0 6px}p{margin:6px 0 12px;max-width:90ch}.dim{color:var(--dim)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums}
-th,td{padding:3px 12px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}th{font-weight:600}
+th,td{padding:3px 10px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}th{font-weight:600}
 td:first-child,th:first-child{text-align:left}tr.group td{background:var(--band);font-weight:600;padding-top:8px}
 small{color:var(--dim);display:block;font-size:11px;line-height:1.1}.good{color:var(--good)}.bad{color:var(--bad)}
 svg{max-width:100%;height:auto;margin:8px 0}code{font-size:13px}
