@@ -112,7 +112,7 @@ static enum wants msr(const struct l2 *s, bool write) {
     bool low = index <= 0x1fff, high = index >= 0xc0000000 && index <= 0xc0001fff;
     if (!BIT(s->primary, 28) || (!low && !high))
         return YES;
-    return yes_if(page_bit(s, s->f[NVMX_F_MSR_BITMAP_ADDRESS], (write ? 2048 * 8 : 0) + (high ? 1024 * 8 : 0) + (index & 0x1fff)));
+    return yes_if(page_bit(s, s->f[NVMX_F_MSR_BITMAP_ADDRESS], (write ? 2048u * 8 : 0u) + (high ? 1024u * 8 : 0u) + (index & 0x1fff)));
 }
 
 static enum wants xsaves(const struct l2 *s) {
