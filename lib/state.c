@@ -139,27 +139,28 @@ static void choose_l2_fields(const struct vmcs12 *v, const struct state_l2_field
     }
 }
 
-/*
- * Requests for windows and the timer that makes L2 exit at once are not L2's: the host still has the event, and nvmx_enter asks again.
- * Without an event the rest of the fields means nothing (SDM 27.8.3), and hosts leave different things there.
- */
-static void without_requests(const struct nvmx_vcpu *vcpu, struct l2_state *l2) {
-    uint64_t *value = l2->value;
+void state_event_without_rest(uint64_t *value) {
     uint64_t event = value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
     uint32_t type = (uint32_t)(event >> 8) & 7;
+    bool valid = (event & EVENT_VALID) != 0;
 
-    if (vcpu->timer_forced) {
-        value[NVMX_F_PREEMPTION_TIMER_VALUE] = vcpu->saved_timer & nvmx_field_mask(NVMX_F_PREEMPTION_TIMER_VALUE);
-    }
-    if ((event & EVENT_VALID) == 0) {
+    if (!valid) {
         value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] = 0;
     }
-    if ((event & EVENT_VALID) == 0 || (event & EVENT_ERROR_CODE) == 0) {
+    if (!valid || (event & EVENT_ERROR_CODE) == 0) {
         value[NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE] = 0;
     }
-    if ((event & EVENT_VALID) == 0 || type < 4 || type > 6) {
+    if (!valid || type < 4 || type > 6) {
         value[NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH] = 0;
     }
+}
+
+/* Requests for windows and the timer that makes L2 exit at once are not L2's: the host still has the event, and nvmx_enter asks again. */
+static void without_requests(const struct nvmx_vcpu *vcpu, struct l2_state *l2) {
+    if (vcpu->timer_forced) {
+        l2->value[NVMX_F_PREEMPTION_TIMER_VALUE] = vcpu->saved_timer & nvmx_field_mask(NVMX_F_PREEMPTION_TIMER_VALUE);
+    }
+    state_event_without_rest(l2->value);
 }
 
 static enum nvmx_status read_l2(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct l2_state *l2) {
@@ -272,14 +273,7 @@ static void restore_l2(struct nvmx_vcpu *vcpu, const struct nvmx_state_record *r
     vcpu->launching = (record->head[0] & NVMX_STATE_L2_LAUNCHING) != 0;
     vcpu->restored.ia32e = (record->head[0] & NVMX_STATE_L2_IA32E) != 0;
     state_values(record, vcpu->restored.value);
-    memset(&vcpu->restored.has, 0, sizeof(vcpu->restored.has));
-    for (uint32_t i = 0; i < record->items; i++) {
-        int slot = nvmx_field_find(state_item_at(record, i).id, NULL);
-
-        if (slot >= 0 && slot < NVMX_FIELD_COUNT) {
-            nvmx_set_add(&vcpu->restored.has, (unsigned int)slot);
-        }
-    }
+    state_fields_of(record, &vcpu->restored.has);
 }
 
 enum nvmx_state_reason nvmx_state_restore(struct nvmx_vcpu *vcpu, const void *blob, size_t bytes,

@@ -85,6 +85,12 @@ void state_l2_fields(const struct nvmx_field_set *exists, struct state_l2_fields
 /* Values of a record of VMCS fields by slot; the others become 0. */
 void state_values(const struct nvmx_state_record *record, uint64_t *value);
 
+/* The fields that a record names. */
+void state_fields_of(const struct nvmx_state_record *record, struct nvmx_field_set *out);
+
+/* Without a valid event the other fields of it mean nothing (SDM 27.8.3): they become 0. `value` by slot. */
+void state_event_without_rest(uint64_t *value);
+
 #define STATE_CR0_PG (UINT64_C(1) << 31)
 #define STATE_CR4_PAE (UINT64_C(1) << 5)
 

@@ -300,7 +300,7 @@ static void add_all(struct nvmx_field_set *to, const struct nvmx_field_set *from
     }
 }
 
-static void fields_of(const struct nvmx_state_record *record, struct nvmx_field_set *out) {
+void state_fields_of(const struct nvmx_state_record *record, struct nvmx_field_set *out) {
     memset(out, 0, sizeof(*out));
     for (uint32_t i = 0; i < record->items; i++) {
         int slot = nvmx_field_find(state_item_at(record, i).id, NULL);
@@ -326,7 +326,7 @@ static enum nvmx_state_reason check_l2_fields(struct check *c, const uint64_t *v
     if ((vmcs12[NVMX_F_PIN_BASED_CONTROLS] & PIN_PREEMPTION_TIMER) != 0) {
         add_all(&due, &fields.timer);
     }
-    fields_of(record, &there);
+    state_fields_of(record, &there);
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
         uint32_t encoding = nvmx_field_info(slot)->encoding;
 
@@ -357,7 +357,7 @@ static void allow_gates(struct nvmx_caps *caps) {
 static void compose(const struct nvmx_state_record *record, const uint64_t *l2, uint64_t *field) {
     struct nvmx_field_set there;
 
-    fields_of(record, &there);
+    state_fields_of(record, &there);
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
         if (nvmx_set_has(&there, slot)) {
             field[slot] = l2[slot];
