@@ -405,13 +405,18 @@ static const struct nvmx_check_row *refusal(const struct situation *s, const str
     struct nvmx_check_failure failures[NVMX_CHECK_COUNT];
     const size_t failing = nvmx_check_report(&s->in, failures, NVMX_CHECK_COUNT);
 
-    for (size_t i = 0; i < failing; i++) {
-        const bool unknown_vtpr = failures[i].row == NVMX_C_29_2_1_1_35 && s->field[NVMX_F_VIRTUAL_APIC_ADDRESS] != DIFF_VIRTUAL_APIC;
-
-        if (!w->unchecked[failures[i].row] && !unknown_vtpr)
+    for (size_t i = 0; i < failing; i++)
+        if (!w->unchecked[failures[i].row])
             return nvmx_check_row(failures[i].row);
-    }
     return NULL;
+}
+
+/* The TPR threshold is compared with VTPR, and where there is no memory the machine decides what that is. */
+static bool reads_vtpr_in_the_void(const struct situation *s) {
+    const uint64_t proc = s->field[NVMX_F_PRIMARY_CONTROLS];
+
+    return (proc >> 21 & 1) != 0 && s->field[NVMX_F_VIRTUAL_APIC_ADDRESS] != DIFF_VIRTUAL_APIC &&
+           s->field[NVMX_F_TPR_THRESHOLD] != 0;
 }
 
 static bool acceptable(struct vector *v, const struct world *w) {
@@ -420,7 +425,7 @@ static bool acceptable(struct vector *v, const struct world *w) {
 
     v->flags = w->states.flags[v->base];
     situation_init(&s, w, v);
-    if (situation_beyond_l1(&s, w) || stops_bochs(&s, w))
+    if (situation_beyond_l1(&s, w) || stops_bochs(&s, w) || reads_vtpr_in_the_void(&s))
         return false;
     row = refusal(&s, w);
     if (row == NULL)

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Entering L2, and coming back with whatever state the VMCS gave L1.
  */
