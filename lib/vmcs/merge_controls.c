@@ -262,13 +262,18 @@ static void put_apic(struct merge *m) {
     }
 }
 
+#define CR0_PE_PG UINT64_C(0x80000001)
+
 /*
- * Bits of CR0/CR4 that the host masks only because VMX fixes them need no mask in L2: the CPU itself gives #GP there, as L1 expects.
+ * Bits of CR0/CR4 that the host masks only because VMX fixes them need no mask in L2: the CPU itself gives #GP there, as L1 expects. PE and PG
+ * are not fixed for an unrestricted guest (SDM 25.8).
  */
 static uint64_t host_mask(const struct merge *m, unsigned int slot, enum nvmx_cap fixed0, enum nvmx_cap fixed1) {
     const struct nvmx_caps *machine = &m->vcpu->vm->machine;
+    bool unrestricted = (secondary_controls(m->v) & PROC2_UNRESTRICTED) != 0;
+    uint64_t free = slot == NVMX_F_CR0_GUEST_HOST_MASK && unrestricted ? CR0_PE_PG : 0;
 
-    return m->host[slot] & ~machine->msr[fixed0] & machine->msr[fixed1];
+    return m->host[slot] & ~(machine->msr[fixed0] & ~free) & machine->msr[fixed1];
 }
 
 static void put_masks(struct merge *m) {

@@ -570,3 +570,22 @@ Test(merge, vmcs01_changed) {
     cr_expect_eq(vmcs02(sim, NVMX_F_EXCEPTION_BITMAP), 0);
     sim_free(sim);
 }
+
+/* VMX fixes PE and PG for any other L2, which then needs no mask; for an unrestricted guest the host's mask must hold. */
+Test(merge, host_masks_of_pe_and_pg_hold_for_an_unrestricted_l2) {
+    for (unsigned int unrestricted = 0; unrestricted < 2; unrestricted++) {
+        struct sim *sim = l1_ready(NULL);
+
+        sim_set(sim, NVMX_VMCS01, NVMX_F_CR0_GUEST_HOST_MASK, 0x80000021);
+        nvmx_vmcs01_changed(sim->vcpu);
+        l1_writes(sim, NVMX_VMCS_CR0_GUEST_HOST_MASK, 0);
+        if (unrestricted) {
+            l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_EPT | PROC2_UNRESTRICTED);
+        } else {
+            l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_UNRESTRICTED);
+        }
+        launch(sim);
+        cr_expect_eq(sim_get(sim, sim->selected, NVMX_F_CR0_GUEST_HOST_MASK), unrestricted ? 0x80000001 : 0);
+        sim_free(sim);
+    }
+}
