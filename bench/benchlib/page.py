@@ -84,7 +84,7 @@ def memory_text(value):
 
 
 def points(found, key, value="ns"):
-    return [(one[key], one[value]) for one in found if key in one]
+    return [(one[key], one[value]) for one in found if key in one and one[value]]
 
 
 def scaling(figures):
@@ -92,18 +92,19 @@ def scaling(figures):
     if not found:
         return []
     blue, light, orange = charts.COLOURS["nvmx"], charts.COLOURS["noshadow"], charts.COLOURS["kvm"]
-    out = [charts.lines("Round trip and mapped memory", "nanoseconds of the library, simulated host; all of L2's memory is in ept02",
-                        "L2's memory", [("4K pages", blue, points(found["memory"], "bytes_by_4k")),
-                                        ("2M pages", orange, points(found["memory"], "bytes_by_2m"))], x_text=memory_text),
-           charts.lines("INVEPT with nothing changed, and a round trip", "nanoseconds of the library, simulated host",
-                        "L2's memory", [("4K pages", blue, points(found["invept"], "bytes_by_4k")),
-                                        ("2M pages", orange, points(found["invept"], "bytes_by_2m"))], x_text=memory_text,
-                        log_y=True),
-           charts.lines("Round trip and virtual processors", "nanoseconds of the library, each processor in turn, one VM",
-                        "processors", [("round trip", blue, points(found["cpus"], "cpus"))], log_x=False),
-           charts.lines("Round trip and vmcs12s in turn", "nanoseconds of the library, simulated host, without shadowing",
-                        "vmcs12s in turn", [("round trip", light, points(found["vmcs12s"], "vmcs12s"))])]
-    return out
+    count = "instructions"
+
+    def series(part, value):
+        return [("4K pages", blue, points(found[part], "bytes_by_4k", value)),
+                ("2M pages", orange, points(found[part], "bytes_by_2m", value))]
+    return [charts.lines("Round trip and mapped memory", "instructions of library and callbacks, simulated host; all of L2's memory is in ept02",
+                         "L2's memory", series("memory", count), x_text=memory_text),
+            charts.lines("INVEPT with nothing changed, and a round trip", "nanoseconds, simulated host; what is mapped is compared with ept12",
+                         "L2's memory", series("invept", "ns"), x_text=memory_text, log_y=True),
+            charts.lines("Round trip and virtual processors", "instructions of library and callbacks, each processor in turn, one VM",
+                         "processors", [("round trip", blue, points(found["cpus"], "cpus", count))], log_x=False),
+            charts.lines("Round trip and vmcs12s in turn", "instructions of library and callbacks, simulated host, without shadowing",
+                         "vmcs12s in turn", [("round trip", light, points(found["vmcs12s"], "vmcs12s", count))])]
 
 
 def readme_picture(figures):
