@@ -40,6 +40,34 @@ Test(enter_memory, pages_move) {
     sim_free(sim);
 }
 
+/* The entry of ept02 for gpa2, found as hardware would; 0 if a level has none. */
+static uint64_t ept02_leaf(const struct sim *sim, uint64_t gpa2) {
+    uint64_t entry = vmcs02(sim, NVMX_F_EPT_POINTER);
+    for (unsigned int shift = 39; shift >= 12; shift -= 9) {
+        const uint64_t *table = sim_page(sim, entry & UINT64_C(0xffffffffff000));
+        entry = table[(gpa2 >> shift) & 511];
+        if ((entry & 7) == 0 || (entry & NVMX_EPT_LARGE) != 0)
+            break;
+    }
+    return (entry & 7) != 0 ? entry : 0;
+}
+
+/* What ept02 has of the range goes at once. */
+Test(enter_memory, ept02_follows) {
+    struct sim *sim = l2_running(NULL);
+    const struct nvmx_l2_exit_info violation = {
+        .reason = NVMX_EXIT_EPT_VIOLATION, .qualification = 0x181, .guest_physical_address = 0x5000};
+    cr_assert_eq(sim_exit_info(sim, &violation), NVMX_ENTER);
+    cr_assert_neq(ept02_leaf(sim, 0x5000), 0);
+    uint64_t flushes = sim->count[SIM_TLB_FLUSH];
+    sim_ept01(sim, sim_gpa1_of(0x5000), 0x1000, 0, 12, 0, 0);
+    cr_assert_eq(nvmx_memory_changed(sim->vcpu, sim_gpa1_of(0x5000), 0x1000), NVMX_OK);
+    cr_expect_eq(ept02_leaf(sim, 0x5000), 0);
+    cr_expect(sim->count[SIM_TLB_FLUSH] > flushes);
+    cr_expect_eq(sim_exit_info(sim, &violation), NVMX_HOST);
+    sim_free(sim);
+}
+
 /* Only pages in the range are touched, whatever its borders. */
 Test(enter_memory, ranges) {
     static const struct {

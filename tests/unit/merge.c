@@ -571,7 +571,8 @@ Test(merge, vmcs01_changed) {
     sim_free(sim);
 }
 
-/* VMX fixes PE and PG for any other L2, which then needs no mask; for an unrestricted guest the host's mask must hold. */
+/* VMX fixes PE and PG for any other L2, which then needs no mask; for an unrestricted guest the host's mask must hold.
+ */
 Test(merge, host_masks_of_pe_and_pg_hold_for_an_unrestricted_l2) {
     for (unsigned int unrestricted = 0; unrestricted < 2; unrestricted++) {
         struct sim *sim = l1_ready(NULL);
@@ -588,4 +589,97 @@ Test(merge, host_masks_of_pe_and_pg_hold_for_an_unrestricted_l2) {
         cr_expect_eq(sim_get(sim, sim->selected, NVMX_F_CR0_GUEST_HOST_MASK), unrestricted ? 0x80000001 : 0);
         sim_free(sim);
     }
+}
+
+/* -- VPIDs ------------------------------------------------------------------------------------------------------------
+ */
+
+static uint64_t resume_with_vpid(struct sim *sim, uint64_t vpid12) {
+    l1_writes(sim, NVMX_VMCS_VPID, vpid12);
+    if (current(sim)->launched)
+        resume(sim);
+    else
+        launch(sim);
+    uint64_t vpid02 = vmcs02(sim, NVMX_F_VPID);
+    l2_leaves(sim);
+    return vpid02;
+}
+
+static bool flushed(const struct sim *sim, uint64_t from, uint64_t vpid02) {
+    for (uint64_t i = from; i < sim->count[SIM_TLB_FLUSH] && i < SIM_LOG; i++)
+        if (sim->flush[i].kind == NVMX_FLUSH_VPID && sim->flush[i].value == vpid02)
+            return true;
+    return false;
+}
+
+/* The simulated host gives VPIDs 2 to 5; the first serves those without. A VPID12 keeps its VPID02, unflushed, until
+ * another takes it. */
+Test(merge, vpids) {
+    struct sim *sim = l1_ready(NULL);
+    uint64_t vpid02[8] = {0};
+    for (unsigned int i = 1; i < 4; i++) {
+        uint64_t before = sim->count[SIM_TLB_FLUSH];
+        vpid02[i] = resume_with_vpid(sim, 100 + i);
+        cr_expect(vpid02[i] > 2 && vpid02[i] < 6 && vpid02[i] != vpid02[i - 1], "VPID %lu", vpid02[i]);
+        cr_expect(flushed(sim, before, vpid02[i]), "what it was used for before is dropped");
+    }
+    cr_expect_neq(vpid02[1], vpid02[3]);
+    for (unsigned int i = 1; i < 4; i++) {
+        uint64_t before = sim->count[SIM_TLB_FLUSH];
+        cr_expect_eq(resume_with_vpid(sim, 100 + i), vpid02[i]);
+        cr_expect_eq(sim->count[SIM_TLB_FLUSH], before, "a switch needs no flush");
+    }
+    uint64_t before = sim->count[SIM_TLB_FLUSH];
+    uint64_t taken = resume_with_vpid(sim, 200);
+    cr_expect(flushed(sim, before, taken), "another took it over");
+    for (unsigned int i = 1; i < 4; i++)
+        if (vpid02[i] == taken) {
+            before = sim->count[SIM_TLB_FLUSH];
+            uint64_t again = resume_with_vpid(sim, 100 + i);
+            cr_expect(again != taken && flushed(sim, before, again), "its first user gets a fresh one");
+        }
+    sim_free(sim);
+}
+
+/* SDM 31.4.3.1: without VPIDs every transition flushes: L2's on an entry, L1's on an exit. */
+Test(merge, without_vpids) {
+    struct sim *sim = l1_ready(NULL);
+    l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, B(5));
+    launch(sim);
+    for (unsigned int round = 0; round < 3; round++) {
+        cr_expect_eq(vmcs02(sim, NVMX_F_VPID), 2);
+        uint64_t before = sim->count[SIM_TLB_FLUSH];
+        l2_leaves(sim);
+        cr_expect(flushed(sim, before, 1), "L1's VPID");
+        before = sim->count[SIM_TLB_FLUSH];
+        resume(sim);
+        cr_expect(flushed(sim, before, 2), "L2's VPID");
+    }
+    sim_free(sim);
+    sim = l2_running(&(struct sim_options){.no_vpid = true});
+    cr_expect_eq(vmcs02(sim, NVMX_F_SECONDARY_CONTROLS) & B(5), 0, "the host has no VPIDs for L2: hardware flushes");
+    sim_free(sim);
+}
+
+/* -- a resume that changes little
+ * ---------------------------------------------------------------------------------------- */
+
+/* Merging a hot word of the MSR bitmap anew leaves the use of the I/O bitmaps alone. */
+Test(merge, hot_msr_words_beside_io_bitmaps) {
+    struct sim *sim = l1_ready(NULL);
+    host_gives_bitmaps(sim);
+    l1_writes(sim, NVMX_VMCS_IO_BITMAP_A_ADDRESS, SIM_L1_IO_BITMAP_A);
+    l1_writes(sim, NVMX_VMCS_IO_BITMAP_B_ADDRESS, SIM_L1_IO_BITMAP_B);
+    l1_clears(sim, NVMX_VMCS_PRIMARY_CONTROLS, B(24));
+    l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, B(25));
+    launch(sim);
+    sim->regs.gpr[NVMX_RCX] = 0x174;
+    cr_assert_eq(sim_exit(sim, NVMX_EXIT_RDMSR, 0, 0, 2), NVMX_ENTER);
+    uint64_t primary = vmcs02(sim, NVMX_F_PRIMARY_CONTROLS);
+    cr_expect_eq(primary & (B(24) | B(25) | B(28)), B(25) | B(28));
+    l2_leaves(sim);
+    resume(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS), primary);
+    cr_expect_eq(sim->vcpu->vmcs12[0].bitmap_bits, B(25) | B(28));
+    sim_free(sim);
 }

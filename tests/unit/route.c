@@ -243,6 +243,14 @@ Test(route, xsaves) {
     *control(sim, NVMX_VMCS_XSS_EXITING_BITMAP) = 0x100;
     cr_expect(nvmx_l1_intercepts(sim->vcpu, &(struct nvmx_l2_exit_info){.reason = NVMX_EXIT_XSAVES}),
               "an unknown IA32_XSS counts as all ones");
+    sim->regs.gpr[NVMX_RAX] = 0;
+    sim->regs.gpr[NVMX_RDX] = 0;
+    cr_expect_not(nvmx_l1_intercepts(sim->vcpu, &(struct nvmx_l2_exit_info){.reason = NVMX_EXIT_XSAVES}),
+                  "nothing asked for");
+    sim->regs.gpr[NVMX_RAX] = 0x100;
+    *control(sim, NVMX_VMCS_SECONDARY_CONTROLS) &= ~(UINT64_C(1) << 20);
+    cr_expect_not(nvmx_l1_intercepts(sim->vcpu, &(struct nvmx_l2_exit_info){.reason = NVMX_EXIT_XSAVES}),
+                  "no such instruction");
     sim_free(sim);
 }
 
