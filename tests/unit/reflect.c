@@ -66,10 +66,11 @@ Test(reflect, round_trip_costs) {
     l1_writes(sim, NVMX_VMCS_GUEST_RIP, 0x1004);
     costs(sim, "VMWRITE", before, (struct cost){0, 1, 8, 1, 1, 0});
 
+    l1_writes(sim, NVMX_VMCS_GUEST_RFLAGS, 0x246);
     before = cost_now(sim);
     nvmx_set_remove(&sim->vmcs[NVMX_VMCS02_FIRST].written, NVMX_F_GUEST_RIP);
     resume(sim);
-    costs(sim, "VMRESUME with a new RIP", before, (struct cost){1, 2, 6, 1, 1, 0});
+    costs(sim, "VMRESUME with new RIP and RFLAGS", before, (struct cost){1, 1, 5, 1, 2, 0});
     cr_expect(nvmx_set_has(&sim->vmcs[NVMX_VMCS02_FIRST].written, NVMX_F_GUEST_RIP), "RIP is what is written");
     sim_free(sim);
 }
