@@ -15,6 +15,7 @@ struct maker {
     struct random random;
     struct sequence *s;
     unsigned int loaded; /* regions that were given to VMPTRLD, as bits */
+    bool spoiled;        /* fields were written at random */
 };
 
 static unsigned int below(struct maker *m, unsigned int n) {
@@ -139,6 +140,7 @@ static void access_field(struct maker *m) {
     struct diff_operation *op = add(m, write ? DIFF_OP_VMWRITE : DIFF_OP_VMREAD, field, random_next(&m->random), 0);
 
     op->form = place(m, true);
+    m->spoiled |= write;
     if (write && op->form <= DIFF_MEMORY && below(m, 2)) /* see what it became */
         add(m, DIFF_OP_VMREAD, field, 0, 0);
 }
@@ -153,8 +155,13 @@ static void prepare(struct maker *m) {
         add(m, DIFF_OP_FILL, 0, 0, 0);
 }
 
+/* An entry with random fields may end L1 (a VMX abort, a lost host state), so they are written over before. */
 static void enter(struct maker *m) {
-    struct diff_operation *op = add(m, below(m, 2) ? DIFF_OP_VMLAUNCH : DIFF_OP_VMRESUME, 0, 0, 0);
+    struct diff_operation *op;
+
+    if (m->spoiled)
+        add(m, DIFF_OP_FILL, 0, 0, 0);
+    op = add(m, below(m, 2) ? DIFF_OP_VMLAUNCH : DIFF_OP_VMRESUME, 0, 0, 0);
 
     op->form = below(m, 8) == 0;
 }
