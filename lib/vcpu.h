@@ -421,6 +421,13 @@ void sync_saved_fields(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Fetch every stale field of a vmcs12 (before it leaves the cache). Selects vmcs02 and back. */
 enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /*
+ * Before a VM-entry MSR-load list: fetch what is stale of the guest-state fields that are MSRs, because the host may carry out a load by a write to
+ * vmcs02. Selects vmcs02 and back.
+ */
+enum nvmx_status sync_msrs(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/* The list failed: nothing is known of these fields of vmcs02, and vmcs12's are as they were (SDM 29.8). */
+void sync_msrs_lost(const struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/*
  * Load L1's state from vmcs12's host-state area into vmcs01 (SDM 30.5) and select it. `from_l2`: L2 ran, and vmcs02 is selected; else the entry
  * failed and state that the host-state area does not name is still L1's. *abort_indicator: VMX abort, 0 if none.
  */

@@ -80,15 +80,26 @@ static enum nvmx_next refuse(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const str
     return reflect_entry_failure(vcpu, v, failure->exit_reason, failure->qualification, false);
 }
 
+/* What the host could not provide (a page, memory) L1 sees as a refused entry; vmcs12 is as it was, and L1 may try again. */
+static enum nvmx_next merge_failed(struct nvmx_vcpu *vcpu) {
+    enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
+
+    return status == NVMX_OK ? vm_fail_valid(vcpu, 7) : stop(vcpu, NVMX_STOP_HOST, status);
+}
+
 /* The MSR-load list, then L2 is on. */
 static enum nvmx_next load_and_go(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     uint32_t count = (uint32_t)v->value[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT];
     uint32_t failing = 0;
 
     if (count != 0) {
+        if (sync_msrs(vcpu, v) != NVMX_OK) {
+            return merge_failed(vcpu);
+        }
         failing = msr_list_load(vcpu, v->value[NVMX_F_VM_ENTRY_MSR_LOAD_ADDRESS], count);
     }
     if (failing != 0) {
+        sync_msrs_lost(vcpu, v);
         return reflect_entry_failure(vcpu, v, NVMX_EXIT_MSR_LOADING, failing, true);
     }
     vcpu->launching = !v->launched;
@@ -100,13 +111,6 @@ static enum nvmx_next load_and_go(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     }
     host_trace(vcpu, NVMX_TRACE_ENTER_L2, v->gpa1, v->value[NVMX_F_GUEST_RIP]);
     return NVMX_ENTER;
-}
-
-/* What the host could not provide (a page, memory) L1 sees as a refused entry; vmcs12 is as it was, and L1 may try again. */
-static enum nvmx_next merge_failed(struct nvmx_vcpu *vcpu) {
-    enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
-
-    return status == NVMX_OK ? vm_fail_valid(vcpu, 7) : stop(vcpu, NVMX_STOP_HOST, status);
 }
 
 enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode) {

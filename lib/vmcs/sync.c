@@ -179,14 +179,15 @@ enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     return status;
 }
 
-enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+/* Fetch those of `which` that are stale. */
+static enum nvmx_status sync_some(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct nvmx_field_set *which) {
     uint8_t slots[NVMX_FIELD_COUNT];
     uint64_t value[NVMX_FIELD_COUNT];
     uint32_t count = 0;
     uint32_t before = vcpu->selected;
 
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-        for (uint64_t stale = v->stale.word[w]; stale != 0; stale &= stale - 1) {
+        for (uint64_t stale = v->stale.word[w] & which->word[w]; stale != 0; stale &= stale - 1) {
             slots[count++] = (uint8_t)(w * 64 + (unsigned int)__builtin_ctzll(stale));
         }
     }
@@ -200,10 +201,46 @@ enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     if (status == NVMX_OK) {
         take(v, count, slots, value); /* VM-entry controls are never stale */
         for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-            v->known.word[w] |= v->stale.word[w];
-            v->stale.word[w] = 0;
+            v->known.word[w] |= v->stale.word[w] & which->word[w];
+            v->stale.word[w] &= ~which->word[w];
         }
     }
     enum nvmx_status back = host_select(vcpu, before);
     return status != NVMX_OK ? status : back;
+}
+
+enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    struct nvmx_field_set all = v->stale;
+
+    return sync_some(vcpu, v, &all);
+}
+
+/* Guest-state fields that are MSRs: those of gates, and the SYSENTER MSRs. */
+static struct nvmx_field_set msr_fields(const struct nvmx_vm *vm) {
+    struct nvmx_field_set set = {{0}};
+
+    nvmx_set_add(&set, NVMX_F_GUEST_SYSENTER_CS);
+    nvmx_set_add(&set, NVMX_F_GUEST_SYSENTER_ESP);
+    nvmx_set_add(&set, NVMX_F_GUEST_SYSENTER_EIP);
+    for (unsigned int i = 0; i < GATE_COUNT; i++) {
+        if (gates[i].msr != 0 && nvmx_set_has(&vm->exists, gates[i].guest)) {
+            nvmx_set_add(&set, gates[i].guest);
+        }
+    }
+    return set;
+}
+
+enum nvmx_status sync_msrs(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    struct nvmx_field_set set = msr_fields(vcpu->vm);
+
+    return sync_some(vcpu, v, &set);
+}
+
+void sync_msrs_lost(const struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    struct nvmx_field_set set = msr_fields(vcpu->vm);
+
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        v->known.word[w] &= ~set.word[w];
+        v->dirty.word[w] |= set.word[w] & vcpu->vm->copied.word[w];
+    }
 }

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+/* A VM-entry MSR-load list that fails half-way (SDM 29.4, 29.8): MSRs stay loaded, guest-state fields of vmcs12 do not change. */
+#include "machine.h"
+
+/* The first entry is loaded, which a host does by a write to vmcs02; FS base is not allowed. */
+static const uint64_t bad_list[] = {0x174, 8, 0xc0000100, 0};
+
+static void resume_fails(struct sim *sim, uint32_t vmcs02) {
+    sim_write(sim, SIM_L1_MSR_LISTS, bad_list, sizeof(bad_list));
+    l1_writes(sim, NVMX_VMCS_VM_ENTRY_MSR_LOAD_ADDRESS, SIM_L1_MSR_LISTS);
+    l1_writes(sim, NVMX_VMCS_VM_ENTRY_MSR_LOAD_COUNT, 2);
+    cr_assert_eq(sim_vmresume(sim), SIM_ENTRY_FAILED);
+    sim_set(sim, vmcs02, NVMX_F_GUEST_SYSENTER_CS, 8);
+    sim_set(sim, vmcs02, NVMX_F_GUEST_PAT, 0x0404);
+    l1_writes(sim, NVMX_VMCS_VM_ENTRY_MSR_LOAD_COUNT, 0);
+}
+
+Test(enter_msr_list, what_a_failed_list_loaded_does_not_reach_the_next_entry) {
+    struct sim *sim = l1_ready(NULL);
+    l1_sets(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, 1u << 14);
+    l1_writes(sim, NVMX_VMCS_GUEST_PAT, 0x0606);
+    launch(sim);
+    uint32_t number = sim->selected;
+    l2_leaves(sim);
+    cr_assert_eq(l1_reads(sim, NVMX_VMCS_GUEST_SYSENTER_CS), 0);
+    resume_fails(sim, number);
+    resume(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_SYSENTER_CS), 0, "%#lx", vmcs02(sim, NVMX_F_GUEST_SYSENTER_CS));
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_PAT), 0x0606, "%#lx", vmcs02(sim, NVMX_F_GUEST_PAT));
+    sim_free(sim);
+}
+
+/* What an exit saved is still only in vmcs02 when the list is loaded. */
+Test(enter_msr_list, what_an_exit_saved_outlives_a_failed_list) {
+    struct sim *sim = l1_ready(NULL);
+    launch(sim);
+    uint32_t number = sim->selected;
+    sim_set(sim, number, NVMX_F_GUEST_SYSENTER_CS, 0x33);
+    l2_leaves(sim);
+    /* Written to the slots: a VMWRITE of controls would have all of vmcs02's state fetched. */
+    sim->vcpu->vmcs12[0].value[NVMX_F_VM_ENTRY_MSR_LOAD_ADDRESS] = SIM_L1_MSR_LISTS;
+    sim->vcpu->vmcs12[0].value[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT] = 2;
+    sim_write(sim, SIM_L1_MSR_LISTS, bad_list, sizeof(bad_list));
+    cr_assert_eq(sim_vmresume(sim), SIM_ENTRY_FAILED);
+    sim_set(sim, number, NVMX_F_GUEST_SYSENTER_CS, 8);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_SYSENTER_CS), 0x33);
+    sim_free(sim);
+}
