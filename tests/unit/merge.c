@@ -683,3 +683,113 @@ Test(merge, hot_msr_words_beside_io_bitmaps) {
     cr_expect_eq(sim->vcpu->vmcs12[0].bitmap_bits, B(25) | B(28));
     sim_free(sim);
 }
+
+/* -- ports ------------------------------------------------------------------------------------------------------------
+ */
+
+/*
+ * What vmcs02 does about ports: everything exits if L1 or the host wants that, bitmaps serve if one of them has some,
+ * else nothing exits. With bitmaps "unconditional I/O exiting" is ignored (SDM 27.6.2).
+ */
+Test(merge, ports) {
+    enum { NONE, ALL = B(24), BITMAPS = B(25), BOTH = B(24) | B(25) };
+    static const struct {
+        uint32_t host, l1, wanted;
+        bool host_pages; /* whose pages vmcs02 uses: the host's as they are */
+        bool l1_pages;   /* L1's as they are */
+    } rows[] = {
+        {NONE, NONE, NONE, false, false},
+        {NONE, ALL, ALL, false, false},
+        {NONE, BITMAPS, BITMAPS, false, true},
+        {NONE, BOTH, BITMAPS, false, true},
+        {ALL, NONE, ALL, false, false},
+        {ALL, ALL, ALL, false, false},
+        {ALL, BITMAPS, ALL, false, false},
+        {ALL, BOTH, ALL, false, false},
+        {BITMAPS, NONE, BITMAPS, true, false},
+        {BITMAPS, ALL, ALL, false, false},
+        {BITMAPS, BITMAPS, BITMAPS, false, false},
+        {BITMAPS, BOTH, BITMAPS, false, false},
+        {BOTH, NONE, BITMAPS, true, false},
+        {BOTH, BITMAPS, BITMAPS, false, false},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct sim *sim = l1_ready(NULL);
+        host_gives_bitmaps(sim);
+        l1_writes(sim, NVMX_VMCS_IO_BITMAP_A_ADDRESS, SIM_L1_IO_BITMAP_A);
+        l1_writes(sim, NVMX_VMCS_IO_BITMAP_B_ADDRESS, SIM_L1_IO_BITMAP_B);
+        cr_expect_eq(both_merged(sim, NVMX_F_PRIMARY_CONTROLS, BOTH, rows[i].host, rows[i].l1), rows[i].wanted,
+                     "row %zu", i);
+        for (unsigned int k = 0; k < 2 && rows[i].wanted == BITMAPS; k++) {
+            uint64_t page = vmcs02(sim, (enum nvmx_field)(NVMX_F_IO_BITMAP_A_ADDRESS + k));
+            bool hosts = page == vmcs01(sim, (enum nvmx_field)(NVMX_F_IO_BITMAP_A_ADDRESS + k));
+            cr_expect_eq(hosts, rows[i].host_pages, "row %zu", i);
+            cr_expect_eq(page == SIM_HPA_OFFSET + SIM_L1_IO_BITMAP_A + k * 0x1000, rows[i].l1_pages, "row %zu", i);
+        }
+        cr_assert_eq(host_select(sim->vcpu, NVMX_VMCS01), NVMX_OK);
+        sim_free(sim);
+    }
+}
+
+/* A host that composes ept02 itself is asked before every entry. */
+Test(merge, ept02_of_the_host) {
+    struct sim *sim = l2_running(&(struct sim_options){.host_composes = true});
+    for (unsigned int round = 1; round < 4; round++) {
+        cr_expect_eq(sim->count[SIM_EPT02_ROOT], round);
+        cr_expect_eq(sim->eptp12_asked, SIM_L1_EPT12 | 0x1e);
+        cr_expect_eq(vmcs02(sim, NVMX_F_EPT_POINTER), sim->eptp02_given);
+        l2_leaves(sim);
+        sim->eptp02_given += 0x1000;
+        resume(sim);
+    }
+    l2_leaves(sim);
+    l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, B(1));
+    resume(sim);
+    cr_expect_eq(sim->eptp12_asked, NVMX_NO_ADDRESS, "L2 runs on L1's memory");
+    sim_free(sim);
+}
+
+/* -- PDPTEs
+ * ------------------------------------------------------------------------------------------------------------ */
+
+static void expect_pdptes(const struct sim *sim, uint64_t first, const char *what) {
+    for (unsigned int i = 0; i < 4; i++)
+        cr_expect_eq(vmcs02(sim, (enum nvmx_field)(NVMX_F_GUEST_PDPTE0 + i)), first + i * 0x1000, "%s, PDPTE%u: %#lx",
+                     what, i, vmcs02(sim, (enum nvmx_field)(NVMX_F_GUEST_PDPTE0 + i)));
+}
+
+/* SDM 29.3.1.6, 29.3.2.4: with EPT PAE paging takes the fields, which an exit saves; without it what CR3 leads to, anew
+ * at each entry. */
+Test(merge, pdptes_of_an_l2_with_pae_paging) {
+    struct sim *sim = l1_ready(NULL);
+    l1_clears(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, B(9));
+    l1_writes(sim, NVMX_VMCS_GUEST_EFER, 0);
+    l1_writes(sim, NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS, 0xc09b);
+    l1_writes(sim, NVMX_VMCS_GUEST_CR3, 0x30020);
+    for (uint32_t i = 0; i < 4; i++) {
+        l1_writes(sim, NVMX_VMCS_GUEST_PDPTE0 + 2 * i, 0x41001 + i * 0x1000);
+        sim_write64(sim, 0x30020 + i * 8, 0x51001 + i * 0x1000);
+    }
+    launch(sim);
+    expect_pdptes(sim, 0x41001, "with EPT");
+    for (unsigned int i = 0; i < 4; i++)
+        sim_set(sim, sim->selected, (enum nvmx_field)(NVMX_F_GUEST_PDPTE0 + i), 0x61001 + i * 0x1000);
+    l2_leaves(sim);
+    l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, B(1));
+    resume(sim);
+    expect_pdptes(sim, 0x51001, "without EPT");
+    l2_leaves(sim);
+    sim_write64(sim, 0x30020, 0);
+    resume(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_PDPTE0), 0, "read anew");
+    l2_leaves(sim);
+    l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, B(1));
+    resume(sim);
+    expect_pdptes(sim, 0x61001, "with EPT again");
+    l2_leaves(sim);
+    l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, B(1));
+    sim_write64(sim, 0x30028, 0x51003); /* a reserved bit */
+    cr_expect_eq(sim_vmresume(sim), SIM_ENTRY_FAILED);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_QUALIFICATION), 2);
+    sim_free(sim);
+}
