@@ -30,3 +30,16 @@ Test(regressions, single_step_by_vmcs12s_debugctl) {
     cr_expect_eq(nvmx_last_check(sim->vcpu), NVMX_C_29_3_1_5_22);
     sim_free(sim);
 }
+
+/* A host that fences speculation is called once for each turn from L1 to L2 and back, and not for refused entries. */
+Test(regressions, speculation_barriers) {
+    struct sim *sim = l1_ready(NULL);
+    cr_expect_eq(sim->count[SIM_SPECULATION_BARRIER], 0);
+    launch(sim);
+    cr_expect_eq(sim->count[SIM_SPECULATION_BARRIER], 1);
+    l2_leaves(sim);
+    cr_expect_eq(sim->count[SIM_SPECULATION_BARRIER], 2);
+    cr_expect_eq(sim_vmlaunch(sim), SIM_FAIL_VALID);
+    cr_expect_eq(sim->count[SIM_SPECULATION_BARRIER], 2);
+    sim_free(sim);
+}
