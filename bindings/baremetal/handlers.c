@@ -172,12 +172,8 @@ static void handle_cr_access(struct cpu *cpu) {
     uint64_t shadow = vmcs_get(shadow_field);
     uint64_t value;
 
-    if ((number && number != 4) || (qualification >> 4 & 3) == 1)
+    if ((number && number != 4) || qualification >> 4 & 3)
         panic("unexpected control-register exit, qualification 0x%lx", qualification);
-    if ((qualification >> 4 & 3) == 3) { /* LMSW: only PE is masked, and can only be set */
-        vmcs_put(shadow_field, shadow | CR0_PE);
-        return;
-    }
     value = gpr == NVMX_RSP ? vmcs_get(NVMX_VMCS_GUEST_RSP) : cpu->regs.gpr[gpr];
     /* Of L2's bits only SMXE is masked for L0's sake. */
     if ((number && value & CR4_SMXE) || (cpu->selected == NVMX_VMCS01 && !nvmx_cr_allowed(cpu->vcpu, number, value))) {

@@ -114,7 +114,9 @@ static void put_segments(const struct l1_start *start) {
 static void put_guest_state(struct cpu *cpu, const struct l1_start *start) {
     put_segments(start);
     vmcs_put(NVMX_VMCS_GUEST_CR0, CR0_PE | CR0_ET | CR0_NE);
+    /* NE is 1 in the processor (SDM 25.8) while L1 sees what it wrote. */
     vmcs_put(NVMX_VMCS_CR0_READ_SHADOW, CR0_PE | CR0_ET);
+    vmcs_put(NVMX_VMCS_CR0_GUEST_HOST_MASK, CR0_NE);
     vmcs_put(NVMX_VMCS_GUEST_CR3, 0);
     vmcs_put(NVMX_VMCS_GUEST_CR4, CR4_VMXE);
     vmcs_put(NVMX_VMCS_CR4_READ_SHADOW, 0);
@@ -146,26 +148,19 @@ static void put_guest_state(struct cpu *cpu, const struct l1_start *start) {
     cpu->regs.gpr[6] = start->esi;
 }
 
+/*
+ * In VMX operation CR0.PE and CR0.PG can't be cleared (SDM 25.8). Of a guest that isn't unrestricted the processor itself sees to that; until
+ * VMXON, L1 needs real mode.
+ */
 void vmcs01_follow_mode(bool in_vmx_operation) {
-    uint64_t mask = CR0_NE;
+    uint32_t secondary = (uint32_t)vmcs_get(NVMX_VMCS_SECONDARY_CONTROLS);
 
-    /*
-     * NE is 1 in the processor (SDM 25.8) while L1 sees what it wrote. PE and PG are L1's own affair thanks to
-     * unrestricted guest, but in VMX operation it may not clear them: then they have to exit.
-     */
-    if (in_vmx_operation) {
-        uint64_t shadow = vmcs_get(NVMX_VMCS_CR0_READ_SHADOW) & ~(CR0_PE | CR0_PG);
-
-        mask |= CR0_PE | CR0_PG;
-        vmcs_put(NVMX_VMCS_CR0_READ_SHADOW, shadow | (vmcs_get(NVMX_VMCS_GUEST_CR0) & (CR0_PE | CR0_PG)));
-    }
-    vmcs_put(NVMX_VMCS_CR0_GUEST_HOST_MASK, mask);
-    if (vmx_has_secondary(PROC2_VMCS_SHADOWING)) {
-        /* Outside VMX operation VMREAD must give #UD, which a shadowed one would not. */
-        uint32_t secondary = (uint32_t)vmcs_get(NVMX_VMCS_SECONDARY_CONTROLS) & ~PROC2_VMCS_SHADOWING;
-
-        vmcs_put(NVMX_VMCS_SECONDARY_CONTROLS, secondary | (in_vmx_operation ? PROC2_VMCS_SHADOWING : 0));
-    }
+    secondary &= ~(PROC2_UNRESTRICTED_GUEST | PROC2_VMCS_SHADOWING);
+    secondary |= in_vmx_operation ? 0 : PROC2_UNRESTRICTED_GUEST;
+    /* Outside VMX operation VMREAD must give #UD, which a shadowed one would not. */
+    if (in_vmx_operation && vmx_has_secondary(PROC2_VMCS_SHADOWING))
+        secondary |= PROC2_VMCS_SHADOWING;
+    vmcs_put(NVMX_VMCS_SECONDARY_CONTROLS, secondary);
 }
 
 void vmcs01_shadow_bitmaps(const struct nvmx_vm *vm) {
