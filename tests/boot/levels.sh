@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# nvmx on nvmx on nvmx: what L1 sees is VMX, however many times it was emulated. The small L1 reports at each depth what it reports at
+# depth 1, and the guest of Debian's KVM passes at depth 2.
+# NVMX_LEVELS=4 goes deeper, with some of the scenarios: each level takes ten times as long as the one before.
+. "$(dirname "$0")/common" "$@"
+
+deepest=${NVMX_LEVELS:-3}
+# From depth 4 on: those that go through the most of nvmx in the least time.
+some=(off vmcs.launch_state io.bitmaps msr.bitmaps exception.pf_mask ept.permission vpid.invvpid event.inject event.interrupt mode.real)
+
+report() { # depth, scenarios...
+    local depth=$1
+    shift
+    run "$depth" 0 --levels "$depth" --ips 2000000 --timeout 3600 "$l1" "$@"
+    grep '^l1: ' "$scratch/$depth.out" | tr -d '\r' >"$scratch/$depth.report"
+    [ "$(grep -c '^nvmx: starting L1' "$scratch/$depth.out")" -eq "$depth" ] || fail "depth $depth: not as many nvmx as asked for"
+    tail -n 1 "$scratch/$depth.report" | grep -q -E '^l1: [1-9][0-9]+ steps, 0 failed$' || {
+        grep ': FAIL: ' "$scratch/$depth.report"
+        tail -n 5 "$scratch/$depth.out"
+        fail "depth $depth: the report does not end with its steps, none failed"
+    }
+}
+
+same() { # depth, depth of the report to compare with
+    diff -u "$scratch/$2.report" "$scratch/$1.report" || fail "depth $1 reports something else than depth $2"
+    printf 'depth %d: %d lines are the same\n' "$1" "$(wc -l <"$scratch/$1.report")"
+}
+
+report 1
+for ((depth = 2; depth <= deepest && depth < 4; depth++)); do
+    report "$depth"
+    same "$depth" 1
+done
+[ "$deepest" -lt 4 ] || report 1 "${some[@]}"
+for (( ; depth <= deepest; depth++)); do
+    report "$depth" "${some[@]}"
+    same "$depth" 1
+done
+
+cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/nvmx
+"$source_folder/tests/linux/fetch-kernel" "$cache/kernel" || fail 'no kernel'
+"$source_folder/tests/linux/build-initramfs" "$cache/kernel" "$scratch/initramfs" || fail 'no initramfs'
+read -r -a command_line <"$source_folder/tests/linux/command-line"
+run linux 0 --levels 2 --timeout 900 --module "$scratch/initramfs" "$cache/kernel/vmlinuz" "${command_line[@]}"
+tr -d '\r' <"$scratch/linux.out" >"$scratch/report"
+[ "$(grep -c '^nvmx: starting L1' "$scratch/report")" -eq 2 ] || fail 'Linux: not as many nvmx as asked for'
+grep -E '^kvm-guest: all [1-9][0-9]* steps passed' "$scratch/report" || fail "KVM's guest did not pass: $(grep -m 1 FAILED "$scratch/report")"
