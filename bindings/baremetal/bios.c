@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the BIOS says about memory. An L1 that goes back to real mode and asks INT 15H (Xen does, whatever its loader told it) would
- * get the machine's map, in which L0's range is free RAM. As option ROMs do, L0 takes a piece off the top of conventional
- * memory and puts a handler there that answers from L0's map. It is L1's own code in L1's own memory: what L1 calls it with, and
- * whether L1 overwrites it, is no concern of L0's.
+ * What the BIOS says about memory. An L1 that goes back to real mode and asks INT 15H (Xen does, whatever its loader
+ * told it) would get the machine's map, in which L0's range is free RAM. As option ROMs do, L0 takes a piece off the
+ * top of conventional memory and puts a handler there that answers from L0's map. It is L1's own code in L1's own
+ * memory: what L1 calls it with, and whether L1 overwrites it, is no concern of L0's.
  */
 #include "bios.h"
 
 #include "console.h"
 #include "host.h"
 
-#define VECTOR_15H         (0x15 * 4u)
-#define BASE_MEMORY_WORD   0x413u /* BIOS data area: conventional memory in KiB; INT 12H returns it */
-#define LOWEST             (512 * KIB)
-#define COUNT_MAX          ((BIOS_BLOCK_BYTES - BIOS_MAP) / BIOS_MAP_ENTRY)
+#define VECTOR_15H       (0x15 * 4u)
+#define BASE_MEMORY_WORD 0x413u /* BIOS data area: conventional memory in KiB; INT 12H returns it */
+#define LOWEST           (512 * KIB)
+#define COUNT_MAX        ((BIOS_BLOCK_BYTES - BIOS_MAP) / BIOS_MAP_ENTRY)
 
 extern const uint8_t bios_hook_start[BIOS_CODE_BYTES]; /* bios_hook.S */
 

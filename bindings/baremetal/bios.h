@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* The block that bios.c puts into L1's conventional memory: bios_hook.S's code, then its data. Numbers that both share. */
+/* The block that bios.c puts into L1's conventional memory: bios_hook.S's code, then its data. Numbers that both share.
+ */
 #ifndef BIOS_H
 #define BIOS_H
 
-#define BIOS_BLOCK_BYTES   4096
+#define BIOS_BLOCK_BYTES 4096
 
 /* Offsets from the block's start, which is offset 0 of a real-mode segment. */
 #define BIOS_CODE_BYTES    256

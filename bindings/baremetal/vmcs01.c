@@ -43,8 +43,8 @@ static uint32_t secondary_controls(void) {
 }
 
 /*
- * CET state and UINV are L1's. L0 has CR4.CET and CR4.UINTR off and does not care what they are, but the library puts L1's values back after an exit of
- * L2 by way of vmcs01.
+ * CET state and UINV are L1's. L0 has CR4.CET and CR4.UINTR off and does not care what they are, but the library puts
+ * L1's values back after an exit of L2 by way of vmcs01.
  */
 uint32_t vmcs01_loads_on_entry(void) {
     return (uint32_t)(rdmsr(MSR_VMX_TRUE_ENTRY_CTLS) >> 32) & (ENTRY_LOAD_UINV | ENTRY_LOAD_CET);
@@ -149,8 +149,8 @@ static void put_guest_state(struct cpu *cpu, const struct l1_start *start) {
 }
 
 /*
- * In VMX operation CR0.PE and CR0.PG can't be cleared (SDM 25.8). Of a guest that isn't unrestricted the processor itself sees to that; until
- * VMXON, L1 needs real mode.
+ * In VMX operation CR0.PE and CR0.PG can't be cleared (SDM 25.8). Of a guest that isn't unrestricted the processor
+ * itself sees to that; until VMXON, L1 needs real mode.
  */
 void vmcs01_follow_mode(bool in_vmx_operation) {
     uint32_t secondary = (uint32_t)vmcs_get(NVMX_VMCS_SECONDARY_CONTROLS);

@@ -7,7 +7,7 @@ cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/nvmx
 mkdir -p "$cache"
 "$source_folder/tests/xen/fetch-xen" "$cache/xen" || fail 'no Xen'
 "$source_folder/tests/xen/build-dom0" "$cache/xen" "$scratch/dom0.elf" || fail 'no dom0'
-xen=("$cache/xen/xen" com1=115200,8n1 console=com1 loglvl=all guest_loglvl=all dom0_mem=32M sync_console)
+xen=("$cache/xen/xen" 'com1=115200,8n1' console=com1 loglvl=all guest_loglvl=all dom0_mem=32M sync_console)
 
 # What Xen says of VMX, and what dom0 and the domain say.
 report() {

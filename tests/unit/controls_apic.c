@@ -36,7 +36,7 @@ Test(controls_apic, threshold_and_eoi_bitmaps_follow_virtual_interrupt_delivery)
         sim_write32(sim, SIM_L1_VIRTUAL_APIC + 0x80, 0xf0);
         l1_writes(sim, NVMX_VMCS_TPR_THRESHOLD, 5);
         for (uint32_t i = 0; i < 4; i++)
-            l1_writes(sim, NVMX_VMCS_EOI_EXIT_BITMAP_0 + 2 * i, 0x1111 << i);
+            l1_writes(sim, NVMX_VMCS_EOI_EXIT_BITMAP_0 + 2 * i, 0x1111u << i);
         l1_writes(sim, NVMX_VMCS_GUEST_INTERRUPT_STATUS, 0x3120);
         launch(sim);
         cr_expect_eq(vmcs02(sim, NVMX_F_TPR_THRESHOLD), delivery ? 0 : 5);
