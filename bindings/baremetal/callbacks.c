@@ -5,16 +5,35 @@
  */
 #include "callbacks.h"
 
+#include "console.h"
 #include "host.h"
 
 uint64_t callback_calls[CALLBACK_COUNT];
+static uint32_t callbacks_left = UINT32_MAX; /* while L0 starts */
+
+/*
+ * No exit needs this many callbacks: the most is an INVEPT after which all of ept02 is compared, and L0's memory bounds
+ * that. A loop of the library that does not end would make them, and L0 has no clock that could interrupt it: every one
+ * of the machine's is L1's.
+ */
+#define CALLBACKS_PER_EXIT (1u << 25)
+
+void callbacks_begin(void) {
+    callbacks_left = CALLBACKS_PER_EXIT;
+}
+
+static void called(enum callback which) {
+    callback_calls[which]++;
+    if (--callbacks_left == 0)
+        panic("an exit made %u callbacks and does not end", CALLBACKS_PER_EXIT);
+}
 
 /*
  * Memory of L1 that L0 may read and write through its write-back direct map: RAM in the loader's map that is not L0's.
  * Devices and holes give NULL, and L1's instruction gets what the architecture says of such an operand.
  */
 static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) {
-    callback_calls[CALLBACK_MAP_PAGE]++;
+    called(CALLBACK_MAP_PAGE);
     (void)ctx;
     (void)access; /* ept01 grants every access */
     if (gpa1 >= memory_direct_end() || !memory_is_usable(gpa1, gpa1 + PAGE_BYTES))
@@ -25,7 +44,7 @@ static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) 
 
 /* Nothing is ever paged out or migrated, so a pin needs no record and a dirty page no mark. */
 static void unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied) {
-    callback_calls[CALLBACK_UNMAP_PAGE]++;
+    called(CALLBACK_UNMAP_PAGE);
     (void)ctx;
     (void)gpa1;
     (void)page;
@@ -33,32 +52,32 @@ static void unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied) {
 }
 
 static enum nvmx_status ept01_lookup(void *ctx, uint64_t gpa1, struct nvmx_ept01_mapping *out) {
-    callback_calls[CALLBACK_EPT01_LOOKUP]++;
+    called(CALLBACK_EPT01_LOOKUP);
     (void)ctx;
     return ept01_find(gpa1, out);
 }
 
 static void *page_alloc(void *ctx, uint64_t *hpa) {
-    callback_calls[CALLBACK_PAGE_ALLOC]++;
+    called(CALLBACK_PAGE_ALLOC);
     (void)ctx;
     return page_get(hpa);
 }
 
 static void page_free(void *ctx, void *page, uint64_t hpa) {
-    callback_calls[CALLBACK_PAGE_FREE]++;
+    called(CALLBACK_PAGE_FREE);
     (void)ctx;
     (void)page;
     page_put(hpa);
 }
 
 static void *page_pointer(void *ctx, uint64_t hpa) {
-    callback_calls[CALLBACK_PAGE_POINTER]++;
+    called(CALLBACK_PAGE_POINTER);
     (void)ctx;
     return phys_to_virt(hpa);
 }
 
 static enum nvmx_status vmcs_select(void *ctx, uint32_t which) {
-    callback_calls[CALLBACK_VMCS_SELECT]++;
+    called(CALLBACK_VMCS_SELECT);
     struct cpu *cpu = ctx;
 
     if (which >= SLOTS)
@@ -69,7 +88,7 @@ static enum nvmx_status vmcs_select(void *ctx, uint32_t which) {
 
 /* VMCLEAR, a fresh region, and the host-state area: whatever the library writes afterwards, exits come back to L0. */
 static enum nvmx_status vmcs_reset(void *ctx, uint32_t which) {
-    callback_calls[CALLBACK_VMCS_RESET]++;
+    called(CALLBACK_VMCS_RESET);
     struct cpu *cpu = ctx;
     uint32_t selected = cpu->selected;
 
@@ -86,12 +105,12 @@ static enum nvmx_status vmcs_reset(void *ctx, uint32_t which) {
 }
 
 /*
- * The loops that every exit goes through several times: four fields at a time, and from the end, so that little is spent but the
- * VMREADs and VMWRITEs themselves. Their operands are registers: if L0 is itself a guest, they exit, and an operand in memory
- * costs its host a walk of L0's page tables.
+ * The loops that every exit goes through several times: four fields at a time, and from the end, so that little is
+ * spent but the VMREADs and VMWRITEs themselves. Their operands are registers: if L0 is itself a guest, they exit, and
+ * an operand in memory costs its host a walk of L0's page tables.
  */
 static enum nvmx_status vmcs_read(void *ctx, uint32_t count, const uint32_t *encoding, uint64_t *value) {
-    callback_calls[CALLBACK_VMCS_READ]++;
+    called(CALLBACK_VMCS_READ);
     (void)ctx;
     for (; count >= 4; count -= 4, encoding += 4, value += 4)
         if (!vmread_safe(encoding[0], &value[0]) || !vmread_safe(encoding[1], &value[1]) ||
@@ -104,7 +123,7 @@ static enum nvmx_status vmcs_read(void *ctx, uint32_t count, const uint32_t *enc
 }
 
 static enum nvmx_status vmcs_write(void *ctx, uint32_t count, const uint32_t *encoding, const uint64_t *value) {
-    callback_calls[CALLBACK_VMCS_WRITE]++;
+    called(CALLBACK_VMCS_WRITE);
     (void)ctx;
     for (; count >= 4; count -= 4, encoding += 4, value += 4)
         if (!vmwrite_safe(encoding[0], value[0]) || !vmwrite_safe(encoding[1], value[1]) ||
@@ -118,7 +137,7 @@ static enum nvmx_status vmcs_write(void *ctx, uint32_t count, const uint32_t *en
 
 /* Where the CPU lacks the narrow kind of flush, a wider one does: more may be dropped, never less. */
 static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t linear) {
-    callback_calls[CALLBACK_TLB_FLUSH]++;
+    called(CALLBACK_TLB_FLUSH);
     (void)ctx;
     switch (kind) {
     case NVMX_FLUSH_EPT:
@@ -144,12 +163,12 @@ static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t 
 }
 
 static enum nvmx_status msr_read(void *ctx, uint32_t index, uint64_t *value) {
-    callback_calls[CALLBACK_MSR_READ]++;
+    called(CALLBACK_MSR_READ);
     return l1_rdmsr(ctx, index, value) ? NVMX_OK : NVMX_E_DENIED;
 }
 
 static enum nvmx_status msr_write(void *ctx, uint32_t index, uint64_t value) {
-    callback_calls[CALLBACK_MSR_WRITE]++;
+    called(CALLBACK_MSR_WRITE);
     return l1_wrmsr(ctx, index, value) ? NVMX_OK : NVMX_E_DENIED;
 }
 

@@ -7,6 +7,9 @@
 /* For nvmx_vm_init. The context of the vCPU's callbacks is its struct cpu; that of the VM's is not used. */
 extern const struct nvmx_host callbacks;
 
+/* Before each exit is handled: how many callbacks it makes is bounded. */
+void callbacks_begin(void);
+
 /* How often the library called each: for stats.c. */
 enum callback {
     CALLBACK_MAP_PAGE,

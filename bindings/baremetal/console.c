@@ -17,6 +17,7 @@ enum {
 
 #define LCR_8N1   3
 #define LCR_DLAB  0x80
+#define MCR_LOOP  0x10
 #define LSR_READY 0x20 /* takes a character */
 #define LSR_EMPTY 0x40 /* sent the last one */
 
@@ -127,10 +128,11 @@ static void vprint(const char *format, va_list *arguments) {
 }
 
 static void print_borrowed(const char *prefix, const char *format, va_list *arguments) {
-    uint8_t lcr = inb(UART_LCR);
+    uint8_t lcr = inb(UART_LCR), mcr = inb(UART_MCR);
     uint8_t ier;
 
     outb(UART_LCR, lcr & (uint8_t)~LCR_DLAB);
+    outb(UART_MCR, mcr & (uint8_t)~MCR_LOOP); /* where L1 might just be looking for the UART */
     ier = inb(UART_IER);
     outb(UART_IER, 0);
     for (; *prefix; prefix++)
@@ -138,6 +140,7 @@ static void print_borrowed(const char *prefix, const char *format, va_list *argu
     vprint(format, arguments);
     wait_for(LSR_EMPTY); /* the machine may be switched off next */
     outb(UART_IER, ier);
+    outb(UART_MCR, mcr);
     outb(UART_LCR, lcr);
 }
 

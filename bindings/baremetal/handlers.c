@@ -15,6 +15,7 @@
 #define BLOCKING_NMI            8u
 #define DEBUG_BTF               (1u << 1)
 #define PENDING_BS              (1u << 14)
+#define MAPPED_FAULTS_MAX       1000u
 #define CS_LONG                 (1u << 13)
 
 void skip_instruction(void) {
@@ -213,12 +214,25 @@ static void handle_entry_failure(struct cpu *cpu) {
           cpu->exit_reason, vmcs_get(NVMX_VMCS_EXIT_QUALIFICATION));
 }
 
+/* A violation at what is mapped comes once at most, from a translation that the processor still holds; else L1 would
+ * stand still. */
+static void check_progress(uint64_t gpa1) {
+    static uint32_t in_a_row;
+    struct nvmx_ept01_mapping mapping;
+
+    if (ept01_find(gpa1, &mapping) != NVMX_OK)
+        in_a_row = 0;
+    else if (++in_a_row == MAPPED_FAULTS_MAX)
+        panic("access to 0x%lx faults again and again, though it is mapped", gpa1);
+}
+
 static void handle_ept_violation(struct cpu *cpu) {
     uint64_t gpa1 =
         cpu->selected == NVMX_VMCS01 ? vmcs_get(NVMX_VMCS_GUEST_PHYSICAL_ADDRESS) : nvmx_host_fault_gpa1(cpu->vcpu);
 
     if (gpa1 == NVMX_NO_ADDRESS)
         panic("L0's page pool is exhausted: give it more memory (boot option memory=)");
+    check_progress(gpa1);
     if (!ept01_fill(gpa1))
         panic("access to 0x%lx, an address that this processor does not have", gpa1);
     restore_event_in_flight();

@@ -247,6 +247,7 @@ uint32_t host_exit(struct cpu *cpu) {
     bool from_l2 = nvmx_mode(cpu->vcpu) == NVMX_MODE_L2;
     enum stats_who who = STATS_EMULATED;
 
+    callbacks_begin();
     cpu->exit_reason = (uint32_t)vmcs_get(NVMX_VMCS_EXIT_REASON);
     switch (nvmx_exit(cpu->vcpu, cpu->exit_reason)) {
     case NVMX_ENTER:

@@ -11,5 +11,6 @@ refuses() { # CPU, what the message must name
     ! grep -q '^l1: ' "$scratch/$1.out" || fail "$1: L1 was started all the same"
 }
 
+refuses core_duo_t2400_yonah '64-bit mode'
 refuses athlon64_clawhammer VMX
 refuses core2_penryn_t9600 'EPT|secondary'
