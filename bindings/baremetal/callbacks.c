@@ -35,14 +35,19 @@ static void called(enum callback which) {
 static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) {
     called(CALLBACK_MAP_PAGE);
     (void)ctx;
-    (void)access; /* ept01 grants every access */
+    (void)access; /* L1 may write to all its memory */
     if (gpa1 >= memory_direct_end() || !memory_is_usable(gpa1, gpa1 + PAGE_BYTES))
         return NULL;
     *hpa = gpa1;
-    return phys_to_virt(gpa1);
+    if (options.resize) {
+        resize_note(gpa1);
+        resize_give_back(gpa1);
+        *hpa = ept01_hpa(gpa1);
+    }
+    return phys_to_virt(*hpa);
 }
 
-/* Nothing is ever paged out or migrated, so a pin needs no record and a dirty page no mark. */
+/* A pin needs no record: whoever takes a page away says so by nvmx_memory_changed, which releases it. */
 static void unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied) {
     called(CALLBACK_UNMAP_PAGE);
     (void)ctx;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * ept01: L1's physical memory is the machine's, except L0's own range.
+ * ept01: L1's physical memory is the machine's, except L0's own range, and single pages that ept01_set puts elsewhere or takes rights from.
  *
  * L0's range is mapped to one sacrificial page that starts as all ones. L1 was told that the range is reserved; should
  * it touch it nevertheless it meets something like a bus without a device, never L0: no instruction has to be decoded
@@ -68,6 +68,59 @@ bool ept01_fill(uint64_t gpa1) {
     return true;
 }
 
+/*
+ * Make the mapping of gpa1 a 4-KiB one, level by level. The rights and the type of each part stay those of the whole; a TLB that still
+ * holds the whole holds nothing wrong.
+ */
+static uint64_t *split(uint64_t gpa1) {
+    uint64_t table = ept01.root, hpa;
+
+    for (uint32_t shift = 39; shift > 12; shift -= 9) {
+        uint64_t *entry = entry_at(table, gpa1, shift);
+
+        if (*entry & EPT_LARGE) {
+            uint64_t *below = page_get(&hpa);
+            uint64_t part = (*entry & ~EPT_LARGE) | (shift > 21 ? EPT_LARGE : 0);
+
+            if (!below)
+                return NULL;
+            for (uint32_t i = 0; i < 512; i++)
+                below[i] = part + ((uint64_t)i << (shift - 9));
+            *entry = hpa | EPT_RWX;
+        }
+        table = *entry & EPT_ADDRESS;
+    }
+    return entry_at(table, gpa1, 12);
+}
+
+bool ept01_set(uint64_t gpa1, uint64_t hpa, uint32_t access) {
+    uint64_t *entry = ept01_fill(gpa1) ? split(gpa1) : NULL;
+
+    if (!entry)
+        return false;
+    *entry = hpa | access | mtrr_type(hpa, 12) << EPT_TYPE_SHIFT;
+    return true;
+}
+
+uint64_t ept01_hpa(uint64_t gpa1) {
+    uint64_t table = ept01.root;
+
+    for (uint32_t shift = 39;; shift -= 9) {
+        uint64_t entry = *entry_at(table, gpa1, shift);
+
+        if (!entry)
+            return NVMX_NO_ADDRESS;
+        table = entry & EPT_ADDRESS;
+        if (shift == 12 || entry & EPT_LARGE)
+            return (table & ~((1ull << shift) - 1)) | (gpa1 & ((1ull << shift) - 1));
+    }
+}
+
+void ept01_flush(void) {
+    if (!vmx_has_ept(EPT_CAP_INVEPT_SINGLE) || !invept(INVEPT_SINGLE, ept01_pointer()))
+        invept(INVEPT_ALL, 0);
+}
+
 static void fill_range(uint64_t start, uint64_t end) {
     while (start < end && start < ept01.end) {
         struct nvmx_ept01_mapping mapping;
@@ -115,7 +168,7 @@ enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out) {
         uint64_t entry = *entry_at(table, gpa1, shift);
         uint64_t inside = (1ull << shift) - 1;
 
-        if (!entry)
+        if (!(entry & EPT_RWX))
             return NVMX_E_UNMAPPED;
         table = entry & EPT_ADDRESS;
         if (shift > 12 && !(entry & EPT_LARGE))
@@ -124,7 +177,7 @@ enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out) {
             .hpa = table & ~inside,
             .gpa1 = gpa1 & ~inside,
             .size_shift = shift,
-            .access = NVMX_ACCESS_READ | NVMX_ACCESS_WRITE | NVMX_ACCESS_EXECUTE,
+            .access = entry & EPT_RWX, /* the bits of NVMX_ACCESS_ */
             .memory_type = entry >> EPT_TYPE_SHIFT & 7,
         };
         return NVMX_OK;

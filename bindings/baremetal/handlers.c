@@ -233,7 +233,7 @@ static void handle_ept_violation(struct cpu *cpu) {
     if (gpa1 == NVMX_NO_ADDRESS)
         panic("L0's page pool is exhausted: give it more memory (boot option memory=)");
     check_progress(gpa1);
-    if (!ept01_fill(gpa1))
+    if (!resize_give_back(gpa1) && !ept01_fill(gpa1))
         panic("access to 0x%lx, an address that this processor does not have", gpa1);
     restore_event_in_flight();
 }

@@ -52,6 +52,8 @@ struct options {
     uint64_t own_mib;  /* memory for L0; 0: L0 chooses */
     uint32_t shake;    /* save and restore the nested state at every 1st to this-many-th exit; 0: never */
     uint64_t shake_seed;
+    uint32_t resize; /* take pages out of L1's memory at every 1st to this-many-th exit; 0: never */
+    uint64_t resize_seed;
 };
 extern struct options options;
 
@@ -145,6 +147,14 @@ void ept01_init(void);
 uint64_t ept01_pointer(void);
 /* Map what holds gpa1, if it isn't mapped yet. False: the processor has no such physical address. */
 bool ept01_fill(uint64_t gpa1);
+/*
+ * Map the 4-KiB page at gpa1 to hpa, with these NVMX_ACCESS_ bits; 0: it is not mapped, and hpa is remembered. Where rights go, the caller
+ * calls ept01_flush and nvmx_memory_changed. False: no page left for a table, or no such address.
+ */
+bool ept01_set(uint64_t gpa1, uint64_t hpa, uint32_t access);
+/* What ept01_set or the identity map has for gpa1, with any rights or none; NVMX_NO_ADDRESS: nothing yet. */
+uint64_t ept01_hpa(uint64_t gpa1);
+void ept01_flush(void);
 /* As the library's callback asks. */
 enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out);
 
@@ -195,6 +205,12 @@ enum stats_who { STATS_HOST, STATS_EMULATED, STATS_REFLECTED, STATS_WHO_COUNT };
 /* After each exit, with option `shake` (shake.c). */
 void shake(struct cpu *cpu);
 void shake_print(void);
+
+/* With option `resize` (resize.c): after each exit; a page of L1 that libnvmx used; the page at gpa1 is touched: true if it was out and is back. */
+void resize(struct cpu *cpu);
+void resize_note(uint64_t gpa1);
+bool resize_give_back(uint64_t gpa1);
+void resize_print(void);
 
 void stats_exit(bool from_l2, uint32_t reason, enum stats_who who);
 void stats_print(void);

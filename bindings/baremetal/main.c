@@ -60,11 +60,11 @@ static bool at_end(char c) {
 }
 
 /* N or N,SEED */
-static void read_shake(const char *at, size_t *length) {
-    options.shake = (uint32_t)read_number(at, length);
+static void read_often(const char *at, size_t *length, uint32_t *often, uint64_t *seed) {
+    *often = (uint32_t)read_number(at, length);
     if (at[*length] == ',') {
         ++*length;
-        options.shake_seed = read_number(at, length);
+        *seed = read_number(at, length);
     }
 }
 
@@ -87,7 +87,9 @@ static void read_options(const char *at) {
         else if (is_word(at, "memory=", &length))
             options.own_mib = read_number(at, &length);
         else if (is_word(at, "shake=", &length))
-            read_shake(at, &length);
+            read_often(at, &length, &options.shake, &options.shake_seed);
+        else if (is_word(at, "resize=", &length))
+            read_often(at, &length, &options.resize, &options.resize_seed);
         if (!at_end(at[length])) {
             for (length = 0; !at_end(at[length]); length++) {
             }
@@ -266,6 +268,8 @@ uint32_t host_exit(struct cpu *cpu) {
     follow_mode(cpu);
     if (options.shake)
         shake(cpu);
+    if (options.resize)
+        resize(cpu);
     return host_enter(cpu);
 }
 

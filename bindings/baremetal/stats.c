@@ -49,4 +49,5 @@ void stats_print(void) {
     print("nvmx-stats: fields vmread %lu vmwrite %lu\n", counts->vmreads, counts->vmwrites);
     print("nvmx-stats: refused %lu\n", counts->refused);
     shake_print();
+    resize_print();
 }
