@@ -295,12 +295,14 @@ static enum nvmx_next l1_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
 }
 
 enum nvmx_next nvmx_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+    uint32_t traced = vcpu->traced.number;
+    bool from_l2 = vcpu->mode == NVMX_MODE_L2;
     enum nvmx_next next;
 
     if (vcpu->stop != NVMX_STOP_NONE) {
         return NVMX_STOP;
     }
-    if (vcpu->mode == NVMX_MODE_L2) {
+    if (from_l2) {
         vcpu->counts.exits_l2++;
         next = l2_exit(vcpu, exit_reason);
     } else {
@@ -308,6 +310,9 @@ enum nvmx_next nvmx_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
     }
     if (next == NVMX_HOST) {
         vcpu->counts.to_host++;
+    }
+    if (vcpu->vm->host.trace != NULL && traced == vcpu->traced.number) {
+        trace_exit(vcpu, from_l2, exit_reason, next);
     }
     return next;
 }

@@ -153,6 +153,12 @@ struct restored {
     uint64_t value[NVMX_FIELD_COUNT];
 };
 
+/* At the last trace record. */
+struct traced {
+    uint32_t number; /* records in all */
+    uint64_t callbacks, vmreads, vmwrites;
+};
+
 struct nvmx_vcpu {
     struct nvmx_vm *vm;
     void *ctx;
@@ -194,6 +200,7 @@ struct nvmx_vcpu {
     struct vmcs12 vmcs12[NVMX_VMCS02_MAX];
     struct restored restored;
     struct nvmx_counts counts;
+    struct traced traced;
 };
 
 /* -- vcpu.c ------------------------------------------------------------------------------------------------------------------- */
@@ -252,9 +259,13 @@ void host_page_free(struct nvmx_vcpu *vcpu, void *page, uint64_t hpa);
 enum nvmx_status host_msr_read(struct nvmx_vcpu *vcpu, uint32_t index, uint64_t *value);
 enum nvmx_status host_msr_write(struct nvmx_vcpu *vcpu, uint32_t index, uint64_t value);
 void host_flush(struct nvmx_vcpu *vcpu, enum nvmx_flush kind, uint64_t value, uint64_t linear);
+/* trace.c: a, b: `reason` and `detail` of the record, but for refused entries b is the entry-check row. */
+void trace_record(struct nvmx_vcpu *vcpu, enum nvmx_trace_event event, uint64_t a, uint64_t b);
+/* An exit that made no record until now. */
+void trace_exit(struct nvmx_vcpu *vcpu, bool from_l2, uint32_t exit_reason, enum nvmx_next next);
 static inline void host_trace(struct nvmx_vcpu *vcpu, enum nvmx_trace_event event, uint64_t a, uint64_t b) {
     if (vcpu->vm->host.trace != NULL) {
-        vcpu->vm->host.trace(vcpu->ctx, event, a, b);
+        trace_record(vcpu, event, a, b);
     }
 }
 

@@ -11,6 +11,7 @@
 #ifndef NVMX_HOST_H
 #define NVMX_HOST_H
 
+#include <nvmx/trace.h>
 #include <nvmx/types.h>
 
 /* Names of the VMCSs that a host keeps for one vCPU. The library never learns their addresses. */
@@ -137,21 +138,14 @@ struct nvmx_host {
     /* Fence speculation between L2 and L1 (both directions; `to_l2` says which), as IBPB where branch predictors are shared. */
     void (*speculation_barrier)(void *ctx, bool to_l2);
 
-    /* One record per transition and refusal; see trace.h. Called last, with the state complete. */
-    void (*trace)(void *ctx, uint32_t event, uint64_t a, uint64_t b);
+    /*
+     * One record per exit, transition and refusal: nvmx/trace.h. Called last, with the state complete. The host writes its clock into
+     * record->time and copies the record: it is the library's and gone afterwards. Can't fail. Costs nothing where it is NULL.
+     */
+    void (*trace)(void *ctx, struct nvmx_trace_record *record);
 };
 
 /* Added to `access` of nvmx_host.translate: the access is made with CPL 3. */
 #define NVMX_ACCESS_USER 8u
-
-/* Values of nvmx_host.trace's `event`; the meaning of a and b. */
-enum nvmx_trace_event {
-    NVMX_TRACE_ENTER_L2 = 1, /* a = vmcs12's gpa1, b = L2's RIP if known, else 0 */
-    NVMX_TRACE_REFLECT,      /* a = exit reason given to L1, b = qualification */
-    NVMX_TRACE_HOST_EXIT,    /* a = exit reason of L2 left to the host */
-    NVMX_TRACE_VMFAIL,       /* a = VM-instruction error (0: VMfailInvalid), b = entry-check row (NVMX_CHECK_NONE: none) */
-    NVMX_TRACE_ENTRY_FAIL,   /* a = exit reason (33 or 34), b = entry-check row */
-    NVMX_TRACE_FAULT,        /* a = vector given to L1 by a VMX instruction, b = error code */
-};
 
 #endif

@@ -109,7 +109,8 @@ static enum nvmx_next load_and_go(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     if (vcpu->vm->host.speculation_barrier != NULL) {
         vcpu->vm->host.speculation_barrier(vcpu->ctx, true);
     }
-    host_trace(vcpu, NVMX_TRACE_ENTER_L2, v->gpa1, v->value[NVMX_F_GUEST_RIP]);
+    host_trace(vcpu, NVMX_TRACE_ENTER_L2, vcpu->launching ? NVMX_EXIT_VMLAUNCH : NVMX_EXIT_VMRESUME,
+               nvmx_set_has(&v->stale, NVMX_F_GUEST_RIP) ? 0 : v->value[NVMX_F_GUEST_RIP]);
     return NVMX_ENTER;
 }
 

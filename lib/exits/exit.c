@@ -10,11 +10,6 @@ static bool host_only(const struct nvmx_vcpu *vcpu, const struct exit_row *row) 
            (row->who == WHO_INTERRUPT && owns_interrupts);
 }
 
-static enum nvmx_next left_to_host(struct nvmx_vcpu *vcpu, uint32_t reason) {
-    host_trace(vcpu, NVMX_TRACE_HOST_EXIT, reason, 0);
-    return NVMX_HOST;
-}
-
 static enum nvmx_next finish(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum route route, const struct exit_row *row,
                              struct nvmx_l2_exit_info *info) {
     enum nvmx_status status;
@@ -33,7 +28,7 @@ static enum nvmx_next finish(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum rout
             return stop(vcpu, NVMX_STOP_HOST, status);
         }
         if (route == ROUTE_HOST) {
-            return left_to_host(vcpu, info->reason);
+            return NVMX_HOST;
         }
         vcpu->counts.handled++;
         return NVMX_ENTER;
@@ -79,8 +74,7 @@ enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
         return stop(vcpu, NVMX_STOP_HOST, status);
     }
     if ((exit_reason & NVMX_EXIT_ENTRY_FAILURE) != 0) {
-        return row != NULL && row->who == WHO_ENTRY_FAILURE ? hardware_refused(vcpu, v, reason, ran)
-                                                            : left_to_host(vcpu, exit_reason);
+        return row != NULL && row->who == WHO_ENTRY_FAILURE ? hardware_refused(vcpu, v, reason, ran) : NVMX_HOST;
     }
     vcpu->entry_pending = false;
     vcpu->launching = false;
@@ -89,7 +83,7 @@ enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
         return NVMX_ENTER;
     }
     if (host_only(vcpu, row)) {
-        return left_to_host(vcpu, exit_reason);
+        return NVMX_HOST;
     }
     status = exit_information(vcpu, row, &info);
     if (status != NVMX_OK) {

@@ -110,12 +110,6 @@ struct sim_flush {
     uint64_t linear;
 };
 
-struct sim_trace {
-    uint32_t event;
-    uint64_t a;
-    uint64_t b;
-};
-
 #define SIM_RANGES 16u
 #define SIM_MSRS 64u
 #define SIM_LOG 256u
@@ -195,7 +189,7 @@ struct sim {
     struct sim_msr msr[SIM_MSRS];
     uint32_t msrs;
     struct sim_flush flush[SIM_LOG]; /* the first SIM_LOG of count[SIM_TLB_FLUSH] */
-    struct sim_trace trace[SIM_LOG]; /* the first SIM_LOG of count[SIM_TRACE] */
+    struct nvmx_trace_record trace[SIM_LOG]; /* the first SIM_LOG of count[SIM_TRACE] */
     uint8_t vectors[32];      /* that ack_interrupt gives, in order */
     uint32_t vectors_next, vectors_count;
     uint64_t eptp02_given;    /* with host_composes: what ept02_root answers */

@@ -156,10 +156,11 @@ static void speculation_barrier(void *ctx, bool to_l2) {
     sim_of_vcpu(ctx)->count[SIM_SPECULATION_BARRIER]++;
 }
 
-static void trace(void *ctx, uint32_t event, uint64_t a, uint64_t b) {
+static void trace(void *ctx, struct nvmx_trace_record *record) {
     struct sim *sim = sim_of_vcpu(ctx);
+    record->time = sim->count[SIM_TRACE];
     if (sim->count[SIM_TRACE] < SIM_LOG)
-        sim->trace[sim->count[SIM_TRACE]] = (struct sim_trace){event, a, b};
+        sim->trace[sim->count[SIM_TRACE]] = *record;
     sim->count[SIM_TRACE]++;
 }
 

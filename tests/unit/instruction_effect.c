@@ -359,11 +359,11 @@ Test(instruction, refusals_are_traced) {
     cr_expect_eq(sim_vmclear(sim, SIM_L1_VMXON), SIM_FAIL_VALID);
     cr_expect_eq(sim->count[SIM_TRACE], 1);
     cr_expect_eq(sim->trace[0].event, NVMX_TRACE_VMFAIL);
-    cr_expect_eq(sim->trace[0].a, 3);
-    cr_expect_eq(sim->trace[0].b, NVMX_CHECK_NONE);
+    cr_expect_eq(sim->trace[0].reason, 3);
+    cr_expect_eq(sim->trace[0].check_row, NVMX_CHECK_NONE);
     sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_SS_ACCESS_RIGHTS, 0xc0f3);
     cr_expect_eq(sim_vmclear(sim, SIM_L1_VMXON), SIM_FAULT);
     cr_expect_eq(sim->trace[1].event, NVMX_TRACE_FAULT);
-    cr_expect_eq(sim->trace[1].a, 13);
+    cr_expect_eq(sim->trace[1].reason, 13);
     sim_free(sim);
 }
