@@ -96,14 +96,17 @@ static void store12(struct run *r, unsigned int level, uint64_t page, unsigned i
     r->w->expected[page >> 12][index] = entry;
 }
 
+/* On every processor, as L1 does. */
 static void invept(struct run *r, bool all) {
-    if (all) {
-        nvmx_ept_invept(r->w->ept, &r->w, true, 0);
-    } else {
-        for (unsigned int i = 0; i < EPTPS; i++) {
+    for (r->w->vcpu = 0; r->w->vcpu < WORLD_VCPUS; r->w->vcpu++) {
+        if (all) {
+            nvmx_ept_invept(r->w->ept, &r->w, true, 0);
+        }
+        for (unsigned int i = 0; i < EPTPS && !all; i++) {
             nvmx_ept_invept(r->w->ept, &r->w, false, r->eptp12[i] | world_random(r->w, 8));
         }
     }
+    r->w->vcpu = 0;
     if (r->pending) {
         memcpy(r->w->expected, r->w->l1, sizeof(r->w->l1)); /* flags set meanwhile were not followed */
     }
@@ -220,7 +223,7 @@ static void check_verdict(struct run *r, enum nvmx_ept_verdict verdict, const st
 
 static void one_access(struct run *r) {
     struct world *w = r->w;
-    unsigned int vcpu = world_random(w, WORLD_VCPUS);
+    unsigned int vcpu = w->vcpu = world_random(w, WORLD_VCPUS);
     unsigned int user = vcpu * 2 + r->slot[vcpu];
     uint64_t eptp12 = r->eptp12[r->eptp[vcpu][r->slot[vcpu]]];
     struct nvmx_ept_access access = {.eptp12 = eptp12, .gpa2 = some_gpa2(r), .mbec = w->mbec};

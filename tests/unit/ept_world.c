@@ -109,11 +109,14 @@ static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t 
     struct world *w = *(struct world **)ctx;
 
     (void)linear;
-    cr_assert(kind == NVMX_FLUSH_EPT || kind == NVMX_FLUSH_EPT_ALL);
+    bool all = kind == NVMX_FLUSH_EPT_ALL || kind == NVMX_FLUSH_EPT_ALL_HERE;
+    bool here = kind == NVMX_FLUSH_EPT_HERE || kind == NVMX_FLUSH_EPT_ALL_HERE;
+
+    cr_assert(all || here || kind == NVMX_FLUSH_EPT);
     w->flushes++;
     for (unsigned int v = 0; v < WORLD_VCPUS; v++) {
-        for (unsigned int i = 0; i < WORLD_TLB; i++) {
-            if (kind == NVMX_FLUSH_EPT_ALL || ((w->tlb[v][i].eptp02 ^ value) & ADDRESS) == 0) {
+        for (unsigned int i = 0; i < WORLD_TLB && (!here || v == w->vcpu); i++) {
+            if (all || ((w->tlb[v][i].eptp02 ^ value) & ADDRESS) == 0) {
                 w->tlb[v][i].valid = false;
             }
         }

@@ -48,6 +48,7 @@ struct world {
     unsigned int fail_percent;     /* of page allocations */
     unsigned int map_fail_percent; /* of page maps */
     enum nvmx_status lookup_status;
+    unsigned int vcpu; /* that calls the composition */
     bool mbec;
 };
 
