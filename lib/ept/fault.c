@@ -290,6 +290,7 @@ enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const
         .gpa2 = access->gpa2, .misconfiguration = access->misconfiguration, .log = access->log};
     struct ept_root *root = ept_root_find(ept, ept_root_key(access->eptp12, access->mbec));
     unsigned int refusals = 0;
+    bool made = false;
 
     if (root == NULL) {
         clear(fault);
@@ -314,9 +315,12 @@ enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const
         if (!room_made(ept, vcpu_ctx, op.stamp, &refusals)) {
             break;
         }
+        made = true;
     }
-    /* What waits in limbo until other processors are done is as good as free. */
-    return __atomic_load_n(&ept->limbo, __ATOMIC_RELAXED) != NULL ? NVMX_EPT_RETRY : failed(fault, NVMX_E_NO_MEMORY);
+    /* Where there was room that other processors took, or that waits in limbo until they are done, L2 tries again. */
+    return refusals < REFUSALS && (made || __atomic_load_n(&ept->limbo, __ATOMIC_RELAXED) != NULL)
+               ? NVMX_EPT_RETRY
+               : failed(fault, NVMX_E_NO_MEMORY);
 }
 
 enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,

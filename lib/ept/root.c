@@ -153,11 +153,14 @@ static struct ept_root *root_install(struct nvmx_ept *ept, uint64_t eptp12, bool
     return root;
 }
 
+/* Other processors may take the room that was made. */
+#define TOP_ATTEMPTS 64u
+
 static struct ept_table *new_top(struct nvmx_ept *ept, void *vcpu_ctx) {
     unsigned int refusals = 0;
     struct ept_table *top = ept_table_new(ept);
 
-    for (unsigned int attempt = 0; top == NULL && attempt < 8; attempt++) {
+    for (unsigned int attempt = 0; top == NULL && attempt < TOP_ATTEMPTS; attempt++) {
         if ((ept_host_refused(ept) && ++refusals == 3) || !ept_make_room(ept, vcpu_ctx, UINT64_MAX)) {
             break;
         }

@@ -173,6 +173,18 @@ void world_set01(struct world *w, uint32_t pfn, uint32_t count, uint8_t access, 
     nvmx_ept_memory_changed(w->ept, &w, (uint64_t)pfn << 12, (uint64_t)count << 12);
 }
 
+void world_protect01(struct world *w, uint32_t pfn, uint32_t count) {
+    for (uint32_t i = pfn; i < pfn + count; i++) {
+        /* What was large can't be described as large any more. */
+        for (uint32_t k = i & ~511u; w->ept01[i].shift != 12 && k <= (i | 511u); k++) {
+            w->ept01[k].shift = k == i ? w->ept01[i].shift : 12;
+        }
+        w->ept01[i].shift = 12;
+        w->ept01[i].access &= (uint8_t)~2u;
+    }
+    nvmx_ept_memory_protected(w->ept, &w, (uint64_t)pfn << 12, (uint64_t)count << 12);
+}
+
 /* -- the CPU
  * -------------------------------------------------------------------------------------------------------------------
  */
