@@ -146,6 +146,7 @@ static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t 
     (void)ctx;
     switch (kind) {
     case NVMX_FLUSH_EPT:
+    case NVMX_FLUSH_EPT_HERE:
         if (vmx_has_ept(EPT_CAP_INVEPT_SINGLE) && invept(INVEPT_SINGLE, value))
             return;
         break;
@@ -160,6 +161,7 @@ static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t 
             return;
         break;
     case NVMX_FLUSH_EPT_ALL:
+    case NVMX_FLUSH_EPT_ALL_HERE:
         break;
     }
     invept(INVEPT_ALL, 0);

@@ -6,7 +6,13 @@
  * (callbacks map_page, unmap_page, ept01_lookup, page_alloc, page_free, page_pointer, tlb_flush) and nothing else.
  *
  * Invariants: ept02 permits at most what ept12 and ept01 both permit, on pages mapped in both now; it never maps a page
- * that ept01_lookup did not return; tables are freed only when no EPTP02 leads to them and after a flush.
+ * that ept01_lookup did not return; tables are freed only when no EPTP02 leads to them, after a flush, and when no processor can know them.
+ *
+ * Threading: one composition serves all vCPUs of a VM. Every function but nvmx_ept_init and nvmx_ept_destroy may be called for different
+ * vCPUs (and users) at the same time, without a lock of the host; calls for one vCPU come one at a time. Nothing waits for another processor, but
+ * for a bounded number of steps while a list is changed, in which no callback is called: so callbacks may take the host's locks, and the host may hold
+ * its own while it calls, in any order that suits it. tlb_flush must not wait for a processor that is inside the library (that one has left L2, and can
+ * flush before it enters again).
  */
 #ifndef NVMX_EPT_H
 #define NVMX_EPT_H
@@ -109,10 +115,12 @@ NVMX_API void nvmx_ept_destroy(struct nvmx_ept *ept, void *vcpu_ctx);
 /*
  * The EPTP02 that composes eptp12 (which must have passed nvmx_eptp_valid), creating an empty root if there is none.
  * The root stays in use by this vCPU until its next call for the same `user` (a small number below 256 that names the
- * vCPU and vmcs02 slot), or nvmx_ept_release. NVMX_E_NO_MEMORY, NVMX_E_HOST.
+ * vCPU and vmcs02 slot), or nvmx_ept_release. To be called before L1's every entry to L2, and after L2 has switched EPTPs: here
+ * ept02 is compared with ept12 if L1 has executed INVEPT. nvmx_ept_ready: it would do nothing. NVMX_E_NO_MEMORY, NVMX_E_INVALID.
  */
 NVMX_API enum nvmx_status nvmx_ept_root(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int user, uint64_t eptp12,
                                         bool mbec, uint64_t *eptp02);
+NVMX_API bool nvmx_ept_ready(const struct nvmx_ept *ept, unsigned int user);
 NVMX_API void nvmx_ept_release(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int user);
 
 /*
@@ -124,13 +132,18 @@ NVMX_API enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_c
                                               const struct nvmx_ept_access *access, struct nvmx_ept_fault *fault);
 
 /*
- * INVEPT by L1: of one EPTP12 (compared by bits 51:12), or of all. What ept02 composed from entries of ept12 that have
- * not changed stays. Always flushes the roots in use: combined mappings hold L2's own page tables too.
+ * INVEPT by L1 on the calling processor: of one EPTP12 (compared by bits 51:12), or of all. Flushes this processor's translations at once
+ * (combined mappings hold L2's own page tables too); what ept02 composed from entries of ept12 that have changed goes with the next
+ * nvmx_ept_root, the rest stays.
  */
 NVMX_API void nvmx_ept_invept(struct nvmx_ept *ept, void *vcpu_ctx, bool all, uint64_t eptp12);
 
-/* ept01 changed for [gpa1, gpa1 + bytes): nothing of it stays mapped in ept02 when this returns. */
+/*
+ * ept01 has changed for [gpa1, gpa1 + bytes), and ept01_lookup answers accordingly: nothing of what was there stays mapped in ept02, nor in the TLB of any
+ * processor, when this returns. _protected: only the right to write was withdrawn, as for a log of what L1 and L2 write; what was mapped can still be read.
+ */
 NVMX_API void nvmx_ept_memory_changed(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t gpa1, uint64_t bytes);
+NVMX_API void nvmx_ept_memory_protected(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t gpa1, uint64_t bytes);
 
 /*
  * Translate access->gpa2 by ept12 alone, as is done where an access of L2 is emulated; sets accessed and dirty flags in ept12 where

@@ -40,6 +40,8 @@ enum nvmx_flush {
     NVMX_FLUSH_EPT_ALL,      /* all translations of all roots of this VM (as INVEPT all-context) */
     NVMX_FLUSH_VPID,         /* all linear and combined mappings of one VPID: value = VPID02 */
     NVMX_FLUSH_VPID_ADDRESS, /* those of one linear address: value = VPID02, linear = the address */
+    NVMX_FLUSH_EPT_HERE,     /* as NVMX_FLUSH_EPT, of the calling vCPU alone */
+    NVMX_FLUSH_EPT_ALL_HERE, /* as NVMX_FLUSH_EPT_ALL, of the calling vCPU alone */
 };
 
 /*
@@ -100,7 +102,8 @@ struct nvmx_host {
     /* -- TLB (ctx of the vCPU) -------------------------------------------------------------------------------------------- */
 
     /* Drop translations before any vCPU of this VM runs on. `linear` only with NVMX_FLUSH_VPID_ADDRESS. Can't fail: more may
-     * be dropped, never less. NVMX_FLUSH_EPT and _EPT_ALL concern every vCPU of the VM; VPIDs only the calling one. */
+     * be dropped, never less; of a kind that the host does not know, all. NVMX_FLUSH_EPT and _EPT_ALL concern every vCPU of the VM; the others only the
+     * calling one. Must not wait for a vCPU that is inside the library: that one flushes before it enters. */
     void (*tlb_flush)(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t linear);
 
     /* -- MSRs as L1 sees them (ctx of the vCPU) --------------------------------------------------------------------------- */

@@ -40,15 +40,28 @@
 #define EPT_Q_NMI_UNBLOCKING  (UINT64_C(1) << 12)
 #define EPT_Q_ASYNCHRONOUS    (UINT64_C(1) << 16)
 
-#define EPT_USERS             256u
-#define EPT_ROOTS             (EPT_USERS + 16u) /* one for each user, and some that nobody uses now */
-#define EPT_NO_ROOT           UINT16_MAX
-#define EPT_ROOTS_IDLE_MAX    16u
+#define EPT_USERS          256u
+#define EPT_ROOTS          (EPT_USERS + 16u) /* one for each user, and some that nobody uses now */
+#define EPT_NO_ROOT        UINT16_MAX
+#define EPT_ROOTS_IDLE_MAX 16u
+
+/* Pages that are mapped ahead of a sequence of violations, at most. */
+#define EPT_AHEAD_MAX 16u
+/* Sequences that are followed at a time; each GiB of gpa2 belongs to one. */
+#define EPT_STREAMS 4u
+
+enum ept_table_state {
+    EPT_TABLE_UNUSED = 0, /* a struct without pages */
+    EPT_TABLE_SPARE,      /* with pages, of one operation only */
+    EPT_TABLE_ROOT,
+    EPT_TABLE_LINKED, /* a slot of `parent` leads to it, or is just about to, or did until a moment ago */
+    EPT_TABLE_GONE,   /* unlinked, or hanging under one that is */
+};
 
 /*
  * One table page of ept02. `hw` is what the CPU walks. For each slot in use `composed` says from what it was made: for
- * a leaf the entry of ept12, for a reference the address of the struct ept_table below. A slot is in use while hw[slot]
- * is not 0.
+ * a leaf the entry of ept12, for a reference the address of the struct ept_table below. slot.c has the protocol by which both
+ * change.
  *
  * Tables mirror those of ept12 level by level; where a page of ept12 is larger than what can be mapped, a table without
  * counterpart in ept12 (gpa1 is NVMX_NO_ADDRESS) splits it.
@@ -58,30 +71,45 @@ struct ept_table {
     uint64_t hw_hpa;
     uint64_t *composed;
     uint64_t composed_hpa;
-    struct ept_table *parent;        /* NULL: a root */
-    struct ept_table *newer, *older; /* by use; of a table that is not linked only `older`, to the next of its list */
-    uint64_t gpa1;                   /* of the table page of ept12 */
-    uint64_t entry12;                /* the entry of ept12 that led here, or the large page that is split */
-    uint64_t leaf_first, leaf_last;  /* bounds in gpa1 of all that was mapped here; first > last: nothing */
-    uint64_t stamp;                  /* operation that used it last */
-    uint16_t index;                  /* slot in the parent */
-    uint16_t root;
-    uint16_t children; /* slots that refer to tables */
+    struct ept_table *parent; /* NULL: a root */
+    struct ept_table *next;   /* of its list, if it is in one: spare, garbage, limbo, unused */
+    uint64_t gpa1;            /* of the table page of ept12 */
+    uint64_t entry12;         /* the entry of ept12 that led here, or the large page that is split */
+    uint64_t first, last;     /* bounds in gpa1 of all leaves and tables of ept12 in and below it; first > last: nothing */
+    uint64_t stamp;           /* operation that used it last */
+    uint64_t gone;            /* GONE: the epoch in which it was unlinked */
+    uint64_t digest;          /* of the table page of ept12 as it was last compared, or 0; see invalidate.c */
+    uint32_t digest_at;       /* `filling` when that was */
+    uint32_t filling, filled; /* slots that were begun to be filled, and were done with */
+    uint16_t index;           /* slot in the parent */
     uint8_t level;
-    uint64_t used[8]; /* a bit for each slot that is not empty */
+    uint8_t state;
+    uint64_t used[8]; /* a bit for each slot that was ever in use */
+    uint8_t words;    /* a bit for each of those that is not 0 */
+};
+
+/* A sequence of violations: where the next one would be, and how many pages are mapped ahead of it. */
+struct ept_stream {
+    uint64_t expected; /* gpa2 >> shift */
+    uint64_t shift;    /* 0: nothing is expected */
+    uint64_t window;
+    uint64_t pause; /* violations for which nothing is mapped ahead, since it was in vain */
 };
 
 struct ept_root {
-    uint64_t key; /* see ept_root_key */
+    uint64_t key; /* see ept_root_key; 0: free */
     uint64_t eptp02;
-    struct ept_table *top; /* NULL: free */
+    struct ept_table *top;
     uint64_t last_use;
+    uint64_t wanted;    /* counts L1's INVEPTs */
+    uint64_t validated; /* value of `wanted` up to which ept02 has been compared with ept12 */
     uint32_t users;
-    bool stale; /* invalidated while nobody used it: compare with ept12 before the next use */
+    uint32_t digesting; /* somebody compares, and may write digests */
+    struct ept_stream stream[EPT_STREAMS];
 };
 
 /* A page of struct ept_table. */
-#define EPT_SLAB_TABLES 24u
+#define EPT_SLAB_TABLES 20u
 struct ept_slab {
     struct ept_slab *next;
     uint64_t hpa;
@@ -89,6 +117,10 @@ struct ept_slab {
 };
 _Static_assert(sizeof(struct ept_slab) <= NVMX_PAGE_SIZE, "a slab is a page");
 
+/*
+ * What several processors share. Everything that changes after nvmx_ept_init is accessed by whole atomic loads and stores, or
+ * under `lock`, which is held for a bounded number of steps and never while a callback runs.
+ */
 struct nvmx_ept {
     struct nvmx_host host; /* completed with NULL past the caller's size */
     void *vm_ctx;
@@ -96,17 +128,41 @@ struct nvmx_ept {
     struct nvmx_caps machine;
     uint32_t page_budget;
     uint32_t pages;
-    uint64_t stamp;                    /* number of the operation that runs */
-    struct ept_table *newest, *oldest; /* all linked tables but the roots */
-    struct ept_table *garbage;         /* unlinked; freed after the flush */
+    uint32_t lock;
+    uint32_t root_end; /* roots from here on have never been used */
+    uint64_t clock;    /* numbers operations */
+    uint64_t changes;  /* counts nvmx_ept_memory_changed and _protected */
+    uint64_t pending;  /* operations that took entries out of ept02 and have not flushed yet */
+    uint64_t epoch;
+    uint64_t active[2]; /* operations that run, by the epoch in which they began, modulo 2 */
+    /* Under `lock`: */
+    struct ept_table *limbo; /* unlinked and flushed; freed when no operation can know them */
     struct ept_table *unused;
     struct ept_slab *slabs;
-    uint16_t flush_root; /* root to flush; EPT_NO_ROOT: none */
-    bool flush_all;
+    struct ept_slab *hand; /* where the search for the least recently used goes on */
+    /* Each element belongs to its user. */
     uint16_t user_root[EPT_USERS];
-    uint32_t root_end; /* roots from here on have never been used */
     struct ept_root root[EPT_ROOTS];
 };
+
+/* An operation of one processor: from ept_begin to ept_end it may look at tables of ept02. */
+struct ept_op {
+    struct nvmx_ept *ept;
+    void *vcpu_ctx;   /* NULL: no flush */
+    uint64_t stamp;   /* its number */
+    uint64_t epoch;   /* in which it began */
+    uint64_t changes; /* as they were before anything was read: see slot.c */
+    uint64_t wanted;
+    struct ept_root *root; /* that `wanted` is of, or NULL: then no slot is filled */
+    struct ept_table *garbage;
+    uint64_t flush;      /* EPTP02 that is to be flushed on all processors; EPT_FLUSH_NONE, EPT_FLUSH_ALL */
+    uint64_t flush_here; /* ... on this processor */
+    bool announced;      /* it counts in `pending` */
+    bool no_room;        /* a table was needed, and there was none */
+};
+
+#define EPT_FLUSH_NONE UINT64_C(0)
+#define EPT_FLUSH_ALL  UINT64_MAX
 
 /* -- small things
  * ------------------------------------------------------------------------------------------------------------- */
@@ -137,21 +193,38 @@ static inline unsigned int ept_eptp_levels(uint64_t eptp) {
     return (unsigned int)(eptp >> 3 & 7) + 1;
 }
 
-/* A slot of ept02, and the note that it is (not) empty. */
-static inline void ept_slot_store(struct ept_table *table, unsigned int index, uint64_t hw) {
-    uint64_t bit = UINT64_C(1) << (index % 64);
-
-    table->used[index / 64 & 7] = hw != 0 ? table->used[index / 64 & 7] | bit : table->used[index / 64 & 7] & ~bit;
-    ept_store(&table->hw[index], hw);
+static inline uint64_t ept_peek(const uint64_t *place) {
+    return __atomic_load_n(place, __ATOMIC_RELAXED);
 }
 
-/* Does a slot of ept02 in use refer to a table? */
+static inline void ept_poke(uint64_t *place, uint64_t value) {
+    __atomic_store_n(place, value, __ATOMIC_RELAXED);
+}
+
+/* Slots of a table that may be in use, from `index` on: the next one; 512: none. */
+static inline unsigned int ept_next_used(const struct ept_table *table, unsigned int index) {
+    unsigned int word = index / 64;
+    uint64_t used = word < 8 ? __atomic_load_n(&table->used[word & 7], __ATOMIC_SEQ_CST) >> (index % 64) : 0;
+
+    if (used != 0) {
+        return index + (unsigned int)__builtin_ctzll(used);
+    }
+    unsigned int words = __atomic_load_n(&table->words, __ATOMIC_SEQ_CST) & ~0u << (word + 1 < 8 ? word + 1 : 8);
+    if (words == 0) {
+        return 512;
+    }
+    word = (unsigned int)__builtin_ctz(words);
+    return word * 64 + (unsigned int)__builtin_ctzll(__atomic_load_n(&table->used[word], __ATOMIC_SEQ_CST));
+}
+
+/* Does a slot of ept02 permit anything? */
+static inline bool ept_is_present(uint64_t hw) {
+    return (hw & EPT_RIGHTS) != 0;
+}
+
+/* Does a slot of ept02 refer to a table? */
 static inline bool ept_is_reference(unsigned int level, uint64_t hw) {
-    return hw != 0 && level > 1 && (hw & NVMX_EPT_LARGE) == 0;
-}
-
-static inline struct ept_table *ept_child(const struct ept_table *table, unsigned int index) {
-    return (struct ept_table *)(uintptr_t)table->composed[index];
+    return ept_is_present(hw) && level > 1 && (hw & NVMX_EPT_LARGE) == 0;
 }
 
 /* -- walk.c
@@ -167,11 +240,15 @@ struct ept_walk {
     uint64_t table[6];          /* gpa1 of the tables */
     uint64_t entry[6];          /* above `from`: as remembered by ept02 */
     uint64_t rights;            /* AND of bits 2:0 (and 10 with mbec) of all; 0 if an entry was not present */
+    uint64_t above;             /* the same without the last entry */
     uint64_t gpa1;
     bool mbec;
     bool ad;      /* EPTP12 enables accessed and dirty flags */
     bool dirtied; /* the leaf's dirty flag went from 0 to 1 by this walk */
     bool five_levels;
+    unsigned int ahead_want; /* entries that are to be read behind the leaf */
+    unsigned int ahead_count;
+    uint64_t ahead[EPT_AHEAD_MAX];
 };
 
 void ept_walk_start(struct ept_walk *walk, uint64_t eptp12, bool mbec);
@@ -181,26 +258,79 @@ void ept_walk_run(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, u
 bool ept_walk_lacks_flags(const struct ept_walk *walk, bool write);
 bool ept_walk_set_flags(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, uint64_t gpa2, bool write);
 
-/* -- table.c: pages, tables, their order by use
- * ------------------------------------------------------------------------------------ */
+/* -- op.c: operations, epochs, flushes
+ * --------------------------------------------------------------------------------------------------------- */
 
-/* A new table, in use by the operation that runs, not yet linked; NULL: no memory. May take tables away from elsewhere
- * in ept02, but none that carries the present stamp. */
-struct ept_table *ept_table_new(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int level);
-/* Link a new table into a free slot of `parent`. */
-void ept_table_link(struct nvmx_ept *ept, struct ept_table *parent, unsigned int index, struct ept_table *table,
-                    uint64_t hw);
-/* The operation that runs uses this table and those above it. */
-void ept_table_use(struct nvmx_ept *ept, struct ept_table *table);
-/* Empty a slot, whatever it holds; asks for the flush. */
-void ept_slot_clear(struct nvmx_ept *ept, struct ept_table *table, unsigned int index);
-void ept_table_clear(struct nvmx_ept *ept, struct ept_table *table);
-/* Take a root away that nobody uses; its pages become garbage. */
-void ept_root_drop(struct nvmx_ept *ept, unsigned int root);
-void ept_want_flush(struct nvmx_ept *ept, unsigned int root);
-/* Make the flush that was asked for, then free what nothing refers to any more. Ends every operation. */
-void ept_settle(struct nvmx_ept *ept, void *vcpu_ctx);
+static inline void ept_lock(struct nvmx_ept *ept) {
+    while (__atomic_exchange_n(&ept->lock, 1, __ATOMIC_ACQUIRE) != 0) {
+        while (__atomic_load_n(&ept->lock, __ATOMIC_RELAXED) != 0) {
+            __builtin_ia32_pause();
+        }
+    }
+}
+
+static inline void ept_unlock(struct nvmx_ept *ept) {
+    __atomic_store_n(&ept->lock, 0, __ATOMIC_RELEASE);
+}
+
+/* `root`: of the slots that will be filled, or NULL. */
+void ept_begin(struct ept_op *op, struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root);
+/* Make the flush that was asked for, then give up what was unlinked and free what nobody can know any more. */
+void ept_end(struct ept_op *op);
+/* To be called before an entry that the CPU may have read is taken out. */
+void ept_announce(struct ept_op *op);
+void ept_want_flush(struct ept_op *op, uint64_t eptp02);
+/* The operation has unlinked this table. */
+void ept_discard(struct ept_op *op, struct ept_table *table);
+
+/* -- table.c: pages, tables, room
+ * -------------------------------------------------------------------------------------------------------------- */
+
+/* A new table, not yet linked. NULL: there is no page within the budget, or the host has none. */
+struct ept_table *ept_table_new(struct nvmx_ept *ept);
+/* It was never linked, or nobody can know it any more. */
+void ept_table_free(struct nvmx_ept *ept, struct ept_table *table);
+/* Give pages back that were not used for long, but none that operation `keep` used. Not between ept_begin and ept_end. False:
+ * there is nothing that can be given. */
+bool ept_make_room(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t keep);
+/* A table could not be made: was it the host that refused pages, and not the budget? */
+bool ept_host_refused(const struct nvmx_ept *ept);
+/* Free what was unlinked and flushed, as far as no operation that runs can know it. */
+void ept_drain(struct nvmx_ept *ept);
 void ept_free_slabs(struct nvmx_ept *ept);
+
+/* -- slot.c: how entries of ept02 change; and the tree of tables
+ * ------------------------------------------------------------------------------- */
+
+/* Take a slot that holds `old`, to fill it; it permits nothing until ept_slot_publish. False: it changed, or what was read may be
+ * out of date: the access is to be tried again. A reference in `old` is discarded by the caller, or published again. */
+bool ept_slot_claim(struct ept_op *op, struct ept_table *table, unsigned int index, uint64_t old);
+/* False: as for ept_slot_claim; the slot is empty then. */
+bool ept_slot_publish(struct ept_op *op, struct ept_table *table, unsigned int index, uint64_t hw, uint64_t composed);
+/* Empty a slot, whatever it holds; asks for the flush. */
+void ept_slot_clear(struct ept_op *op, struct ept_table *table, unsigned int index);
+void ept_table_clear(struct ept_op *op, struct ept_table *table);
+/* Withdraw the right to write from a leaf. */
+void ept_slot_protect(struct ept_op *op, struct ept_table *table, unsigned int index);
+/* The table to which a slot refers that was read as `hw`. NULL: the slot has changed. */
+static inline struct ept_table *ept_child(const struct ept_table *table, unsigned int index, uint64_t hw) {
+    uint64_t composed = ept_load(&table->composed[index]);
+
+    return ept_load(&table->hw[index]) == hw ? (struct ept_table *)(uintptr_t)composed : NULL;
+}
+/* Note that `table` and those above it were used by the operation, and now lead to [first, last] in gpa1. Before that is so. */
+void ept_table_use(struct ept_op *op, struct ept_table *table, uint64_t first, uint64_t last);
+
+/* All tables of a root, each before those below it; slots may change meanwhile. */
+struct ept_tree {
+    uint64_t first, last; /* tables that lead nowhere in this range of gpa1 are left out */
+    unsigned int depth;
+    struct ept_table *table[5];
+    unsigned int index[5];
+};
+void ept_tree_start(struct ept_tree *tree, struct ept_table *top, uint64_t first, uint64_t last);
+/* The next table, or NULL. */
+struct ept_table *ept_tree_next(struct ept_tree *tree);
 
 /* -- root.c
  * ---------------------------------------------------------------------------------------------------------------------------
@@ -209,30 +339,40 @@ void ept_free_slabs(struct nvmx_ept *ept);
 uint64_t ept_root_key(uint64_t eptp12, bool mbec);
 /* The root with this key, or NULL. */
 struct ept_root *ept_root_find(struct nvmx_ept *ept, uint64_t key);
+/* Under the lock: take the root away that was not used for longest, of those that nobody uses and that operation `keep` did not
+ * use. Returns its top table, or NULL: there is none. */
+struct ept_table *ept_root_retire(struct nvmx_ept *ept, uint64_t keep);
 
 static inline bool ept_key_mbec(uint64_t key) {
     return (key & 1) != 0;
-}
-
-static inline unsigned int ept_root_index(const struct nvmx_ept *ept, const struct ept_root *root) {
-    return (unsigned int)(root - ept->root);
 }
 
 /* -- map.c
  * --------------------------------------------------------------------------------------------------------------------------------
  */
 
-/* Map in ept02 the page that a walk found, `rights` and `mapping` being what may be permitted. NVMX_OK, or
- * NVMX_E_NO_MEMORY. */
-enum nvmx_status ept_map(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root, uint64_t gpa2,
-                         const struct ept_walk *walk, uint64_t rights, const struct nvmx_ept01_mapping *mapping,
-                         bool *was_there);
+enum ept_mapped {
+    EPT_MAPPED,
+    EPT_MAPPED_ALREADY, /* just so */
+    EPT_MAPPED_NOT,     /* something changed: to be tried again */
+    EPT_MAPPED_NO_ROOM, /* op->no_room is set */
+};
+
+/* Map in ept02 the page that a walk found, `rights` and `mapping` being what may be permitted. */
+enum ept_mapped ept_map(struct ept_op *op, uint64_t gpa2, const struct ept_walk *walk, uint64_t rights,
+                        const struct nvmx_ept01_mapping *mapping);
+/* How many pages to map ahead of this violation. Violations one after the other double it, others halve it. */
+unsigned int ept_stream_window(struct ept_root *root, uint64_t gpa2);
+/* Rights that a page may get in ept02 whose entries in ept12 grant `rights12`, the last one being `leaf12`: those of ept12 and of ept01, in a form that the
+ * machine does not call misconfigured. `write`: the access that is resolved has set the dirty flag. */
+uint64_t ept_common_rights(const struct nvmx_ept *ept, const struct ept_walk *walk, uint64_t rights12, uint64_t leaf12,
+                           uint32_t access01, bool write);
 
 /* -- invalidate.c
  * -------------------------------------------------------------------------------------------------------------------------
  */
 
 /* Drop what ept02 composed from entries of ept12 that have changed since. */
-void ept_root_compare(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root);
+void ept_root_validate(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root);
 
 #endif

@@ -41,7 +41,8 @@ static uint64_t needed_execute(const struct nvmx_ept *ept, uint64_t qualificatio
 
 /* An access to be decided. */
 struct request {
-    struct ept_root *root;
+    struct ept_op *op; /* NULL: nothing is mapped */
+    unsigned int ahead; /* pages to be mapped with it, at most */
     uint64_t gpa2;
     uint64_t qualification; /* as hardware gave it */
     uint64_t access;        /* EPT_Q_ACCESS bits */
@@ -80,12 +81,11 @@ static uint64_t qualification12(const struct nvmx_ept *ept, const struct ept_wal
 /* -- the decision
  * -------------------------------------------------------------------------------------------------------------- */
 
-/* Rights that the page may get in ept02: those of ept12 and of ept01, in a form that the machine does not call
- * misconfigured. */
-static uint64_t common_rights(const struct nvmx_ept *ept, const struct ept_walk *walk, uint32_t access01, bool write) {
-    uint64_t rights = walk->rights;
+uint64_t ept_common_rights(const struct nvmx_ept *ept, const struct ept_walk *walk, uint64_t rights12, uint64_t leaf12,
+                           uint32_t access01, bool write) {
+    uint64_t rights = rights12 & (EPT_RWX | (walk->mbec ? NVMX_EPT_USER_EXECUTE : 0));
 
-    if (walk->ad && !write && (walk->entry[walk->level] & NVMX_EPT_DIRTY) == 0) {
+    if (walk->ad && !write && (leaf12 & NVMX_EPT_DIRTY) == 0) {
         rights &= ~NVMX_EPT_WRITE; /* the first write has to come back here and set the dirty flag */
     }
     if ((access01 & NVMX_ACCESS_READ) == 0) {
@@ -110,21 +110,26 @@ static bool mapping_sound(const struct nvmx_ept01_mapping *mapping, uint64_t gpa
     return size && (mapping->hpa & (offset | ~EPT_ADDRESS)) == 0 && mapping->gpa1 == (gpa1 & ~offset);
 }
 
+static void clear(struct nvmx_ept_fault *fault) {
+    fault->qualification = 0;
+    fault->gpa1 = 0;
+    fault->status = NVMX_OK;
+    fault->convertible = false;
+}
+
 static enum nvmx_ept_verdict failed(struct nvmx_ept_fault *fault, enum nvmx_status status) {
     fault->status = status;
     return NVMX_EPT_FAILED;
 }
 
 /* Map the page that ept12 grants, as far as ept01 does. */
-static enum nvmx_ept_verdict grant(struct nvmx_ept *ept, void *vcpu_ctx, const struct request *request,
-                                   const struct ept_walk *walk, struct nvmx_ept_fault *fault) {
+static enum nvmx_ept_verdict grant(struct nvmx_ept *ept, const struct request *request, const struct ept_walk *walk,
+                                   struct nvmx_ept_fault *fault) {
     bool write = (request->access & EPT_Q_WRITE) != 0;
-    bool was_there = false;
-    struct nvmx_ept01_mapping mapping;
+    struct nvmx_ept01_mapping mapping = {0};
     enum nvmx_status status;
     uint64_t rights;
 
-    memset(&mapping, 0, sizeof(mapping));
     fault->gpa1 = walk->gpa1;
     status = ept->host.ept01_lookup(ept->vm_ctx, walk->gpa1, &mapping);
     if (status == NVMX_E_UNMAPPED) {
@@ -133,20 +138,19 @@ static enum nvmx_ept_verdict grant(struct nvmx_ept *ept, void *vcpu_ctx, const s
     if (status != NVMX_OK || !mapping_sound(&mapping, walk->gpa1)) {
         return failed(fault, status != NVMX_OK ? status : NVMX_E_HOST);
     }
-    rights = common_rights(ept, walk, mapping.access, write);
+    rights = ept_common_rights(ept, walk, walk->rights, walk->entry[walk->level], mapping.access, write);
     if (rights == 0 || !permits(rights, request)) {
         return NVMX_EPT_HOST_FAULT;
     }
-    status = ept_map(ept, vcpu_ctx, request->root, request->gpa2, walk, rights, &mapping, &was_there);
-    if (status != NVMX_OK) {
-        return failed(fault, status);
+    enum ept_mapped mapped = ept_map(request->op, request->gpa2, walk, rights, &mapping);
+    if (mapped == EPT_MAPPED_NO_ROOM) {
+        return failed(fault, NVMX_E_NO_MEMORY);
     }
-    if (was_there && request->misconfiguration) {
+    if (mapped == EPT_MAPPED_ALREADY && request->misconfiguration) {
         return failed(fault, NVMX_E_HOST); /* the machine refuses what its capabilities promise */
     }
-    if (was_there) {
-        ept_want_flush(
-            ept, ept_root_index(ept, request->root)); /* another processor was first, or a TLB holds something old */
+    if (mapped == EPT_MAPPED_ALREADY) {
+        request->op->flush_here = request->op->root->eptp02; /* another processor was first, or the TLB holds something old */
     }
     return NVMX_EPT_RETRY;
 }
@@ -168,11 +172,15 @@ static void log_append(struct nvmx_ept *ept, void *vcpu_ctx, struct nvmx_ept_log
     log->index--;
 }
 
-enum flags { FLAGS_SET, FLAGS_CHANGED /* by L1 meanwhile */, FLAGS_LOG_FULL };
+enum flags {
+    FLAGS_SET,
+    FLAGS_CHANGED, /* by L1 meanwhile */
+    FLAGS_LOG_FULL,
+};
 
 /* Accessed and dirty flags of ept12, where it has them, and the log. */
 static enum flags set_flags(struct nvmx_ept *ept, void *vcpu_ctx, const struct request *request,
-                                       struct ept_walk *walk) {
+                            struct ept_walk *walk) {
     bool write = (request->access & EPT_Q_WRITE) != 0;
 
     if (!walk->ad) {
@@ -203,71 +211,116 @@ static enum nvmx_ept_verdict decide(struct nvmx_ept *ept, void *vcpu_ctx, const 
     if (flags != FLAGS_SET) {
         return flags == FLAGS_LOG_FULL ? NVMX_EPT_L1_LOG_FULL : NVMX_EPT_RETRY;
     }
-    return grant(ept, vcpu_ctx, request, walk, fault);
+    return grant(ept, request, walk, fault);
 }
 
 /*
  * Begin a walk where ept02 already knows the way, as a CPU does with its paging-structure caches (SDM 31.4.1): what is
  * remembered is from entries that L1 has not invalidated since. False: ept02 knows nothing that would save a read.
  */
-static bool start_below(struct ept_walk *walk, const struct ept_root *root, uint64_t gpa2) {
-    struct ept_table *table = root->top;
-    unsigned int index = ept_index(gpa2, table->level);
+static bool start_below(struct ept_walk *walk, struct ept_table *table, uint64_t gpa2) {
+    struct ept_table *top = table;
 
-    while (ept_is_reference(table->level, ept_load(&table->hw[index]))) {
-        table = ept_child(table, index);
-        index = ept_index(gpa2, table->level);
-    }
-    while (table->gpa1 == NVMX_NO_ADDRESS) {
-        table = table->parent;
-    }
-    if (table->parent == NULL) {
+    if (!walk->five_levels && gpa2 >> 48 != 0) {
         return false;
+    }
+    for (;;) {
+        unsigned int index = ept_index(gpa2, table->level);
+        uint64_t hw = ept_load(&table->hw[index]);
+        struct ept_table *child = ept_is_reference(table->level, hw) ? ept_child(table, index, hw) : NULL;
+
+        if (child == NULL || child->gpa1 == NVMX_NO_ADDRESS) {
+            break;
+        }
+        walk->entry[table->level] = ept_peek(&child->entry12);
+        walk->rights &= walk->entry[table->level];
+        walk->table[child->level] = child->gpa1;
+        table = child;
     }
     walk->start = table;
     walk->from = table->level;
-    walk->table[table->level] = table->gpa1;
-    for (; table->parent != NULL; table = table->parent) {
-        walk->table[table->level] = table->gpa1;
-        walk->entry[table->level + 1] = table->entry12;
-        walk->rights &= table->entry12;
+    return table != top;
+}
+
+static enum nvmx_ept_verdict try_once(struct ept_op *op, const struct nvmx_ept_access *access, struct request *request,
+                                      struct nvmx_ept_fault *fault) {
+    struct nvmx_ept *ept = op->ept;
+    struct ept_table *top = __atomic_load_n(&op->root->top, __ATOMIC_ACQUIRE);
+    struct ept_walk walk;
+
+    clear(fault);
+    if (top == NULL) {
+        return failed(fault, NVMX_E_INVALID);
     }
-    return true;
+    request->op = op;
+    ept_poke(&top->stamp, op->stamp);
+    ept_walk_start(&walk, access->eptp12, access->mbec);
+    walk.ahead_want = request->ahead;
+    if (__atomic_load_n(&op->root->validated, __ATOMIC_ACQUIRE) == op->wanted && start_below(&walk, top, access->gpa2)) {
+        enum nvmx_ept_verdict verdict = decide(ept, op->vcpu_ctx, request, &walk, fault);
+
+        if (verdict == NVMX_EPT_RETRY || op->no_room) {
+            return verdict;
+        }
+        clear(fault);
+    }
+    /* Whatever L1 or the host is told comes from a walk from the root. */
+    ept_walk_start(&walk, access->eptp12, access->mbec);
+    walk.start = top;
+    walk.ahead_want = request->ahead;
+    return decide(ept, op->vcpu_ctx, request, &walk, fault);
+}
+
+/* A path of five tables can need more pages than one step of making room gives. */
+#define ROOM_ATTEMPTS 12u
+/* Refusals by the host itself: more would empty ept02 in vain. */
+#define REFUSALS 3u
+
+/* There was no page: is there one now? */
+static bool room_made(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t keep, unsigned int *refusals) {
+    if (ept_host_refused(ept) && ++*refusals == REFUSALS) {
+        return false;
+    }
+    return ept_make_room(ept, vcpu_ctx, keep);
 }
 
 enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,
                                      struct nvmx_ept_fault *fault) {
     struct request request = {
         .gpa2 = access->gpa2, .misconfiguration = access->misconfiguration, .log = access->log};
-    enum nvmx_ept_verdict verdict = NVMX_EPT_FAILED;
-    struct ept_walk walk;
+    struct ept_root *root = ept_root_find(ept, ept_root_key(access->eptp12, access->mbec));
+    unsigned int refusals = 0;
+    bool made = false;
 
-    memset(fault, 0, sizeof(*fault));
-    request.root = ept_root_find(ept, ept_root_key(access->eptp12, access->mbec));
-    if (request.root == NULL) {
+    if (root == NULL) {
+        clear(fault);
         return failed(fault, NVMX_E_INVALID);
     }
-    ept->stamp++;
-    request.root->top->stamp = ept->stamp;
     if (!access->misconfiguration) {
         request.qualification = access->qualification;
         request.access = needed_access(access->qualification, (access->eptp12 & NVMX_EPTP_AD) != 0);
         request.execute = needed_execute(ept, access->qualification, access->mbec);
+        request.ahead = ept_stream_window(root, access->gpa2);
     }
-    ept_walk_start(&walk, access->eptp12, access->mbec);
-    if (!request.root->stale && start_below(&walk, request.root, access->gpa2)) {
-        verdict = decide(ept, vcpu_ctx, &request, &walk, fault);
-        if (verdict == NVMX_EPT_RETRY) {
-            ept_settle(ept, vcpu_ctx);
+    for (unsigned int attempt = 0; attempt < ROOM_ATTEMPTS; attempt++) {
+        struct ept_op op;
+        enum nvmx_ept_verdict verdict;
+
+        ept_begin(&op, ept, vcpu_ctx, root);
+        verdict = try_once(&op, access, &request, fault);
+        ept_end(&op);
+        if (!op.no_room) {
             return verdict;
         }
-        memset(fault, 0, sizeof(*fault));
-        ept_walk_start(&walk, access->eptp12, access->mbec);
+        if (!room_made(ept, vcpu_ctx, op.stamp, &refusals)) {
+            break;
+        }
+        made = true;
     }
-    verdict = decide(ept, vcpu_ctx, &request, &walk,
-                     fault); /* whatever L1 or the host is told comes from a walk from the root */
-    ept_settle(ept, vcpu_ctx);
-    return verdict;
+    /* Where there was room that other processors took, or that waits in limbo until they are done, L2 tries again. */
+    return refusals < REFUSALS && (made || __atomic_load_n(&ept->limbo, __ATOMIC_RELAXED) != NULL)
+               ? NVMX_EPT_RETRY
+               : failed(fault, NVMX_E_NO_MEMORY);
 }
 
 enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,
@@ -283,7 +336,7 @@ enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, c
     };
     struct ept_walk walk;
 
-    memset(fault, 0, sizeof(*fault));
+    clear(fault);
     if (ept_eptp_levels(eptp12) < 4 || ept_eptp_levels(eptp12) > 5) {
         return failed(fault, NVMX_E_INVALID);
     }

@@ -12,149 +12,300 @@ static uint64_t meaning(uint64_t root_key) {
            ((root_key & NVMX_EPTP_AD) != 0 ? EPT_AD : 0);
 }
 
-/* Clear a slot if its entry in ept12 is no longer what it was composed from. */
-static void compare_slot(struct nvmx_ept *ept, struct ept_table *table, unsigned int index, uint64_t entry12,
-                         uint64_t mask) {
-    uint64_t hw = ept_load(&table->hw[index]);
-    uint64_t composed = table->composed[index];
+/* Is a slot still what follows from its entry of ept12? One that is being filled is not. */
+static inline bool stands(const struct ept_table *table, unsigned int index, uint64_t entry12, uint64_t mask) {
+    uint64_t hw = __atomic_load_n(&table->hw[index], __ATOMIC_SEQ_CST);
+    uint64_t composed;
 
+    if (hw == 0) {
+        return true;
+    }
+    composed = ept_load(&table->composed[index]);
+    if (!ept_is_present(hw) || ept_load(&table->hw[index]) != hw) {
+        return false;
+    }
     if (ept_is_reference(table->level, hw)) {
-        composed = ept_child(table, index)->entry12;
+        composed = ept_peek(&((const struct ept_table *)(uintptr_t)composed)->entry12);
     }
-    if (hw != 0 && ((entry12 ^ composed) & mask) != 0) {
-        ept_slot_clear(ept, table, index);
+    return ((entry12 ^ composed) & mask) == 0;
+}
+
+static void compare_used(struct ept_op *op, struct ept_table *table, const uint64_t *page, uint64_t mask) {
+    for (unsigned int i = ept_next_used(table, 0); i < 512; i = ept_next_used(table, i + 1)) {
+        if (!stands(table, i, ept_load(&page[i]), mask)) {
+            ept_slot_clear(op, table, i);
+        }
     }
 }
 
-/* Only slots in use count. Where one refers to a table, `composed` is no entry of ept12, and each is looked at. */
-static void compare_used(struct nvmx_ept *ept, struct ept_table *table, const uint64_t *page, unsigned int word,
-                         uint64_t mask) {
-    for (uint64_t used = table->used[word]; used != 0; used &= used - 1) {
-        unsigned int index = word * 64 + (unsigned int)__builtin_ctzll(used);
+/* -- tables with many leaves
+ * ------------------------------------------------------------------------------------------------------------------- */
 
-        compare_slot(ept, table, index, ept_load(&page[index]), mask);
+/* From so many fills on a table is compared as a whole. */
+#define MANY 128u
+
+#define BLOCK 8u /* entries: a cache line */
+
+/* A digest has a lane for each entry of a block. Each step is a bijection of what went before and of the entry, so one changed entry always shows. L1 can
+ * make two pages with the same digest, and so keep what it took from its own guest; ept01's limits don't depend on it. */
+#define DIGEST_PRIME UINT64_C(0x9e3779b185ebca87)
+
+static uint64_t step(uint64_t lane, uint64_t entry) {
+    return (lane ^ entry) * DIGEST_PRIME;
+}
+
+/* Never 0. */
+static uint64_t digest_end(const uint64_t lane[BLOCK]) {
+    uint64_t digest = 1;
+
+    for (unsigned int i = 0; i < BLOCK; i++) {
+        digest = step(digest ^ digest >> 31, lane[i] ^ lane[i] >> 29);
+    }
+    return digest != 0 ? digest : 1;
+}
+
+static uint64_t digest_of(const uint64_t *page) {
+    uint64_t a = 1, b = 2, c = 3, d = 4, e = 5, f = 6, g = 7, h = 8;
+
+    for (unsigned int i = 0; i < 512; i += BLOCK) {
+        a = step(a, ept_peek(&page[i]));
+        b = step(b, ept_peek(&page[i + 1]));
+        c = step(c, ept_peek(&page[i + 2]));
+        d = step(d, ept_peek(&page[i + 3]));
+        e = step(e, ept_peek(&page[i + 4]));
+        f = step(f, ept_peek(&page[i + 5]));
+        g = step(g, ept_peek(&page[i + 6]));
+        h = step(h, ept_peek(&page[i + 7]));
+    }
+    const uint64_t lane[BLOCK] = {a, b, c, d, e, f, g, h};
+    return digest_end(lane);
+}
+
+static bool compare_slots(struct ept_op *op, struct ept_table *table, unsigned int first, const uint64_t entry12[BLOCK],
+                          uint64_t mask) {
+    bool same = true;
+
+    for (unsigned int k = 0; k < BLOCK; k++) {
+        if (!stands(table, first + k, entry12[k], mask)) {
+            ept_slot_clear(op, table, first + k);
+            same = false;
+        }
+    }
+    return same;
+}
+
+/* What is empty has no meaning in `composed`: then a difference only means that the slots are to be looked at. */
+static bool block_in_use(const struct ept_table *table, unsigned int first) {
+    return (__atomic_load_n(&table->used[first / 64], __ATOMIC_SEQ_CST) >> (first % 64) & 0xff) != 0;
+}
+
+static void compare_blocks(struct ept_op *op, struct ept_table *table, const uint64_t *page, uint64_t mask) {
+    for (unsigned int i = 0; i < 512; i += BLOCK) {
+        const uint64_t *composed = &table->composed[i];
+
+        if (!block_in_use(table, i)) {
+            continue;
+        }
+        const uint64_t entry12[BLOCK] = {ept_peek(&page[i]),     ept_peek(&page[i + 1]), ept_peek(&page[i + 2]),
+                                         ept_peek(&page[i + 3]), ept_peek(&page[i + 4]), ept_peek(&page[i + 5]),
+                                         ept_peek(&page[i + 6]), ept_peek(&page[i + 7])};
+        uint64_t different = (entry12[0] ^ ept_peek(&composed[0])) | (entry12[1] ^ ept_peek(&composed[1])) |
+                             (entry12[2] ^ ept_peek(&composed[2])) | (entry12[3] ^ ept_peek(&composed[3])) |
+                             (entry12[4] ^ ept_peek(&composed[4])) | (entry12[5] ^ ept_peek(&composed[5])) |
+                             (entry12[6] ^ ept_peek(&composed[6])) | (entry12[7] ^ ept_peek(&composed[7]));
+
+        if ((different & mask) != 0) {
+            compare_slots(op, table, i, entry12, mask);
+        }
     }
 }
 
-/* Entries compared at a time where all are leaves: nearly always all are the same. */
-#define COMPARE_BLOCK 8u
+/* The same, with the digest of what the slots were compared with; 0 if one was different. */
+static uint64_t compare_and_digest(struct ept_op *op, struct ept_table *table, const uint64_t *page, uint64_t mask) {
+    uint64_t lane[BLOCK] = {1, 2, 3, 4, 5, 6, 7, 8};
+    bool same = true;
 
-static void compare_leaves(struct nvmx_ept *ept, struct ept_table *table, const uint64_t *page, unsigned int word,
-                           uint64_t mask) {
-    for (unsigned int i = word * 64; i < word * 64 + 64; i += COMPARE_BLOCK) {
-        uint64_t entry12[COMPARE_BLOCK];
+    for (unsigned int i = 0; i < 512; i += BLOCK) {
+        uint64_t entry12[BLOCK];
         uint64_t different = 0;
 
-        if ((table->used[word] >> (i % 64) & 0xff) == 0) {
-            continue;
+        for (unsigned int k = 0; k < BLOCK; k++) {
+            entry12[k] = ept_peek(&page[i + k]);
+            lane[k] = step(lane[k], entry12[k]);
+            different |= entry12[k] ^ ept_peek(&table->composed[i + k]);
         }
-        for (unsigned int k = 0; k < COMPARE_BLOCK; k++) {
-            entry12[k] = ept_load(&page[i + k]);
-            different |= entry12[k] ^ table->composed[i + k];
+        if ((different & mask) != 0 && block_in_use(table, i)) {
+            same = compare_slots(op, table, i, entry12, mask) && same;
         }
-        for (unsigned int k = 0; k < COMPARE_BLOCK && (different & mask) != 0; k++) {
-            compare_slot(ept, table, i + k, entry12[k], mask);
-        }
+    }
+    return same ? digest_end(lane) : 0;
+}
+
+/*
+ * Of a large tree most tables don't change between two INVEPTs. A digest of the page of ept12 that the table was compared with answers for it, and is half
+ * as much memory to read; it is good as long as no slot has been filled since. It is made when a table is compared a second time and nothing was filled
+ * in between. `filling` and `filled` are equal if nobody is filling a slot: what comes later sees that it is late (slot.c).
+ */
+static void compare_many(struct ept_op *op, struct ept_table *table, const uint64_t *page, uint64_t mask, bool may_note) {
+    uint32_t filled = __atomic_load_n(&table->filled, __ATOMIC_SEQ_CST);
+    uint64_t digest = ept_load(&table->digest);
+
+    if (__atomic_load_n(&table->filling, __ATOMIC_SEQ_CST) != filled) {
+        compare_used(op, table, page, mask);
+        return;
+    }
+    bool noted = __atomic_load_n(&table->digest_at, __ATOMIC_SEQ_CST) == filled;
+    if (noted && digest != 0 && digest_of(page) == digest) {
+        return;
+    }
+    if (noted && digest == 0) {
+        digest = compare_and_digest(op, table, page, mask);
+    } else {
+        compare_blocks(op, table, page, mask);
+        digest = 0;
+    }
+    if (may_note) {
+        ept_poke(&table->digest, digest);
+        __atomic_store_n(&table->digest_at, filled, __ATOMIC_SEQ_CST);
     }
 }
 
-static void compare_table(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_table *table, uint64_t mask) {
+static void compare_table(struct ept_op *op, struct ept_table *table, uint64_t mask, bool may_note) {
     uint64_t hpa;
-    uint64_t *page = ept->host.map_page(vcpu_ctx, table->gpa1, NVMX_ACCESS_READ, &hpa);
+    uint64_t *page = op->ept->host.map_page(op->vcpu_ctx, table->gpa1, NVMX_ACCESS_READ, &hpa);
 
     if (page == NULL) {
-        ept_table_clear(ept, table);
+        ept_table_clear(op, table);
         return;
     }
-    for (unsigned int word = 0; word < 8; word++) {
-        if (table->used[word] == 0) {
-            continue;
-        }
-        if (table->children != 0) {
-            compare_used(ept, table, page, word, mask);
-        } else {
-            compare_leaves(ept, table, page, word, mask);
-        }
+    if (table->level > 1 || __atomic_load_n(&table->filled, __ATOMIC_SEQ_CST) < MANY) {
+        compare_used(op, table, page, mask);
+    } else {
+        compare_many(op, table, page, mask, may_note);
     }
-    ept->host.unmap_page(vcpu_ctx, table->gpa1, page, false);
+    op->ept->host.unmap_page(op->vcpu_ctx, table->gpa1, page, false);
 }
 
 /*
  * SDM 31.4.3.1 lets INVEPT forget everything; what L1 didn't change would only have to be composed again. Each table
- * page of ept12 that ept02 has composed from is read once and compared entry by entry with what it was. A cleared slot
- * unlinks the tables below; those are still compared here, in vain but harmlessly, as the order by use does not tell.
+ * page of ept12 that ept02 has composed from is read and compared entry by entry with what it was. Several processors may do this at
+ * a time; each comes to its own end.
  */
-void ept_root_compare(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root) {
-    unsigned int index = ept_root_index(ept, root);
+void ept_root_validate(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root) {
     uint64_t mask = meaning(root->key);
-    struct ept_table *next;
+    struct ept_tree tree;
+    struct ept_op op;
 
-    root->stale = false;
-    compare_table(ept, vcpu_ctx, root->top, mask);
-    for (struct ept_table *table = ept->newest; table != NULL; table = next) {
-        if (table->root == index && table->gpa1 != NVMX_NO_ADDRESS) {
-            compare_table(ept, vcpu_ctx, table, mask);
+    bool may_note = __atomic_exchange_n(&root->digesting, 1, __ATOMIC_SEQ_CST) == 0;
+
+    ept_begin(&op, ept, vcpu_ctx, root);
+    ept_tree_start(&tree, root->top, 0, UINT64_MAX);
+    for (struct ept_table *table = root->top; table != NULL; table = ept_tree_next(&tree)) {
+        if (table->gpa1 != NVMX_NO_ADDRESS) {
+            compare_table(&op, table, mask, may_note);
         }
-        next = table->older; /* after the comparison, which may have unlinked it */
     }
+    if (may_note) {
+        __atomic_store_n(&root->digesting, 0, __ATOMIC_SEQ_CST);
+    }
+    for (uint64_t now = ept_peek(&root->validated);
+         now < op.wanted && !__atomic_compare_exchange_n(&root->validated, &now, op.wanted, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);) {
+    }
+    ept_end(&op);
 }
 
+/*
+ * Only this processor's translations need to go: INVEPT is an instruction of one processor, and L1 executes it on each that it means. What
+ * a comparison takes out of ept02 is flushed on all.
+ */
 void nvmx_ept_invept(struct nvmx_ept *ept, void *vcpu_ctx, bool all, uint64_t eptp12) {
-    for (unsigned int i = 0; i < ept->root_end; i++) {
-        struct ept_root *root = &ept->root[i];
+    uint32_t end = __atomic_load_n(&ept->root_end, __ATOMIC_SEQ_CST);
+    bool any = false;
 
-        if (root->top == NULL || (!all && ((root->key ^ eptp12) & EPT_ADDRESS) != 0)) {
-            continue;
+    for (uint32_t i = 0; i < end; i++) {
+        struct ept_root *root = &ept->root[i];
+        uint64_t key = __atomic_load_n(&root->key, __ATOMIC_SEQ_CST);
+
+        if (key != 0 && (all || ((key ^ eptp12) & EPT_ADDRESS) == 0)) {
+            __atomic_fetch_add(&root->wanted, 1, __ATOMIC_SEQ_CST);
+            any = true;
+            /* Unchanged or not: combined mappings also hold L2's own page tables, and INVEPT drops those too. */
+            if (!all) {
+                ept->host.tlb_flush(vcpu_ctx, NVMX_FLUSH_EPT_HERE, ept_peek(&root->eptp02), 0);
+            }
         }
-        if (root->users == 0) {
-            root->stale = true; /* compared and flushed if it is ever used again */
-            continue;
-        }
-        ept_root_compare(ept, vcpu_ctx, root);
-        /* Unchanged or not: combined mappings also hold L2's own page tables, and INVEPT drops those too. */
-        ept_want_flush(ept, i);
     }
-    ept_settle(ept, vcpu_ctx);
+    if (all && any) {
+        ept->host.tlb_flush(vcpu_ctx, NVMX_FLUSH_EPT_ALL_HERE, 0, 0);
+    }
 }
 
 /* -- ept01
  * -----------------------------------------------------------------------------------------------------------------------
  */
 
-static void forget_range(struct nvmx_ept *ept, struct ept_table *table, uint64_t first, uint64_t last) {
-    if (table->gpa1 != NVMX_NO_ADDRESS && table->gpa1 <= last && table->gpa1 + NVMX_PAGE_SIZE - 1 >= first) {
-        ept_table_clear(ept, table); /* the table of ept12 itself is not there any more */
-        return;
-    }
-    if (table->leaf_first > last || table->leaf_last < first) {
-        return;
-    }
-    for (unsigned int i = 0; i < 512; i++) {
-        uint64_t hw = table->hw[i];
-        uint64_t gpa1 = table->composed[i] & EPT_ADDRESS;
+/* Of a slot that is being filled it can't be told what with: it counts as in the range. */
+static bool leads_into(const struct ept_table *table, unsigned int index, uint64_t hw, uint64_t first, uint64_t last) {
+    uint64_t gpa1 = ept_load(&table->composed[index]) & EPT_ADDRESS;
 
-        if (hw != 0 && !ept_is_reference(table->level, hw) && gpa1 <= last &&
-            gpa1 + ept_level_bytes(table->level) - 1 >= first) {
-            ept_slot_clear(ept, table, i);
+    if (!ept_is_present(hw) || ept_load(&table->hw[index]) != hw) {
+        return true;
+    }
+    return gpa1 <= last && gpa1 + ept_level_bytes(table->level) - 1 >= first;
+}
+
+static void forget_range(struct ept_op *op, struct ept_table *table, uint64_t first, uint64_t last, bool protect) {
+    if (!protect && table->gpa1 != NVMX_NO_ADDRESS && table->gpa1 <= last && table->gpa1 + NVMX_PAGE_SIZE - 1 >= first) {
+        ept_table_clear(op, table); /* the table of ept12 itself is not there any more */
+        return;
+    }
+    for (unsigned int i = ept_next_used(table, 0); i < 512; i = ept_next_used(table, i + 1)) {
+        uint64_t hw = __atomic_load_n(&table->hw[i], __ATOMIC_SEQ_CST);
+
+        if (hw == 0 || ept_is_reference(table->level, hw) || !leads_into(table, i, hw, first, last)) {
+            continue;
+        }
+        if (protect) {
+            ept_slot_protect(op, table, i);
+        } else {
+            ept_slot_clear(op, table, i);
         }
     }
 }
 
-void nvmx_ept_memory_changed(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t gpa1, uint64_t bytes) {
+static void range_changed(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t gpa1, uint64_t bytes, bool protect) {
     uint64_t last = bytes - 1 > UINT64_MAX - gpa1 ? UINT64_MAX : gpa1 + bytes - 1;
-    struct ept_table *next;
+    uint32_t end = __atomic_load_n(&ept->root_end, __ATOMIC_SEQ_CST);
+    struct ept_op op;
 
     if (bytes == 0) {
         return;
     }
-    for (unsigned int i = 0; i < ept->root_end; i++) {
-        if (ept->root[i].top != NULL) {
-            forget_range(ept, ept->root[i].top, gpa1, last);
+    __atomic_fetch_add(&ept->changes, 1, __ATOMIC_SEQ_CST);
+    ept_begin(&op, ept, vcpu_ctx, NULL);
+    for (uint32_t i = 0; i < end; i++) {
+        struct ept_table *top = __atomic_load_n(&ept->root[i].top, __ATOMIC_SEQ_CST);
+        struct ept_tree tree;
+
+        if (top == NULL) {
+            continue;
+        }
+        ept_tree_start(&tree, top, gpa1, last);
+        for (struct ept_table *table = top; table != NULL; table = ept_tree_next(&tree)) {
+            forget_range(&op, table, gpa1, last, protect);
         }
     }
-    for (struct ept_table *table = ept->newest; table != NULL; table = next) {
-        forget_range(ept, table, gpa1, last);
-        next = table->older;
+    /* What another processor has taken out and not flushed yet may be of this range. */
+    if (__atomic_load_n(&ept->pending, __ATOMIC_SEQ_CST) != 0) {
+        op.flush = EPT_FLUSH_ALL;
     }
-    ept_settle(ept, vcpu_ctx);
+    ept_end(&op);
+}
+
+void nvmx_ept_memory_changed(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t gpa1, uint64_t bytes) {
+    range_changed(ept, vcpu_ctx, gpa1, bytes, false);
+}
+
+void nvmx_ept_memory_protected(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t gpa1, uint64_t bytes) {
+    range_changed(ept, vcpu_ctx, gpa1, bytes, true);
 }

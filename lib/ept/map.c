@@ -49,91 +49,243 @@ static uint64_t entry12_at(const struct ept_walk *walk, unsigned int level) {
     return (walk->entry[walk->level] & ~EPT_ADDRESS) | (walk->gpa1 & EPT_ADDRESS & ~(ept_level_bytes(level) - 1));
 }
 
-/*
- * Does a linked table still stand for the same thing? A reference of ept12 may have got other rights, then only the
- * slot is rewritten; a split page must be the same in all but its flags. Flags are remembered once seen, so that a
- * comparison finds them when L1 clears them.
- */
-static bool table_fits(struct nvmx_ept *ept, struct ept_table *table, uint64_t entry12, uint64_t gpa1,
-                       uint64_t hw_flags) {
-    uint64_t *slot = &table->parent->hw[table->index];
-    uint64_t meaning = EPT_ADDRESS | 0xff | NVMX_EPT_USER_EXECUTE;
+/* Bits of the entry of a large page that its parts are made from. */
+#define SPLIT_MEANING (EPT_ADDRESS | 0xff | NVMX_EPT_USER_EXECUTE)
 
-    if (table->gpa1 != gpa1 || (gpa1 == NVMX_NO_ADDRESS && ((table->entry12 ^ entry12) & meaning) != 0)) {
-        return false;
-    }
-    if ((ept_load(slot) & ~hw_flags & EPT_RIGHTS) != 0) {
-        ept_want_flush(ept, table->root);
-    }
-    table->entry12 = entry12 | (table->entry12 & EPT_AD);
-    ept_store(slot, table->hw_hpa | hw_flags);
-    return true;
-}
+/* What next_table looks for below a slot. */
+struct wanted_table {
+    uint64_t entry12; /* of ept12, that refers to the table or is split */
+    uint64_t gpa1;    /* NVMX_NO_ADDRESS: a split page */
+    uint64_t hw_flags;
+};
 
-/* The table of the next level below `parent`, made if need be. NULL: no memory. */
-static struct ept_table *next_table(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_table *parent, uint64_t gpa2,
-                                    const struct ept_walk *walk) {
-    unsigned int level = parent->level;
-    unsigned int index = ept_index(gpa2, level);
+static struct wanted_table wanted_below(const struct ept_walk *walk, unsigned int level) {
     bool split = level <= walk->level;
     uint64_t entry12 = entry12_at(walk, level);
-    uint64_t gpa1 = split ? NVMX_NO_ADDRESS : walk->table[level - 1];
     uint64_t all = EPT_RWX | (walk->mbec ? NVMX_EPT_USER_EXECUTE : 0);
-    uint64_t hw_flags = (split ? all : entry12 & all) | (walk->ad ? NVMX_EPT_ACCESSED : 0);
-    struct ept_table *table;
 
-    if (ept_is_reference(level, ept_load(&parent->hw[index]))) {
-        table = ept_child(parent, index);
-        if (table_fits(ept, table, entry12, gpa1, hw_flags)) {
-            return table;
-        }
+    return (struct wanted_table){
+        .entry12 = entry12,
+        .gpa1 = split ? NVMX_NO_ADDRESS : walk->table[level - 1],
+        .hw_flags = (split ? all : entry12 & all) | (walk->ad ? NVMX_EPT_ACCESSED : 0),
+    };
+}
+
+/* Does a linked table stand for what is wanted, but for rights and flags of the entry of ept12? */
+static bool same_table(const struct ept_table *table, const struct wanted_table *wanted) {
+    return table->gpa1 == wanted->gpa1 &&
+           (wanted->gpa1 != NVMX_NO_ADDRESS || ((ept_peek(&table->entry12) ^ wanted->entry12) & SPLIT_MEANING) == 0);
+}
+
+/* A reference of ept12 that has got other rights: only the slot is rewritten. */
+static struct ept_table *refer_again(struct ept_op *op, struct ept_table *parent, unsigned int index, uint64_t hw,
+                                     struct ept_table *table, const struct wanted_table *wanted) {
+    if (!ept_slot_claim(op, parent, index, hw)) {
+        return NULL;
     }
-    ept_slot_clear(ept, parent, index);
-    ept_table_use(ept, parent); /* so that making room does not take it */
-    table = ept_table_new(ept, vcpu_ctx, level - 1);
-    if (table != NULL) {
-        table->gpa1 = gpa1;
-        table->entry12 = entry12;
-        ept_table_link(ept, parent, index, table, table->hw_hpa | hw_flags);
+    if ((hw & ~wanted->hw_flags & EPT_RIGHTS) != 0) {
+        ept_want_flush(op, op->root->eptp02);
+    }
+    ept_poke(&table->entry12, wanted->entry12 | (ept_peek(&table->entry12) & EPT_AD));
+    if (!ept_slot_publish(op, parent, index, table->hw_hpa | wanted->hw_flags, (uint64_t)(uintptr_t)table)) {
+        ept_discard(op, table);
+        return NULL;
     }
     return table;
 }
 
-/* Rights that are only gained need no flush: an EPT violation drops the old translation by itself (SDM 31.4.3.1). */
-static void write_leaf(struct nvmx_ept *ept, struct ept_table *table, unsigned int index, uint64_t hw,
-                       uint64_t entry12) {
-    uint64_t old = ept_load(&table->hw[index]);
-    uint64_t first = entry12 & EPT_ADDRESS;
-    uint64_t last = first + ept_level_bytes(table->level) - 1;
+/* A new table in the place of whatever the slot holds. */
+static struct ept_table *link_new(struct ept_op *op, struct ept_table *parent, unsigned int index, uint64_t hw,
+                                  struct ept_table *old, const struct wanted_table *wanted) {
+    struct ept_table *table = ept_table_new(op->ept);
 
-    if (ept_is_reference(table->level, old)) {
-        ept_slot_clear(ept, table, index);
-    } else if (old != 0 && (((old ^ hw) & ~(EPT_RIGHTS | EPT_AD)) != 0 || (old & ~hw & EPT_RIGHTS) != 0)) {
-        ept_want_flush(ept, table->root);
+    if (table == NULL) {
+        op->no_room = true;
+        return NULL;
     }
-    table->composed[index] = entry12;
-    table->leaf_first = first < table->leaf_first ? first : table->leaf_first;
-    table->leaf_last = last > table->leaf_last ? last : table->leaf_last;
-    ept_slot_store(table, index, hw);
+    table->level = (uint8_t)(parent->level - 1);
+    table->gpa1 = wanted->gpa1;
+    ept_poke(&table->entry12, wanted->entry12);
+    table->parent = parent;
+    table->index = (uint16_t)index;
+    if (!ept_slot_claim(op, parent, index, hw)) {
+        ept_table_free(op->ept, table);
+        return NULL;
+    }
+    if (old != NULL) {
+        ept_discard(op, old);
+    }
+    if (hw != 0) {
+        ept_want_flush(op, op->root->eptp02);
+    }
+    if (table->gpa1 != NVMX_NO_ADDRESS) {
+        ept_table_use(op, table, table->gpa1, table->gpa1 + NVMX_PAGE_SIZE - 1);
+    }
+    __atomic_store_n(&table->state, EPT_TABLE_LINKED, __ATOMIC_RELEASE);
+    if (!ept_slot_publish(op, parent, index, table->hw_hpa | wanted->hw_flags, (uint64_t)(uintptr_t)table)) {
+        ept_table_free(op->ept, table);
+        return NULL;
+    }
+    return table;
 }
 
-enum nvmx_status ept_map(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root, uint64_t gpa2,
-                         const struct ept_walk *walk, uint64_t rights, const struct nvmx_ept01_mapping *mapping,
-                         bool *was_there) {
-    unsigned int level = leaf_level(ept, walk, mapping);
+/* The table of the next level below `parent`, made if need be. NULL: op->no_room, or something changed. */
+static struct ept_table *next_table(struct ept_op *op, struct ept_table *parent, uint64_t gpa2,
+                                    const struct ept_walk *walk) {
+    unsigned int index = ept_index(gpa2, parent->level);
+    uint64_t hw = ept_load(&parent->hw[index]);
+    struct wanted_table wanted = wanted_below(walk, parent->level);
+    struct ept_table *table = NULL;
+
+    if (ept_is_reference(parent->level, hw)) {
+        table = ept_child(parent, index, hw);
+        if (table == NULL) {
+            return NULL;
+        }
+        if (same_table(table, &wanted)) {
+            /* Flags are remembered once seen, so that a comparison finds them when L1 clears them. */
+            if ((wanted.entry12 & ~ept_peek(&table->entry12) & EPT_AD) != 0) {
+                __atomic_fetch_or(&table->entry12, wanted.entry12 & EPT_AD, __ATOMIC_SEQ_CST);
+            }
+            return ((hw ^ wanted.hw_flags) & EPT_RIGHTS) == 0 ? table : refer_again(op, parent, index, hw, table, &wanted);
+        }
+    }
+    return link_new(op, parent, index, hw, table, &wanted);
+}
+
+/* -- leaves
+ * ------------------------------------------------------------------------------------------------------------------------ */
+
+/* Rights that are only gained need no flush: an EPT violation drops the old translation by itself (SDM 31.4.3.1). */
+static bool loses(unsigned int level, uint64_t old, uint64_t hw) {
+    return ept_is_present(old) && (ept_is_reference(level, old) || ((old ^ hw) & ~(EPT_RIGHTS | EPT_AD)) != 0 ||
+                                   (old & ~hw & EPT_RIGHTS) != 0);
+}
+
+static enum ept_mapped write_leaf(struct ept_op *op, struct ept_table *table, unsigned int index, uint64_t hw,
+                                  uint64_t entry12) {
+    uint64_t old = ept_load(&table->hw[index]);
+    struct ept_table *child = NULL;
+
+    if (ept_is_reference(table->level, old)) {
+        child = ept_child(table, index, old);
+        if (child == NULL) {
+            return EPT_MAPPED_NOT;
+        }
+    }
+    if (!ept_slot_claim(op, table, index, old)) {
+        return EPT_MAPPED_NOT;
+    }
+    if (child != NULL) {
+        ept_discard(op, child);
+    }
+    if (loses(table->level, old, hw)) {
+        ept_want_flush(op, op->root->eptp02);
+    }
+    if (!ept_slot_publish(op, table, index, hw, entry12)) {
+        return EPT_MAPPED_NOT;
+    }
+    return ((old ^ hw) & ~EPT_AD) == 0 ? EPT_MAPPED_ALREADY : EPT_MAPPED;
+}
+
+/* -- pages ahead
+ * -------------------------------------------------------------------------------------------------------------------- */
+
+#define STREAM_PAUSE 16u
+
+static struct ept_stream *stream_of(struct ept_root *root, uint64_t gpa2) {
+    return &root->stream[gpa2 >> 30 & (EPT_STREAMS - 1)];
+}
+
+/* What other processors do to the same stream meanwhile can only make it guess wrong. */
+unsigned int ept_stream_window(struct ept_root *root, uint64_t gpa2) {
+    struct ept_stream *stream = stream_of(root, gpa2);
+    uint64_t shift = ept_peek(&stream->shift) & 63;
+    uint64_t pause = ept_peek(&stream->pause);
+    uint64_t before = ept_peek(&stream->window);
+    uint64_t window = before / 2;
+
+    if (pause != 0) {
+        ept_poke(&stream->pause, pause - 1);
+        return 0;
+    }
+    if (shift != 0 && gpa2 >> shift == ept_peek(&stream->expected)) {
+        window = before == 0 ? 2 : 2 * before;
+        window = window < EPT_AHEAD_MAX ? window : EPT_AHEAD_MAX;
+    }
+    ept_poke(&stream->window, window);
+    return (unsigned int)window;
+}
+
+/* `in_vain`: pages ahead were wanted, and none could be mapped. */
+static void stream_mapped(struct ept_root *root, uint64_t gpa2, unsigned int level, unsigned int ahead, bool in_vain) {
+    struct ept_stream *stream = stream_of(root, gpa2);
+
+    if (in_vain) {
+        ept_poke(&stream->window, 0);
+        ept_poke(&stream->pause, STREAM_PAUSE);
+    }
+    ept_poke(&stream->shift, ept_level_shift(level));
+    ept_poke(&stream->expected, (gpa2 >> ept_level_shift(level)) + 1 + ahead);
+}
+
+/*
+ * Map pages behind the one that was asked for: those whose entries of ept12 were read with it, in the same mapping of ept01. Only what the
+ * CPU could do by itself without a visible trace: no flag of ept12 is set.
+ */
+static unsigned int map_ahead(struct ept_op *op, struct ept_table *table, unsigned int index, const struct ept_walk *walk,
+                              const struct nvmx_ept01_mapping *mapping) {
+    unsigned int level = table->level;
+    uint64_t size = ept_level_bytes(level);
+    unsigned int n;
+
+    for (n = 0; n < walk->ahead_count; n++) {
+        uint64_t entry12 = walk->ahead[n];
+        uint64_t gpa1 = entry12 & EPT_ADDRESS;
+        uint64_t rights = ept_common_rights(op->ept, walk, walk->above & entry12, entry12, mapping->access, false);
+
+        if (nvmx_ept_classify(&op->ept->l1, level, entry12, walk->mbec) != NVMX_EPT_LEAF || rights == 0 ||
+            (walk->ad && (entry12 & NVMX_EPT_ACCESSED) == 0) || (gpa1 ^ mapping->gpa1) >> mapping->size_shift != 0 ||
+            ept_load(&table->hw[index + 1 + n]) != 0) {
+            break;
+        }
+        ept_table_use(op, table, gpa1, gpa1 + size - 1);
+        if (write_leaf(op, table, index + 1 + n,
+                       (mapping->hpa + (gpa1 - mapping->gpa1)) | rights | type_bits(mapping, entry12) |
+                           (level > 1 ? NVMX_EPT_LARGE : 0) | (walk->ad ? EPT_AD : 0),
+                       entry12) != EPT_MAPPED) {
+            break;
+        }
+    }
+    return n;
+}
+
+enum ept_mapped ept_map(struct ept_op *op, uint64_t gpa2, const struct ept_walk *walk, uint64_t rights,
+                        const struct nvmx_ept01_mapping *mapping) {
+    unsigned int level = leaf_level(op->ept, walk, mapping);
+    unsigned int index = ept_index(gpa2, level);
     uint64_t gpa1 = walk->gpa1 & ~(ept_level_bytes(level) - 1);
     uint64_t hw = (mapping->hpa + (gpa1 - mapping->gpa1)) | rights | type_bits(mapping, walk->entry[walk->level]);
-    struct ept_table *table = walk->start != NULL ? walk->start : root->top;
+    struct ept_table *table = walk->start;
+    enum ept_mapped mapped;
 
     hw |= (level > 1 ? NVMX_EPT_LARGE : 0) | (walk->ad ? EPT_AD : 0);
     while (table->level > level) {
-        table = next_table(ept, vcpu_ctx, table, gpa2, walk);
-        if (table == NULL) {
-            return NVMX_E_NO_MEMORY;
+        struct ept_table *next = next_table(op, table, gpa2, walk);
+
+        if (next == NULL) {
+            ept_table_use(op, table, UINT64_MAX, 0); /* so that making room does not take it */
+            return op->no_room ? EPT_MAPPED_NO_ROOM : EPT_MAPPED_NOT;
         }
+        table = next;
     }
-    ept_table_use(ept, table);
-    *was_there = ((table->hw[ept_index(gpa2, level)] ^ hw) & ~EPT_AD) == 0;
-    write_leaf(ept, table, ept_index(gpa2, level), hw, entry12_at(walk, level));
-    return NVMX_OK;
+    ept_table_use(op, table, gpa1, gpa1 + ept_level_bytes(level) - 1);
+    mapped = write_leaf(op, table, index, hw, entry12_at(walk, level));
+    if (mapped == EPT_MAPPED) {
+        bool try_ahead = level == walk->level && walk->ahead_count != 0;
+        unsigned int ahead = try_ahead ? map_ahead(op, table, index, walk, mapping) : 0;
+
+        stream_mapped(op->root, gpa2, level, ahead, walk->ahead_count != 0 && ahead == 0);
+    }
+    return mapped;
 }

@@ -31,7 +31,6 @@ enum nvmx_status nvmx_ept_init(void *memory, size_t bytes, const struct nvmx_hos
     ept->l1 = *config->l1;
     ept->machine = *config->machine;
     ept->page_budget = config->page_budget;
-    ept->flush_root = EPT_NO_ROOT;
     for (unsigned int i = 0; i < EPT_USERS; i++) {
         ept->user_root[i] = EPT_NO_ROOT;
     }
@@ -40,57 +39,85 @@ enum nvmx_status nvmx_ept_init(void *memory, size_t bytes, const struct nvmx_hos
 }
 
 void nvmx_ept_destroy(struct nvmx_ept *ept, void *vcpu_ctx) {
+    struct ept_op op;
+
+    ept_begin(&op, ept, vcpu_ctx, NULL);
     for (unsigned int i = 0; i < ept->root_end; i++) {
         if (ept->root[i].top != NULL) {
-            ept_root_drop(ept, i);
+            op.flush = EPT_FLUSH_ALL;
+            ept_discard(&op, ept->root[i].top);
+            ept->root[i].top = NULL;
+            ept->root[i].key = 0;
         }
     }
-    ept_settle(ept, vcpu_ctx);
+    ept_end(&op);
     ept_free_slabs(ept);
 }
 
 uint32_t nvmx_ept_pages(const struct nvmx_ept *ept) {
-    return ept->pages;
+    return __atomic_load_n(&ept->pages, __ATOMIC_RELAXED);
 }
 
 /*
  * What tells roots apart: the address, the length of the walk and the modes that change what an entry means. The memory
- * type of L1's tables (bits 2:0) does not; bit 0 stands for mode-based execute control.
+ * type of L1's tables (bits 2:0) does not; bit 0 stands for mode-based execute control. Never 0, for the length is not.
  */
 uint64_t ept_root_key(uint64_t eptp12, bool mbec) {
     return (eptp12 & (EPT_ADDRESS | 0xf8)) | (mbec ? 1 : 0);
 }
 
 struct ept_root *ept_root_find(struct nvmx_ept *ept, uint64_t key) {
-    for (unsigned int i = 0; i < ept->root_end; i++) {
-        if (ept->root[i].top != NULL && ept->root[i].key == key) {
+    uint32_t end = __atomic_load_n(&ept->root_end, __ATOMIC_SEQ_CST);
+
+    for (uint32_t i = 0; i < end; i++) {
+        if (__atomic_load_n(&ept->root[i].key, __ATOMIC_SEQ_CST) == key) {
             return &ept->root[i];
         }
     }
     return NULL;
 }
 
-/* A free place for a root. Roots that nobody uses are kept up to a number; the one unused for longest makes room. */
-static struct ept_root *root_place(struct nvmx_ept *ept, void *vcpu_ctx) {
-    struct ept_root *place = NULL;
-    struct ept_root *oldest = NULL;
-    unsigned int idle = 0;
+/* Under the lock: the root goes, its top table becomes the caller's. */
+static struct ept_table *take_top(struct ept_root *root) {
+    struct ept_table *top = root->top;
 
-    /* The first that was never used comes last. */
-    for (unsigned int i = 0; i < EPT_ROOTS && i <= ept->root_end; i++) {
+    __atomic_store_n(&root->key, 0, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&root->top, NULL, __ATOMIC_SEQ_CST);
+    return top;
+}
+
+struct ept_table *ept_root_retire(struct nvmx_ept *ept, uint64_t keep) {
+    struct ept_root *oldest = NULL;
+
+    for (unsigned int i = 0; i < ept->root_end; i++) {
         struct ept_root *root = &ept->root[i];
 
-        if (root->top == NULL) {
-            place = place == NULL ? root : place;
-        } else if (root->users == 0) {
-            idle++;
-            oldest = oldest == NULL || root->last_use < oldest->last_use ? root : oldest;
+        if (root->top != NULL && root->users == 0 && ept_peek(&root->top->stamp) != keep &&
+            (oldest == NULL || root->last_use < oldest->last_use)) {
+            oldest = root;
         }
     }
-    if (oldest != NULL && (place == NULL || idle >= EPT_ROOTS_IDLE_MAX)) {
-        ept_root_drop(ept, ept_root_index(ept, oldest));
-        ept_settle(ept, vcpu_ctx);
-        place = oldest;
+    return oldest != NULL ? take_top(oldest) : NULL;
+}
+
+/*
+ * Under the lock: a free place for a root, or NULL. Roots that nobody uses are kept up to a number; the one unused for longest makes
+ * room, and its top table goes to *retired.
+ */
+static struct ept_root *root_place(struct nvmx_ept *ept, struct ept_table **retired) {
+    struct ept_root *place = NULL;
+    unsigned int idle = 0;
+
+    *retired = NULL;
+    for (unsigned int i = 0; i < ept->root_end; i++) {
+        idle += ept->root[i].top != NULL && ept->root[i].users == 0;
+    }
+    if (idle >= EPT_ROOTS_IDLE_MAX) {
+        *retired = ept_root_retire(ept, UINT64_MAX);
+    }
+    /* The first that was never used comes last. */
+    for (unsigned int i = 0; i < EPT_ROOTS && i <= ept->root_end && place == NULL; i++) {
+        place = ept->root[i].top == NULL ? &ept->root[i] : NULL;
     }
     return place;
 }
@@ -103,67 +130,145 @@ static uint64_t make_eptp02(const struct nvmx_ept *ept, uint64_t eptp12, uint64_
     return (top_hpa & EPT_ADDRESS) | (eptp12 & (0x38 | NVMX_EPTP_AD)) | (write_back ? 6 : 0);
 }
 
-static struct ept_root *root_new(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t eptp12, bool mbec) {
-    struct ept_root *root = root_place(ept, vcpu_ctx);
-    struct ept_table *top;
+/* Under the lock: make the root of `top`, which is used once. NULL: no place. */
+static struct ept_root *root_install(struct nvmx_ept *ept, uint64_t eptp12, bool mbec, struct ept_table *top,
+                                     struct ept_table **retired) {
+    struct ept_root *root = root_place(ept, retired);
 
     if (root == NULL) {
         return NULL;
     }
-    top = ept_table_new(ept, vcpu_ctx, ept_eptp_levels(eptp12));
+    top->level = (uint8_t)ept_eptp_levels(eptp12);
+    top->gpa1 = eptp12 & EPT_ADDRESS;
+    ept_poke(&top->entry12, EPT_RIGHTS); /* nothing above it takes rights away */
+    __atomic_store_n(&top->state, EPT_TABLE_ROOT, __ATOMIC_RELAXED);
+    __atomic_store_n(&root->eptp02, make_eptp02(ept, eptp12, top->hw_hpa), __ATOMIC_RELAXED);
+    root->users = 0;
+    ept_poke(&root->validated, __atomic_load_n(&root->wanted, __ATOMIC_SEQ_CST)); /* it is empty */
+    __atomic_store_n(&root->top, top, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&root->key, ept_root_key(eptp12, mbec), __ATOMIC_SEQ_CST);
+    if (root == &ept->root[ept->root_end]) {
+        __atomic_store_n(&ept->root_end, ept->root_end + 1, __ATOMIC_SEQ_CST);
+    }
+    return root;
+}
+
+/* Other processors may take the room that was made. */
+#define TOP_ATTEMPTS 64u
+
+static struct ept_table *new_top(struct nvmx_ept *ept, void *vcpu_ctx) {
+    unsigned int refusals = 0;
+    struct ept_table *top = ept_table_new(ept);
+
+    for (unsigned int attempt = 0; top == NULL && attempt < TOP_ATTEMPTS; attempt++) {
+        if ((ept_host_refused(ept) && ++refusals == 3) || !ept_make_room(ept, vcpu_ctx, UINT64_MAX)) {
+            break;
+        }
+        top = ept_table_new(ept);
+    }
+    return top;
+}
+
+/* A root with one user more, that was not there when the caller looked. NULL: no memory. */
+static struct ept_root *root_new(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t eptp12, bool mbec) {
+    struct ept_table *top = new_top(ept, vcpu_ctx);
+    struct ept_table *retired = NULL;
+    struct ept_root *root;
+    struct ept_op op;
+
     if (top == NULL) {
         return NULL;
     }
-    top->gpa1 = eptp12 & EPT_ADDRESS;
-    top->root = (uint16_t)ept_root_index(ept, root);
-    top->entry12 = EPT_RIGHTS; /* nothing above it takes rights away */
-    memset(root, 0, sizeof(*root));
-    root->key = ept_root_key(eptp12, mbec);
-    root->eptp02 = make_eptp02(ept, eptp12, top->hw_hpa);
-    root->top = top;
-    ept->root_end = top->root >= ept->root_end ? top->root + 1u : ept->root_end;
+    ept_begin(&op, ept, vcpu_ctx, NULL);
+    ept_lock(ept);
+    root = ept_root_find(ept, ept_root_key(eptp12, mbec));
+    if (root == NULL) {
+        root = root_install(ept, eptp12, mbec, top, &retired);
+        top = root != NULL ? NULL : top;
+    }
+    if (root != NULL) {
+        root->users++;
+    }
+    ept_unlock(ept);
+    if (retired != NULL) {
+        ept_announce(&op);
+        op.flush = EPT_FLUSH_ALL;
+        ept_discard(&op, retired);
+    }
+    ept_end(&op);
+    if (top != NULL) {
+        ept_table_free(ept, top); /* another processor was first, or there is no place */
+    }
     return root;
+}
+
+/* Under the lock: user has one root less. */
+static void put(struct nvmx_ept *ept, unsigned int user) {
+    if (ept->user_root[user] != EPT_NO_ROOT) {
+        struct ept_root *root = &ept->root[ept->user_root[user]];
+
+        root->users--;
+        root->last_use = __atomic_add_fetch(&ept->clock, 1, __ATOMIC_RELAXED);
+        ept->user_root[user] = EPT_NO_ROOT;
+    }
 }
 
 void nvmx_ept_release(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int user) {
     (void)vcpu_ctx;
     if (user < EPT_USERS && ept->user_root[user] != EPT_NO_ROOT) {
-        struct ept_root *root = &ept->root[ept->user_root[user]];
-
-        root->users--;
-        root->last_use = ++ept->stamp;
-        ept->user_root[user] = EPT_NO_ROOT;
+        ept_lock(ept);
+        put(ept, user);
+        ept_unlock(ept);
     }
+}
+
+static bool is_valid(const struct ept_root *root) {
+    return __atomic_load_n(&root->validated, __ATOMIC_ACQUIRE) == __atomic_load_n(&root->wanted, __ATOMIC_SEQ_CST);
+}
+
+bool nvmx_ept_ready(const struct nvmx_ept *ept, unsigned int user) {
+    return user < EPT_USERS && ept->user_root[user] != EPT_NO_ROOT && is_valid(&ept->root[ept->user_root[user]]);
+}
+
+/* The user's root is now the one with this key. NULL: no memory, and nothing changed. */
+static struct ept_root *change_root(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int user, uint64_t eptp12, bool mbec) {
+    struct ept_root *root;
+
+    ept_lock(ept);
+    root = ept_root_find(ept, ept_root_key(eptp12, mbec));
+    if (root != NULL) {
+        root->users++;
+    } else {
+        ept_unlock(ept);
+        root = root_new(ept, vcpu_ctx, eptp12, mbec);
+        if (root == NULL) {
+            return NULL;
+        }
+        ept_lock(ept);
+    }
+    put(ept, user);
+    ept->user_root[user] = (uint16_t)(root - ept->root);
+    ept_unlock(ept);
+    return root;
 }
 
 enum nvmx_status nvmx_ept_root(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int user, uint64_t eptp12, bool mbec,
                                uint64_t *eptp02) {
-    uint64_t key = ept_root_key(eptp12, mbec);
     struct ept_root *root;
 
     if (user >= EPT_USERS || ept_eptp_levels(eptp12) < 4 || ept_eptp_levels(eptp12) > 5) {
         return NVMX_E_INVALID;
     }
-    if (ept->user_root[user] != EPT_NO_ROOT && ept->root[ept->user_root[user]].key == key) {
-        *eptp02 = ept->root[ept->user_root[user]].eptp02;
-        return NVMX_OK;
-    }
-    ept->stamp++;
-    root = ept_root_find(ept, key);
-    if (root == NULL) {
-        root = root_new(ept, vcpu_ctx, eptp12, mbec);
+    root = ept->user_root[user] != EPT_NO_ROOT ? &ept->root[ept->user_root[user]] : NULL;
+    if (root == NULL || root->key != ept_root_key(eptp12, mbec)) {
+        root = change_root(ept, vcpu_ctx, user, eptp12, mbec);
         if (root == NULL) {
             return NVMX_E_NO_MEMORY;
         }
     }
-    if (root->stale) {
-        ept_root_compare(ept, vcpu_ctx, root);
-        ept_want_flush(ept, ept_root_index(ept, root));
-        ept_settle(ept, vcpu_ctx);
+    if (!is_valid(root)) {
+        ept_root_validate(ept, vcpu_ctx, root);
     }
-    root->users++;
-    nvmx_ept_release(ept, vcpu_ctx, user);
-    ept->user_root[user] = (uint16_t)ept_root_index(ept, root);
     *eptp02 = root->eptp02;
     return NVMX_OK;
 }

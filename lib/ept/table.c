@@ -1,275 +1,118 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Tables of ept02: their pages, their order by use, and how they go away.
- *
- * A table goes away in three steps, never fewer: unlinked (garbage), flushed, freed. ept_settle makes the last two.
- */
+/* Tables of ept02: their pages, the budget, and which of them make room. */
 #include "ept.h"
 
-/* -- order by use
- * ----------------------------------------------------------------------------------------------------------------- */
-
-static void order_remove(struct nvmx_ept *ept, struct ept_table *table) {
-    if (table->newer != NULL) {
-        table->newer->older = table->older;
-    } else {
-        ept->newest = table->older;
-    }
-    if (table->older != NULL) {
-        table->older->newer = table->newer;
-    } else {
-        ept->oldest = table->newer;
-    }
-}
-
-static void order_insert(struct nvmx_ept *ept, struct ept_table *table) {
-    table->newer = NULL;
-    table->older = ept->newest;
-    if (ept->newest != NULL) {
-        ept->newest->newer = table;
-    } else {
-        ept->oldest = table;
-    }
-    ept->newest = table;
-}
-
-/* Those above first, so that a table is never older than one below it. */
-void ept_table_use(struct nvmx_ept *ept, struct ept_table *table) {
-    struct ept_table *path[5];
-    unsigned int depth = 0;
-    bool newest = ept->newest == table;
-
-    for (; table->parent != NULL; table = table->parent) {
-        table->stamp = ept->stamp;
-        path[depth++] = table;
-    }
-    while (!newest && depth > 0) {
-        order_remove(ept, path[--depth]);
-        order_insert(ept, path[depth]);
-    }
-}
-
-/* -- going away
- * -------------------------------------------------------------------------------------------------------------------
+/* -- pages
+ * -------------------------------------------------------------------------------------------------------------------------
  */
-
-void ept_want_flush(struct nvmx_ept *ept, unsigned int root) {
-    if (ept->flush_root == EPT_NO_ROOT) {
-        ept->flush_root = (uint16_t)root;
-    } else if (ept->flush_root != root) {
-        ept->flush_all = true;
-    }
-}
-
-static void make_garbage(struct nvmx_ept *ept, struct ept_table *table) {
-    table->older = ept->garbage;
-    ept->garbage = table;
-}
-
-void ept_slot_clear(struct nvmx_ept *ept, struct ept_table *table, unsigned int index) {
-    uint64_t hw = ept_load(&table->hw[index]);
-
-    if (hw == 0) {
-        return;
-    }
-    ept_slot_store(table, index, 0);
-    if (ept_is_reference(table->level, hw)) {
-        struct ept_table *child = ept_child(table, index);
-
-        order_remove(ept, child);
-        make_garbage(ept, child);
-        table->children--;
-    }
-    ept_want_flush(ept, table->root);
-}
-
-void ept_table_clear(struct nvmx_ept *ept, struct ept_table *table) {
-    for (unsigned int w = 0; w < 8; w++) {
-        for (uint64_t used = table->used[w]; used != 0; used &= used - 1) {
-            ept_slot_clear(ept, table, w * 64 + (unsigned int)__builtin_ctzll(used));
-        }
-    }
-    table->leaf_first = UINT64_MAX;
-    table->leaf_last = 0;
-}
-
-void ept_root_drop(struct nvmx_ept *ept, unsigned int index) {
-    struct ept_root *root = &ept->root[index];
-
-    make_garbage(ept, root->top);
-    root->top = NULL;
-    ept->flush_all = true; /* by the time of the flush the root has no EPTP02 any more */
-}
 
 static void free_page(struct nvmx_ept *ept, void *page, uint64_t hpa) {
     ept->host.page_free(ept->vm_ctx, page, hpa);
-    ept->pages--;
+    __atomic_fetch_sub(&ept->pages, 1, __ATOMIC_RELAXED);
 }
 
-static void table_delete(struct nvmx_ept *ept, struct ept_table *table) {
+static void *take_page(struct nvmx_ept *ept, uint64_t *hpa) {
+    uint32_t pages = __atomic_add_fetch(&ept->pages, 1, __ATOMIC_RELAXED);
+    void *page = NULL;
+
+    if (ept->page_budget == 0 || pages <= ept->page_budget) {
+        page = ept->host.page_alloc(ept->vm_ctx, hpa);
+    }
+    if (page == NULL) {
+        __atomic_fetch_sub(&ept->pages, 1, __ATOMIC_RELAXED);
+    }
+    return page;
+}
+
+/* -- tables
+ * ------------------------------------------------------------------------------------------------------------------------ */
+
+static void make_unused(struct nvmx_ept *ept, struct ept_table *table) {
+    __atomic_store_n(&table->state, EPT_TABLE_UNUSED, __ATOMIC_RELAXED);
+    table->next = ept->unused;
+    ept->unused = table;
+}
+
+static struct ept_table *take_unused(struct nvmx_ept *ept) {
+    ept_lock(ept);
+    struct ept_table *table = ept->unused;
+    if (table != NULL) {
+        ept->unused = table->next;
+        __atomic_store_n(&table->state, EPT_TABLE_SPARE, __ATOMIC_RELAXED);
+    }
+    ept_unlock(ept);
+    return table;
+}
+
+static bool add_slab(struct nvmx_ept *ept) {
+    uint64_t hpa;
+    struct ept_slab *slab = take_page(ept, &hpa);
+
+    if (slab == NULL) {
+        return false;
+    }
+    slab->hpa = hpa;
+    ept_lock(ept);
+    slab->next = ept->slabs;
+    ept->slabs = slab;
+    for (unsigned int i = 0; i < EPT_SLAB_TABLES; i++) {
+        make_unused(ept, &slab->table[i]);
+    }
+    ept_unlock(ept);
+    return true;
+}
+
+/* What the search for the oldest looks at is atomic also here: it may look at any struct at any time. */
+static void reset(struct ept_table *table) {
+    table->hw = NULL;
+    table->composed = NULL;
+    table->parent = NULL;
+    table->gone = 0;
+    ept_poke(&table->first, UINT64_MAX);
+    ept_poke(&table->last, 0);
+    ept_poke(&table->stamp, 0);
+    table->digest = 0;
+    table->digest_at = 0;
+    table->filling = 0;
+    table->filled = 0;
+    table->words = 0;
+    memset(table->used, 0, sizeof(table->used));
+}
+
+struct ept_table *ept_table_new(struct nvmx_ept *ept) {
+    struct ept_table *table = take_unused(ept);
+
+    if (table == NULL) {
+        if (!add_slab(ept)) {
+            return NULL;
+        }
+        table = take_unused(ept);
+    }
+    if (table == NULL) {
+        return NULL; /* other processors were faster */
+    }
+    reset(table);
+    table->hw = take_page(ept, &table->hw_hpa);
+    if (table->hw != NULL) {
+        table->composed = take_page(ept, &table->composed_hpa);
+    }
+    if (table->composed == NULL) {
+        ept_table_free(ept, table);
+        return NULL;
+    }
+    return table;
+}
+
+void ept_table_free(struct nvmx_ept *ept, struct ept_table *table) {
     if (table->hw != NULL) {
         free_page(ept, table->hw, table->hw_hpa);
     }
     if (table->composed != NULL) {
         free_page(ept, table->composed, table->composed_hpa);
     }
-    table->older = ept->unused;
-    ept->unused = table;
-}
-
-/* Free the garbage and all that hangs under it; what is found on the way joins the list. */
-static void free_garbage(struct nvmx_ept *ept) {
-    while (ept->garbage != NULL) {
-        struct ept_table *table = ept->garbage;
-
-        ept->garbage = table->older;
-        for (unsigned int i = 0; i < 512 && table->children != 0; i++) {
-            if (ept_is_reference(table->level, table->hw[i])) {
-                order_remove(ept, ept_child(table, i));
-                make_garbage(ept, ept_child(table, i));
-                table->children--;
-            }
-        }
-        table_delete(ept, table);
-    }
-}
-
-void ept_settle(struct nvmx_ept *ept, void *vcpu_ctx) {
-    if (vcpu_ctx == NULL) {
-        /* nvmx_ept_destroy without a vCPU: the host flushes */
-    } else if (ept->flush_all) {
-        ept->host.tlb_flush(vcpu_ctx, NVMX_FLUSH_EPT_ALL, 0, 0);
-    } else if (ept->flush_root != EPT_NO_ROOT) {
-        ept->host.tlb_flush(vcpu_ctx, NVMX_FLUSH_EPT, ept->root[ept->flush_root].eptp02, 0);
-    }
-    ept->flush_all = false;
-    ept->flush_root = EPT_NO_ROOT;
-    free_garbage(ept);
-}
-
-/* -- pages
- * -------------------------------------------------------------------------------------------------------------------------
- */
-
-static struct ept_root *oldest_idle_root(struct nvmx_ept *ept) {
-    struct ept_root *oldest = NULL;
-
-    for (unsigned int i = 0; i < ept->root_end; i++) {
-        struct ept_root *root = &ept->root[i];
-
-        if (root->top != NULL && root->users == 0 && root->top->stamp != ept->stamp &&
-            (oldest == NULL || root->last_use < oldest->last_use)) {
-            oldest = root;
-        }
-    }
-    return oldest;
-}
-
-/*
- * Give pages back that were not used for long: a batch, since it costs a flush. False: there is nothing that can be
- * given. Tables above a used one are used with it, so the oldest are mostly those that refer to no other.
- */
-static bool reclaim(struct nvmx_ept *ept, void *vcpu_ctx) {
-    uint32_t batch = 1 + ept->pages / 64;
-    bool found = ept->garbage != NULL;
-
-    for (uint32_t i = 0; i < batch && i < 32; i++) {
-        struct ept_table *table = ept->oldest;
-
-        if (table == NULL || table->stamp == ept->stamp) {
-            break;
-        }
-        ept_slot_clear(ept, table->parent, table->index);
-        found = true;
-    }
-    if (!found) {
-        struct ept_root *root = oldest_idle_root(ept);
-
-        if (root == NULL) {
-            return false;
-        }
-        ept_root_drop(ept, ept_root_index(ept, root));
-    }
-    ept_settle(ept, vcpu_ctx);
-    return true;
-}
-
-/* A page within the budget. The host may refuse, then what is old makes room: once or twice, or this would empty ept02.
- */
-static void *take_page(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t *hpa) {
-    unsigned int refused = 0;
-
-    for (;;) {
-        if (ept->page_budget == 0 || ept->pages < ept->page_budget) {
-            void *page = ept->host.page_alloc(ept->vm_ctx, hpa);
-
-            if (page != NULL) {
-                ept->pages++;
-                return page;
-            }
-            if (++refused == 3) {
-                return NULL;
-            }
-        }
-        if (!reclaim(ept, vcpu_ctx)) {
-            return NULL;
-        }
-    }
-}
-
-static struct ept_table *take_unused(struct nvmx_ept *ept, void *vcpu_ctx) {
-    struct ept_table *table;
-
-    if (ept->unused == NULL) {
-        uint64_t hpa;
-        struct ept_slab *slab = take_page(ept, vcpu_ctx, &hpa);
-
-        if (slab == NULL) {
-            return NULL;
-        }
-        slab->hpa = hpa;
-        slab->next = ept->slabs;
-        ept->slabs = slab;
-        for (unsigned int i = 0; i < EPT_SLAB_TABLES; i++) {
-            slab->table[i].older = ept->unused;
-            ept->unused = &slab->table[i];
-        }
-    }
-    table = ept->unused;
-    ept->unused = table->older;
-    return table;
-}
-
-struct ept_table *ept_table_new(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int level) {
-    struct ept_table *table = take_unused(ept, vcpu_ctx);
-
-    if (table == NULL) {
-        return NULL;
-    }
-    memset(table, 0, sizeof(*table));
-    table->level = (uint8_t)level;
-    table->leaf_first = UINT64_MAX;
-    table->stamp = ept->stamp;
-    table->hw = take_page(ept, vcpu_ctx, &table->hw_hpa);
-    if (table->hw != NULL) {
-        table->composed = take_page(ept, vcpu_ctx, &table->composed_hpa);
-    }
-    if (table->composed == NULL) {
-        table_delete(ept, table);
-        return NULL;
-    }
-    return table;
-}
-
-void ept_table_link(struct nvmx_ept *ept, struct ept_table *parent, unsigned int index, struct ept_table *table,
-                    uint64_t hw) {
-    table->parent = parent;
-    table->index = (uint16_t)index;
-    table->root = parent->root;
-    parent->composed[index] = (uint64_t)(uintptr_t)table;
-    parent->children++;
-    order_insert(ept, table);
-    ept_slot_store(parent, index, hw);
+    ept_lock(ept);
+    make_unused(ept, table);
+    ept_unlock(ept);
 }
 
 void ept_free_slabs(struct nvmx_ept *ept) {
@@ -280,4 +123,167 @@ void ept_free_slabs(struct nvmx_ept *ept) {
         free_page(ept, slab, slab->hpa);
     }
     ept->unused = NULL;
+    ept->hand = NULL;
+}
+
+/* -- going away
+ * -------------------------------------------------------------------------------------------------------------------
+ */
+
+/* The epoch moves on where it can: see op.c. */
+static void advance(struct nvmx_ept *ept) {
+    for (unsigned int i = 0; i < 2; i++) {
+        uint64_t epoch = ept->epoch;
+
+        if (__atomic_load_n(&ept->active[(epoch + 1) & 1], __ATOMIC_SEQ_CST) != 0) {
+            return;
+        }
+        __atomic_store_n(&ept->epoch, epoch + 1, __ATOMIC_SEQ_CST);
+    }
+}
+
+/* Those that hung under a table nobody knows are known to nobody either. */
+static void children_to_limbo(struct nvmx_ept *ept, struct ept_table *table) {
+    for (unsigned int i = table->level > 1 ? ept_next_used(table, 0) : 512; i < 512; i = ept_next_used(table, i + 1)) {
+        if (ept_is_reference(table->level, ept_load(&table->hw[i]))) {
+            struct ept_table *child = (struct ept_table *)(uintptr_t)ept_load(&table->composed[i]);
+
+            __atomic_store_n(&child->state, EPT_TABLE_GONE, __ATOMIC_RELAXED);
+            child->gone = table->gone;
+            child->next = ept->limbo;
+            __atomic_store_n(&ept->limbo, child, __ATOMIC_RELAXED);
+        }
+    }
+}
+
+/* Out of limbo, with what hangs under it: a table that nobody knows. */
+static struct ept_table *take_from_limbo(struct nvmx_ept *ept) {
+    struct ept_table **place;
+    struct ept_table *table;
+
+    ept_lock(ept);
+    advance(ept);
+    for (place = &ept->limbo; *place != NULL && (*place)->gone + 2 > ept->epoch; place = &(*place)->next) {
+    }
+    table = *place;
+    if (table != NULL) {
+        __atomic_store_n(place, table->next, __ATOMIC_RELAXED);
+        children_to_limbo(ept, table);
+    }
+    ept_unlock(ept);
+    return table;
+}
+
+void ept_drain(struct nvmx_ept *ept) {
+    for (;;) {
+        struct ept_table *table = take_from_limbo(ept);
+
+        if (table == NULL) {
+            return;
+        }
+        ept_table_free(ept, table);
+    }
+}
+
+/* -- room
+ * -------------------------------------------------------------------------------------------------------------------------- */
+
+#define VICTIMS    32u
+#define SLABS_SEEN 64u /* the search is exact up to this number of slabs, then it takes the oldest of a part */
+
+struct victims {
+    struct ept_table *table[VICTIMS]; /* the oldest first */
+    unsigned int count, most;
+};
+
+/* Of two that were used by the same operation the lower one goes first: it takes less along. */
+static bool older(const struct ept_table *a, const struct ept_table *b) {
+    uint64_t stamp_a = ept_peek(&a->stamp);
+    uint64_t stamp_b = ept_peek(&b->stamp);
+
+    return stamp_a < stamp_b || (stamp_a == stamp_b && a->level < b->level);
+}
+
+static void consider(struct victims *victims, struct ept_table *table) {
+    unsigned int at = victims->count;
+
+    if (at == victims->most) {
+        if (!older(table, victims->table[at - 1])) {
+            return;
+        }
+        at--;
+    } else {
+        victims->count++;
+    }
+    for (; at > 0 && older(table, victims->table[at - 1]); at--) {
+        victims->table[at] = victims->table[at - 1];
+    }
+    victims->table[at] = table;
+}
+
+/* Under the lock. What is LINKED now has a parent whose pages are not freed before the lock is released. */
+static void find_oldest(struct nvmx_ept *ept, struct victims *victims, uint64_t keep) {
+    struct ept_slab *slab = ept->hand != NULL ? ept->hand : ept->slabs;
+    struct ept_slab *first = slab;
+
+    for (unsigned int i = 0; i < SLABS_SEEN && slab != NULL; i++) {
+        for (unsigned int k = 0; k < EPT_SLAB_TABLES; k++) {
+            struct ept_table *table = &slab->table[k];
+
+            if (__atomic_load_n(&table->state, __ATOMIC_ACQUIRE) == EPT_TABLE_LINKED && ept_peek(&table->stamp) != keep) {
+                consider(victims, table);
+            }
+        }
+        slab = slab->next != NULL ? slab->next : ept->slabs;
+        if (slab == first) {
+            break;
+        }
+    }
+    ept->hand = slab;
+}
+
+static bool unlink_oldest(struct ept_op *op, uint64_t keep) {
+    uint32_t batch = 1 + __atomic_load_n(&op->ept->pages, __ATOMIC_RELAXED) / 64; /* a batch, since it costs a flush */
+    struct victims victims = {.most = batch < VICTIMS ? batch : VICTIMS};
+    bool found = false;
+
+    find_oldest(op->ept, &victims, keep);
+    for (unsigned int i = 0; i < victims.count; i++) {
+        struct ept_table *table = victims.table[i];
+        struct ept_table *parent = table->parent;
+        uint64_t hw = ept_load(&parent->hw[table->index]);
+
+        if (ept_is_reference(parent->level, hw) && (hw & EPT_ADDRESS) == table->hw_hpa) {
+            ept_slot_clear(op, parent, table->index);
+            found = true;
+        }
+    }
+    return found;
+}
+
+/* A table takes up to three pages: two of its own, and one of descriptions. */
+bool ept_host_refused(const struct nvmx_ept *ept) {
+    return ept->page_budget == 0 || nvmx_ept_pages(ept) + 3 <= ept->page_budget;
+}
+
+bool ept_make_room(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t keep) {
+    struct ept_op op;
+    bool found;
+
+    ept_begin(&op, ept, vcpu_ctx, NULL);
+    ept_lock(ept);
+    found = ept->limbo != NULL || unlink_oldest(&op, keep);
+    if (!found) {
+        struct ept_table *top = ept_root_retire(ept, keep);
+
+        if (top != NULL) {
+            ept_announce(&op);
+            op.flush = EPT_FLUSH_ALL;
+            ept_discard(&op, top);
+            found = true;
+        }
+    }
+    ept_unlock(ept);
+    ept_end(&op);
+    return found;
 }

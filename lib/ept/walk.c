@@ -32,6 +32,10 @@ bool nvmx_eptp_valid(const struct nvmx_caps *caps, uint64_t eptp) {
     return (eptp & 0xf00) == 0 && (eptp & beyond_width(caps, 63)) == 0;
 }
 
+static bool is_leaf(unsigned int level, uint64_t entry) {
+    return level == 1 || (level <= 3 && (entry & NVMX_EPT_LARGE) != 0);
+}
+
 static bool access_bits_misconfigured(const struct nvmx_caps *caps, uint64_t entry, bool mbec) {
     uint64_t fetch = NVMX_EPT_EXECUTE | (mbec ? NVMX_EPT_USER_EXECUTE : 0);
 
@@ -56,7 +60,7 @@ static bool leaf_misconfigured(const struct nvmx_caps *caps, unsigned int level,
 
 enum nvmx_ept_entry nvmx_ept_classify(const struct nvmx_caps *caps, unsigned int level, uint64_t entry, bool mbec) {
     uint64_t present = NVMX_EPT_READ | NVMX_EPT_WRITE | NVMX_EPT_EXECUTE | (mbec ? NVMX_EPT_USER_EXECUTE : 0);
-    bool leaf = level == 1 || ((entry & NVMX_EPT_LARGE) != 0 && level <= 3);
+    bool leaf = is_leaf(level, entry);
 
     if ((entry & present) == 0) {
         return NVMX_EPT_NOT_PRESENT;
@@ -70,24 +74,39 @@ enum nvmx_ept_entry nvmx_ept_classify(const struct nvmx_caps *caps, unsigned int
     return (entry & 0xf8) != 0 ? NVMX_EPT_MISCONFIG : NVMX_EPT_TABLE; /* bits 7:3 of an entry that refers to a table */
 }
 
-/* An entry of L1's table, read once. A place without memory reads as an empty bus does, which no classification
- * accepts. */
-static uint64_t read_entry(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t table_gpa1, unsigned int index) {
+/*
+ * An entry of L1's table, read once; with a leaf, those behind it that are wanted. A place without memory reads as an empty bus does,
+ * which no classification accepts.
+ */
+static uint64_t read_entry(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, unsigned int level, unsigned int index) {
     uint64_t hpa;
-    uint64_t *page = ept->host.map_page(vcpu_ctx, table_gpa1, NVMX_ACCESS_READ, &hpa);
-    uint64_t entry = ~UINT64_C(0);
+    uint64_t *page = ept->host.map_page(vcpu_ctx, walk->table[level], NVMX_ACCESS_READ, &hpa);
+    uint64_t entry;
 
-    if (page != NULL) {
-        entry = ept_load(&page[index]);
-        ept->host.unmap_page(vcpu_ctx, table_gpa1, page, false);
+    if (page == NULL) {
+        return ~UINT64_C(0);
     }
+    entry = ept_load(&page[index]);
+    if (walk->ahead_want != 0 && is_leaf(level, entry)) {
+        unsigned int count = 511 - index < walk->ahead_want ? 511 - index : walk->ahead_want;
+
+        for (unsigned int i = 0; i < count; i++) {
+            walk->ahead[i] = ept_load(&page[index + 1 + i]);
+        }
+        walk->ahead_count = count;
+    }
+    ept->host.unmap_page(vcpu_ctx, walk->table[level], page, false);
     return entry;
 }
 
 void ept_walk_start(struct ept_walk *walk, uint64_t eptp12, bool mbec) {
     unsigned int levels = ept_eptp_levels(eptp12);
 
-    memset(walk, 0, sizeof(*walk));
+    walk->start = NULL;
+    walk->gpa1 = 0;
+    walk->dirtied = false;
+    walk->ahead_want = 0;
+    walk->ahead_count = 0;
     walk->from = levels;
     walk->five_levels = levels == 5;
     walk->table[levels] = eptp12 & EPT_ADDRESS;
@@ -101,15 +120,17 @@ void ept_walk_run(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, u
     /* SDM 31.3.2: bits that the walk does not index with must be 0, else an EPT violation. */
     walk->level = walk->from;
     if (!walk->five_levels && gpa2 >> 48 != 0) {
+        walk->entry[walk->level] = 0;
         walk->rights = 0;
         return;
     }
     for (unsigned int level = walk->from; level >= 1; level--) {
-        uint64_t entry = read_entry(ept, vcpu_ctx, walk->table[level], ept_index(gpa2, level));
+        uint64_t entry = read_entry(ept, vcpu_ctx, walk, level, ept_index(gpa2, level));
 
         walk->level = level;
         walk->entry[level] = entry;
         walk->result = nvmx_ept_classify(&ept->l1, level, entry, walk->mbec);
+        walk->above = walk->rights;
         if (walk->result == NVMX_EPT_NOT_PRESENT) {
             walk->rights = 0;
         } else {

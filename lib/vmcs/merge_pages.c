@@ -356,6 +356,13 @@ static bool pages_stand(const struct merge *m) {
            m->vcpu->vm->host.ept02_root == NULL && vpid_stands(m);
 }
 
+/* No INVEPT waits to be followed up. */
+static bool ept_stands(const struct merge *m) {
+    const struct nvmx_ept *ept = m->vcpu->vm->ept;
+
+    return ept == NULL || (secondary_controls(m->v) & PROC2_EPT) == 0 || nvmx_ept_ready(ept, ept_user(m->vcpu, m->v));
+}
+
 static enum nvmx_status all_pages(struct merge *m, uint32_t *bits) {
     enum nvmx_status status = apic_pages(m);
 
@@ -381,11 +388,13 @@ enum nvmx_status merge_pages(struct merge *m) {
 
     if (!pages_stand(m)) {
         status = all_pages(m, &bits);
-    } else if (v->msr_bitmap.hot_count == 0 && !v->msr_bitmap.has_virtual) {
-        return NVMX_OK;
     } else {
+        status = ept_stands(m) ? NVMX_OK : ept_root(m);
+        if (status == NVMX_OK && v->msr_bitmap.hot_count == 0 && !v->msr_bitmap.has_virtual) {
+            return NVMX_OK;
+        }
         bits = v->bitmap_bits & ~PROC_MSR_BITMAPS;
-        status = msr_bitmap(m, &bits);
+        status = status == NVMX_OK ? msr_bitmap(m, &bits) : status;
     }
     v->pages_merged = status == NVMX_OK;
     if (status == NVMX_OK) {

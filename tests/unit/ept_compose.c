@@ -11,6 +11,7 @@
 #define EPTP12    UINT64_C(0x1e) /* 4 levels, WB, root in page 0 */
 #define EPTP12_AD (EPTP12 | NVMX_EPTP_AD)
 #define GPA2      UINT64_C(0x5123) /* page 5 */
+#define EPT_FLAGS (NVMX_EPT_ACCESSED | NVMX_EPT_DIRTY)
 
 static const struct world_access reading = {.kind = 1, .linear = true};
 static const struct world_access writing = {.kind = 2, .linear = true};
@@ -410,7 +411,7 @@ Test(ept, invept_of_another_eptp_leaves_this_alone) {
     cr_expect_eq(w->flushes, 0);
     nvmx_ept_invept(w->ept, &w, false, EPTP12);
     cr_expect(!look(w, EPTP12, GPA2).valid);
-    cr_expect_eq(w->flushes, 1);
+    cr_expect_eq(w->flushes, 2, "here by INVEPT, everywhere by what changed");
     world_delete(w);
 }
 
@@ -440,17 +441,60 @@ Test(ept, idle_root_is_compared_when_used_again) {
     eptp02 = root_of(w, 0, EPTP12);
     cr_expect(!world_walk02(w, eptp02, GPA2, &t));
     cr_expect(world_walk02(w, eptp02, 0x6000, &t));
-    cr_expect_eq(w->flushes, 1);
+    cr_expect_eq(w->flushes, 2, "here by INVEPT, everywhere by what changed");
     world_delete(w);
 }
 
+Test(ept, invepts_in_a_row_are_compared_once_before_the_next_entry) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    uint32_t maps;
+
+    touch(w, EPTP12, GPA2, &reading);
+    maps = w->maps;
+    cr_expect(nvmx_ept_ready(w->ept, 0));
+    for (unsigned int i = 0; i < 5; i++) {
+        nvmx_ept_invept(w->ept, &w, i % 2 == 0, EPTP12);
+        cr_expect(!nvmx_ept_ready(w->ept, 0));
+    }
+    cr_expect_eq(w->maps, maps, "nothing is read before L2 runs again");
+    root_of(w, 0, EPTP12);
+    cr_expect(nvmx_ept_ready(w->ept, 0));
+    cr_expect_eq(w->maps, maps + 4, "each table of ept12 is read once");
+    cr_expect(!nvmx_ept_ready(w->ept, 1));
+    cr_expect(!nvmx_ept_ready(w->ept, 256));
+    world_delete(w);
+}
+
+/* INVEPT is of one processor: the others' translations stay until they execute it, or something was taken out. */
+Test(ept, invept_flushes_its_own_processor) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    uint64_t eptp02 = root_of(w, 0, EPTP12);
+    uint64_t hpa, type, qualification;
+
+    touch(w, EPTP12, GPA2, &reading);
+    cr_assert(world_cpu(w, 1, eptp02, GPA2, &reading, &hpa, &type, &qualification));
+    w->vcpu = 1;
+    nvmx_ept_invept(w->ept, &w, true, 0);
+    w->vcpu = 0;
+    nvmx_ept_invept(w->ept, &w, false, EPTP12);
+    cr_assert(world_cpu(w, 1, eptp02, GPA2, &reading, &hpa, &type, &qualification));
+    nvmx_ept_invept(w->ept, &w, false, EPTP12);
+    cr_expect(w->tlb[1][5].valid);
+    w->l1[3][5] = 0;
+    nvmx_ept_invept(w->ept, &w, false, EPTP12);
+    root_of(w, 0, EPTP12);
+    cr_expect(!w->tlb[1][5].valid);
+    world_delete(w);
+}
+
+/* Of a root that nobody uses a processor may still have translations. */
 Test(ept, idle_root_is_flushed_even_if_nothing_changed) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
 
     touch(w, EPTP12, GPA2, &reading);
     nvmx_ept_release(w->ept, &w, 0);
     nvmx_ept_invept(w->ept, &w, true, 0);
-    cr_expect_eq(w->flushes, 0);
+    cr_expect_eq(w->flushes, 1);
     cr_expect(look(w, EPTP12, GPA2).valid);
     cr_expect_eq(w->flushes, 1);
     look(w, EPTP12, GPA2);
@@ -508,10 +552,10 @@ Test(ept, rights_of_a_reference_change_in_place) {
     w->l1[2][0] = 0x3003;
     nvmx_ept_invept(w->ept, &w, true, 0);
     touch(w, EPTP12, GPA2, &writing);
-    cr_expect_eq(w->flushes, 1);
+    cr_expect_eq(w->flushes, 2);
     w->l1[2][0] = 0x3005; /* gains and loses: not invalidated, but the lost right is not left to chance */
     cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x184, &fault), NVMX_EPT_RETRY);
-    cr_expect_eq(w->flushes, 2);
+    cr_expect_eq(w->flushes, 3);
     w->l1[2][0] = 0x3001;
     nvmx_ept_invept(w->ept, &w, true, 0);
     cr_expect_eq(fault_at(w, EPTP12, 0x7000, 0x184, &fault), NVMX_EPT_L1_VIOLATION);
@@ -596,6 +640,100 @@ Test(ept, memory_changed_covers_its_range_and_no_more) {
         cr_expect_eq(w->flushes, rows[i].bytes != 0, "row %zu", i);
         world_delete(w);
     }
+}
+
+/* For a log of what is written: the right to write goes at once and everywhere, reading goes on without a violation. */
+Test(ept, memory_protected_takes_only_the_right_to_write) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    uint64_t eptp02 = root_of(w, 0, EPTP12);
+    uint64_t hpa, type, qualification;
+    struct nvmx_ept_fault fault;
+
+    for (uint64_t page = 4; page < 7; page++) {
+        touch(w, EPTP12, page << 12, &writing);
+    }
+    cr_assert(world_cpu(w, 1, eptp02, 0x5000, &writing, &hpa, &type, &qualification));
+    world_protect01(w, 0x205, 1);
+    cr_expect_eq(look(w, EPTP12, 0x4000).rights & 7, 7);
+    cr_expect_eq(look(w, EPTP12, 0x5000).rights & 7, 5);
+    cr_expect_eq(look(w, EPTP12, 0x6000).rights & 7, 7);
+    cr_expect_eq(touch(w, EPTP12, 0x5000, &reading), 0);
+    cr_expect(!world_cpu(w, 1, eptp02, 0x5000, &writing, &hpa, &type, &qualification));
+    cr_expect_eq(fault_at(w, EPTP12, 0x5000, qualification, &fault), NVMX_EPT_HOST_FAULT);
+    cr_expect_eq(fault.gpa1, 0x205000);
+    w->ept01[0x205].access = 7; /* the host has noted the write; nothing is lost by it, so it need not say so */
+    cr_expect_eq(touch(w, EPTP12, 0x5000, &writing), 1);
+    world_delete(w);
+}
+
+/* Violations one after the other map what comes next as well; others don't. */
+Test(ept, pages_are_mapped_ahead_of_a_sequence) {
+    struct world *w = simple(AD_CAPS, 0);
+    unsigned int faults = 0;
+
+    for (uint64_t i = 0; i < 512; i++) {
+        w->l1[3][i] = (1024 + i) << 12 | 0x437; /* one 2M page of ept01 */
+    }
+    for (uint64_t page = 0; page < 512; page++) {
+        faults += touch(w, EPTP12, page << 12, &writing);
+    }
+    cr_expect(faults >= 512 / 17 && faults < 512 / 8, "%u violations", faults);
+    world_delete(w);
+
+    w = simple(AD_CAPS, 0);
+    for (uint64_t i = 0; i < 512; i++) {
+        w->l1[3][i] = (1024 + i) << 12 | 0x437;
+    }
+    for (uint64_t page = 0; page < 512; page += 8) {
+        cr_expect_eq(touch(w, EPTP12, (page * 5 & 511) << 12, &writing), 1);
+        cr_expect(!look(w, EPTP12, ((page * 5 & 511) + 1) << 12).valid);
+    }
+    world_delete(w);
+
+    /* With flags to be set nothing is: they would say more than what L2 did. */
+    w = simple(AD_CAPS, 0);
+    for (uint64_t i = 0; i < 512; i++) {
+        w->l1[3][i] = (1024 + i) << 12 | 0x437 | (i >= 256 ? NVMX_EPT_ACCESSED : 0);
+    }
+    faults = 0;
+    for (uint64_t page = 0; page < 512; page++) {
+        faults += touch(w, EPTP12_AD, page << 12, &reading);
+        cr_expect_eq(w->l1[3][page] & NVMX_EPT_DIRTY, 0);
+        cr_expect(page >= 255 || (w->l1[3][page + 1] & NVMX_EPT_ACCESSED) == 0);
+    }
+    cr_expect(faults >= 256 + 256 / 17 && faults < 256 + 64, "%u violations", faults);
+    cr_expect_eq(look(w, EPTP12_AD, 0x1ff000).rights & 7, 5);
+    world_delete(w);
+}
+
+/* A digest answers for tables of many pages only until something changes, and finds each kind of change. */
+Test(ept, invept_of_a_full_table_finds_what_changed) {
+    struct world *w = simple(AD_CAPS, 0);
+
+    for (uint64_t i = 0; i < 512; i++) {
+        w->l1[3][i] |= EPT_FLAGS;
+        touch(w, EPTP12_AD, i << 12, &writing);
+    }
+    for (unsigned int round = 0; round < 40; round++) {
+        static const uint64_t changes[5] = {0x1000, 2, 0x100, 0x200, 0x8};
+        uint64_t page = round * 101 % 512;
+        uint64_t other = round * 57 % 512;
+
+        for (unsigned int quiet = 0; quiet < round % 4; quiet++) { /* none, noted, digest made, digest used */
+            nvmx_ept_invept(w->ept, &w, false, EPTP12_AD);
+            for (uint64_t i = 0; i < 512; i++) {
+                cr_expect(look(w, EPTP12_AD, i << 12).valid);
+            }
+        }
+        w->l1[3][page] ^= changes[round % 5];
+        nvmx_ept_invept(w->ept, &w, false, EPTP12_AD);
+        cr_expect(!look(w, EPTP12_AD, page << 12).valid, "round %u", round);
+        cr_expect(other == page || look(w, EPTP12_AD, other << 12).valid);
+        w->l1[3][page] = (512 + page) << 12 | 0x437 | EPT_FLAGS;
+        touch(w, EPTP12_AD, page << 12, &writing);
+        cr_expect_eq(look(w, EPTP12_AD, page << 12).hpa & (WORLD_PFNS - 1), 512 + page);
+    }
+    world_delete(w);
 }
 
 Test(ept, first_touch_reads_one_entry_where_the_way_is_known) {

@@ -109,11 +109,14 @@ static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t 
     struct world *w = *(struct world **)ctx;
 
     (void)linear;
-    cr_assert(kind == NVMX_FLUSH_EPT || kind == NVMX_FLUSH_EPT_ALL);
+    bool all = kind == NVMX_FLUSH_EPT_ALL || kind == NVMX_FLUSH_EPT_ALL_HERE;
+    bool here = kind == NVMX_FLUSH_EPT_HERE || kind == NVMX_FLUSH_EPT_ALL_HERE;
+
+    cr_assert(all || here || kind == NVMX_FLUSH_EPT);
     w->flushes++;
     for (unsigned int v = 0; v < WORLD_VCPUS; v++) {
-        for (unsigned int i = 0; i < WORLD_TLB; i++) {
-            if (kind == NVMX_FLUSH_EPT_ALL || ((w->tlb[v][i].eptp02 ^ value) & ADDRESS) == 0) {
+        for (unsigned int i = 0; i < WORLD_TLB && (!here || v == w->vcpu); i++) {
+            if (all || ((w->tlb[v][i].eptp02 ^ value) & ADDRESS) == 0) {
                 w->tlb[v][i].valid = false;
             }
         }
@@ -168,6 +171,18 @@ void world_set01(struct world *w, uint32_t pfn, uint32_t count, uint8_t access, 
         page->shift = shift;
     }
     nvmx_ept_memory_changed(w->ept, &w, (uint64_t)pfn << 12, (uint64_t)count << 12);
+}
+
+void world_protect01(struct world *w, uint32_t pfn, uint32_t count) {
+    for (uint32_t i = pfn; i < pfn + count; i++) {
+        /* What was large can't be described as large any more. */
+        for (uint32_t k = i & ~511u; w->ept01[i].shift != 12 && k <= (i | 511u); k++) {
+            w->ept01[k].shift = k == i ? w->ept01[i].shift : 12;
+        }
+        w->ept01[i].shift = 12;
+        w->ept01[i].access &= (uint8_t)~2u;
+    }
+    nvmx_ept_memory_protected(w->ept, &w, (uint64_t)pfn << 12, (uint64_t)count << 12);
 }
 
 /* -- the CPU

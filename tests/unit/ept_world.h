@@ -48,6 +48,7 @@ struct world {
     unsigned int fail_percent;     /* of page allocations */
     unsigned int map_fail_percent; /* of page maps */
     enum nvmx_status lookup_status;
+    unsigned int vcpu; /* that calls the composition */
     bool mbec;
 };
 
@@ -82,6 +83,9 @@ uint32_t world_random(struct world *w, uint32_t below);
 /* ept01: [pfn, pfn + count) becomes this; tells the composition. `shift` is what ept01_lookup reports. */
 void world_set01(struct world *w, uint32_t pfn, uint32_t count, uint8_t access, uint8_t type, bool ignore_pat,
                  uint8_t shift);
+
+/* ... loses the right to write, as for a log of what is written. */
+void world_protect01(struct world *w, uint32_t pfn, uint32_t count);
 
 /* The CPU: one try. False: an EPT violation, with its qualification as the CPU gives it. */
 bool world_cpu(struct world *w, unsigned int vcpu, uint64_t eptp02, uint64_t gpa2, const struct world_access *access,

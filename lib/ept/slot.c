@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * How entries of ept02 change while several processors, and the CPUs' own page walks, use them.
+ *
+ * A slot is empty (0), present (it has a right), or claimed: a value without rights, so the CPU sees an entry that is not present, with the number
+ * of the operation that owns it. Only the owner writes `composed` of a claimed slot, and only the owner ends the claim: by publishing an entry, or by
+ * emptying the slot. Between claim and publication nothing is called, and the owner waits for nobody. Whoever meets a claimed slot has the access tried
+ * again; it waits for nobody either.
+ *
+ *     empty or present --ept_slot_claim--> claimed --ept_slot_publish--> present
+ *                  present --ept_slot_clear--> empty       claimed --ept_slot_clear--> claimed and spoilt --its owner--> empty
+ *
+ * What invalidates: nvmx_ept_invept raises root->wanted, nvmx_ept_memory_changed raises ept->changes, before slots are looked at. What fills: an
+ * operation notes both before it reads anything, and compares them after it has claimed the slot. So either the one that fills sees that it is late, or the one
+ * that invalidates sees the claim, and spoils it, or sees the entry, and compares it.
+ *
+ * Who takes a reference out of a slot owns the table below and discards it. As a table is never linked a second time, a slot that is read twice with the same
+ * reference referred to it in between.
+ */
+#include "ept.h"
+
+#define CLAIM  (UINT64_C(1) << 11)
+#define SPOILT (UINT64_C(1) << 9)
+
+static uint64_t claim_of(const struct ept_op *op) {
+    return op->stamp << 12 | CLAIM;
+}
+
+static bool swap(uint64_t *place, uint64_t old, uint64_t value) {
+    return __atomic_compare_exchange_n(place, &old, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+/* What the operation read is out of date. */
+static bool late(const struct ept_op *op) {
+    return __atomic_load_n(&op->ept->changes, __ATOMIC_SEQ_CST) != op->changes ||
+           __atomic_load_n(&op->root->wanted, __ATOMIC_SEQ_CST) != op->wanted;
+}
+
+static void done_with(struct ept_table *table) {
+    __atomic_fetch_add(&table->filled, 1, __ATOMIC_SEQ_CST);
+}
+
+/* End a claim without an entry. What was there before may still be in TLBs. */
+static void give_up(struct ept_op *op, struct ept_table *table, unsigned int index) {
+    ept_store(&table->hw[index], 0);
+    done_with(table);
+    if (op->announced) {
+        ept_want_flush(op, op->root->eptp02);
+    }
+}
+
+bool ept_slot_claim(struct ept_op *op, struct ept_table *table, unsigned int index, uint64_t old) {
+    uint64_t bit = UINT64_C(1) << (index % 64);
+    uint64_t *used = &table->used[index / 64 & 7];
+
+    if (old != 0 && !ept_is_present(old)) {
+        return false;
+    }
+    if (old != 0) {
+        ept_announce(op);
+    }
+    if ((ept_peek(used) & bit) == 0) {
+        /* In this order, for ept_next_used. Bits are never taken back. */
+        __atomic_fetch_or(used, bit, __ATOMIC_SEQ_CST);
+        __atomic_fetch_or(&table->words, (uint8_t)(1u << (index / 64 & 7)), __ATOMIC_SEQ_CST);
+    }
+    __atomic_fetch_add(&table->filling, 1, __ATOMIC_SEQ_CST);
+    if (swap(&table->hw[index], old, claim_of(op))) {
+        return true;
+    }
+    done_with(table);
+    return false;
+}
+
+bool ept_slot_publish(struct ept_op *op, struct ept_table *table, unsigned int index, uint64_t hw, uint64_t composed) {
+    if (!late(op)) {
+        ept_poke(&table->composed[index], composed);
+        if (swap(&table->hw[index], claim_of(op), hw)) {
+            done_with(table);
+            return true;
+        }
+    }
+    give_up(op, table, index);
+    return false;
+}
+
+/* Each turn of the loop but the last means that another processor has changed the slot. */
+void ept_slot_clear(struct ept_op *op, struct ept_table *table, unsigned int index) {
+    for (;;) {
+        uint64_t hw = __atomic_load_n(&table->hw[index], __ATOMIC_SEQ_CST);
+        struct ept_table *child = NULL;
+
+        if (hw == 0) {
+            return;
+        }
+        ept_announce(op);
+        ept_want_flush(op, op->root != NULL ? op->root->eptp02 : EPT_FLUSH_ALL);
+        if (!ept_is_present(hw)) {
+            if ((hw & SPOILT) != 0 || swap(&table->hw[index], hw, hw | SPOILT)) {
+                return;
+            }
+            continue;
+        }
+        if (ept_is_reference(table->level, hw)) {
+            child = ept_child(table, index, hw);
+            if (child == NULL) {
+                continue;
+            }
+        }
+        if (swap(&table->hw[index], hw, 0)) {
+            if (child != NULL) {
+                ept_discard(op, child);
+            }
+            return;
+        }
+    }
+}
+
+void ept_table_clear(struct ept_op *op, struct ept_table *table) {
+    for (unsigned int i = ept_next_used(table, 0); i < 512; i = ept_next_used(table, i + 1)) {
+        ept_slot_clear(op, table, i);
+    }
+}
+
+void ept_slot_protect(struct ept_op *op, struct ept_table *table, unsigned int index) {
+    for (;;) {
+        uint64_t hw = __atomic_load_n(&table->hw[index], __ATOMIC_SEQ_CST);
+
+        if (!ept_is_present(hw)) {
+            ept_slot_clear(op, table, index); /* empty, or claimed for what is out of date now */
+            return;
+        }
+        if (ept_is_reference(table->level, hw) || (hw & NVMX_EPT_WRITE) == 0) {
+            return;
+        }
+        ept_announce(op);
+        ept_want_flush(op, op->root != NULL ? op->root->eptp02 : EPT_FLUSH_ALL);
+        if (swap(&table->hw[index], hw, hw & ~NVMX_EPT_WRITE)) {
+            return;
+        }
+    }
+}
+
+static void widen(struct ept_table *table, uint64_t first, uint64_t last) {
+    uint64_t now = ept_peek(&table->first);
+
+    while (first < now && !__atomic_compare_exchange_n(&table->first, &now, first, true, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+    }
+    now = ept_peek(&table->last);
+    while (last > now && !__atomic_compare_exchange_n(&table->last, &now, last, true, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+    }
+}
+
+void ept_table_use(struct ept_op *op, struct ept_table *table, uint64_t first, uint64_t last) {
+    for (; table != NULL; table = table->parent) {
+        ept_poke(&table->stamp, op->stamp);
+        widen(table, first, last);
+    }
+}
+
+/* -- the tree
+ * -------------------------------------------------------------------------------------------------------------------- */
+
+void ept_tree_start(struct ept_tree *tree, struct ept_table *top, uint64_t first, uint64_t last) {
+    tree->first = first;
+    tree->last = last;
+    tree->depth = 0;
+    tree->table[0] = top;
+    tree->index[0] = 0;
+}
+
+static bool leads_to(const struct ept_table *table, uint64_t first, uint64_t last) {
+    return __atomic_load_n(&table->first, __ATOMIC_SEQ_CST) <= last && __atomic_load_n(&table->last, __ATOMIC_SEQ_CST) >= first;
+}
+
+struct ept_table *ept_tree_next(struct ept_tree *tree) {
+    for (;;) {
+        struct ept_table *table = tree->table[tree->depth];
+        unsigned int index = table->level > 1 ? ept_next_used(table, tree->index[tree->depth]) : 512;
+
+        if (index >= 512) {
+            if (tree->depth == 0) {
+                return NULL;
+            }
+            tree->depth--;
+            continue;
+        }
+        tree->index[tree->depth] = index + 1;
+
+        uint64_t hw = ept_load(&table->hw[index]);
+        struct ept_table *child = ept_is_reference(table->level, hw) ? ept_child(table, index, hw) : NULL;
+
+        if (child != NULL && leads_to(child, tree->first, tree->last)) {
+            tree->depth++;
+            tree->table[tree->depth] = child;
+            tree->index[tree->depth] = 0;
+            return child;
+        }
+    }
+}

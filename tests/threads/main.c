@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Processors that fill, change and invalidate one composition at the same time, while the host changes L1's memory.
+ *
+ * Each processor owns a table page of ept12 and the entry that leads to it. What it accesses through its own entries must be exactly what it last wrote there; of
+ * others' entries it may see an older state, as a processor does before it executes INVEPT itself; but nobody ever reaches memory that the host
+ * has taken back. Dirty flags: after a write of L2 through a processor's own entry the flag is set.
+ */
+#include "world.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define OWN_ENTRIES 64u
+#define ROOTS       2u /* page 0: without, page 1: with accessed and dirty flags */
+#define PML4(root)  (root)
+#define PDPT        2u
+#define PD          3u
+#define PT(cpu)     (8u + (cpu))
+
+struct thread {
+    struct cpu *cpu;
+    uint64_t operations;
+    uint64_t eptp12, eptp02;
+};
+
+static uint64_t eptp12_of(unsigned int root) {
+    return (uint64_t)PML4(root) << 12 | 0x1e | (root == 1 ? NVMX_EPTP_AD : 0);
+}
+
+static uint64_t some_leaf(struct cpu *cpu) {
+    static const uint64_t rights[8] = {7, 7, 7, 7, 5, 3, 1, 0};
+    uint64_t gpa1 = TABLE_PAGES + random_below(cpu, GPA1_PAGES - TABLE_PAGES);
+
+    return gpa1 << 12 | 6 << 3 | rights[random_below(cpu, 8)];
+}
+
+static void make_tables(struct world *w) {
+    for (unsigned int root = 0; root < ROOTS; root++) {
+        w->l1[PML4(root)][0] = (uint64_t)PDPT << 12 | 7;
+    }
+    w->l1[PDPT][0] = (uint64_t)PD << 12 | 7;
+    for (unsigned int i = 0; i < w->cpus; i++) {
+        w->l1[PD][i] = (uint64_t)PT(i) << 12 | 7;
+        for (unsigned int k = 0; k < OWN_ENTRIES; k++) {
+            w->l1[PT(i)][k] = some_leaf(&w->cpu[i]);
+        }
+    }
+}
+
+static bool enter_root(struct thread *t) {
+    enum nvmx_status status = nvmx_ept_root(t->cpu->world->ept, t->cpu, t->cpu->id, t->eptp12, false, &t->eptp02);
+
+    if (status == NVMX_E_NO_MEMORY) {
+        t->cpu->no_memory++;
+        return false;
+    }
+    if (status != NVMX_OK) {
+        fail("nvmx_ept_root: %d", (int)status);
+    }
+    return true;
+}
+
+/* The entry that decides about an address in a processor's own region, as it wrote it: the PD's if that is a large page or not there. */
+static uint64_t own_entry(const struct world *w, unsigned int owner, unsigned int index, uint64_t *gpa1_page) {
+    uint64_t above = load(&w->l1[PD][owner]);
+    uint64_t entry = (above & 0x80) != 0 || (above & 7) == 0 ? above : load(&w->l1[PT(owner)][index]);
+
+    *gpa1_page = (entry & UINT64_C(0x000ffffffffff000)) >> 12;
+    *gpa1_page += (above & 0x80) != 0 ? index : 0;
+    return (above & 7) == 0 ? 0 : (above & 0x80) != 0 ? above : entry & (above | ~UINT64_C(7));
+}
+
+static void check_own(struct thread *t, unsigned int index, uint64_t kind, uint64_t owner) {
+    struct world *w = t->cpu->world;
+    uint64_t gpa1;
+    uint64_t entry = own_entry(w, t->cpu->id, index, &gpa1);
+
+    if ((entry & kind) != kind) {
+        fail("processor %u: access %llu through entry %#llx", t->cpu->id, (unsigned long long)kind, (unsigned long long)entry);
+    }
+    if (owner != gpa1) {
+        fail("processor %u reaches page %#llx of L1, its entry is %#llx", t->cpu->id, (unsigned long long)owner, (unsigned long long)entry);
+    }
+    if ((t->eptp12 & NVMX_EPTP_AD) != 0 && ((entry & NVMX_EPT_ACCESSED) == 0 || ((kind & 2) != 0 && (entry & NVMX_EPT_DIRTY) == 0))) {
+        fail("processor %u: no flags after access %llu: entry %#llx", t->cpu->id, (unsigned long long)kind, (unsigned long long)entry);
+    }
+}
+
+/* What the processor is told about its own entries. ept01 may have changed since, so a fault of the host's can't be checked. */
+static void check_refusal(struct thread *t, unsigned int index, uint64_t kind, const struct nvmx_ept_fault *fault) {
+    uint64_t gpa1;
+    uint64_t entry = own_entry(t->cpu->world, t->cpu->id, index, &gpa1);
+
+    if ((entry & kind) == kind || (fault->qualification & 7) != kind || (fault->qualification >> 3 & 7) != (entry & 7)) {
+        fail("processor %u: violation %#llx, entry %#llx", t->cpu->id, (unsigned long long)fault->qualification, (unsigned long long)entry);
+    }
+}
+
+static void one_access(struct thread *t, unsigned int region, unsigned int index) {
+    static const uint64_t kinds[4] = {1, 1, 2, 4};
+    struct cpu *cpu = t->cpu;
+    uint64_t kind = kinds[random_below(cpu, 4)];
+    struct nvmx_ept_access access = {.eptp12 = t->eptp12, .gpa2 = (uint64_t)region << 21 | (uint64_t)index << 12};
+    struct nvmx_ept_fault fault;
+    uint64_t owner;
+
+    for (unsigned int attempt = 0; access_once(cpu, t->eptp02, access.gpa2, kind, &owner, &access.qualification) == VIOLATION; attempt++) {
+        enum nvmx_ept_verdict verdict = nvmx_ept_fault(cpu->world->ept, cpu, &access, &fault);
+
+        if (verdict == NVMX_EPT_FAILED && fault.status == NVMX_E_NO_MEMORY) {
+            cpu->no_memory++;
+            return;
+        }
+        if (verdict == NVMX_EPT_L1_VIOLATION && region == cpu->id) {
+            check_refusal(t, index, kind, &fault);
+        }
+        if (verdict == NVMX_EPT_L1_VIOLATION || verdict == NVMX_EPT_HOST_FAULT) {
+            cpu->refused++;
+            return;
+        }
+        if (verdict != NVMX_EPT_RETRY) {
+            fail("verdict %d, status %d", (int)verdict, (int)fault.status);
+        }
+        if (attempt > 100000) {
+            fail("processor %u: an access is tried again for ever", cpu->id);
+        }
+        cpu->retries++;
+        if (attempt % 64 == 63) {
+            sched_yield(); /* the one that holds what this one wants may wait for its turn on the same CPU */
+        }
+    }
+    cpu->granted++;
+    if (region == cpu->id) {
+        check_own(t, index, kind, owner);
+    }
+}
+
+/* L1 changes an entry of its own and executes INVEPT. */
+static void change(struct thread *t) {
+    struct cpu *cpu = t->cpu;
+    struct world *w = cpu->world;
+    unsigned int index = random_below(cpu, OWN_ENTRIES);
+    uint64_t *entry = &w->l1[PT(cpu->id)][index];
+
+    switch (random_below(cpu, 8)) {
+    case 0:
+        store(&w->l1[PD][cpu->id], (uint64_t)PT(cpu->id) << 12 | (random_below(cpu, 4) == 0 ? 5 : 7));
+        break;
+    case 1:
+        store(&w->l1[PD][cpu->id], random_below(cpu, 3) == 0 ? 0 : UINT64_C(1) << 21 | 0xb7);
+        break;
+    case 2:
+        __atomic_fetch_and(entry, ~UINT64_C(0x300), __ATOMIC_SEQ_CST);
+        break;
+    default:
+        store(entry, some_leaf(cpu));
+        break;
+    }
+    nvmx_ept_invept(w->ept, cpu, random_below(cpu, 4) == 0, eptp12_of(0));
+    nvmx_ept_invept(w->ept, cpu, false, eptp12_of(1));
+}
+
+static void *processor(void *argument) {
+    struct thread *t = argument;
+    struct cpu *cpu = t->cpu;
+    struct world *w = cpu->world;
+
+    for (uint64_t i = 0; i < t->operations; i++) {
+        uint32_t what = random_below(cpu, 100);
+
+        if (what < 12) {
+            change(t);
+        } else if (what < 16) {
+            t->eptp12 = eptp12_of(random_below(cpu, ROOTS));
+        } else if (what < 17) {
+            nvmx_ept_release(w->ept, cpu, cpu->id);
+        } else if (enter_root(t)) {
+            unsigned int region = what < 85 ? cpu->id : random_below(cpu, w->cpus);
+            unsigned int index = random_below(cpu, OWN_ENTRIES);
+
+            for (unsigned int k = 0; k < (what < 40 ? 8 : 1); k++) { /* also in sequence */
+                one_access(t, region, (index + k) % OWN_ENTRIES);
+            }
+        }
+    }
+    return NULL;
+}
+
+static void *the_host(void *argument) {
+    struct cpu *cpu = argument;
+
+    while (load(&cpu->world->stop) == 0) {
+        host_change(cpu);
+        for (unsigned int i = 0; i < 2000 && load(&cpu->world->stop) == 0; i++) {
+            __builtin_ia32_pause();
+        }
+    }
+    return NULL;
+}
+
+static void run(unsigned int cpus, uint64_t operations, uint32_t budget, unsigned int fail_percent, uint64_t seed) {
+    struct world *w = world_new(cpus, budget, fail_percent, seed);
+    struct thread thread[CPUS_MAX];
+    pthread_t id[CPUS_MAX + 1];
+    uint64_t granted = 0, refused = 0, retries = 0, no_memory = 0;
+
+    make_tables(w);
+    pthread_create(&id[CPUS_MAX], NULL, the_host, &w->cpu[CPUS_MAX]);
+    for (unsigned int i = 0; i < cpus; i++) {
+        thread[i] = (struct thread){.cpu = &w->cpu[i], .operations = operations / cpus, .eptp12 = eptp12_of(i % ROOTS)};
+        pthread_create(&id[i], NULL, processor, &thread[i]);
+    }
+    for (unsigned int i = 0; i < cpus; i++) {
+        pthread_join(id[i], NULL);
+        granted += w->cpu[i].granted;
+        refused += w->cpu[i].refused;
+        retries += w->cpu[i].retries;
+        no_memory += w->cpu[i].no_memory;
+    }
+    store(&w->stop, 1);
+    pthread_join(id[CPUS_MAX], NULL);
+    printf("%u threads, budget %u, allocator fails %u %%: %llu accesses done, %llu refused, %llu violations resolved, %llu times no memory, "
+           "%llu changes by the host\n",
+           cpus, budget, fail_percent, (unsigned long long)granted, (unsigned long long)refused, (unsigned long long)retries,
+           (unsigned long long)no_memory, (unsigned long long)w->host_moves);
+    if (granted < operations / 4 || refused < operations / 100 || retries < operations / 50 || (no_memory != 0) > (fail_percent != 0)) {
+        fail("this shows nothing, or there was no memory without a failure");
+    }
+    world_delete(w);
+}
+
+#define OPERATIONS_SHORT 6000u
+#define OPERATIONS_FULL  1000000u
+
+int main(int argc, char **argv) {
+    uint64_t operations = argc > 1 ? strtoull(argv[1], NULL, 10) : getenv("NVMX_FULL") != NULL ? OPERATIONS_FULL : OPERATIONS_SHORT;
+    uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
+
+    if (operations < 1000 || argc > 3) {
+        fprintf(stderr, "usage: nvmx-ept-threads [OPERATIONS [SEED]]\n"
+                        "OPERATIONS (1000 or more; %u, or %u with NVMX_FULL=1 in the environment) are made by 2 and by 4 threads,\n"
+                        "with plenty of memory, with little, and with an allocator that fails.\n",
+                OPERATIONS_SHORT, OPERATIONS_FULL);
+        return 2;
+    }
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    for (unsigned int cpus = 2; cpus <= 4; cpus += 2) {
+        run(cpus, operations, 0, 0, seed);
+        run(cpus, operations, 24, 0, seed + 1);
+        run(cpus, operations, 0, 20, seed + 2);
+    }
+    return 0;
+}
