@@ -187,6 +187,7 @@ struct nvmx_vcpu {
     const uint64_t *host_msr_bitmap;
     const uint64_t *host_io_bitmap[2];
 
+    bool a20m;                    /* the host's pin: see nvmx_a20m */
     bool entry_pending;           /* L1 executed VMLAUNCH/VMRESUME and L2 has not run since */
     bool timer_forced;            /* vmcs02's preemption timer is at 0 to make L2 exit at once (exits/event.c) */
     uint64_t saved_timer;         /* vmcs12's timer meanwhile */

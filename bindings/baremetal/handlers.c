@@ -31,6 +31,7 @@ void skip_instruction(void) {
                  vmcs_get(NVMX_VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS) | PENDING_BS);
 }
 
+/* Faults, all of them: the image of RFLAGS that they push has RF set (SDM 19.3.1.1). */
 void inject_exception(uint8_t vector, bool has_error_code, uint32_t error_code) {
     uint32_t info = vector | TYPE_HARDWARE_EXCEPTION << INTERRUPTION_TYPE_SHIFT | INTERRUPTION_VALID;
 
@@ -40,6 +41,7 @@ void inject_exception(uint8_t vector, bool has_error_code, uint32_t error_code) 
         vmcs_put(NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE, error_code);
     }
     vmcs_put(NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, info);
+    vmcs_put(NVMX_VMCS_GUEST_RFLAGS, vmcs_get(NVMX_VMCS_GUEST_RFLAGS) | RFLAGS_RF);
 }
 
 static void inject_gp(void) {

@@ -132,10 +132,12 @@ static void read_loader(uint32_t information) {
 
 static uint32_t cpu_facts(void) {
     struct cpuid extended = cpuid(0x80000001, 0), structured = cpuid(0, 0).eax >= 7 ? cpuid(7, 0) : (struct cpuid){0};
+    struct cpuid more = structured.eax >= 1 ? cpuid(7, 1) : (struct cpuid){0};
 
     return NVMX_CPU_LONG_MODE | NVMX_CPU_NX | (extended.edx & 1u << 11 ? NVMX_CPU_SYSCALL : 0) |
            (structured.ecx & 1u << 16 ? NVMX_CPU_LA57 : 0) | (structured.ebx & 1u << 2 ? NVMX_CPU_SGX : 0) |
-           (structured.ebx & 1u << 11 ? NVMX_CPU_RTM : 0) | (structured.edx & 1u << 5 ? NVMX_CPU_UINTR : 0);
+           (structured.ebx & 1u << 11 ? NVMX_CPU_RTM : 0) | (structured.edx & 1u << 5 ? NVMX_CPU_UINTR : 0) |
+           (structured.ecx & 1u << 24 ? NVMX_CPU_BUS_LOCK_DEBUG : 0) | (more.eax & 1u << 26 ? NVMX_CPU_LAM : 0);
 }
 
 static void read_machine(struct nvmx_caps *caps) {

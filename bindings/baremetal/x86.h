@@ -32,6 +32,7 @@
 
 #define RFLAGS_FIXED (1ull << 1)
 #define RFLAGS_TF    (1ull << 8)
+#define RFLAGS_RF    (1ull << 16)
 
 #define EFER_LME     (1ull << 8)
 #define EFER_LMA     (1ull << 10)

@@ -38,7 +38,7 @@ static void ask_cpuid(struct capset *set) {
         cpu |= bit_of(d, 5) ? NVMX_CPU_UINTR : 0;
     }
     if (__get_cpuid_count(7, 1, &a, &b, &c, &d))
-        cpu |= bit_of(a, 17) ? NVMX_CPU_FRED : 0;
+        cpu |= (bit_of(a, 17) ? NVMX_CPU_FRED : 0) | (bit_of(a, 26) ? NVMX_CPU_LAM : 0);
     set->caps.cpu = cpu;
     set->facts |= 1u << CAPSET_CPU;
 }

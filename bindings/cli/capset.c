@@ -40,7 +40,8 @@ static const char *const fact_name[CAPSET_FACTS] = {
 };
 
 static const char *const cpu_name[] = {"LONG_MODE",      "LA57", "SGX",     "RTM",  "FRED",
-                                       "BUS_LOCK_DEBUG", "NX",   "SYSCALL", "UINTR"};
+                                       "BUS_LOCK_DEBUG", "NX",   "SYSCALL", "UINTR",
+                                       "LAM"};
 #define CPU_NAMES (sizeof cpu_name / sizeof cpu_name[0])
 
 const char *capset_profile_name(unsigned int which, const char **description) {

@@ -57,7 +57,7 @@ static const struct {
      "  480 00d8100000000004\n"
      "  IA32_VMX_MISC = 0x600401e0\n"
      "  physical_address_bits 46      (decimal)\n"
-     "  cpu LONG_MODE NX SYSCALL      (besides LA57 SGX RTM FRED BUS_LOCK_DEBUG UINTR)\n"
+     "  cpu LONG_MODE NX SYSCALL      (besides LA57 SGX RTM FRED BUS_LOCK_DEBUG UINTR LAM)\n"
      "  debugctl_valid dfc3           (and perf_global_ctrl_valid, spec_ctrl_valid, rtit_ctl_valid, lbr_ctl_valid)\n"
      "\n"
      "In a log or a dump, other lines are passed over.\n"

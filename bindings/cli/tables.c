@@ -179,7 +179,8 @@ static void who_text(unsigned int number, char *out, size_t size) {
         uint8_t slot;
     } fields[] = {{"PIN", NVMX_F_PIN_BASED_CONTROLS},
                   {"PRIMARY", NVMX_F_PRIMARY_CONTROLS},
-                  {"SECONDARY", NVMX_F_SECONDARY_CONTROLS}};
+                  {"SECONDARY", NVMX_F_SECONDARY_CONTROLS},
+                  {"TERTIARY", NVMX_F_TERTIARY_CONTROLS}};
     static const struct {
         const char *who, *text;
     } words[] = {
@@ -195,6 +196,12 @@ static void who_text(unsigned int number, char *out, size_t size) {
         {"PAUSE", "L1 if PAUSE exiting or PAUSE-loop exiting"},
         {"EPT", "L1 if its EPT does not permit the access"},
         {"APIC_WRITE", "L1 if APIC-register virtualization"},
+        {"MONITOR_TRAP", "L1 if monitor trap flag, or if it injected a pending one"},
+        {"XSS", "L1 by its XSS-exiting bitmap"},
+        {"ENCLS", "L1 by its ENCLS-exiting bitmap"},
+        {"VM_FUNCTION", "L1 if it has not enabled the function"},
+        {"SHADOW_VMCS", "L1 by its VMREAD and VMWRITE bitmaps"},
+        {"EPT_VPID", "L1 if its processor has the instruction, else #UD"},
     };
 
     snprintf(out, size, "L1 by a rule of its own (%s)", exits[number].who);

@@ -46,6 +46,7 @@ enum nvmx_cap {
 #define NVMX_CPU_NX             (1u << 6) /* EFER.NXE exists */
 #define NVMX_CPU_SYSCALL        (1u << 7) /* EFER.SCE exists */
 #define NVMX_CPU_UINTR          (1u << 8)
+#define NVMX_CPU_LAM            (1u << 9) /* linear-address masking: CR3 bits 62:61, CR4.LAM_SUP */
 
 /* Capabilities as one processor (the machine's, or the one that L1 sees) reports them. */
 struct nvmx_caps {

@@ -121,8 +121,8 @@ struct nvmx_host {
      */
     int (*ack_interrupt)(void *ctx);
 
-    /* Optional. Queue an exception for L1 (vector, error code or -1). Without it the library writes vmcs01's VM-entry
-     * interruption-information fields itself. */
+    /* Optional. Queue an exception for L1 (vector, error code or -1): a fault, whose delivery pushes RFLAGS with RF set. Without it
+     * the library writes vmcs01's VM-entry interruption-information fields and RFLAGS.RF itself. */
     void (*queue_exception)(void *ctx, uint8_t vector, int32_t error_code);
 
     /* -- optional: a host that composes ept02 itself (ctx of the vCPU) ----------------------------------------------------- */

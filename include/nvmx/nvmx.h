@@ -192,8 +192,14 @@ NVMX_API void nvmx_cpuid(const struct nvmx_vm *vm, uint32_t leaf, uint32_t regs[
  */
 NVMX_API bool nvmx_cr_allowed(const struct nvmx_vcpu *vcpu, unsigned int cr, uint64_t value);
 
-/* INIT signals are blocked (L1 is in VMX root operation): the host keeps it pending. A20M is blocked likewise. */
+/* INIT signals are blocked (L1 is in VMX root operation): the host keeps it pending. */
 NVMX_API bool nvmx_init_blocked(const struct nvmx_vcpu *vcpu);
+
+/*
+ * Is A20M of no effect (L1 is in VMX operation, or L2 runs)? The host then leaves address bit 20 alone, and masks it again after VMXOFF
+ * if the pin is still asserted (SDM 25.8, 33.3 VMXON and VMXOFF).
+ */
+NVMX_API bool nvmx_a20m_blocked(const struct nvmx_vcpu *vcpu);
 
 /*
  * Does L1 intercept this exit of L2, by vmcs12's controls and L1's bitmaps? For a host that emulates an instruction for L2: `info` as the
@@ -211,6 +217,12 @@ NVMX_API enum nvmx_next nvmx_vmcall(struct nvmx_vcpu *vcpu);
 NVMX_API uint16_t nvmx_last_check(const struct nvmx_vcpu *vcpu);
 
 /* -- changes by the host ----------------------------------------------------------------------------------------------------- */
+
+/*
+ * L1's processor is in A20M mode (the pin is asserted: address bit 20 is masked), or is no longer: VMXON gives #GP(0) there (SDM 33.3). Only for hosts
+ * that emulate the A20 gate of old PCs; off after nvmx_vcpu_init. The pin is the host's, so that reset and saved state leave it out.
+ */
+NVMX_API void nvmx_a20m(struct nvmx_vcpu *vcpu, bool asserted);
 
 /* The host changed control fields of vmcs01 (the merge reads them again), or guest fields behind the library's back. */
 NVMX_API void nvmx_vmcs01_changed(struct nvmx_vcpu *vcpu);

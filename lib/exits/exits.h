@@ -38,6 +38,7 @@ enum exit_who {
     WHO_VM_FUNCTION,
     WHO_ENCLS,
     WHO_SHADOW_VMCS,
+    WHO_EPT_VPID,
 };
 
 struct exit_row {
@@ -73,6 +74,19 @@ enum route route_ept_verdict(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum nvmx
                              const struct nvmx_ept_fault *fault, struct nvmx_l2_exit_info *info);
 /* ept12 as it acts for L2. `log` is filled in, and used if L1 logs: then vmcs12's index follows it. */
 struct nvmx_ept_access ept12_of(const struct vmcs12 *v, struct nvmx_ept_log *log);
+
+/*
+ * A fault of L2 that the library found (exception.c): L2 gets it, or L1 the exit that its exception bitmap asks for, and *info says which.
+ * CR2 does not know of a page fault that exits. RFLAGS.RF is set.
+ */
+struct l1_fault;
+enum route route_fault(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, const struct l1_fault *fault,
+                       struct nvmx_l2_exit_info *info);
+/* INVEPT and INVVPID of L2: an exit of L1's if L1's processor has the instruction by this bit of IA32_VMX_EPT_VPID_CAP, else #UD. */
+enum route route_if_offered(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, unsigned int ept_vpid_bit,
+                            struct nvmx_l2_exit_info *info, bool hardware);
+/* The instruction of L2 that exited is to be executed once more, or has faulted (SDM 19.3.1.1). */
+enum nvmx_status l2_set_rf(struct nvmx_vcpu *vcpu);
 
 /* VMREAD and VMWRITE of L2 (shadow_vmcs.c). */
 enum route route_shadow_vmcs(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, struct nvmx_l2_exit_info *info,

@@ -381,6 +381,8 @@ enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
         return l1_if(monitor_trap_wanted(v));
     case WHO_SHADOW_VMCS:
         return route_shadow_vmcs(vcpu, v, reason, info, hardware);
+    case WHO_EPT_VPID:
+        return route_if_offered(vcpu, v, row->bit, info, hardware);
     case WHO_ENCLS:
         return l1_if(encls_wanted(vcpu, v));
     case WHO_VM_FUNCTION:

@@ -124,3 +124,11 @@ bool nvmx_cr_allowed(const struct nvmx_vcpu *vcpu, unsigned int cr, uint64_t val
 bool nvmx_init_blocked(const struct nvmx_vcpu *vcpu) {
     return vcpu->mode == NVMX_MODE_ROOT;
 }
+
+bool nvmx_a20m_blocked(const struct nvmx_vcpu *vcpu) {
+    return vcpu->mode != NVMX_MODE_OFF;
+}
+
+void nvmx_a20m(struct nvmx_vcpu *vcpu, bool asserted) {
+    vcpu->a20m = asserted;
+}

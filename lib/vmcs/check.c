@@ -79,6 +79,7 @@ static void context_init(struct check_context *c, const struct nvmx_check_input 
     c->has_mtf = BIT(nvmx_caps_may_be_1(caps, NVMX_CAP_PROCBASED), 27);
     c->has_fred = CPU(FRED);
     c->beyond_maxphyaddr = bits_from(caps->physical_address_bits);
+    c->cr3_valid = ~c->beyond_maxphyaddr | (CPU(LAM) ? CR3_LAM : 0);
     c->beyond_width = BASIC(48) ? bits_from(32) : c->beyond_maxphyaddr;
     c->linear_bits = CPU(LA57) ? 57 : 48;
     registers_init(c);

@@ -22,6 +22,7 @@ struct check_context {
     bool has_mtf, has_fred;
     /* bits that addresses must not have: structures that a VMCS points to; page tables */
     uint64_t beyond_width, beyond_maxphyaddr;
+    uint64_t cr3_valid;
     unsigned int linear_bits;
     uint64_t basic, misc, ept_cap;
     uint64_t cr0_fixed0, cr0_fixed1, guest_cr0_fixed0, guest_cr0_fixed1;
@@ -37,6 +38,7 @@ struct check_context {
 #define CR4_PCIDE 17
 #define CR4_CET 23
 #define CR4_FRED 32
+#define CR3_LAM (UINT64_C(3) << 61) /* LAM_U57, LAM_U48 (SDM 4.4) */
 #define EFER_SCE 0
 #define EFER_LME 8
 #define EFER_LMA 10
@@ -83,7 +85,6 @@ struct check_context {
 #define LOW_CLEAR(value, bits) (((value) & ((UINT64_C(1) << (bits)) - 1)) == 0)
 #define HIGH_CLEAR(value) (((value) >> 32) == 0)
 #define IN_WIDTH(address) (((address) & c->beyond_width) == 0)
-#define IN_MAXPHYADDR(address) (((address) & c->beyond_maxphyaddr) == 0)
 #define CANONICAL(address) sign_extends(address, c->linear_bits - 1)
 /* Bits 63:N are equal, but bit N-1 may differ (SDM 29.3.1.4). */
 #define TOP_EQUAL(address) sign_extends(address, c->linear_bits)

@@ -5,6 +5,7 @@
 #include "vcpu.h"
 
 #define CR0_PG (UINT64_C(1) << 31)
+#define CR3_LAM (UINT64_C(3) << 61)
 #define CR4_PAE (UINT64_C(1) << 5)
 #define CR4_PCIDE (UINT64_C(1) << 17)
 #define EFER_LME_LMA ((UINT64_C(1) << 8) | (UINT64_C(1) << 10))
@@ -182,9 +183,10 @@ static uint64_t l1_cr4(const struct load *l) {
 }
 
 static uint64_t l1_cr3(const struct load *l) {
-    uint8_t bits = l->vcpu->vm->caps.physical_address_bits;
+    const struct nvmx_caps *caps = &l->vcpu->vm->caps;
+    uint64_t lam = (caps->cpu & NVMX_CPU_LAM) != 0 ? CR3_LAM : 0;
 
-    return host_field(l, NVMX_F_HOST_CR3) & ((UINT64_C(1) << bits) - 1);
+    return host_field(l, NVMX_F_HOST_CR3) & (((UINT64_C(1) << caps->physical_address_bits) - 1) | lam);
 }
 
 /* SDM 30.5.4: PAE paging loads the PDPTEs, and aborts if one of them is bad. */

@@ -350,27 +350,35 @@ static enum nvmx_next complete_fail(struct instruction *in, uint32_t error) {
     return next;
 }
 
+/* An injected event pushes RFLAGS as the field has it; a fault pushes RF set (SDM 19.3.1.1, 29.6.1.1). */
+static enum nvmx_status put_event(struct nvmx_vcpu *vcpu, const struct l1_fault *fault, bool error_code) {
+    struct batch out;
+    uint64_t rflags;
+    enum nvmx_status status = host_read(vcpu, NVMX_F_GUEST_RFLAGS, &rflags);
+    if (status != NVMX_OK) {
+        return status;
+    }
+    batch_init(&out);
+    (void)batch_put(vcpu, &out, NVMX_F_GUEST_RFLAGS, rflags | RFLAGS_RF);
+    (void)batch_put(vcpu, &out, NVMX_F_VM_ENTRY_INTERRUPTION_INFO,
+                    ENTRY_EXCEPTION | (error_code ? ENTRY_ERROR_CODE : 0) | (uint8_t)fault->vector);
+    if (error_code) {
+        (void)batch_put(vcpu, &out, NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE, fault->error_code);
+    }
+    return batch_flush(vcpu, &out);
+}
+
 /* A real-mode L1 gets no error code (SDM 27.8.3, 29.2.1.3). */
 static enum nvmx_next raise(struct nvmx_vcpu *vcpu, const struct l1_fault *fault, bool error_code) {
-    struct batch out;
     enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
-    if (status != NVMX_OK) {
-        return stopped(vcpu, status);
-    }
-    if (vcpu->vm->host.queue_exception != NULL) {
+    if (status == NVMX_OK && vcpu->vm->host.queue_exception != NULL) {
         vcpu->counts.callback[CALLBACK_NUMBER(queue_exception)]++;
         vcpu->vm->host.queue_exception(vcpu->ctx, (uint8_t)fault->vector, error_code ? (int32_t)fault->error_code : -1);
-    } else {
-        batch_init(&out);
-        (void)batch_put(vcpu, &out, NVMX_F_VM_ENTRY_INTERRUPTION_INFO,
-                        ENTRY_EXCEPTION | (error_code ? ENTRY_ERROR_CODE : 0) | (uint8_t)fault->vector);
-        if (error_code) {
-            (void)batch_put(vcpu, &out, NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE, fault->error_code);
-        }
-        status = batch_flush(vcpu, &out);
-        if (status != NVMX_OK) {
-            return stopped(vcpu, status);
-        }
+    } else if (status == NVMX_OK) {
+        status = put_event(vcpu, fault, error_code);
+    }
+    if (status != NVMX_OK) {
+        return stopped(vcpu, status);
     }
     if (fault->vector == 14) {
         vcpu->regs->cr2 = fault->cr2;

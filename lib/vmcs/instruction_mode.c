@@ -6,8 +6,7 @@
 #define FEATURE_CONTROL_VMXON_OUTSIDE_SMX (UINT64_C(1) << 2)
 #define BLOCKING_MOV_SS                   2u
 
-/* VMXON: outside VMX operation. A20M mode and SMX operation are not known here: no host of this library offers them to
- * L1. */
+/* VMXON outside VMX operation. SMX operation is not known here: no host of this library offers it to L1. */
 struct verdict vmxon_before(struct instruction *in) {
     const uint64_t allowed = FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMXON_OUTSIDE_SMX;
     const struct nvmx_caps *caps = &in->vcpu->vm->caps;
@@ -15,7 +14,7 @@ struct verdict vmxon_before(struct instruction *in) {
         return VERDICT(FAIL, 15);
     }
     if (!nvmx_cr_fixed_ok(caps, 0, in->cr0, false) || !nvmx_cr_fixed_ok(caps, 4, in->cr4, false) ||
-        (in->vcpu->feature_control & allowed) != allowed) {
+        in->vcpu->a20m || (in->vcpu->feature_control & allowed) != allowed) {
         return instruction_fault(in, VECTOR_GP0);
     }
     return VERDICT(GO_ON, 0);
@@ -37,7 +36,7 @@ struct verdict vmxon_effect(struct instruction *in) {
 
 /*
  * Cached VMCSs are written back, which the SDM does not ask for (27.11.1: software should VMCLEAR first) but permits.
- * INIT and A20M are unblocked by the change of mode: see nvmx_init_blocked.
+ * INIT and A20M are unblocked by the change of mode: see nvmx_init_blocked and nvmx_a20m_blocked.
  */
 struct verdict vmxoff_effect(struct instruction *in) {
     struct nvmx_vcpu *vcpu = in->vcpu;

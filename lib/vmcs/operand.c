@@ -6,6 +6,9 @@
 #define VECTOR_SS 12
 #define VECTOR_GP 13
 #define CR4_LA57  (UINT64_C(1) << 12)
+#define CR4_LAM_SUP (UINT64_C(1) << 28)
+#define CR3_LAM_U57 (UINT64_C(1) << 61)
+#define CR3_LAM_U48 (UINT64_C(1) << 62)
 
 /* Access rights as a VMCS has them (SDM 27.4.1). */
 #define RIGHTS_CODE        (1u << 3)
@@ -59,6 +62,7 @@ static void want_field(struct want *want, bool wanted, unsigned int slot, uint64
 static enum nvmx_status read_fields(struct nvmx_vcpu *vcpu, const struct nvmx_operand *operand, bool mode64, bool walks,
                                     struct operand_fields *f) {
     const bool la57 = mode64 && (vcpu->vm->caps.cpu & NVMX_CPU_LA57) != 0;
+    const bool lam = mode64 && (vcpu->vm->caps.cpu & NVMX_CPU_LAM) != 0;
     const unsigned int segment = operand->segment;
     struct want want = {0};
     uint64_t value[FIELDS_MAX];
@@ -68,8 +72,8 @@ static enum nvmx_status read_fields(struct nvmx_vcpu *vcpu, const struct nvmx_op
     want_field(&want, !mode64, segment_fields[segment].limit, &f->limit);
     want_field(&want, !mode64, segment_fields[segment].rights, &f->rights);
     want_field(&want, walks, NVMX_F_GUEST_CR0, &f->cr0);
-    want_field(&want, walks, NVMX_F_GUEST_CR3, &f->cr3);
-    want_field(&want, walks || la57, NVMX_F_GUEST_CR4, &f->cr4);
+    want_field(&want, walks || lam, NVMX_F_GUEST_CR3, &f->cr3);
+    want_field(&want, walks || la57 || lam, NVMX_F_GUEST_CR4, &f->cr4);
     enum nvmx_status status = host_read_many(vcpu, want.count, want.slot, value);
     for (uint32_t i = 0; status == NVMX_OK && i < want.count; i++) {
         *want.to[i] = value[i];
@@ -120,6 +124,26 @@ static bool canonical(uint64_t linear, unsigned int bits) {
     return upper == 0 || upper == UINT64_MAX >> (bits - 1);
 }
 
+/* Bits 62:width of a pointer that are software's own take the value of bit 63 (SDM 4.4, linear-address masking). */
+static uint64_t masked(uint64_t linear, unsigned int width) {
+    uint64_t metadata = (UINT64_C(1) << 63) - (UINT64_C(1) << width);
+    return (linear >> 63) != 0 ? linear | metadata : linear & ~metadata;
+}
+
+static uint64_t without_metadata(const struct nvmx_vcpu *vcpu, const struct operand_fields *f, uint64_t linear) {
+    bool supervisor = (linear >> 63) != 0;
+    if ((vcpu->vm->caps.cpu & NVMX_CPU_LAM) == 0) {
+        return linear;
+    }
+    if (supervisor) {
+        return (f->cr4 & CR4_LAM_SUP) != 0 ? masked(linear, (f->cr4 & CR4_LA57) != 0 ? 57 : 48) : linear;
+    }
+    if ((f->cr3 & CR3_LAM_U57) != 0) {
+        return masked(linear, 57);
+    }
+    return (f->cr3 & CR3_LAM_U48) != 0 ? masked(linear, 48) : linear;
+}
+
 static void raise_segment(struct l1_fault *fault, int vector) {
     *fault = (struct l1_fault){.vector = (int16_t)vector, .has_error_code = true};
 }
@@ -139,6 +163,7 @@ enum nvmx_status operand_linear(struct nvmx_vcpu *vcpu, const struct operand_acc
     offset = effective_address(vcpu, operand, paging->mode64, &f);
     *linear = f.base + offset;
     if (paging->mode64) {
+        *linear = without_metadata(vcpu, &f, *linear);
         unsigned int bits = (f.cr4 & CR4_LA57) && (vcpu->vm->caps.cpu & NVMX_CPU_LA57) ? 57 : 48;
         if (!canonical(*linear, bits) || !canonical(*linear + access->bytes - 1, bits)) {
             raise_segment(fault, segment_vector);

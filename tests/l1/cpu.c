@@ -91,6 +91,7 @@ void trap(struct trap_frame *frame) {
     last_fault.vector = (uint32_t)frame->vector;
     last_fault.error_code = (uint32_t)frame->error_code;
     last_fault.cr2 = frame->vector == 14 ? read_cr2() : 0;
+    last_fault.rf = (frame->rflags & 0x10000) != 0;
     if (run_in_rsp != 0) {
         leave_run_in(frame);
     } else if (catch_rip != 0) {

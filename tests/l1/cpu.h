@@ -41,6 +41,7 @@ struct fault {
     uint32_t vector;
     uint32_t error_code;
     uint64_t cr2;
+    bool rf; /* in the image of RFLAGS that it pushed */
 };
 
 struct trap_frame {
@@ -85,7 +86,7 @@ int memcmp(const void *a, const void *b, size_t size);
     "\n9:\n\tpushfq\n\tpopq %0\n\tmovq $0, catch_rip\n\t"
 
 static inline void fault_reset(void) {
-    last_fault = (struct fault){NO_FAULT, 0, 0};
+    last_fault = (struct fault){NO_FAULT, 0, 0, false};
 }
 
 static inline uint64_t rdmsr(uint32_t index) {

@@ -101,7 +101,7 @@ void map_large_page(uint64_t flags) {
 struct vmx_result l2_enter_result(struct l2 *l2) {
     fault_reset();
     uint64_t rflags = l2_enter(&l2->regs, !l2->launched);
-    return rflags == 0 ? (struct vmx_result){{NO_FAULT, 0, 0}, 0, 0} : vmx_result(rflags);
+    return rflags == 0 ? (struct vmx_result){{NO_FAULT, 0, 0, false}, 0, 0} : vmx_result(rflags);
 }
 
 static void note_exit(struct l2 *l2) {

@@ -164,6 +164,9 @@ static void print_fault(struct fault f) {
     } else {
         print("%s", fault_name(f.vector));
     }
+    if (f.vector != NO_FAULT && !f.rf) {
+        print(" with RF = 0");
+    }
 }
 
 static void print_result(struct vmx_result r) {
@@ -181,7 +184,7 @@ static void print_result(struct vmx_result r) {
 }
 
 static bool same_fault(struct fault a, struct fault b) {
-    return a.vector == b.vector && a.error_code == b.error_code && a.cr2 == b.cr2;
+    return a.vector == b.vector && a.error_code == b.error_code && a.cr2 == b.cr2 && a.rf == b.rf;
 }
 
 static void step_result(const char *name, struct vmx_result got, struct vmx_result expected) {
@@ -198,15 +201,15 @@ static void step_result(const char *name, struct vmx_result got, struct vmx_resu
 
 void step_fault(const char *name, struct fault got, uint32_t vector, uint32_t error_code) {
     step_result(name, (struct vmx_result){got, 0, 0},
-                (struct vmx_result){{vector, error_code, vector == 14 ? got.cr2 : 0}, 0, 0});
+                (struct vmx_result){{vector, error_code, vector == 14 ? got.cr2 : 0, true}, 0, 0});
 }
 
 void step_page_fault(const char *name, struct fault got, uint32_t error_code, uint64_t cr2) {
-    step_result(name, (struct vmx_result){got, 0, 0}, (struct vmx_result){{14, error_code, cr2}, 0, 0});
+    step_result(name, (struct vmx_result){got, 0, 0}, (struct vmx_result){{14, error_code, cr2, true}, 0, 0});
 }
 
 void step_vmx(const char *name, struct vmx_result got, uint64_t flags, uint32_t error) {
-    step_result(name, got, (struct vmx_result){{NO_FAULT, 0, 0}, flags, error});
+    step_result(name, got, (struct vmx_result){{NO_FAULT, 0, 0, false}, flags, error});
 }
 
 void step_vmx_fault(const char *name, struct vmx_result got, uint32_t vector, uint32_t error_code) {

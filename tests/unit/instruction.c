@@ -39,6 +39,7 @@ enum {
     VPID_ZERO = 1u << 26,
     BAD_LINEAR = 1u << 27,
     IN_ROOT = 1u << 28,
+    A20M = 1u << 29,
 };
 
 #define UD                                                                                                             \
@@ -82,6 +83,7 @@ static const struct order orders[] = {
       {REGISTER_FORM, UD},
       {NO_VMXE, UD},
       {CPL3, GP},
+      {A20M, GP},
       {CR0_FIXED, GP},
       {CR4_FIXED, GP},
       {NOT_LOCKED, GP},
@@ -217,6 +219,9 @@ static void spoil_state(struct sim *sim, uint32_t wrong) {
     }
     if (wrong & NO_VMXE) {
         spoil(sim, NVMX_F_CR4_READ_SHADOW, 0, 0x2000); /* it is set for real */
+    }
+    if (wrong & A20M) {
+        nvmx_a20m(sim->vcpu, true);
     }
     if (wrong & MOV_SS) {
         spoil(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, 2, 0);

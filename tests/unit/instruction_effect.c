@@ -168,6 +168,21 @@ Test(instruction, vmxoff_forgets_all_and_vmxon_starts_anew) {
     sim_free(sim);
 }
 
+/* VMXOFF leaves a region its launch state: a VMRESUME after it succeeds, which the SDM leaves to the processor (33.4, error 6). */
+Test(instruction, the_launch_state_outlives_vmxoff) {
+    struct sim *sim = ready(NULL);
+    cr_assert_eq(sim_vmcs12(sim), 0);
+    cr_assert_eq(sim_vmlaunch(sim), SIM_L2);
+    cr_assert_eq(sim_exit(sim, 10, 0, 0, 2), NVMX_ENTER); /* CPUID */
+    cr_expect_eq(sim_vmxoff(sim), SIM_SUCCEED);
+    cr_expect_eq(sim_vmxon(sim, SIM_L1_VMXON), SIM_SUCCEED);
+    cr_expect_eq(sim_vmptrld(sim, SIM_L1_VMCS_A), SIM_SUCCEED);
+    cr_expect_eq(sim_vmlaunch(sim), SIM_FAIL_VALID);
+    cr_expect_eq(sim_instruction_error(sim), 4);
+    cr_expect_eq(sim_vmresume(sim), SIM_L2);
+    sim_free(sim);
+}
+
 /* A region where there is no memory reads as all ones, which is no revision identifier. */
 Test(instruction, regions_without_memory) {
     struct sim *sim = sim_new(NULL);
@@ -279,7 +294,7 @@ Test(instruction, single_step_is_noted_unless_branches_only) {
     }
 }
 
-/* A fault leaves the instruction to be executed again: flags, RIP and blocking stay. */
+/* A fault leaves the instruction to be executed again: flags, RIP and blocking stay, and RFLAGS.RF is set (SDM 19.3.1.1). */
 Test(instruction, a_fault_changes_only_the_event) {
     struct sim *sim = ready(NULL);
     sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, 1);
@@ -287,10 +302,12 @@ Test(instruction, a_fault_changes_only_the_event) {
     memset(&sim->vmcs[NVMX_VMCS01].written, 0, sizeof(sim->vmcs[NVMX_VMCS01].written));
     cr_expect_eq(sim_vmxoff(sim), SIM_FAULT);
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
-        bool event = slot == NVMX_F_VM_ENTRY_INTERRUPTION_INFO || slot == NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE;
+        bool event = slot == NVMX_F_VM_ENTRY_INTERRUPTION_INFO || slot == NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE ||
+                     slot == NVMX_F_GUEST_RFLAGS;
         cr_expect_eq(nvmx_set_has(&sim->vmcs[NVMX_VMCS01].written, slot), event, "%s", nvmx_field_info(slot)->name);
     }
     cr_expect_eq(sim_get(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), 0x80000b0d);
+    cr_expect_eq(sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_RFLAGS), 0x108d7 & ~UINT64_C(0x8d5));
     cr_expect_eq(sim_fault_error_code(sim), 0);
     sim_free(sim);
 }

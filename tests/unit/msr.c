@@ -232,6 +232,24 @@ Test(msr, init_is_blocked_in_root_operation) {
     sim_free(sim);
 }
 
+/* SDM 25.8: VMXON fails in A20M mode, and in VMX operation the pin has no effect. */
+Test(msr, a20m) {
+    struct sim *sim = sim_new(NULL);
+
+    nvmx_a20m(sim->vcpu, true);
+    cr_assert_not(nvmx_a20m_blocked(sim->vcpu));
+    sim_region(sim, SIM_L1_VMXON);
+    cr_assert_eq(sim_vmxon(sim, SIM_L1_VMXON), SIM_FAULT);
+    cr_assert_eq(sim_fault_vector(sim), 13);
+    nvmx_vcpu_reset(sim->vcpu);
+    cr_assert_eq(sim_vmxon(sim, SIM_L1_VMXON), SIM_FAULT, "the pin is not the processor's");
+    nvmx_a20m(sim->vcpu, false);
+    cr_assert_eq(sim_launch(sim), SIM_L2);
+    cr_assert(nvmx_a20m_blocked(sim->vcpu), "also while L2 runs");
+    nvmx_a20m(sim->vcpu, true);
+    sim_free(sim);
+}
+
 Test(msr, init_is_not_blocked_in_l2) {
     struct sim *sim = sim_new(NULL);
 

@@ -154,6 +154,56 @@ Test(operand, canonical_addresses_with_five_levels) {
     }
 }
 
+/*
+ * Linear-address masking (SDM 4.4): metadata is not looked at, and CR2 does not have it. LAM_SUP is for pointers with bit 63, LAM_U57 and
+ * LAM_U48 of CR3 for the others, whatever the CPL.
+ */
+Test(operand, linear_address_masking) {
+    enum { LAM = 1, SUP = 2, U57 = 4, U48 = 8, LA57 = 16 };
+    static const struct {
+        unsigned int mode;
+        uint64_t address;
+        uint64_t cr2; /* 0: #GP */
+    } rows[] = {
+        {LAM, UINT64_C(0xabcd800040000000), 0},
+        {LAM | U57 | U48, UINT64_C(0xabcd800040000000), 0},
+        {SUP, UINT64_C(0xabcd800040000000), 0},
+        {LAM | SUP, UINT64_C(0xabcd800040000000), UINT64_C(0xffff800040000000)},
+        {LAM | SUP, UINT64_C(0x8000800040000000), UINT64_C(0xffff800040000000)},
+        {LAM | SUP, UINT64_C(0xabcd7f0040000000), 0},
+        {LAM | SUP | LA57, UINT64_C(0x81cd7f0040000000), UINT64_C(0xffcd7f0040000000)},
+        {LAM | SUP | LA57, UINT64_C(0x80cd7f0040000000), 0},
+        {LAM | SUP, UINT64_C(0x2bcd000040000000), 0},
+        {LAM | U48, UINT64_C(0x2bcd000040000000), UINT64_C(0x0000000040000000)},
+        {LAM | U57, UINT64_C(0x2bcd000040000000), 0},
+        {LAM | U57, UINT64_C(0x7e00000040000000), UINT64_C(0x0000000040000000)},
+        {LAM | U57 | LA57, UINT64_C(0x7ecd000040000000), UINT64_C(0x00cd000040000000)},
+        {LAM | U57 | U48, UINT64_C(0x7ecd000040000000), 0},
+        {U48, UINT64_C(0x2bcd000040000000), 0},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        char text[40];
+        const unsigned int mode = rows[i].mode;
+        struct nvmx_caps machine;
+        struct sim_options options = {.machine = &machine};
+        sim_machine(&machine);
+        machine.cpu |= NVMX_CPU_LA57 | (mode & LAM ? NVMX_CPU_LAM : 0);
+        struct sim *sim = sim_new(&options);
+        sim_region(sim, SIM_L1_VMXON);
+        cr_assert_eq(sim_vmxon(sim, SIM_L1_VMXON), SIM_SUCCEED);
+        sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_CR4,
+                sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_CR4) | (mode & SUP ? 1u << 28 : 0) | (mode & LA57 ? 1u << 12 : 0));
+        sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_CR3,
+                sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_CR3) | (uint64_t)(mode & U57 ? 1 : 0) << 61 |
+                    (uint64_t)(mode & U48 ? 1 : 0) << 62);
+        struct seen_outcome got = run(sim, VMCLEAR, INFO_DISPLACEMENT64, rows[i].address);
+        cr_expect(got.seen == SEEN_FAULT && got.number == (rows[i].cr2 != 0 ? 14 : 13), "row %zu: %s", i,
+                  outcome_text(got, text));
+        cr_expect(rows[i].cr2 == 0 || sim->regs.cr2 == rows[i].cr2, "row %zu: CR2 %#lx", i, sim->regs.cr2);
+        sim_free(sim);
+    }
+}
+
 /* Access rights: accessed data 93H / 91H (read-only), expand-down 97H, code 9BH (readable) / 99H (execute-only); 4000H:
  * 32-bit. */
 Test(operand, segment_limits_types_and_usability) {

@@ -69,7 +69,7 @@ static const struct {
     {47, NVMX_VMCS_SECONDARY_CONTROLS, 2},
     {48, OWN_TEST, 0},
     {49, OWN_TEST, 0},
-    {50, ALWAYS_L1, 0},
+    {50, ALWAYS_L1, 0}, /* and see l2_has_no_instruction_that_l1_has_not */
     {51, NVMX_VMCS_PRIMARY_CONTROLS, 12},
     {52, NVMX_VMCS_PIN_BASED_CONTROLS, 6},
     {53, ALWAYS_L1, 0},
@@ -695,4 +695,40 @@ Test(route, many_learned_words) {
     }
     cr_expect(exits_in_vmcs02(sim, 0x3a, false) && exits_in_vmcs02(sim, 0x48b, false), "the host's intercepts stay");
     sim_free(sim);
+}
+
+/* SDM 33.3, INVEPT and INVVPID: #UD comes before the VM exit, on a processor without EPT or VPIDs. */
+Test(route, l2_has_no_instruction_that_l1_has_not) {
+    static const struct {
+        uint32_t reason;
+        unsigned int secondary; /* that L1 lacks */
+    } rows[] = {{NVMX_EXIT_INVEPT, 33}, {NVMX_EXIT_INVVPID, 37}};
+
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        for (unsigned int exits = 0; exits < 2; exits++) {
+            struct nvmx_caps mask;
+            sim_machine(&mask);
+            mask.msr[NVMX_CAP_PROCBASED2] &= ~(UINT64_C(1) << rows[i].secondary);
+            struct sim_options options = {.mask = &mask};
+            struct sim *sim = l1_ready(&options);
+            l1_writes(sim, NVMX_VMCS_EXCEPTION_BITMAP, exits << 6);
+            launch(sim);
+            struct nvmx_l2_exit_info info = {.reason = rows[i].reason, .instruction_length = 5};
+            uint64_t rip = vmcs02(sim, NVMX_F_GUEST_RIP);
+
+            cr_expect_not(nvmx_l1_intercepts(sim->vcpu, &info), "reason %u", rows[i].reason);
+            cr_expect_eq(sim_exit_info(sim, &info), NVMX_ENTER);
+            if (exits) {
+                cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), NVMX_EXIT_EXCEPTION_OR_NMI);
+                cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_EXIT_INTERRUPTION_INFO), 0x80000306);
+                cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RIP), rip);
+            } else {
+                cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2);
+                cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), 0x80000306);
+                cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RIP), rip);
+                cr_expect(vmcs02(sim, NVMX_F_GUEST_RFLAGS) & 0x10000, "a fault sets RF");
+            }
+            sim_free(sim);
+        }
+    }
 }

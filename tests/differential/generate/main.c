@@ -137,6 +137,9 @@ static void count(const struct vector *v) {
     }
 }
 
+/* The driver looks for this text: with enough vectors no row has it. */
+#define NOT_REACHED "not reached by any vector"
+
 /* The name of a control that the recipe sets and L1 does not have, or what else it needs. */
 static const char *needs(const struct change *changes) {
     static const struct {
@@ -162,12 +165,25 @@ static const char *needs(const struct change *changes) {
     return NULL;
 }
 
-/* Why no vector breaks a row. */
+/* Rows that depend on a capability which no field names. */
+static const char *capability_against(unsigned int row) {
+    const uint64_t misc = world.caps.l1.msr[NVMX_CAP_MISC];
+
+    if (row == NVMX_C_29_2_1_3_19 && (misc >> 30 & 1) != 0)
+        return "a CPU that needs an instruction length (IA32_VMX_MISC[30] = 0)";
+    if (row == NVMX_C_29_2_1_3_07 && (nvmx_caps_may_be_1(&world.caps.l1, NVMX_CAP_PROCBASED) >> 27 & 1) == 0)
+        return "Monitor trap flag";
+    return NULL;
+}
+
+/* Why no vector breaks a row, or no vector satisfies it. */
 static const char *reason(unsigned int row) {
-    const char *why = "not reached by any vector";
+    const char *why = NOT_REACHED;
 
     if (!nvmx_check_row(row)->live)
         return nvmx_check_row(row)->where;
+    if (capability_against(row) != NULL)
+        return capability_against(row);
     for (unsigned int n = 0; n < recipes(); n++) {
         const char *need;
 

@@ -44,7 +44,7 @@ void situation_init(struct situation *s, const struct world *w, const struct vec
     for (unsigned int i = 0; i < v->changes; i++)
         if (v->change[i].place < NVMX_FIELD_COUNT)
             s->field[v->change[i].place] = v->change[i].value;
-    pdpt = F(GUEST_CR3) & ~UINT64_C(0x1f);
+    pdpt = F(GUEST_CR3) & UINT64_C(0xffffffe0);
     s->in = (struct nvmx_check_input){
         .field = s->field,
         .caps = &w->caps.l1,

@@ -87,19 +87,28 @@ static bool set(struct vector *v, const struct world *w, uint32_t place, uint64_
     return true;
 }
 
+/* The recipes are for a processor with addresses of so many bits; values around the edge move to where it is here. */
+#define RECIPE_BITS 39
+
+static uint64_t moved(const struct world *w, uint64_t wanted) {
+    const uint64_t edge = UINT64_C(1) << RECIPE_BITS, near = UINT64_C(1) << 32;
+
+    return wanted >= edge - near && wanted < edge + near ? wanted - edge + (UINT64_C(1) << w->caps.l1.physical_address_bits) : wanted;
+}
+
 /* A recipe's value, where an address is small, on our own page for it. */
-static uint64_t translated(unsigned int slot, uint64_t wanted) {
+static uint64_t translated(const struct world *w, unsigned int slot, uint64_t wanted) {
     const uint64_t page = home(slot);
 
-    return page != 0 && wanted < 0x10000 ? page + (wanted & 0xfff) : wanted;
+    return page != 0 && wanted < 0x10000 ? page + (wanted & 0xfff) : moved(w, wanted);
 }
 
 static bool change(struct vector *v, const struct world *w, const struct change *c) {
     switch ((enum change_kind)c->kind) {
     case CHANGE_SET:
-        return set(v, w, c->place, translated(c->place, c->value));
+        return set(v, w, c->place, translated(w, c->place, c->value));
     case CHANGE_OR:
-        return set(v, w, c->place, value(v, w, c->place) | c->value);
+        return set(v, w, c->place, value(v, w, c->place) | moved(w, c->value));
     case CHANGE_CLEAR:
         return set(v, w, c->place, value(v, w, c->place) & ~c->value);
     case CHANGE_VTPR:
@@ -107,7 +116,7 @@ static bool change(struct vector *v, const struct world *w, const struct change 
     case CHANGE_REVISION:
         return set(v, w, NVMX_F_VMCS_LINK_POINTER, c->value >> 31 ? DIFF_SHADOW_VMCS : DIFF_OTHER_VMCS);
     case CHANGE_PDPTE:
-        return set(v, w, (uint32_t)value(v, w, NVMX_F_GUEST_CR3) + 8u * c->place, c->value);
+        return set(v, w, (uint32_t)value(v, w, NVMX_F_GUEST_CR3) + 8u * c->place, moved(w, c->value));
     case CHANGE_NONE:
         return true;
     default: /* another CPU, or memory that isn't there */
@@ -411,6 +420,16 @@ static const struct nvmx_check_row *refusal(const struct situation *s, const str
     return NULL;
 }
 
+/* Nor does it survive a 64-bit guest in real mode, which it takes for a valid state. */
+static bool long_mode_without_protection(const struct situation *s, const struct world *w) {
+    return (s->field[NVMX_F_VM_ENTRY_CONTROLS] >> 9 & 1) != 0 && (s->field[NVMX_F_GUEST_CR0] & 1) == 0 && refusal(s, w) == NULL;
+}
+
+/* The oracle finds "entry to SMM" out late, where L1's state is loaded already: L1 must survive that. */
+static bool enters_smm(const struct situation *s) {
+    return (s->field[NVMX_F_VM_ENTRY_CONTROLS] >> 10 & 1) != 0;
+}
+
 /* The TPR threshold is compared with VTPR, and where there is no memory the machine decides what that is. */
 static bool reads_vtpr_in_the_void(const struct situation *s) {
     const uint64_t proc = s->field[NVMX_F_PRIMARY_CONTROLS];
@@ -419,18 +438,36 @@ static bool reads_vtpr_in_the_void(const struct situation *s) {
            s->field[NVMX_F_TPR_THRESHOLD] != 0;
 }
 
+static bool uses_pae_without_ept(const struct situation *s) {
+    const bool secondary = (s->field[NVMX_F_PRIMARY_CONTROLS] >> 31 & 1) != 0;
+    const bool ept = secondary && (s->field[NVMX_F_SECONDARY_CONTROLS] >> 1 & 1) != 0;
+
+    return !ept && (s->field[NVMX_F_GUEST_CR0] >> 31 & 1) != 0 && (s->field[NVMX_F_GUEST_CR4] >> 5 & 1) != 0 &&
+           (s->field[NVMX_F_VM_ENTRY_CONTROLS] >> 9 & 1) == 0;
+}
+
+/* So are PDPTEs: there may be a ROM, which a machine under the CPU need not show. Only a rule that comes before theirs is sure then. */
+static bool reads_pdptes_in_the_void(const struct situation *s, const struct nvmx_check_row *row) {
+    const uint64_t table = s->field[NVMX_F_GUEST_CR3] & UINT64_C(0xffffffe0);
+    const bool pdptes = row == NULL || row == nvmx_check_row(NVMX_C_29_3_1_6_01);
+
+    return pdptes && uses_pae_without_ept(s) && (table < DIFF_ARENA || table >= DIFF_ARENA + DIFF_ARENA_SIZE);
+}
+
 static bool acceptable(struct vector *v, const struct world *w) {
     const struct nvmx_check_row *row;
     struct situation s;
 
     v->flags = w->states.flags[v->base];
     situation_init(&s, w, v);
-    if (situation_beyond_l1(&s, w) || stops_bochs(&s, w) || reads_vtpr_in_the_void(&s))
+    if (situation_beyond_l1(&s, w) || stops_bochs(&s, w) || long_mode_without_protection(&s, w) || reads_vtpr_in_the_void(&s))
         return false;
     row = refusal(&s, w);
+    if (reads_pdptes_in_the_void(&s, row))
+        return false;
     if (row == NULL)
         return situation_danger(&s, w) == NULL;
-    return row->vm_fail != 0 || situation_host_danger(&s, w) == NULL;
+    return (row->vm_fail != 0 && !enters_smm(&s)) || situation_host_danger(&s, w) == NULL;
 }
 
 unsigned int vectors_fixed(void) {

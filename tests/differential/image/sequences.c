@@ -41,7 +41,7 @@ static void host_tables(void) {
 /* VMLAUNCH or VMRESUME; L2, if it runs, comes back at its first instruction. The value is the exit. */
 static struct outcome enter(const struct diff_operation *op) {
     const uint64_t launch = op->kind == DIFF_OP_VMLAUNCH;
-    struct outcome out = {{{NO_FAULT, 0, 0}, 0, 0}, 0};
+    struct outcome out = {{{NO_FAULT, 0, 0, false}, 0, 0}, 0};
     fault_reset();
     catch_rip = (uint64_t)diff_faulted;
     const uint64_t flags = op->form != 0 ? diff_enter_mov_ss(launch) : diff_enter(launch);
@@ -59,7 +59,7 @@ static struct outcome enter(const struct diff_operation *op) {
 }
 
 static struct outcome fill(const struct module *m, uint64_t base) {
-    struct outcome out = {{{NO_FAULT, 0, 0}, 0, 0}, 0};
+    struct outcome out = {{{NO_FAULT, 0, 0, false}, 0, 0}, 0};
     for (uint32_t i = 0; i < m->header->fields; i++) {
         if ((m->encodings[i] & DIFF_FIELD_WRITE) == 0) {
             continue;
@@ -86,7 +86,7 @@ static struct vmx_result faulted(struct fault fault) {
 }
 
 static struct outcome in_ring0(const struct module *m, const struct diff_operation *op) {
-    struct outcome out = {{{NO_FAULT, 0, 0}, 0, 0}, 0};
+    struct outcome out = {{{NO_FAULT, 0, 0, false}, 0, 0}, 0};
     uint64_t *const at = operand(op->form, op->a, 0);
     out.value = op->kind == DIFF_OP_VMREAD ? 0x5a5a5a5a5a5a5a5a : 0;
     switch ((enum diff_kind)op->kind) {
@@ -198,10 +198,10 @@ static void run(const struct module *m, const struct diff_sequence *s, const str
         const struct outcome o = probe ? elsewhere(&op[i]) : in_ring0(m, &op[i]);
         const struct vmx_result *r = &o.result;
         if (dump) {
-            print("o %x vector %x code %x cr2 %lx flags %lx error %u value %lx\n", i, r->fault.vector,
-                  r->fault.error_code, r->fault.cr2, r->flags, r->error, o.value);
+            print("o %x vector %x code %x cr2 %lx rf %u flags %lx error %u value %lx\n", i, r->fault.vector,
+                  r->fault.error_code, r->fault.cr2, r->fault.rf, r->flags, r->error, o.value);
         }
-        sum = hash(hash(hash(sum, r->fault.vector), r->fault.error_code), r->fault.cr2);
+        sum = hash(hash(hash(hash(sum, r->fault.vector), r->fault.error_code), r->fault.cr2), r->fault.rf);
         sum = hash(hash(hash(sum, r->flags), r->error), o.value);
     }
     vmx_vmxoff();
