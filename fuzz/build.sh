@@ -21,9 +21,20 @@ done
 # shellcheck disable=SC2086
 cc -std=gnu11 -Iinclude -Ilib fuzz/corpus.c lib/vmcs/fields.c -o "$work/fuzz-corpus"
 
-for harness in vmcs_state exits program ept state decode; do
-    extra= more=
-    if [ "$harness" = ept ]; then extra="-Ifuzz/shim -Itests/unit" more=tests/unit/ept_world.c; fi
+while read -r harness; do
+    extra='' more=''
+    case $harness in
+    ept) extra="-Ifuzz/shim -Itests/unit" more=tests/unit/ept_world.c ;;
+    explain) extra=-Ibindings/cli ;;
+    esac
+    rm -f "$work/objects/$harness"-*.o
+    if [ "$harness" = explain ]; then # the tool's own sources: what they print and open is the harness's
+        for file in bindings/cli/*.c; do
+            [ "$file" != bindings/cli/main.c ] || continue
+            # shellcheck disable=SC2086
+            $CC $CFLAGS $flags -include fuzz/shim/quiet.h -c "$file" -o "$work/objects/$harness-cli-$(basename "$file").o"
+        done
+    fi
     for file in fuzz/$harness.c $more; do
         # shellcheck disable=SC2086
         $CC $CFLAGS $extra $flags -c "$file" -o "$work/objects/$harness-$(basename "$file").o"
@@ -31,11 +42,9 @@ for harness in vmcs_state exits program ept state decode; do
     # shellcheck disable=SC2086
     ${CXX} ${CXXFLAGS:-$CFLAGS} "$work/objects/$harness"-*.o $objects $LIB_FUZZING_ENGINE -o "$OUT/fuzz-$harness"
     rm -rf "$work/seeds" && mkdir "$work/seeds"
-    if [ -f "fuzz/corpus/$harness.hex" ]; then
-        "$work/fuzz-corpus" unpack "fuzz/corpus/$harness.hex" "$work/seeds"
-    fi
+    "$work/fuzz-corpus" unpack "fuzz/corpus/$harness.hex" "$work/seeds"
     if command -v zip > /dev/null; then
         (cd "$work/seeds" && zip -q -r "$OUT/fuzz-${harness}_seed_corpus.zip" .)
     fi
-    "$work/fuzz-corpus" dictionary > "$OUT/fuzz-$harness.dict"
-done
+    "$work/fuzz-corpus" dictionary "$harness" > "$OUT/fuzz-$harness.dict"
+done < fuzz/harnesses

@@ -2,7 +2,7 @@
 /*
  * Corpora as files of hexadecimal lines, seeds and the dictionary from the library's tables.
  *   fuzz-corpus seeds HARNESS         one input a line, on stdout
- *   fuzz-corpus dictionary            for libFuzzer and AFL++, on stdout
+ *   fuzz-corpus dictionary HARNESS    for libFuzzer and AFL++, on stdout
  *   fuzz-corpus unpack FILE.hex DIR   a file for each line
  *   fuzz-corpus pack DIR              a line for each file, sorted, on stdout
  */
@@ -116,11 +116,74 @@ static void seeds_decode(void) {
         }
 }
 
+/* profile, host (nothing), no changes, then at which callback which place's byte becomes what */
+static void seeds_race(void) {
+    for (uint8_t profile = 0; profile < 24; profile += 3)
+        for (uint8_t place = 0; place < 21; place++)
+            for (uint8_t wait = 0; wait < 24; wait += 7) {
+                uint8_t seed[] = {profile, 0, 0, wait, place, 8, 0, 3, 0x81, 0xff, 0, 0, 0x40, 0, 0, 0, 2, low(place + 1), 0x10, 0, 0x04, 1, 1, place, 0, 0, 0, 0xff};
+                line(seed, sizeof(seed));
+            }
+}
+
+/* what the vCPU does, room, then changes: place, value; places from F000H on are what is elsewhere */
+static void seeds_kvm(void) {
+    for (uint8_t what = 0; what < 5; what++) {
+        for (size_t at = 0; at < 128 + 1000; at += at < 40 ? 1 : 8) {
+            uint8_t seed[] = {what, 0x10, 0, low(at), low(at >> 8), low(at * 7)};
+            line(seed, sizeof(seed));
+        }
+        for (uint8_t which = 0; which < 12; which++) {
+            uint8_t seed[] = {what, 0x80, 1, 0, 0xf0, which, 0x44, which, 1, 0, 0};
+            line(seed, sizeof(seed));
+        }
+    }
+}
+
+static void text_seed(uint8_t options, const char *text) {
+    uint8_t seed[MOST] = {options};
+    size_t length = strlen(text);
+    memcpy(seed + 1, text, length);
+    line(seed, 1 + length);
+}
+
+/* A word of the tables each; headings and lines of each format; capabilities; pairs from the input. */
+static void seeds_explain(void) {
+    static const char *const formats[] = {
+        "VMCS 0x1, last attempted VM-entry on CPU 0\n*** Guest State ***\nCR0: actual=0x80050033, shadow=0x60000010, gh_mask=fffefff7\n"
+        "CR4: actual=0x3726f0, shadow=0x3726e0, gh_mask=fffef871\nCR3 = 0x5000\nPDPTR0 = 0x1  PDPTR1 = 0x0\nRSP = 0x0  RIP = 0x1000\n"
+        "RFLAGS=0x00000002         DR7 = 0x400\nSysenter RSP=0 CS:RIP=0010:0\nCS:   sel=0x0010, attr=0x0a09b, limit=0xffffffff, base=0x0\n"
+        "GDTR:                           limit=0xffff, base=0x0\nEFER= 0x501 (effective)\nPAT = 0x7040600070406\n"
+        "DebugCtl = 0x0  DebugExceptions = 0x0\nInterruptibility = 00000000  ActivityState = 00000000\nInterruptStatus = 0000\n",
+        "*** Host State ***\nRIP = 0x1  RSP = 0x2\nCS=0010 SS=0018 DS=0000 ES=0000 FS=0000 GS=0000 TR=0040\nFSBase=0 GSBase=0 TRBase=0\n"
+        "GDTBase=0 IDTBase=0\nCR0=80050033 CR3=5000 CR4=3726e0\nSysenter RSP=0 CS:RIP=0010:0\nEFER= 0xd01\nPAT = 0x7040600070406\n",
+        "*** Control State ***\nCPUBased=0xb5a06dfa SecondaryExec=0x000004eb TertiaryExec=0x0\nPinBased=0x0000007f EntryControls=0000d1ff ExitControls=002befff\n"
+        "ExceptionBitmap=00060042 PFECmask=00000000 PFECmatch=00000000\nVMEntry: intr_info=00000000 errcode=00000000 ilen=00000000\n"
+        "VMExit: intr_info=00000000 errcode=00000000 ilen=00000003\n        reason=80000021 qualification=0000000000000000\n"
+        "IDTVectoring: info=00000000 errcode=00000000\nTSC Offset = 0x0\nTPR Threshold = 0x00\nEPT pointer = 0x1e\nVirtual processor ID = 0x0001\n",
+        "nvmx: VMCS 0 (vmcs01), after a failed entry\n  6800 GUEST_CR0 80000031\n  4000 PIN_BASED_CONTROLS 16\n",
+        "(XEN) *** Guest State ***\n(XEN) CR0: actual=0x80050033, shadow=0x80050033, gh_mask=ffffffffffffffff\n(XEN) CR3 = 0x5000\n",
+        "480 1\nphysical_address_bits 27\ncpu LONG_MODE\nGUEST_CR0 80000031\n", "l1_long_mode 1\nvtpr 10\npdpte0 1\n6800 1\n", "4000 1\n4001 1\n2001 5\n",
+        "# a comment\n\nCR0 = 31\n",
+    };
+    for (uint8_t i = 0; i < sizeof(formats) / sizeof(formats[0]); i++)
+        for (uint8_t options = 0; options < 32; options = low(options * 2 + 1))
+            text_seed(low(options | (i & 3u) << 5), formats[i]);
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        char text[200];
+        const struct nvmx_field_info *info = nvmx_field_info(slot);
+        uint8_t pair[] = {0x80 | 3, low(slot), 1, 0x34, 0x12, low(slot + 1), 4};
+        snprintf(text, sizeof(text), "%x %s 1%c\n%s = %x\n", info->encoding, info->name, slot % 2 ? 'H' : ' ', info->name, slot);
+        text_seed(low(slot & 31), text);
+        line(pair, sizeof(pair));
+    }
+}
+
 static const struct {
     const char *harness;
     void (*write)(void);
 } seeds[] = {{"vmcs_state", seeds_vmcs_state}, {"exits", seeds_exits}, {"program", seeds_program}, {"ept", seeds_ept},
-             {"state", seeds_state}, {"decode", seeds_decode}};
+             {"state", seeds_state}, {"decode", seeds_decode}, {"race", seeds_race}, {"kvm", seeds_kvm}, {"explain", seeds_explain}};
 
 static int write_seeds(const char *harness) {
     for (size_t i = 0; i < sizeof(seeds) / sizeof(seeds[0]); i++)
@@ -130,6 +193,29 @@ static int write_seeds(const char *harness) {
         }
     fprintf(stderr, "fuzz-corpus: no harness %s\n", harness);
     return 2;
+}
+
+/* What stands in dumps: the words of each format, and all names of fields. */
+static int write_words(void) {
+    static const char *const words[] = {
+        "*** Guest State ***", "*** Host State ***", "*** Control State ***", "nvmx: VMCS 0 (", "(XEN) ", "actual=", "shadow=", "gh_mask=", "sel=", "attr=", "limit=", "base=",
+        "MSR guest autoload:\\x0a", "msr=0x", "value=0x", "PDPTR0 = ", "Sysenter RSP=", "CS:RIP=", "EFER= ", " (effective)", "DebugCtl = ", "Interruptibility = ",
+        "CPUBased=", "SecondaryExec=", "TertiaryExec=", "PinBased=", "EntryControls=", "ExitControls=", "ExceptionBitmap=", "VMEntry: intr_info=", "errcode=", "ilen=",
+        "VMExit: ", "qualification=", "IDTVectoring: info=", "TSC Offset = ", "EPT pointer = ", "Virtual processor ID = ", "target", "\\x0a", "\\x0d\\x0a", "0x", "_", "H",
+        "ffffffffffffffff", "physical_address_bits ", "cpu LONG_MODE", "480 ", "48b ", "[  1.2] ", "kvm_intel: ",
+    };
+    static const char *const aliases[] = {
+#define ALIAS(name, slot) #name,
+#include "../bindings/cli/names.def"
+#undef ALIAS
+    };
+    for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+        printf("\"%s\"\n", words[i]);
+    for (size_t i = 0; i < sizeof(aliases) / sizeof(aliases[0]); i++)
+        printf("\"%s\"\n", aliases[i]);
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++)
+        printf("\"%s\"\n\"%04x \"\n", nvmx_field_info(slot)->name, nvmx_field_info(slot)->encoding);
+    return 0;
 }
 
 static int write_dictionary(void) {
@@ -207,12 +293,12 @@ static int pack(const char *folder) {
 int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "seeds") == 0)
         return write_seeds(argv[2]);
-    if (argc == 2 && strcmp(argv[1], "dictionary") == 0)
-        return write_dictionary();
+    if (argc == 3 && strcmp(argv[1], "dictionary") == 0)
+        return strcmp(argv[2], "explain") == 0 ? write_words() : write_dictionary();
     if (argc == 4 && strcmp(argv[1], "unpack") == 0)
         return unpack(argv[2], argv[3]);
     if (argc == 3 && strcmp(argv[1], "pack") == 0)
         return pack(argv[2]);
-    fputs("usage: fuzz-corpus seeds HARNESS | dictionary | unpack FILE.hex DIR | pack DIR\n", stderr);
+    fputs("usage: fuzz-corpus seeds HARNESS | dictionary HARNESS | unpack FILE.hex DIR | pack DIR\n", stderr);
     return 2;
 }

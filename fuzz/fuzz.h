@@ -85,5 +85,7 @@ size_t fuzz_checks_agree(const struct nvmx_check_input *check, uint32_t groups, 
 
 /* L2 is about to run on vmcs12 `field`: vmcs02 is what the CPU accepts, intercepts what L1 and the host intercept, and leads only to pages it may. */
 void fuzz_check_vmcs02(const struct fuzz_machine *m, const uint64_t *field);
+/* The same but for what follows from L1's memory, which may have changed since. */
+void fuzz_check_vmcs02_fields(const struct fuzz_machine *m, const uint64_t *field);
 
 #endif

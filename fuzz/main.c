@@ -3,7 +3,7 @@
  * Replay without libFuzzer: runs inputs from files. A file whose name ends in .hex holds one input a line, as hexadecimal digits (corpus/);
  * any other file is one input.
  *   fuzz-HARNESS-replay [-v] [-t SECONDS] FILE...
- *     -v  tell what the inputs do, readably        -t  run all of them over and over, for that long, and print executions a second
+ *     -v  tell what the inputs do, readably        -t  run all of them over and over for that much of a processor's time; executions a second of it
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -84,7 +84,7 @@ static void add_file(struct inputs *all, const char *name) {
 
 static double now(void) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 

@@ -1,15 +1,19 @@
 #!/bin/sh
-# The committed corpus and what libFuzzer makes of it, for a short time.
-#   smoke.sh FUZZER FUZZ-CORPUS FILE.hex SECONDS
+# The committed corpus and what libFuzzer makes of it, for a short time: $NVMX_FUZZ_SECONDS, or 60.
+#   smoke.sh FOLDER HARNESS FILE.hex
+# FOLDER has fuzz-HARNESS and fuzz-corpus.
 set -eu
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/corpus"
-[ ! -f "$3" ] || "$2" unpack "$3" "$work/corpus"
-"$2" dictionary > "$work/dictionary"
+"$1/fuzz-corpus" unpack "$3" "$work/corpus"
+"$1/fuzz-corpus" dictionary "$2" > "$work/dictionary"
 cd "$work"
-"$1" -max_total_time="$4" -max_len=600 -timeout=20 -dict="$work/dictionary" -artifact_prefix="$work/" -print_final_stats=1 "$work/corpus" 2>&1 | {
-    # Its own status is lost in a pipe: the last line of a good run says so.
-    tee out | grep -v -E '	(NEW|REDUCE|pulse) ' | tail -40
-    grep -q '^#.*DONE' out
-}
+status=0
+"$1/fuzz-$2" -max_total_time="${NVMX_FUZZ_SECONDS:-60}" -max_len=600 -timeout=30 -dict="$work/dictionary" -artifact_prefix="$work/finding-" \
+    -print_final_stats=1 "$work/corpus" > out 2>&1 || status=$?
+grep -v -E '	(NEW|REDUCE|pulse) ' out | tail -40
+for finding in "$work"/finding-*; do
+    [ ! -f "$finding" ] || echo "the input, as hexadecimal: $(od -An -v -tx1 "$finding" | tr -d ' \n')"
+done
+exit $status

@@ -356,6 +356,10 @@ Test(enter, a_forced_exit_that_another_exit_comes_before) {
     cr_expect_eq(l1_reads(sim, NVMX_VMCS_PREEMPTION_TIMER_VALUE), 0x12345, "saved as if nothing had been forced");
     resume(sim);
     cr_expect_eq(vmcs02(sim, NVMX_F_PREEMPTION_TIMER_VALUE), 0x12345);
+    /* The timer that now runs out is L1's own: nothing is forced any more. */
+    cr_assert_eq(sim_exit(sim, NVMX_EXIT_PREEMPTION_TIMER, 0, 0, 0), NVMX_ENTER);
+    cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_ROOT);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), NVMX_EXIT_PREEMPTION_TIMER);
     sim_free(sim);
 }
 

@@ -12,7 +12,7 @@ uint32_t world_random(struct world *w, uint32_t below) {
     w->random ^= w->random << 13;
     w->random ^= w->random >> 7;
     w->random ^= w->random << 17;
-    return (uint32_t)((w->random >> 20) % below);
+    return (uint32_t)((w->random >> 32) * below >> 32);
 }
 
 /* -- the host
@@ -123,13 +123,11 @@ static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t 
     }
 }
 
-struct world *world_new(uint64_t ept_vpid_cap, uint32_t page_budget) {
-    struct world *w = calloc(1, sizeof(*w));
+void world_start(struct world *w, uint64_t ept_vpid_cap, uint32_t page_budget) {
     struct nvmx_ept_config config = {
         .size = sizeof(config), .page_budget = page_budget, .l1 = &w->l1_caps, .machine = &w->machine};
 
     w->random = 0x9e3779b97f4a7c15u;
-    w->ept01 = calloc(WORLD_PFNS, sizeof(*w->ept01));
     w->machine.physical_address_bits = 39;
     w->machine.msr[NVMX_CAP_EPT_VPID] = ept_vpid_cap;
     w->l1_caps = w->machine;
@@ -145,15 +143,26 @@ struct world *world_new(uint64_t ept_vpid_cap, uint32_t page_budget) {
     };
     w->memory = aligned_alloc(16, (nvmx_ept_size() + 15) & ~(size_t)15);
     cr_assert_eq(nvmx_ept_init(w->memory, nvmx_ept_size(), &w->host, w, &config, &w->ept), NVMX_OK);
+}
+
+struct world *world_new(uint64_t ept_vpid_cap, uint32_t page_budget) {
+    struct world *w = calloc(1, sizeof(*w));
+
+    w->ept01 = calloc(WORLD_PFNS, sizeof(*w->ept01));
+    world_start(w, ept_vpid_cap, page_budget);
     return w;
 }
 
-void world_delete(struct world *w) {
+void world_end(struct world *w) {
     nvmx_ept_destroy(w->ept, &w);
     cr_assert_eq(w->allocated, w->freed, "%u pages allocated, %u freed", w->allocated, w->freed);
     cr_assert_eq(w->maps, w->unmaps);
     cr_assert_eq(nvmx_ept_pages(w->ept), 0);
     free(w->memory);
+}
+
+void world_delete(struct world *w) {
+    world_end(w);
     free(w->ept01);
     free(w);
 }

@@ -78,6 +78,9 @@ struct world_answer {
 struct world *world_new(uint64_t ept_vpid_cap, uint32_t page_budget);
 /* Destroys the composition and checks that nothing leaked. */
 void world_delete(struct world *w);
+/* The same in memory of the caller's, all 0 but for `ept01`, which leads to WORLD_PFNS pages; world_end frees what world_start made. */
+void world_start(struct world *w, uint64_t ept_vpid_cap, uint32_t page_budget);
+void world_end(struct world *w);
 uint32_t world_random(struct world *w, uint32_t below);
 
 /* ept01: [pfn, pfn + count) becomes this; tells the composition. `shift` is what ept01_lookup reports. */

@@ -43,3 +43,41 @@ Test(regressions, speculation_barriers) {
     cr_expect_eq(sim->count[SIM_SPECULATION_BARRIER], 2);
     sim_free(sim);
 }
+
+/*
+ * SDM 31.4.3.1: without VPIDs each transition drops what the processor kept of L2 and of L1; a refused entry that already began to load the guest
+ * (SDM 29.8) is one too.
+ */
+Test(regressions, transitions_without_vpids_flush) {
+    struct sim *sim = l1_ready(NULL);
+    uint64_t secondary = sim_get(sim, NVMX_VMCS01, NVMX_F_SECONDARY_CONTROLS);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_SECONDARY_CONTROLS, secondary | 1u << 5);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_VPID, 1);
+    nvmx_vmcs01_changed(sim->vcpu);
+    l1_writes(sim, NVMX_VMCS_SECONDARY_CONTROLS, l1_reads(sim, NVMX_VMCS_SECONDARY_CONTROLS) & ~(UINT64_C(1) << 5));
+    launch(sim);
+    sim->count[SIM_TLB_FLUSH] = 0;
+    l2_leaves(sim);
+    cr_expect(sim->count[SIM_TLB_FLUSH] == 1 && sim->flush[0].kind == NVMX_FLUSH_VPID && sim->flush[0].value == 1, "an exit flushes %lu times",
+              sim->count[SIM_TLB_FLUSH]);
+    l1_writes(sim, NVMX_VMCS_GUEST_RFLAGS, 0);
+    sim->count[SIM_TLB_FLUSH] = 0;
+    cr_assert_eq(sim_vmresume(sim), SIM_ENTRY_FAILED);
+    cr_expect(sim->count[SIM_TLB_FLUSH] == 1 && sim->flush[0].value == 1, "a failed entry flushes %lu times", sim->count[SIM_TLB_FLUSH]);
+    sim_free(sim);
+}
+
+/* The vCPU's memory holds anything when it is made (A5H here): none of it may reach a region, or a field that L1 reads. */
+Test(regressions, nothing_uninitialised_reaches_l1) {
+    struct sim *sim = sim_new(NULL);
+    cr_assert_eq(sim_vmxon_ready(sim), SIM_SUCCEED);
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        uint64_t value = 0;
+        if (sim_vmread(sim, nvmx_field_info(slot)->encoding, &value) == SIM_SUCCEED)
+            cr_expect((value & 0xffff) != 0xa5a5, "%s is %#lx", nvmx_field_info(slot)->name, value);
+    }
+    cr_assert_eq(sim_vmclear(sim, SIM_L1_VMCS_A), SIM_SUCCEED);
+    for (uint64_t at = 0; at < NVMX_PAGE_SIZE; at += 4)
+        cr_expect(sim_read32(sim, SIM_L1_VMCS_A + at) != 0xa5a5a5a5, "byte %#lx of the region", at);
+    sim_free(sim);
+}
