@@ -37,8 +37,8 @@ static const uint32_t msr[] = {0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084, 0
 #define MSRS  (sizeof msr / sizeof msr[0])
 
 static struct {
-    struct cpu *volatile cpu;
-    volatile uint64_t stack; /* not 0: the processor is about to be reset */
+    uint32_t apic_id;        /* of the processor that is to be reset */
+    volatile uint64_t stack; /* not 0: it waits for it */
     volatile bool done;
     uint32_t apic[APICS];
     uint64_t msr[MSRS];
@@ -76,14 +76,15 @@ void processor_reset(struct cpu *cpu) {
         cpu->slot[i].launched = false;
     }
     reinit.done = false;
-    reinit.cpu = cpu;
+    reinit.apic_id = cpu->apic_id;
     if (!reinit_out(&reinit.stack, PATIENCE))
         panic("the processor is not reset by the boot processor");
     cpu_use(cpu);
     traps_load(cpu);
     restore();
-    reinit.stack = 0;
     reinit.done = true;
+    while (reinit.stack)
+        relax(); /* the page that it came from is L1's: it has to be as it was */
     vmx_enter(cpu);
     cpu->selected = SLOTS;
     vmcs_use(cpu, selected);
@@ -92,16 +93,15 @@ void processor_reset(struct cpu *cpu) {
 void reinit_serve(uint64_t page) {
     static uint8_t kept[PAGE_BYTES];
 
-    struct cpu *cpu = reinit.cpu;
-
-    if (!cpu || !reinit.stack)
+    if (!reinit.stack)
         return;
     memcpy(kept, phys_to_virt(page), PAGE_BYTES);
     memory_map_same(page, true);
     processor_put_trampoline(page, reinit.stack, (uintptr_t)reinit_in);
-    processor_send_init(cpu->apic_id);
+    processor_send_init(reinit.apic_id);
     while (!reinit.done)
-        processor_send_startup(cpu->apic_id, page);
+        processor_send_startup(reinit.apic_id, page);
     memory_map_same(page, false);
     memcpy(phys_to_virt(page), kept, PAGE_BYTES);
+    reinit.stack = 0;
 }
