@@ -116,13 +116,24 @@ uint64_t traps_tss_base(const struct cpu *cpu);
 /* Start the others into VMX operation, where they wait until L1 is in place. */
 void processors_start(struct cpu *boot_cpu);
 void processors_release(void);
-uint32_t processors_count(void);
+extern uint32_t processors;
+static inline uint32_t processors_count(void) {
+    return processors;
+}
 /* Number `index`, below processors_count; 0 is the boot processor. vcpu is NULL until the processor has one. */
 struct cpu *processor(uint32_t index);
 
-/* Held by a processor from its exit to its entry. */
-void vm_lock(struct cpu *cpu);
-void vm_unlock(void);
+/* Held by a processor from its exit to its entry. Nothing where there is only one. */
+void vm_lock_taken(struct cpu *cpu);
+void vm_lock_given(void);
+static inline void vm_lock(struct cpu *cpu) {
+    if (processors > 1)
+        vm_lock_taken(cpu);
+}
+static inline void vm_unlock(void) {
+    if (processors > 1)
+        vm_lock_given();
+}
 
 /* Under the lock. Get all other processors out of their guests; they can't go back before the lock is free. */
 void processors_bring_out(struct cpu *self);

@@ -59,7 +59,7 @@ struct processor {
 };
 
 static struct cpu *cpus[CPUS_MAX];
-static uint32_t cpu_count;
+uint32_t processors = 1;
 static uint64_t start_page;    /* of conventional memory */
 static volatile bool released; /* L1 is in place: all processors may become its */
 
@@ -157,7 +157,7 @@ static void apic_reset(void) {
 /* -- the lock
  * ----------------------------------------------------------------------------------------------------------- */
 
-void vm_lock(struct cpu *cpu) {
+void vm_lock_taken(struct cpu *cpu) {
     cpu->in_guest = false;
     while (__atomic_exchange_n(&lock.taken, 1, __ATOMIC_ACQ_REL))
         while (lock.taken) {
@@ -168,7 +168,7 @@ void vm_lock(struct cpu *cpu) {
     lock.owner = cpu;
 }
 
-void vm_unlock(void) {
+void vm_lock_given(void) {
     lock.owner = NULL;
     __atomic_store_n(&lock.taken, 0, __ATOMIC_RELEASE);
 }
@@ -178,12 +178,12 @@ void vm_unlock(void) {
 static bool bring_out(struct cpu *self) {
     bool all = true;
 
-    for (uint32_t i = 0; i < cpu_count; i++)
+    for (uint32_t i = 0; i < processors; i++)
         if (cpus[i] != self && cpus[i]->in_guest) {
             cpus[i]->kicked = true;
             send(cpus[i]->apic_id, ICR_NMI);
         }
-    for (uint32_t i = 0; i < cpu_count; i++) {
+    for (uint32_t i = 0; i < processors; i++) {
         for (uint32_t k = 0; k < WAIT_OUT && cpus[i] != self && cpus[i]->in_guest; k++)
             relax();
         all = all && (cpus[i] == self || !cpus[i]->in_guest);
@@ -197,9 +197,9 @@ void processors_bring_out(struct cpu *self) {
 }
 
 void processors_flush_others(struct cpu *self) {
-    if (cpu_count < 2)
+    if (processors < 2)
         return;
-    for (uint32_t i = 0; i < cpu_count; i++)
+    for (uint32_t i = 0; i < processors; i++)
         if (cpus[i] != self)
             cpus[i]->flush_due = true;
     processors_bring_out(self);
@@ -208,7 +208,7 @@ void processors_flush_others(struct cpu *self) {
 void processors_stop(void) {
     struct cpu *self = this_cpu();
 
-    if (cpu_count < 2 || lock.crashing)
+    if (processors < 2 || lock.crashing)
         return;
     lock.crashing = true;
     for (uint32_t i = 0; i < WAIT_OUT && lock.owner != self && __atomic_exchange_n(&lock.taken, 1, __ATOMIC_ACQ_REL);
@@ -223,7 +223,7 @@ void processors_stop(void) {
 
 void processor_init(struct cpu *cpu) {
     if (cpu == cpus[0])
-        panic("L1 reset its boot processor by an INIT signal");
+        panic("L1's boot processor got an INIT signal");
     nvmx_vcpu_reset(cpu->vcpu);
     cpu->l1_in_vmx_operation = false;
     cpu->init_owed = cpu->nmi_owed = false;
@@ -236,10 +236,6 @@ void processor_init(struct cpu *cpu) {
 /* -- boot
  * -------------------------------------------------------------------------------------------------------------------
  */
-
-uint32_t processors_count(void) {
-    return cpu_count;
-}
 
 struct cpu *processor(uint32_t index) {
     return cpus[index];
@@ -299,7 +295,6 @@ void processors_start(struct cpu *boot_cpu) {
     uint32_t count = acpi_processors(id, CPUS_MAX);
 
     cpus[0] = boot_cpu;
-    cpu_count = 1;
     if (count > CPUS_MAX)
         panic("this machine has %u processors, and L0 manages %u", count, CPUS_MAX);
     if (count < 2)
@@ -316,12 +311,12 @@ void processors_start(struct cpu *boot_cpu) {
             continue;
         processor = memory_guarded(sizeof *processor);
         processor->cpu.apic_id = id[i];
-        processor->cpu.index = cpu_count;
+        processor->cpu.index = processors;
         start(&processor->cpu);
-        cpus[cpu_count++] = &processor->cpu;
+        cpus[processors++] = &processor->cpu;
     }
     memory_map_same(start_page, false);
-    print("nvmx: %u processors\n", cpu_count);
+    print("nvmx: %u processors\n", processors);
 }
 
 void processors_release(void) {

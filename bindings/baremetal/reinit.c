@@ -66,8 +66,8 @@ static void restore(void) {
 void processor_reset(struct cpu *cpu) {
     uint32_t selected = cpu->selected;
 
-    if (cpu->index == 0)
-        return; /* the boot processor would go to the firmware */
+    if (cpu->index == 0) /* it would go to the firmware, and without a reset it would exit for ever */
+        panic("L1's boot processor got an INIT signal");
     processors_bring_out(cpu);
     save();
     for (uint32_t i = 0; i < SLOTS; i++) {

@@ -31,6 +31,28 @@ done
 grep -q 'strict.init_in_root.startup: ok' "$scratch/nvmx.out" || fail 'an INIT signal in VMX root operation is not taken at VMXOFF'
 grep -q -E '^nvmx-stats: resize taken [1-9][0-9][0-9]' "$scratch/resize.out" || fail 'hardly a page was taken'
 
-# L0 refuses what it can't manage, and an L1 that ends ends the whole machine.
+# The end of one processor is the end of all, and one report.
+run crash 4 --cpus 2 --timeout 200 "$l1" strict.init_boot
+grep -q '^nvmx: fatal: L1.s boot processor got an INIT signal' "$scratch/crash.out" || fail 'L0 does not say that the boot processor was reset'
+grep -q '^  6816 Guest GDTR base' "$scratch/crash.out" || fail "L0's report has no VMCS"
+
 run three 0 --cpus 3 --timeout 200 "$l1" off.vmxon_pointers
 grep -q '^nvmx: 3 processors' "$scratch/three.out" || fail 'L0 does not say that it has three processors'
+
+[ -n "${NVMX_FULL:-}" ] || exit 0
+
+cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/nvmx
+mkdir -p "$cache"
+"$source_folder/tests/linux/fetch-kernel" "$cache/kernel" || fail 'no kernel'
+"$source_folder/tests/linux/build-initramfs" "$cache/kernel" "$scratch/initramfs" || fail 'no initramfs'
+read -r -a command_line <<<"$(sed 's/nosmp //' "$source_folder/tests/linux/command-line")"
+for name in linux linux-resize; do
+    options=(--stats)
+    [ "$name" = linux ] || options+=(--l0-option resize=3,1)
+    run "$name" 0 --cpus 2 --memory 512 --timeout 1500 "${options[@]}" --module "$scratch/initramfs" "$cache/kernel/vmlinuz" "${command_line[@]}"
+    tr -d '\r' <"$scratch/$name.out" >"$scratch/$name.report"
+    grep -q '^init: 2 processors' "$scratch/$name.report" || fail "$name: Linux has not both processors"
+    grep -q -E '^kvm-guest: all [1-9][0-9]* steps passed' "$scratch/$name.report" || fail "$name: $(grep -m 1 FAILED "$scratch/$name.report")"
+    grep -E '^kvm-smp: all [1-9][0-9]* values' "$scratch/$name.report" || fail "$name: $(grep -m 1 FAILED "$scratch/$name.report")"
+    grep -E '^nvmx-stats: resize ' "$scratch/$name.report" || [ "$name" = linux ] || fail "$name: nothing was resized"
+done

@@ -391,6 +391,21 @@ static void init_in_root(struct l2 *l2) {
     startup_alone();
 }
 
+static void send_to_first(void) {
+    lapic_write(ICR_HIGH, 0);
+    lapic_write(ICR_LOW, ICR_INIT);
+}
+
+/* The machine resets, or L0 ends. */
+static void init_boot(struct l2 *l2) {
+    (void)l2;
+    if (start_second()) {
+        job = send_to_first;
+        pass_time(1000000);
+        step("reset", false, "the boot processor goes on");
+    }
+}
+
 #define SMP(NAME, CODE) {.name = "smp." #NAME, .kind = WITH_L2, .only_by_name = true, L2_CODE(CODE), .body = NAME}
 
 static const struct scenario scenarios[] = {
@@ -402,5 +417,6 @@ static const struct scenario scenarios[] = {
     SMP(nmi, spin),
     SMP(init_in_l2, spin),
     {.name = "strict.init_in_root", .kind = WITH_L2, .only_by_name = true, L2_CODE(exchange), .body = init_in_root},
+    {.name = "strict.init_boot", .kind = WITH_L2, .only_by_name = true, L2_CODE(spin), .body = init_boot},
 };
 DEFINE_SCENARIOS(smp, scenarios);
