@@ -29,7 +29,7 @@ display_library: term
 plugin_ctrl: unmapped=1, biosdev=1, speaker=0, serial=1, parallel=0, iodebug=1
 romimage: file={bios}, options=fastboot
 vgaromimage: file={vga_bios}
-cpu: model={cpu}, count={cpus}:1:1, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs=1
+cpu: model={cpu}, count={cpus}:1:1, quantum=32, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs=1
 memory: guest={memory}, host={host_memory}
 clock: sync=none, time0=1
 boot: cdrom
