@@ -11,12 +11,15 @@
 #define TABLE_HEADER        36
 #define FADT_DSDT           40
 #define FADT_PM1A_CONTROL   64
+#define MADT_ENTRIES        44
+#define MADT_LOCAL_APIC     0
+#define MADT_LOCAL_X2APIC   9
 #define SLEEP_ENABLE        (1u << 13)
 #define SLEEP_TYPE_SHIFT    10
 #define BOCHS_SHUTDOWN_PORT 0x8900
 
 static struct {
-    uint64_t rsdp;
+    uint64_t rsdp, madt;
     uint16_t pm1a_control;
     uint8_t sleep_type_s5;
     bool has_s5;
@@ -89,6 +92,7 @@ void acpi_init(void) {
     if (!acpi.rsdp)
         return;
     acpi.is_bochs = !memcmp((const char *)phys_to_virt(acpi.rsdp) + 9, "BOCHS ", 6);
+    acpi.madt = find_table(read32(acpi.rsdp + RSDP_RSDT), "APIC");
     fadt = find_table(read32(acpi.rsdp + RSDP_RSDT), "FACP");
     if (!fadt)
         return;
@@ -102,6 +106,39 @@ uint64_t acpi_rsdp(void) {
 
 uint16_t acpi_pm1a_control(void) {
     return acpi.pm1a_control;
+}
+
+bool acpi_is_bochs(void) {
+    return acpi.is_bochs;
+}
+
+uint32_t acpi_processors(uint32_t *id, uint32_t max) {
+    uint64_t end = acpi.madt ? acpi.madt + read32(acpi.madt + TABLE_LENGTH) : 0;
+    const uint8_t *entry;
+    uint32_t count = 0;
+
+    for (uint64_t at = acpi.madt + MADT_ENTRIES; acpi.madt && at + 8 <= end; at += entry[1]) {
+        uint32_t flags, found;
+
+        entry = phys_to_virt(at);
+        if (entry[1] < 2)
+            break;
+        if (entry[0] == MADT_LOCAL_APIC && entry[1] >= 8) {
+            flags = read32(at + 4);
+            found = entry[3];
+        } else if (entry[0] == MADT_LOCAL_X2APIC && entry[1] >= 16) {
+            flags = read32(at + 8);
+            found = read32(at + 4);
+        } else {
+            continue;
+        }
+        if (!(flags & 1))
+            continue;
+        if (count < max)
+            id[count] = found;
+        count++;
+    }
+    return count;
 }
 
 void power_off(void) {

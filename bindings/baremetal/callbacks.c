@@ -146,6 +146,8 @@ static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t 
     (void)ctx;
     switch (kind) {
     case NVMX_FLUSH_EPT:
+        processors_flush_others(this_cpu());
+        /* fall through */
     case NVMX_FLUSH_EPT_HERE:
         if (vmx_has_ept(EPT_CAP_INVEPT_SINGLE) && invept(INVEPT_SINGLE, value))
             return;
@@ -161,12 +163,12 @@ static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t 
             return;
         break;
     case NVMX_FLUSH_EPT_ALL:
+        processors_flush_others(this_cpu());
+        break;
     case NVMX_FLUSH_EPT_ALL_HERE:
         break;
     }
-    invept(INVEPT_ALL, 0);
-    if (vmx_has_ept(EPT_CAP_INVVPID_ALL))
-        invvpid(INVVPID_ALL, 0, 0);
+    flush_ept();
 }
 
 static enum nvmx_status msr_read(void *ctx, uint32_t index, uint64_t *value) {

@@ -155,6 +155,7 @@ void print(const char *format, ...) {
 void panic(const char *format, ...) {
     va_list arguments;
 
+    processors_stop();
     va_start(arguments, format);
     print_borrowed("nvmx: fatal: ", format, &arguments);
     va_end(arguments);

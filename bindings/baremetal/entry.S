@@ -95,4 +95,38 @@ vmx_run:
     xorl %ebp, %ebp
     jmp vmx_again
 
+/*
+ * bool reinit_out(volatile uint64_t *stack, uint64_t patience)
+ *
+ * Leaves VMX operation and says through `stack` where this processor goes on after a reset, at reinit_in. False: none came in that many
+ * rounds.
+ */
+    .globl reinit_out, reinit_in
+reinit_out:
+    pushq %rbx
+    pushq %rbp
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    vmxoff
+1:  pause
+    decq %rsi
+    jnz 1b
+    xorl %eax, %eax
+    jmp 2f
+
+/* RDI: what reinit_out stored. */
+reinit_in:
+    movq %rdi, %rsp
+    movl $1, %eax
+2:  popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbp
+    popq %rbx
+    ret
+
     .section .note.GNU-stack, "", @progbits

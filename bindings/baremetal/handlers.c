@@ -15,6 +15,7 @@
 #define BLOCKING_NMI            8u
 #define DEBUG_BTF               (1u << 1)
 #define PENDING_BS              (1u << 14)
+#define QUALIFICATION_NMI_UNBLOCKED (1u << 12)
 #define MAPPED_FAULTS_MAX       1000u
 #define CS_LONG                 (1u << 13)
 
@@ -52,8 +53,13 @@ void deliver_nmi(struct cpu *cpu) {
     uint64_t blocking = vmcs_get(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE);
 
     if (blocking & (BLOCKING_NMI | BLOCKING_MOVSS) ||
-        vmcs_get(NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO) & INTERRUPTION_VALID)
-        return; /* tried again before the next entry */
+        vmcs_get(NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO) & INTERRUPTION_VALID) {
+        /* Tried again before the next entry, which virtual NMIs bring about in time. */
+        cpu->nmi_window = processors_count() > 1;
+        if (cpu->nmi_window)
+            vmcs01_nmi_window(true);
+        return;
+    }
     vmcs_put(NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO,
              VECTOR_NMI | TYPE_NMI << INTERRUPTION_TYPE_SHIFT | INTERRUPTION_VALID);
     cpu->nmi_owed = false;
@@ -70,6 +76,10 @@ static void restore_event_in_flight(void) {
         vmcs_put(NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE, vmcs_get(NVMX_VMCS_IDT_VECTORING_ERROR_CODE));
     if (TYPE_HAS_LENGTH(type))
         vmcs_put(NVMX_VMCS_VM_ENTRY_INSTRUCTION_LENGTH, vmcs_get(NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH));
+    /* It could not be injected while the blocking by itself is on (SDM 29.3.1.5). */
+    if (type == TYPE_NMI)
+        vmcs_put(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE,
+                 vmcs_get(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE) & ~(uint64_t)BLOCKING_NMI);
     vmcs_put(NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, info & ~(1u << 12)); /* bit 12 is undefined here, reserved there */
 }
 
@@ -80,9 +90,40 @@ static void handle_triple_fault(struct cpu *cpu) {
     panic("L1 shut down (triple fault)");
 }
 
-static void handle_init(struct cpu *cpu) {
+bool exit_is_nmi(void) {
+    uint32_t info = (uint32_t)vmcs_get(NVMX_VMCS_VM_EXIT_INTERRUPTION_INFO);
+
+    return info & INTERRUPTION_VALID && (info >> INTERRUPTION_TYPE_SHIFT & 7) == TYPE_NMI;
+}
+
+/* With several processors NMIs exit. This one is the guest's; it gets it before the next entry. */
+static void handle_nmi(struct cpu *cpu) {
+    if (!exit_is_nmi())
+        panic("L0 intercepts no exceptions");
+    cpu->nmi_owed = true;
+}
+
+/* The NMI that is owed is delivered before the next entry. */
+static void handle_nmi_window(struct cpu *cpu) {
     (void)cpu;
-    panic("L1's processor got an INIT signal, which L0 does not emulate");
+}
+
+/* While L1 is in VMX root operation INIT stays pending (SDM 25.3); of L2 it is an exit. */
+static void handle_init(struct cpu *cpu) {
+    if (acpi_is_bochs())
+        processor_reset(cpu);
+    /* One that came while the processor waited for a start-up IPI would have changed nothing, but stayed pending (SDM 29.7.2). */
+    if (cpu->started_up && vmcs_get(NVMX_VMCS_GUEST_RIP) == 0)
+        return;
+    cpu->init_owed = true;
+}
+
+static void handle_startup(struct cpu *cpu) {
+    if (acpi_is_bochs())
+        processor_reset(cpu);
+    vmcs01_start_up((uint8_t)vmcs_get(NVMX_VMCS_EXIT_QUALIFICATION));
+    cpu->waits_for_startup = false;
+    cpu->started_up = true;
 }
 
 static void handle_task_switch(struct cpu *cpu) {
@@ -218,13 +259,12 @@ static void handle_entry_failure(struct cpu *cpu) {
 
 /* A violation at what is mapped comes once at most, from a translation that the processor still holds; else L1 would
  * stand still. */
-static void check_progress(uint64_t gpa1) {
-    static uint32_t in_a_row;
+static void check_progress(struct cpu *cpu, uint64_t gpa1) {
     struct nvmx_ept01_mapping mapping;
 
     if (ept01_find(gpa1, &mapping) != NVMX_OK)
-        in_a_row = 0;
-    else if (++in_a_row == MAPPED_FAULTS_MAX)
+        cpu->faults_in_a_row = 0;
+    else if (++cpu->faults_in_a_row == MAPPED_FAULTS_MAX)
         panic("access to 0x%lx faults again and again, though it is mapped", gpa1);
 }
 
@@ -234,9 +274,14 @@ static void handle_ept_violation(struct cpu *cpu) {
 
     if (gpa1 == NVMX_NO_ADDRESS)
         panic("L0's page pool is exhausted: give it more memory (boot option memory=)");
-    check_progress(gpa1);
+    check_progress(cpu, gpa1);
     if (!resize_give_back(gpa1) && !ept01_fill(gpa1))
         panic("access to 0x%lx, an address that this processor does not have", gpa1);
+    /* IRET had ended the blocking by NMI when it faulted, and is going to be executed again (SDM 30.2.3). */
+    if (cpu->selected == NVMX_VMCS01 && vmcs_get(NVMX_VMCS_EXIT_QUALIFICATION) & QUALIFICATION_NMI_UNBLOCKED &&
+        !(vmcs_get(NVMX_VMCS_IDT_VECTORING_INFO) & INTERRUPTION_VALID))
+        vmcs_put(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE,
+                 vmcs_get(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE) | BLOCKING_NMI);
     restore_event_in_flight();
 }
 
@@ -255,7 +300,8 @@ static void handle_xsetbv(struct cpu *cpu) {
 }
 
 static void (*const handler[])(struct cpu *) = {
-    [2] = handle_triple_fault,   [3] = handle_init,           [9] = handle_task_switch,
+    [0] = handle_nmi,            [2] = handle_triple_fault,   [3] = handle_init,
+    [4] = handle_startup,        [8] = handle_nmi_window,     [9] = handle_task_switch,
     [10] = handle_cpuid,         [11] = handle_getsec,        [13] = handle_invd,
     [18] = handle_vmcall,        [28] = handle_cr_access,     [30] = handle_io,
     [31] = handle_rdmsr,         [32] = handle_wrmsr,         [33] = handle_entry_failure,

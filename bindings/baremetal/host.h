@@ -11,6 +11,7 @@
 
 #define VMCS02_SLOTS 4
 #define SLOTS        (NVMX_VMCS02_FIRST + VMCS02_SLOTS)
+#define CPUS_MAX     32 /* libnvmx's vCPUs of a VM */
 
 /* A page of L0's that a VMCS names. */
 struct page {
@@ -29,6 +30,7 @@ struct cpu {
     struct nvmx_regs regs;        /* of the guest, L1 or L2 */
     volatile uint8_t nmi_pending; /* an NMI hit L0; it is L1's */
     uint32_t selected;            /* slot whose VMCS is current in the processor */
+    struct cpu *self;             /* IA32_GS_BASE points to the struct */
     struct vmcs_slot slot[SLOTS];
     struct page msr_bitmap, io_bitmap[2]; /* of vmcs01 */
     struct nvmx_vm *vm;
@@ -37,11 +39,38 @@ struct cpu {
     bool l1_in_vmx_operation; /* as vmcs01 is set up for */
     bool nmi_owed;            /* an NMI that L1 could not take yet */
     bool has_run;             /* regs and the VMCS mean something */
+    struct traps *traps;
+    uint64_t vmxon_region;
+    uint32_t index;         /* 0: the boot processor */
+    uint32_t apic_id;
+    uint32_t faults_in_a_row; /* handlers.c */
+    bool init_owed;         /* an INIT signal that L1 could not take yet */
+    bool nmi_window;        /* vmcs01 has "NMI-window exiting" for an NMI that is owed */
+    bool started_up;        /* a start-up IPI came, and no exit since */
+    bool waits_for_startup; /* vmcs01 is in the wait-for-SIPI state */
+    bool flush_due;         /* translations that EPT made are to be dropped before the next entry */
+    volatile bool online;
+    volatile bool in_guest; /* set and cleared under the lock; true somewhat too long */
+    volatile bool kicked;   /* the next NMI is L0's own */
 };
 
 _Static_assert(offsetof(struct cpu, regs.gpr) == 0, "entry.S");
 _Static_assert(offsetof(struct cpu, regs.cr2) == CPU_CR2, "entry.S");
 _Static_assert(offsetof(struct cpu, nmi_pending) == CPU_NMI_PENDING, "entry.S");
+_Static_assert(offsetof(struct cpu, self) == CPU_SELF, "this_cpu");
+
+/* The processor that runs this. */
+static inline struct cpu *this_cpu(void) {
+    struct cpu *cpu;
+    __asm__("movq %%gs:%c1, %0" : "=r"(cpu) : "i"(CPU_SELF));
+    return cpu;
+}
+
+/* Make `cpu` what this_cpu returns here. */
+static inline void cpu_use(struct cpu *cpu) {
+    cpu->self = cpu;
+    wrmsr(MSR_GS_BASE, (uintptr_t)cpu);
+}
 
 /* -- boot options (main.c) ---------------------------------------------------------------------------------------- */
 
@@ -60,6 +89,8 @@ extern struct options options;
 /* Make libnvmx's VM, and its vCPU for this processor, in this memory. */
 enum nvmx_status host_make_vm(struct cpu *cpu, void *memory);
 enum nvmx_status host_make_vcpu(struct cpu *cpu, void *memory);
+/* All that a processor besides the boot processor shares with it, and a vCPU. */
+void cpu_make(struct cpu *cpu);
 
 /* -- entry.S, traps.c --------------------------------------------------------------------------------------------- */
 
@@ -72,19 +103,68 @@ uint32_t host_exit(struct cpu *cpu);
 uint32_t host_enter(struct cpu *cpu);
 uint32_t host_entry_failed(struct cpu *cpu, bool invalid);
 
-/* The processor's own GDT, TSS and IDT. */
-void traps_init(void);
-uint64_t traps_gdt_base(void);
+/* The processor's own GDT, TSS and trap stacks, and the IDT. */
+void traps_init(struct cpu *cpu);
+/* Load what traps_init made into the processor once more. */
+void traps_load(struct cpu *cpu);
+uint64_t traps_gdt_base(const struct cpu *cpu);
 uint64_t traps_idt_base(void);
-uint64_t traps_tss_base(void);
+uint64_t traps_tss_base(const struct cpu *cpu);
 
-/* The only processor. */
-struct cpu *this_cpu(void);
+/* -- all processors (processors.c) -------------------------------------------------------------------------------- */
+
+/* Start the others into VMX operation, where they wait until L1 is in place. */
+void processors_start(struct cpu *boot_cpu);
+void processors_release(void);
+extern uint32_t processors;
+static inline uint32_t processors_count(void) {
+    return processors;
+}
+/* Number `index`, below processors_count; 0 is the boot processor. vcpu is NULL until the processor has one. */
+struct cpu *processor(uint32_t index);
+
+/* Held by a processor from its exit to its entry. Nothing where there is only one. */
+void vm_lock_taken(struct cpu *cpu);
+void vm_lock_given(void);
+static inline void vm_lock(struct cpu *cpu) {
+    if (processors > 1)
+        vm_lock_taken(cpu);
+}
+static inline void vm_unlock(void) {
+    if (processors > 1)
+        vm_lock_given();
+}
+
+/* Under the lock. Get all other processors out of their guests; they can't go back before the lock is free. */
+void processors_bring_out(struct cpu *self);
+/* The same, and before they go back they drop what they cached of EPT tables. */
+void processors_flush_others(struct cpu *self);
+/* L0 ends: no other processor does anything any more. */
+void processors_stop(void);
+
+/* INIT reaches L1's processor: it waits for a start-up IPI. */
+void processor_init(struct cpu *cpu);
+
+/* Registers of this processor's local APIC, by their offsets in its page. */
+uint32_t apic_read(uint32_t offset);
+void apic_write(uint32_t offset, uint32_t value);
+
+/* For reinit.c: a page of conventional memory that a processor starts from, with this stack, at this address with RDI = stack. */
+void processor_put_trampoline(uint64_t page, uint64_t stack, uint64_t main);
+void processor_send_init(uint32_t apic_id);
+void processor_send_startup(uint32_t apic_id, uint64_t page);
+
+/* Under the lock, after an exit by INIT or a start-up IPI: what Bochs needs then (reinit.c). */
+void processor_reset(struct cpu *cpu);
+/* The boot processor waits for the lock: another may need it, and a page of conventional memory. */
+void reinit_serve(uint64_t page);
 
 /* -- VMX (vmx.c, vmcs01.c) ---------------------------------------------------------------------------------------- */
 
 /* Check that the CPU has what L0 needs (panics with a clear message), and enter VMX operation. */
 void vmx_on(struct cpu *cpu);
+/* VMXON, by a processor that has been in VMX operation before. */
+void vmx_enter(const struct cpu *cpu);
 bool vmx_is_on(void);
 /* Does the CPU allow this bit of IA32_VMX_PROCBASED_CTLS2 / of IA32_VMX_EPT_VPID_CAP? */
 bool vmx_has_secondary(uint32_t bit);
@@ -100,15 +180,25 @@ void vmcs_put(uint32_t field, uint64_t value);
 /* The host-state area, the same in every VMCS. */
 void vmcs_put_host_state(struct cpu *cpu);
 
+/* Drop all that this processor caches of EPT tables and VPIDs. */
+void flush_ept(void);
+
 /* VMCLEAR and a region as new. */
 void vmcs_clean(struct cpu *cpu, uint32_t slot);
 
 struct l1_start;
+/* start == NULL: the processor waits for a start-up IPI. */
 void vmcs01_init(struct cpu *cpu, const struct l1_start *start);
+/* The state after INIT (SDM 11.1.1), waiting for a start-up IPI; and what the IPI does then. */
+void vmcs01_wait_for_startup(struct cpu *cpu);
+void vmcs01_start_up(uint8_t vector);
+/* Ask for an exit as soon as L1 can take an NMI, or no longer. */
+void vmcs01_nmi_window(bool on);
 /* L1 entered or left VMX operation (the selected VMCS is vmcs01). */
 void vmcs01_follow_mode(bool in_vmx_operation);
 uint32_t vmcs01_loads_on_entry(void); /* VM-entry controls, as nvmx_vm_config wants to know */
-void vmcs01_shadow_bitmaps(const struct nvmx_vm *vm);
+
+enum { ACTIVITY_ACTIVE = 0, ACTIVITY_WAIT_FOR_SIPI = 3 };
 
 #define PROC2_EPT                (1u << 1)
 #define PROC2_RDTSCP             (1u << 3)
@@ -160,6 +250,10 @@ enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out);
 
 /* -- exits (handlers.c) ------------------------------------------------------------------------------------------- */
 
+#define REASON_EXCEPTION_OR_NMI 0u
+#define REASON_INIT             3u
+/* The exit that happened, of this reason, is an NMI. */
+bool exit_is_nmi(void);
 /* An exit that the library leaves to the host. */
 void handle_exit(struct cpu *cpu);
 /* Leave the instruction that exited behind: RIP, interruptibility, a pending single step. */
@@ -168,7 +262,7 @@ void skip_instruction(void);
 #define VECTOR_UD  6
 #define VECTOR_GP  13
 void inject_exception(uint8_t vector, bool has_error_code, uint32_t error_code);
-/* Deliver an NMI that hit L0, if L1 can take it now. */
+/* Deliver an NMI of L1's, if it can take it now. */
 void deliver_nmi(struct cpu *cpu);
 
 /* MSRs as L1 sees them (msrs.c); false: #GP. */
@@ -183,6 +277,9 @@ void acpi_init(void);
 /* The RSDP's address (0: none), and the port of PM1a control (0: none). */
 uint64_t acpi_rsdp(void);
 uint16_t acpi_pm1a_control(void);
+bool acpi_is_bochs(void);
+/* The identifiers of all enabled local APICs, up to `max`; returns how many there are (0: ACPI does not say). */
+uint32_t acpi_processors(uint32_t *id, uint32_t max);
 /* Switch off by every means known; at the worst halt. */
 _Noreturn void power_off(void);
 

@@ -21,5 +21,6 @@
 #define CPU_REGS_BYTES  128 /* sizeof regs.gpr */
 #define CPU_CR2         128
 #define CPU_NMI_PENDING 136
+#define CPU_SELF        144
 
 #endif

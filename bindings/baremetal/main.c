@@ -14,16 +14,12 @@ struct options options;
 static char text[TEXT_BYTES]; /* the loader's strings, kept */
 static struct boot_modules modules;
 
-/* The stack grows down from the struct (entry.S) to a page that isn't mapped. */
+/* Of the boot processor. The stack grows down from the struct (entry.S) to a page that isn't mapped. */
 static struct {
     uint8_t guard[PAGE_BYTES];
     uint8_t stack[CPU_STACK_BYTES];
     struct cpu cpu;
-} only_cpu __attribute__((aligned(4096)));
-
-struct cpu *this_cpu(void) {
-    return &only_cpu.cpu;
-}
+} boot_processor __attribute__((aligned(4096)));
 
 /* -- boot --------------------------------------------------------------------------------------------------------- */
 
@@ -172,6 +168,7 @@ enum nvmx_status host_make_vm(struct cpu *cpu, void *memory) {
 enum nvmx_status host_make_vcpu(struct cpu *cpu, void *memory) {
     struct nvmx_vcpu_config vcpu = {
         .size = sizeof vcpu,
+        .id = cpu->index,
         .ctx = cpu,
         .regs = &cpu->regs,
         .shadow_hpa = vmx_has_secondary(PROC2_VMCS_SHADOWING) ? cpu->slot[NVMX_VMCS_SHADOW].hpa : NVMX_NO_ADDRESS,
@@ -192,6 +189,18 @@ static void make_vm(struct cpu *cpu) {
         status = host_make_vcpu(cpu, pages_take(nvmx_vcpu_size()));
     if (status != NVMX_OK)
         panic("libnvmx does not start: %s", nvmx_status_text(status));
+}
+
+void cpu_make(struct cpu *cpu) {
+    const struct cpu *boot_cpu = &boot_processor.cpu;
+    enum nvmx_status status;
+
+    cpu->vm = boot_cpu->vm;
+    cpu->msr_bitmap = boot_cpu->msr_bitmap;
+    memcpy(cpu->io_bitmap, boot_cpu->io_bitmap, sizeof cpu->io_bitmap);
+    status = host_make_vcpu(cpu, pages_take(nvmx_vcpu_size()));
+    if (status != NVMX_OK)
+        panic("libnvmx makes no vCPU %u: %s", cpu->index, nvmx_status_text(status));
 }
 
 /* -- exits and entries -------------------------------------------------------------------------------------------- */
@@ -220,8 +229,38 @@ static _Noreturn void stop(struct cpu *cpu) {
     }
 }
 
-uint32_t host_enter(struct cpu *cpu) {
-    struct nvmx_pending pending = {0};
+/* Events that came while L1 could not take them. */
+static void deliver_owed(struct cpu *cpu) {
+    struct nvmx_pending pending = {.nmi = cpu->nmi_owed, .init = cpu->init_owed};
+
+    if (nvmx_mode(cpu->vcpu) == NVMX_MODE_L2) {
+        if (nvmx_enter(cpu->vcpu, &pending) == NVMX_STOP)
+            stop(cpu);
+        cpu->nmi_owed = pending.nmi;
+        cpu->init_owed = pending.init;
+        return;
+    }
+    if (cpu->init_owed && !nvmx_init_blocked(cpu->vcpu))
+        processor_init(cpu);
+    if (cpu->nmi_owed)
+        deliver_nmi(cpu);
+    if (nvmx_enter(cpu->vcpu, NULL) == NVMX_STOP)
+        stop(cpu);
+}
+
+/* Until the next exit the others have to reckon with what this processor caches, unless its guest does nothing but wait. */
+static void be_in_guest(struct cpu *cpu) {
+    bool waits = cpu->waits_for_startup;
+
+    if (nvmx_mode(cpu->vcpu) == NVMX_MODE_L2)
+        waits = vmcs_get(NVMX_VMCS_GUEST_ACTIVITY_STATE) == ACTIVITY_WAIT_FOR_SIPI;
+    if (cpu->flush_due)
+        flush_ept();
+    cpu->flush_due = false;
+    cpu->in_guest = !waits;
+}
+
+static uint32_t enter(struct cpu *cpu) {
     struct vmcs_slot *slot;
     bool launch;
 
@@ -229,17 +268,12 @@ uint32_t host_enter(struct cpu *cpu) {
         cpu->nmi_pending = 0;
         cpu->nmi_owed = true;
     }
-    if (cpu->nmi_owed && nvmx_mode(cpu->vcpu) == NVMX_MODE_L2) {
-        pending.nmi = true;
-        if (nvmx_enter(cpu->vcpu, &pending) == NVMX_STOP)
-            stop(cpu);
-        cpu->nmi_owed = pending.nmi;
-    } else {
-        if (cpu->nmi_owed)
-            deliver_nmi(cpu);
-        if (nvmx_enter(cpu->vcpu, NULL) == NVMX_STOP)
-            stop(cpu);
-    }
+    if (cpu->nmi_owed || cpu->init_owed)
+        deliver_owed(cpu);
+    else if (nvmx_enter(cpu->vcpu, NULL) == NVMX_STOP)
+        stop(cpu);
+    if (processors_count() > 1)
+        be_in_guest(cpu);
     slot = &cpu->slot[cpu->selected];
     launch = !slot->launched;
     slot->launched = true;
@@ -247,12 +281,15 @@ uint32_t host_enter(struct cpu *cpu) {
     return launch;
 }
 
-uint32_t host_exit(struct cpu *cpu) {
+static void exited(struct cpu *cpu) {
     bool from_l2 = nvmx_mode(cpu->vcpu) == NVMX_MODE_L2;
     enum stats_who who = STATS_EMULATED;
 
     callbacks_begin();
-    cpu->exit_reason = (uint32_t)vmcs_get(NVMX_VMCS_EXIT_REASON);
+    if (cpu->nmi_window) {
+        vmcs01_nmi_window(false);
+        cpu->nmi_window = false;
+    }
     switch (nvmx_exit(cpu->vcpu, cpu->exit_reason)) {
     case NVMX_ENTER:
         if (from_l2 && nvmx_mode(cpu->vcpu) != NVMX_MODE_L2)
@@ -265,6 +302,8 @@ uint32_t host_exit(struct cpu *cpu) {
         stop(cpu);
     }
     stats_exit(from_l2, cpu->exit_reason, who);
+    if (cpu->exit_reason != REASON_INIT)
+        cpu->started_up = false;
     if (who == STATS_HOST)
         handle_exit(cpu);
     follow_mode(cpu);
@@ -272,13 +311,45 @@ uint32_t host_exit(struct cpu *cpu) {
         shake(cpu);
     if (options.resize)
         resize(cpu);
-    return host_enter(cpu);
+}
+
+uint32_t host_enter(struct cpu *cpu) {
+    uint32_t launch;
+
+    vm_lock(cpu);
+    launch = enter(cpu);
+    vm_unlock();
+    return launch;
+}
+
+/* Another processor wants this one out of its guest: nothing happened in the guest. */
+static bool is_kick(struct cpu *cpu) {
+    if (cpu->exit_reason != REASON_EXCEPTION_OR_NMI || !exit_is_nmi())
+        return false;
+    unblock_nmis();
+    if (!cpu->kicked)
+        return false;
+    cpu->kicked = false;
+    return true;
+}
+
+uint32_t host_exit(struct cpu *cpu) {
+    uint32_t launch;
+
+    vm_lock(cpu);
+    cpu->exit_reason = (uint32_t)vmcs_get(NVMX_VMCS_EXIT_REASON);
+    if (!is_kick(cpu))
+        exited(cpu);
+    launch = enter(cpu);
+    vm_unlock();
+    return launch;
 }
 
 uint32_t host_entry_failed(struct cpu *cpu, bool invalid) {
     uint32_t error = invalid ? 0 : (uint32_t)vmcs_get(NVMX_VMCS_VM_INSTRUCTION_ERROR);
     static bool reported;
 
+    vm_lock(cpu);
     if (invalid || cpu->selected == NVMX_VMCS01)
         panic("entry to VMCS %u failed with VM-instruction error %u", cpu->selected, error);
     /* The processor refuses what the library's checks let pass: L1 can live with it, but it is worth a look. */
@@ -289,23 +360,29 @@ uint32_t host_entry_failed(struct cpu *cpu, bool invalid) {
     cpu->slot[cpu->selected].launched = false;
     if (nvmx_entry_refused(cpu->vcpu, error) == NVMX_STOP)
         stop(cpu);
-    return host_enter(cpu);
+    error = enter(cpu);
+    vm_unlock();
+    return error;
 }
 
 void host_main(uint32_t information) {
-    struct cpu *cpu = this_cpu();
+    struct cpu *cpu = &boot_processor.cpu;
     struct l1_start start = {.code_selector = 0x08, .data_selector = 0x10};
 
+    cpu_use(cpu);
     console_init();
     read_loader(information);
     bios_take_block();
-    memory_take_own(options.own_mib, (uintptr_t)only_cpu.guard);
-    traps_init();
+    memory_take_own(options.own_mib, (uintptr_t)boot_processor.guard);
+    traps_init(cpu);
     acpi_init();
     mtrr_init();
     print("nvmx: L0 at 0x%lx-0x%lx\n", memory_own()->start, memory_own()->end);
 
     vmx_on(cpu);
+    processors_start(cpu);
+    if (options.shake && processors_count() > 1)
+        panic("option shake works with one processor, and this machine has %u", processors_count());
     ept01_init();
     bios_hook();
     if (linux_is_image(&modules.module[0]))
@@ -316,8 +393,7 @@ void host_main(uint32_t information) {
     io_bitmaps01(cpu->io_bitmap);
     make_vm(cpu);
     vmcs01_init(cpu, &start);
-    if (vmx_has_secondary(PROC2_VMCS_SHADOWING))
-        vmcs01_shadow_bitmaps(cpu->vm);
+    processors_release();
     print("nvmx: starting L1 at 0x%x\n", start.eip);
     vmx_run(cpu);
 }

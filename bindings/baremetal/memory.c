@@ -9,6 +9,7 @@
 #define OWN_ALIGNMENT    (2 * MIB) /* so that ept01 splits no large page at the borders */
 #define OWN_MIN          (8 * MIB)
 #define OWN_BASE         (32 * MIB)
+#define GUARDED_START    GIB       /* linear addresses that nothing else has */
 #define OWN_SHARE        128 /* plus one byte of this many of RAM: ept02 has 8 bytes per 4 KiB at worst, several roots */
 
 /* baremetal.ld */
@@ -259,6 +260,22 @@ static uint64_t build_page_tables(uint64_t guard) {
             *table_for(pml4, address, 12) = hpa | PTE_PRESENT | image_rights(address);
     }
     return cr3;
+}
+
+void *memory_guarded(uint64_t bytes) {
+    static uint64_t next = GUARDED_START;
+    uint64_t start = next + PAGE_BYTES, hpa;
+
+    for (next = start; next < start + bytes; next += PAGE_BYTES) {
+        page_get_or_die(&hpa, "a stack");
+        *table_for(phys_to_virt(read_cr3() & PTE_ADDRESS), next, 12) = hpa | PTE_PRESENT | PTE_WRITE | PTE_NX;
+    }
+    return (void *)start;
+}
+
+void memory_map_same(uint64_t hpa, bool on) {
+    *table_for(phys_to_virt(read_cr3() & PTE_ADDRESS), hpa, 12) = on ? hpa | PTE_PRESENT | PTE_WRITE : 0;
+    write_cr3(read_cr3());
 }
 
 static uint64_t own_bytes(uint64_t own_mib) {

@@ -70,6 +70,11 @@ uint64_t pages_left(void);
 
 /* Zeroed memory for as long as L0 runs: consecutive pages. Panics if there are none. */
 void *pages_take(uint64_t bytes);
+/* The same at addresses of its own, below which a page is missing: for a stack that grows down to its start. */
+void *memory_guarded(uint64_t bytes);
+
+/* Map a page of conventional memory at its physical address, with all rights; or no longer. Other processors may still hold what was. */
+void memory_map_same(uint64_t hpa, bool on);
 
 /* Memory types as the MTRRs have them: of the 2^shift bytes at hpa, or MTRR_MIXED. */
 #define MTRR_MIXED 0xffu

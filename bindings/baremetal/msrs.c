@@ -6,6 +6,7 @@
 #define BITMAP_READ_LOW  0u /* byte offsets in the MSR bitmap, SDM 27.6.9 */
 #define BITMAP_WRITE_LOW 2048u
 
+#define APIC_BASE_ADDRESS 0x000ffffffffff000ull
 #define EFER_DEFINED     0xd01ull /* SCE LME LMA NXE */
 
 /* All of these are below 2000H. */
@@ -15,6 +16,7 @@ static const struct {
 } intercepted[] = {
     {MSR_FEATURE_CONTROL, MSR_FEATURE_CONTROL, true, true},  /* L1's own, from the library */
     {MSR_VMX_BASIC, MSR_VMX_LAST, true, true},               /* likewise */
+    {MSR_APIC_BASE, MSR_APIC_BASE, false, true},             /* L0 uses the APIC; over L0's memory it would hide it */
     {MSR_BIOS_UPDT_TRIG, MSR_BIOS_UPDT_TRIG, false, true},   /* microcode would change the processor under L0 */
     {MSR_SMM_MONITOR_CTL, MSR_SMM_MONITOR_CTL, false, true}, /* an SMM monitor would be above L0 */
     {MSR_RTIT_FIRST, MSR_RTIT_LAST, true, true}, /* processor trace writes to physical addresses, around EPT */
@@ -131,5 +133,7 @@ bool l1_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value) {
         return write_field(index, value);
     if (index == MSR_BIOS_UPDT_TRIG)
         return true; /* as a processor that finds nothing newer in the update */
+    if (index == MSR_APIC_BASE && (value ^ rdmsr(index)) & APIC_BASE_ADDRESS)
+        return false;
     return index != MSR_SMM_MONITOR_CTL && !is_trace(index) && wrmsr_safe(index, value);
 }

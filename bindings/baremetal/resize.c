@@ -78,8 +78,9 @@ static void take_out(struct cpu *cpu, uint64_t gpa1) {
     resizing.out++;
     resizing.taken++;
     resizing.while_l2 += nvmx_mode(cpu->vcpu) == NVMX_MODE_L2;
-    if (nvmx_memory_changed(cpu->vcpu, gpa1, PAGE_BYTES) != NVMX_OK)
-        panic("resize: libnvmx can't follow a change of memory at 0x%lx", gpa1);
+    for (uint32_t i = 0; i < processors_count(); i++)
+        if (processor(i)->vcpu && nvmx_memory_changed(processor(i)->vcpu, gpa1, PAGE_BYTES) != NVMX_OK)
+            panic("resize: libnvmx can't follow a change of memory at 0x%lx", gpa1);
 }
 
 void resize(struct cpu *cpu) {
@@ -88,6 +89,7 @@ void resize(struct cpu *cpu) {
     if (--resizing.left)
         return;
     resizing.left = 1 + random_below(options.resize);
+    processors_flush_others(cpu);
     for (uint32_t count = 1 + random_below(AT_ONCE); count; count--)
         take_out(cpu, choose());
 }

@@ -80,16 +80,19 @@ static void enable_in_feature_control(void) {
         panic("VMX is locked off by the firmware (IA32_FEATURE_CONTROL = 0x%lx)", value);
 }
 
-void vmx_on(struct cpu *cpu) {
-    uint64_t region;
-
-    check_cpu();
-    enable_in_feature_control();
+void vmx_enter(const struct cpu *cpu) {
     write_cr0((read_cr0() | rdmsr(MSR_VMX_CR0_FIXED0)) & rdmsr(MSR_VMX_CR0_FIXED1));
     write_cr4((read_cr4() | rdmsr(MSR_VMX_CR4_FIXED0) | CR4_VMXE) & rdmsr(MSR_VMX_CR4_FIXED1));
-    region = vmcs_region(false);
-    if (!vmxon(region))
+    if (!vmxon(cpu->vmxon_region))
         panic("VMXON failed");
+}
+
+void vmx_on(struct cpu *cpu) {
+    if (!vmx.on) /* the boot processor; the others are like it */
+        check_cpu();
+    enable_in_feature_control();
+    cpu->vmxon_region = vmcs_region(false);
+    vmx_enter(cpu);
     vmx.on = true;
     cpu->selected = SLOTS; /* none */
     for (uint32_t i = 0; i < SLOTS; i++) {
@@ -141,6 +144,12 @@ void vmcs_use(struct cpu *cpu, uint32_t slot) {
     cpu->selected = slot;
 }
 
+void flush_ept(void) {
+    invept(INVEPT_ALL, 0);
+    if (vmx_has_ept(EPT_CAP_INVVPID_ALL))
+        invvpid(INVVPID_ALL, 0, 0);
+}
+
 uint64_t vmcs_get(uint32_t field) {
     uint64_t value = 0;
 
@@ -174,9 +183,9 @@ void vmcs_put_host_state(struct cpu *cpu) {
     vmcs_put(NVMX_VMCS_HOST_CR3, read_cr3());
     vmcs_put(NVMX_VMCS_HOST_CR4, read_cr4());
     vmcs_put(NVMX_VMCS_HOST_FS_BASE, 0);
-    vmcs_put(NVMX_VMCS_HOST_GS_BASE, 0);
-    vmcs_put(NVMX_VMCS_HOST_TR_BASE, traps_tss_base());
-    vmcs_put(NVMX_VMCS_HOST_GDTR_BASE, traps_gdt_base());
+    vmcs_put(NVMX_VMCS_HOST_GS_BASE, (uintptr_t)cpu);
+    vmcs_put(NVMX_VMCS_HOST_TR_BASE, traps_tss_base(cpu));
+    vmcs_put(NVMX_VMCS_HOST_GDTR_BASE, traps_gdt_base(cpu));
     vmcs_put(NVMX_VMCS_HOST_IDTR_BASE, traps_idt_base());
     vmcs_put(NVMX_VMCS_HOST_SYSENTER_CS, 0);
     vmcs_put(NVMX_VMCS_HOST_SYSENTER_ESP, 0);

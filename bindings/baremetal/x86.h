@@ -194,8 +194,33 @@ static inline void ltr(uint16_t selector) {
     __asm__ volatile("ltr %0" : : "r"(selector));
 }
 
+/* An NMI that made a guest exit leaves NMIs blocked until the next IRET (SDM 7.7.1, 30.1). */
+static inline void unblock_nmis(void) {
+    __asm__ volatile("movq %%rsp, %%rax\n\tpushq %0\n\tpushq %%rax\n\tpushfq\n\tpushq %1\n\tleaq 1f(%%rip), %%rax\n\t"
+                     "pushq %%rax\n\tiretq\n\t1:"
+                     :
+                     : "i"(SELECTOR_DATA), "i"(SELECTOR_CODE)
+                     : "rax", "memory", "cc");
+}
+
 static inline void wbinvd(void) {
     __asm__ volatile("wbinvd" : : : "memory");
+}
+
+static inline void relax(void) {
+    __asm__ volatile("pause" : : : "memory");
+}
+
+/* DR7 is in the VMCS. */
+static inline void read_debug_registers(uint64_t dr[4], uint64_t *dr6) {
+    __asm__ volatile("movq %%dr0, %0\n\tmovq %%dr1, %1\n\tmovq %%dr2, %2\n\tmovq %%dr3, %3\n\tmovq %%dr6, %4"
+                     : "=r"(dr[0]), "=r"(dr[1]), "=r"(dr[2]), "=r"(dr[3]), "=r"(*dr6));
+}
+
+static inline void write_debug_registers(const uint64_t dr[4], uint64_t dr6) {
+    __asm__ volatile("movq %0, %%dr0\n\tmovq %1, %%dr1\n\tmovq %2, %%dr2\n\tmovq %3, %%dr3\n\tmovq %4, %%dr6"
+                     :
+                     : "r"(dr[0]), "r"(dr[1]), "r"(dr[2]), "r"(dr[3]), "r"(dr6));
 }
 
 static inline void halt(void) {

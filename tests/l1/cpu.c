@@ -39,6 +39,13 @@ static void idt_init(void) {
     __asm__ volatile("lidt %0" ::"m"(idtr));
 }
 
+void cpu_init_second(void) {
+    struct descriptor_table idtr = {sizeof l1_idt - 1, (uint64_t)l1_idt};
+    l1_gdt[SEL_TSS / 8] &= ~(2ul << 40); /* not busy */
+    __asm__ volatile("lidt %0\n\tltr %w1" ::"m"(idtr), "r"(SEL_TSS));
+    lapic_enable();
+}
+
 static void tss_init(void) {
     uint64_t base = (uint64_t)l1_tss;
     uint64_t rsp0 = (uint64_t)trap_stack_top;

@@ -63,6 +63,8 @@ extern uint64_t l1_pml4[512];
 extern uint8_t l1_tss[104];
 
 void cpu_init(void);
+/* The second processor: what the first has made, its TSS too, which neither of them switches. */
+void cpu_init_second(void);
 void trap(struct trap_frame *frame);
 void run_in(uint64_t cs, uint64_t ss, const void *code, const void *operand);
 struct fault fault_in(uint64_t cs, uint64_t ss, const void *code, const void *operand);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The only process of the Linux that runs as L1: loads KVM's modules, runs kvm-guest, powers off.
+ * The only process of the Linux that runs as L1: loads KVM's modules, runs kvm-guest (and kvm-smp, where there are several processors), powers off.
  *
  * Module parameters come from the kernel's command line ("kvm_intel.ept=0", "kvm.ignore_msrs=1"), words
- * after "--" there go to kvm-guest. The last line is "exit-status: N", which bindings/baremetal/boot reads.
+ * after "--" there go to kvm-guest. "kvm_sets=ept=0:vpid=0,pml=0" there: the guests run once more for each set, with kvm_intel
+ * loaded anew with these parameters. The last line is "exit-status: N", which bindings/baremetal/boot reads.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -71,17 +72,21 @@ static void module_parameters(const char *name, char *parameters, size_t size) {
     }
 }
 
-static void load_module(const char *name) {
+static void load_module_with(const char *name, const char *parameters) {
     char path[64];
-    char parameters[1024];
     snprintf(path, sizeof(path), "/modules/%s.ko", name);
-    module_parameters(name, parameters, sizeof(parameters));
     int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0 || syscall(SYS_finit_module, file, parameters, 0) != 0) {
         fail(path);
     }
     close(file);
     printf("init: module %s loaded%s%s\n", name, parameters[0] ? " with " : "", parameters);
+}
+
+static void load_module(const char *name) {
+    char parameters[1024];
+    module_parameters(name, parameters, sizeof(parameters));
+    load_module_with(name, parameters);
 }
 
 static void report_cpu(void) {
@@ -125,8 +130,45 @@ static int run(char *const arguments[]) {
     return WEXITSTATUS(status);
 }
 
+/* kvm-guest, and kvm-smp if there are processors for it. */
+static int run_guests(char **arguments) {
+    static char one[] = "/kvm-guest", two[] = "/kvm-smp";
+    char *second[] = {two, NULL};
+    arguments[0] = one;
+    int status = run(arguments);
+    if (status == 0 && sysconf(_SC_NPROCESSORS_ONLN) > 1) {
+        printf("init: %ld processors\n", sysconf(_SC_NPROCESSORS_ONLN));
+        status = run(second);
+    }
+    return status;
+}
+
+/* Each set of "kvm_sets=", until one fails. */
+static int run_sets(char **arguments) {
+    static const char key[] = "kvm_sets=";
+    char *at = strstr(command_line, key);
+    char *rest = NULL;
+    int status = 0;
+    if (at == NULL) {
+        return 0;
+    }
+    at += sizeof(key) - 1;
+    at[strcspn(at, " \n")] = 0;
+    for (char *set = strtok_r(at, ":", &rest); set != NULL && status == 0; set = strtok_r(NULL, ":", &rest)) {
+        for (char *comma = set; (comma = strchr(comma, ',')) != NULL;) {
+            *comma = ' ';
+        }
+        if (syscall(SYS_delete_module, "kvm_intel", 0) != 0) {
+            fail("kvm_intel can't be unloaded");
+        }
+        load_module_with("kvm_intel", set);
+        status = run_guests(arguments);
+        printf("init: set %s: %s\n", set, status == 0 ? "passed" : "FAILED");
+    }
+    return status;
+}
+
 int main(int argc, char **argv) {
-    static char program[] = "/kvm-guest";
     struct utsname name;
     (void)argc;
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -141,6 +183,6 @@ int main(int argc, char **argv) {
     load_module("irqbypass");
     load_module("kvm");
     load_module("kvm_intel");
-    argv[0] = program;
-    power_off(run(argv));
+    int status = run_guests(argv);
+    power_off(status != 0 ? status : run_sets(argv));
 }

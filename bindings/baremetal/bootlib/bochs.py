@@ -29,7 +29,7 @@ display_library: term
 plugin_ctrl: unmapped=1, biosdev=1, speaker=0, serial=1, parallel=0, iodebug=1
 romimage: file={bios}, options=fastboot
 vgaromimage: file={vga_bios}
-cpu: model={cpu}, count=1, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs=1
+cpu: model={cpu}, count={cpus}:1:1, quantum=32, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs=1
 memory: guest={memory}, host={host_memory}
 clock: sync=none, time0=1
 boot: cdrom
@@ -93,7 +93,7 @@ def require_model(cpu):
 class Machine:
     """Starts Bochs in its own session on a terminal of its own, so that ^C reaches only `boot`."""
 
-    def __init__(self, folder, cpu, memory, ips):
+    def __init__(self, folder, cpu, memory, ips, cpus=1):
         self.folder = folder
         self.log_offset = 0
         self.resets = 0
@@ -102,13 +102,13 @@ class Machine:
         self.status = None
         self.pid = None
         self.terminal = None
-        self.write_configuration(cpu, memory, ips)
+        self.write_configuration(cpu, memory, ips, cpus)
         os.mkfifo(os.path.join(folder, "com1"))
         # Opened for writing too, so that Bochs's close isn't an end of file before all is read.
         self.serial = os.open(os.path.join(folder, "com1"), os.O_RDWR | os.O_NONBLOCK)
 
-    def write_configuration(self, cpu, memory, ips):
-        text = CONFIGURATION.format(bios=BIOS, vga_bios=vga_bios(), cpu=cpu, ips=ips, memory=memory,
+    def write_configuration(self, cpu, memory, ips, cpus):
+        text = CONFIGURATION.format(bios=BIOS, vga_bios=vga_bios(), cpu=cpu, ips=ips, cpus=cpus, memory=memory,
                                     host_memory=min(memory, MOST_HOST_MEMORY))
         with open(os.path.join(self.folder, "bochsrc"), "w", encoding="utf-8") as file:
             file.write(text)
