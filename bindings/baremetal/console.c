@@ -160,5 +160,6 @@ void panic(const char *format, ...) {
     va_end(arguments);
     print("\n");
     crash_report(NULL);
+    trace_print();
     power_off();
 }
