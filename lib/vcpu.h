@@ -153,9 +153,10 @@ struct restored {
     uint64_t value[NVMX_FIELD_COUNT];
 };
 
-/* At the last trace record. */
+/* Trace records (trace.c). */
 struct traced {
-    uint32_t number; /* records in all */
+    bool on;         /* the host has the callback */
+    uint32_t number; /* records in all; the counts are those at the last one */
     uint64_t callbacks, vmreads, vmwrites;
 };
 
@@ -265,7 +266,7 @@ void trace_record(struct nvmx_vcpu *vcpu, enum nvmx_trace_event event, uint64_t 
 /* An exit that made no record until now. */
 void trace_exit(struct nvmx_vcpu *vcpu, bool from_l2, uint32_t exit_reason, enum nvmx_next next);
 static inline void host_trace(struct nvmx_vcpu *vcpu, enum nvmx_trace_event event, uint64_t a, uint64_t b) {
-    if (vcpu->vm->host.trace != NULL) {
+    if (vcpu->traced.on) {
         trace_record(vcpu, event, a, b);
     }
 }

@@ -261,6 +261,13 @@ static bool on_out(uint16_t port, uint32_t size, const uint8_t *data, uint32_t c
         if (port == 0x8900 && power_word(data[0])) {
             on = false;
         }
+#ifdef VMM_ON_PORT /* tests/kvm-state */
+        if (size == sizeof(uint32_t)) {
+            uint32_t value;
+            memcpy(&value, data, sizeof(value));
+            VMM_ON_PORT(port, value);
+        }
+#endif
         if ((port == 0xb004 || port == 0x604) && size == 2 && data[1] & 0x20) {
             on = false;
         }

@@ -183,7 +183,7 @@ static enum nvmx_status msr_write(void *ctx, uint32_t index, uint64_t value) {
 
 /*
  * Not given: translate (the library walks L1's page tables), ack_interrupt and queue_exception (vmcs01 doesn't
- * intercept interrupts), speculation_barrier (L1 and L2 trust each other as they would without L0), trace.
+ * intercept interrupts), speculation_barrier (L1 and L2 trust each other as they would without L0). main.c adds trace where it is wanted.
  */
 const struct nvmx_host callbacks = {
     .size = sizeof callbacks,

@@ -161,5 +161,6 @@ void panic(const char *format, ...) {
     va_end(arguments);
     print("\n");
     crash_report(NULL);
+    trace_print();
     power_off();
 }

@@ -81,6 +81,7 @@ struct options {
     uint64_t own_mib;  /* memory for L0; 0: L0 chooses */
     uint32_t shake;    /* save and restore the nested state at every 1st to this-many-th exit; 0: never */
     uint64_t shake_seed;
+    uint32_t trace; /* keep this many trace records; 0: none */
     uint32_t resize; /* take pages out of L1's memory at every 1st to this-many-th exit; 0: never */
     uint64_t resize_seed;
 };
@@ -309,8 +310,16 @@ void resize_note(uint64_t gpa1);
 bool resize_give_back(uint64_t gpa1);
 void resize_print(void);
 
+/* Option `trace` (trace.c): the ring; nvmx_host.trace; the end. */
+void trace_init(void);
+struct nvmx_trace_record;
+void trace_keep(void *ctx, struct nvmx_trace_record *record);
+void trace_print(void);
+
 void stats_exit(bool from_l2, uint32_t reason, enum stats_who who);
 void stats_print(void);
+/* The machine ends: counts and trace, if they are wanted. */
+void report_end(void);
 
 struct trap_frame;
 /* Registers of the guest and the VMCS that is current; `frame` (may be NULL): L0's own at an exception. */

@@ -6,7 +6,8 @@
 #include "l1.h"
 #include "multiboot.h"
 
-#define TEXT_BYTES 16384
+#define TEXT_BYTES    16384
+#define TRACE_RECORDS 2048
 
 void host_main(uint32_t information); /* boot.S */
 
@@ -64,6 +65,15 @@ static void read_often(const char *at, size_t *length, uint32_t *often, uint64_t
     }
 }
 
+/* Nothing, or =N */
+static void read_trace(const char *at, size_t *length) {
+    options.trace = TRACE_RECORDS;
+    if (at[*length] == '=') {
+        ++*length;
+        options.trace = (uint32_t)read_number(at, length);
+    }
+}
+
 static void read_options(const char *at) {
     const char *first = at;
 
@@ -84,6 +94,8 @@ static void read_options(const char *at) {
             options.own_mib = read_number(at, &length);
         else if (is_word(at, "shake=", &length))
             read_often(at, &length, &options.shake, &options.shake_seed);
+        else if (is_word(at, "trace", &length))
+            read_trace(at, &length);
         else if (is_word(at, "resize=", &length))
             read_often(at, &length, &options.resize, &options.resize_seed);
         if (!at_end(at[length])) {
@@ -155,6 +167,10 @@ static void read_machine(struct nvmx_caps *caps) {
 
 enum nvmx_status host_make_vm(struct cpu *cpu, void *memory) {
     static struct nvmx_vm_config vm = {.size = sizeof vm};
+    static struct nvmx_host host;
+
+    host = callbacks;
+    host.trace = options.trace ? trace_keep : NULL;
 
     read_machine(&vm.machine);
     vm.expose = !options.hide_vmx;
@@ -162,7 +178,7 @@ enum nvmx_status host_make_vm(struct cpu *cpu, void *memory) {
     vm.loads_on_entry = vmcs01_loads_on_entry();
     /* However L1 fills its ept12, ept02 leaves L0 the pages that it needs itself. */
     vm.ept_page_budget = (uint32_t)(pages_left() / 4 * 3);
-    return nvmx_vm_init(memory, nvmx_vm_size(), &callbacks, &vm, &cpu->vm);
+    return nvmx_vm_init(memory, nvmx_vm_size(), &host, &vm, &cpu->vm);
 }
 
 enum nvmx_status host_make_vcpu(struct cpu *cpu, void *memory) {
@@ -391,6 +407,7 @@ void host_main(uint32_t information) {
         multiboot_load(&modules, &start);
     cpu->msr_bitmap = msr_bitmap01();
     io_bitmaps01(cpu->io_bitmap);
+    trace_init();
     make_vm(cpu);
     vmcs01_init(cpu, &start);
     processors_release();

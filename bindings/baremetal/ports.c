@@ -35,7 +35,7 @@ static void intercept_all(bool on) {
 
 void io_bitmaps01(struct page bitmaps[2]) {
     bitmaps[0] = bitmaps[1] = (struct page){0};
-    if (!options.stats)
+    if (!options.stats && !options.trace)
         return;
     for (uint32_t i = 0; i < 2; i++) {
         bitmap[i] = page_get_or_die(&bitmaps[i].hpa, "an I/O bitmap");
@@ -88,7 +88,7 @@ void handle_io(struct cpu *cpu) {
     if (qualification & IO_STRING) {
         /* Its bytes would have to be fetched: this may be the end, so print now, and let the instruction through from
          * here on. */
-        stats_print();
+        report_end();
         intercept_all(false);
         nvmx_vmcs01_changed(cpu->vcpu);
         return;
@@ -97,7 +97,7 @@ void handle_io(struct cpu *cpu) {
         port_in(cpu, port, size);
     } else {
         if (is_last(port, size, value))
-            stats_print();
+            report_end();
         port_out(port, size, value);
     }
     skip_instruction();

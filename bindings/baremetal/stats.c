@@ -38,6 +38,12 @@ static const char *const callback_name[CALLBACK_COUNT] = {
     [CALLBACK_MSR_WRITE] = "msr_write",
 };
 
+void report_end(void) {
+    if (options.stats)
+        stats_print();
+    trace_print();
+}
+
 void stats_print(void) {
     const struct nvmx_counts *counts = nvmx_counts(this_cpu()->vcpu);
 

@@ -119,6 +119,13 @@ static inline struct cpuid cpuid(uint32_t leaf, uint32_t subleaf) {
     return r;
 }
 
+static inline uint64_t rdtsc(void) {
+    uint32_t low, high;
+
+    __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
+    return low | (uint64_t)high << 32;
+}
+
 static inline uint64_t rdmsr(uint32_t index) {
     uint32_t low, high;
     __asm__ volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(index));

@@ -8,10 +8,11 @@
 #include <stdint.h>
 
 enum cli_status {
-    CLI_OK = 0,     /* nothing broken; nothing different */
-    CLI_BROKEN = 1, /* a rule is broken; two sets of capabilities differ */
+    CLI_OK = 0,     /* nothing broken; nothing different; ready */
+    CLI_BROKEN = 1, /* a rule is broken; two sets of capabilities differ; not ready, or not changed; a blob refused, or
+                       not carried whole */
     CLI_USAGE = 2,  /* wrong usage, or input that is malformed */
-    CLI_SYSTEM = 3, /* a file that can't be read, no memory */
+    CLI_SYSTEM = 3, /* a file that can't be read or written, no memory */
 };
 
 /* argv[0] is the command's name. Each returns an exit status. */
@@ -20,6 +21,10 @@ int command_caps(int argc, char **argv);
 int command_fields(int argc, char **argv);
 int command_checks(int argc, char **argv);
 int command_exits(int argc, char **argv);
+int command_status(int argc, char **argv);
+int command_enable(int argc, char **argv);
+int command_state(int argc, char **argv);
+int command_trace(int argc, char **argv);
 
 /* The help text of a command, or of the tool for NULL; NULL if there is no such command. */
 const char *help_text(const char *command);

@@ -13,7 +13,8 @@ static const struct {
     int (*run)(int argc, char **argv);
 } commands[] = {
     {"explain", command_explain}, {"caps", command_caps},   {"fields", command_fields},
-    {"checks", command_checks},   {"exits", command_exits},
+    {"checks", command_checks},   {"exits", command_exits}, {"status", command_status},
+    {"enable", command_enable},   {"state", command_state}, {"trace", command_trace},
 };
 
 static int help(const char *command) {

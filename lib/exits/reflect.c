@@ -94,12 +94,15 @@ enum nvmx_next reflect(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t informa
     }
     store_information(v, information, info);
     vcpu->counts.reflected++;
-    host_trace(vcpu, NVMX_TRACE_REFLECT, info->reason, info->qualification);
     uint32_t count = (uint32_t)v->value[NVMX_F_VM_EXIT_MSR_STORE_COUNT];
     if (count != 0 && msr_list_store(vcpu, v->value[NVMX_F_VM_EXIT_MSR_STORE_ADDRESS], count) != 0) {
         return vmx_abort(vcpu, VMX_ABORT_MSR_STORE);
     }
-    return resume_l1(vcpu, v, true, is_nmi(info));
+    enum nvmx_next next = resume_l1(vcpu, v, true, is_nmi(info));
+    if (next == NVMX_ENTER) {
+        host_trace(vcpu, NVMX_TRACE_REFLECT, info->reason, info->qualification);
+    }
+    return next;
 }
 
 enum nvmx_next reflect_entry_failure(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, uint64_t qualification,
@@ -107,6 +110,9 @@ enum nvmx_next reflect_entry_failure(struct nvmx_vcpu *vcpu, struct vmcs12 *v, u
     v->value[NVMX_F_EXIT_REASON] = reason | NVMX_EXIT_ENTRY_FAILURE;
     v->value[NVMX_F_EXIT_QUALIFICATION] = qualification;
     vcpu->counts.refused++;
-    host_trace(vcpu, NVMX_TRACE_ENTRY_FAIL, reason, vcpu->last_check);
-    return resume_l1(vcpu, v, loaded, false);
+    enum nvmx_next next = resume_l1(vcpu, v, loaded, false);
+    if (next == NVMX_ENTER) {
+        host_trace(vcpu, NVMX_TRACE_ENTRY_FAIL, reason, vcpu->last_check);
+    }
+    return next;
 }

@@ -29,6 +29,8 @@ refuses 'memory' --memory 1 "$l1"
 refuses 'memory' --memory many "$l1"
 refuses 'timeout' --timeout 0 "$l1"
 refuses 'stats' --direct --stats "$l1"
+refuses 'trace' --direct --trace "$scratch/trace" "$l1"
+refuses 'trace' --trace "$scratch/nowhere/trace" "$l1"
 refuses 'L0' --l0 "$scratch/nothing" "$l1"
 
 # Without Bochs (a PATH that has only what boot itself needs)

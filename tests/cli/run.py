@@ -17,6 +17,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import files
+import ready
 from cases import CASES
 from formats import FORMATS
 from states import BASES, ENCODING, NAME, width
@@ -26,7 +28,7 @@ EXPECTED = HERE / "expected.txt"
 MAN = HERE.parents[1] / "bindings/cli/nvmx.1"
 NVMX = sys.argv[1] if len(sys.argv) > 1 else "nvmx"
 IDENTIFIER = {name: identifier for identifier, name in NAME.items()}
-COMMANDS = ("explain", "caps", "fields", "checks", "exits")
+COMMANDS = ("explain", "caps", "fields", "checks", "exits", "status", "enable", "state", "trace")
 
 
 def nvmx(*arguments, text="", status=None):
@@ -464,6 +466,8 @@ class Tables(unittest.TestCase):
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
+    for case in ready.tests(NVMX) + files.tests(NVMX):
+        globals()[case.__name__] = case
     if "--update" in sys.argv:
         EXPECTED.write_text("".join(block(case) for case in CASES))
         sys.exit(0)

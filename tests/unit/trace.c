@@ -38,6 +38,7 @@ Test(trace, what_each_transition_leaves) {
                                                    .qualification = 0x1234});
     expect(sim, NVMX_TRACE_REFLECT, 2, NVMX_TRACE_BY_L1, NVMX_EXIT_EXCEPTION_OR_NMI, 0x1234);
     cr_expect_eq(last(sim)->interruption_info, 0x80000b0e);
+    cr_expect(last(sim)->vmreads > 5 && last(sim)->vmwrites > 5, "what the exit loads into vmcs01 is counted with it");
     resume(sim);
     expect(sim, NVMX_TRACE_ENTER_L2, 1, NVMX_TRACE_BY_L2, NVMX_EXIT_VMRESUME, 0x1000);
     sim_exit_info(sim, &(struct nvmx_l2_exit_info){.reason = NVMX_EXIT_EPT_VIOLATION,
