@@ -288,12 +288,10 @@ static void touch(struct l2 *l2) {
 /* This processor changes ept12 while L2 of the other uses it, and calls it by an NMI, as a hypervisor does. */
 static void remap_first(struct side *s) {
     uint32_t seen = 0;
+    wait_until(word(SEEN), 1);
     for (uint32_t i = 1; i <= REMAPS; i++) {
         frame[i & 1][0] = i;
         *(volatile uint64_t *)ept_entry(REMAPPED, EPT_LEVEL_4K) = (uint64_t)frame[i & 1] | EPT_ALL | EPT_WB;
-        if (i == 1 && !wait_until(word(SEEN), 1)) {
-            break;
-        }
         invalidate_all();
         send(ICR_NMI);
         seen += wait_until(word(ACKNOWLEDGED), i);
