@@ -16,6 +16,22 @@ class Fact:
         self.operations = []  # of a sequence
 
 
+def shadow_is_current(fact, op):
+    """Does this operation of a sequence find a shadow VMCS current, as far as the operations before it say?"""
+    revisions, current = {}, None
+    for other in fact.operations:
+        if other is op:
+            break
+        region = other[1]
+        if other[0] == "revision":
+            revisions[region] = int(other[2], 16)
+        elif other[0] == "VMPTRLD" and other[4] == "memory" and revisions.get(region, 0) in (0, 1 << 31):
+            current = region
+        elif other[0] == "VMCLEAR" and region == current or other[0] == "VMXOFF":
+            current = None
+    return current is not None and revisions.get(current, 0) == 1 << 31
+
+
 class OracleError:
     def __init__(self, name, kind, what, when):
         self.name = name
@@ -26,7 +42,7 @@ class OracleError:
     def holds(self, fact, direct, nvmx, op=None):
         if self.when is None:
             return True
-        names = {"op": op, "f": lambda encoding: fact.fields.get(encoding, 0), "direct": direct, "nvmx": nvmx, "base": fact.base,
+        names = {"op": op, "shadow_is_current": lambda: shadow_is_current(fact, op), "f": lambda encoding: fact.fields.get(encoding, 0), "direct": direct, "nvmx": nvmx, "base": fact.base,
                  "msr": lambda number: fact.msrs.get(int(number, 16)),
                  "fails": lambda row: any(row == other[0] for other in fact.fails)}
         return bool(eval(self.when, names))  # the table is part of the source
