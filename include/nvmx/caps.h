@@ -77,8 +77,8 @@ NVMX_BEGIN_C
  * Compute what L1 may see: for each bit, machine AND emulated AND mask, with dependent bits kept consistent.
  *
  * `machine` is the real CPU. `mask` is the most that the host grants, in the same form (allowed-1 halves of the plain
- * MSRs, EPT/VPID bits, MISC bits; other parts are ignored), or NULL: all that is emulated. Controls that the machine
- * forces to 1 are granted in any case.
+ * MSRs, EPT/VPID bits, MISC bits; CR0_FIXED1 and CR4_FIXED1 unless 0: bits of CR0 and CR4 that the host keeps from L1; other
+ * parts are ignored), or NULL: all that is emulated. Controls that the machine forces to 1 are granted in any case.
  *
  * `out` may be `machine`. Its feature_control is what L1's firmware left: locked, with VMXON allowed outside SMX. Facts
  * that no VMX MSR tells are the machine's.

@@ -194,6 +194,15 @@ static uint64_t highest_field_index(const struct nvmx_caps *l1) {
     return highest;
 }
 
+/* Bits of CR0 and CR4 that the host lets L1 set; never fewer than must be set. */
+static void mask_fixed1(struct nvmx_caps *l1, const struct nvmx_caps *mask) {
+    for (unsigned int place = NVMX_CAP_CR0_FIXED1; mask != NULL && place <= NVMX_CAP_CR4_FIXED1; place += 2) {
+        if (mask->msr[place] != 0) {
+            l1->msr[place] &= mask->msr[place] | l1->msr[place - 1];
+        }
+    }
+}
+
 static bool forces_unknown(const struct nvmx_caps *machine, const struct nvmx_caps *l1) {
     for (unsigned int place = NVMX_CAP_PINBASED; place <= NVMX_CAP_ENTRY; place++) {
         if ((nvmx_caps_must_be_1(machine, (enum nvmx_cap)place) & ~(uint32_t)(l1->msr[place] >> 32)) != 0) {
@@ -227,6 +236,7 @@ enum nvmx_status nvmx_caps_for_l1(const struct nvmx_caps *machine, const struct 
     }
     set_basic(&l1);
     set_must_be_1(&l1, machine);
+    mask_fixed1(&l1, mask);
     l1.msr[NVMX_CAP_VMCS_ENUM] = highest_field_index(&l1);
     l1.feature_control = FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX;
     *out = l1;

@@ -473,6 +473,28 @@ Test(caps, subset_refuses_what_is_not_consistent) {
     cr_assert_eq(msr, 0x1d9);
 }
 
+/* A host that keeps CR4 bits from L1 keeps them from vmcs12's host-state and guest-state areas too (SDM 29.2.2, 29.3.1.1). */
+Test(caps, the_mask_takes_bits_of_cr0_and_cr4) {
+    struct nvmx_caps machine = skylake();
+    struct nvmx_caps mask = machine;
+    const uint64_t smep = UINT64_C(1) << 20, vmxe = UINT64_C(1) << 13, cd = UINT64_C(1) << 30;
+
+    MSR(&mask, 0x489) &= ~(smep | vmxe);
+    MSR(&mask, 0x487) &= ~cd;
+    MSR(&mask, 0x486) = MSR(&mask, 0x488) = 0;
+    struct nvmx_caps l1 = l1_of(&machine, &mask);
+    cr_assert_eq(MSR(&l1, 0x489), MSR(&machine, 0x489) & ~smep, "VMXE must be set");
+    cr_assert_eq(MSR(&l1, 0x487), MSR(&machine, 0x487) & ~cd);
+    cr_assert_eq(MSR(&l1, 0x486), MSR(&machine, 0x486));
+    cr_assert_eq(MSR(&l1, 0x488), MSR(&machine, 0x488));
+    cr_assert_not(nvmx_cr_fixed_ok(&l1, 4, 0x2000 | smep, false));
+
+    MSR(&mask, 0x489) = MSR(&mask, 0x487) = 0; /* a host that says nothing of them */
+    l1 = l1_of(&machine, &mask);
+    cr_assert_eq(MSR(&l1, 0x489), MSR(&machine, 0x489));
+    cr_assert_eq(MSR(&l1, 0x487), MSR(&machine, 0x487));
+}
+
 Test(caps, canonical_follows_the_width) {
     struct nvmx_caps caps = skylake();
 
