@@ -2,7 +2,8 @@
 /*
  * Processors that fill, change and invalidate one composition at the same time, while the host changes L1's memory.
  *
- * Each processor owns a table page of ept12 and the entry that leads to it. What it accesses through its own entries must be exactly what it last wrote there; of
+ * Each processor owns a table page of ept12 and the entry that leads to it. What it accesses through its own entries
+ * must be exactly what it last wrote there; of
  * others' entries it may see an older state, as a processor does before it executes INVEPT itself; but nobody ever reaches memory that the host
  * has taken back. Dirty flags: after a write of L2 through a processor's own entry the flag is set.
  */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A VM for testing ept02 under several threads, with nothing of nvmx but ept.h: each thread is a processor with a TLB that runs L1 or L2, another one is the host
+ * A VM for testing ept02 under several threads, with nothing of nvmx but ept.h: each thread is a processor with a
+ * TLB that runs L1 or L2, another one is the host
  * that moves, takes and write-protects L1's memory. All that real processors share is accessed by atomic loads and stores, so that
  * ThreadSanitizer reports what the library fails to order.
  */
