@@ -24,7 +24,6 @@ struct machine {
     int nested;                                 /* KVM's parameter: 1 on, 0 off, -1 kvm_intel is not loaded */
     char user[32];                              /* the module that uses VMX now; "" if none is known to */
     enum msr_access msrs;
-    bool vbs;
     struct capset caps;                /* with MSR_READ */
     struct nvmx_readiness_facts facts; /* .machine, .vendor and .caps are filled */
 };
