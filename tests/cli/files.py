@@ -121,6 +121,23 @@ def tests(program):
             self.put("rflags.elsewhere", (self.folder / "l2.elsewhere").read_bytes())
             self.assertIn("C-29.3.1.4", nvmx("state", "check", self.folder / "rflags", status=1).out)
 
+        def test_what_is_not_carried_is_named(self):
+            path, blob, _ = self.kvm("l2")
+            more = bytearray(blob)
+            more[128 + 320] = 5  # the ENCLS-exiting bitmap, which L1 does not have
+            path.write_bytes(bytes(more))
+            done = nvmx("state", "convert", path, f"{path}.own", status=1)
+            self.assertIn("lost: ", done.out)
+            self.assertIn("202EH ENCLS-exiting bitmap", done.out)
+            self.assertIn("good", nvmx("state", "check", f"{path}.own", status=0).out)
+            shadow, blob, _ = self.kvm("l2-shadow")
+            nvmx("state", "convert", shadow, f"{shadow}.own", status=0)
+            done = nvmx("state", "convert", f"{shadow}.own", f"{shadow}.kvm", status=0)
+            for words in ("besides: what L1 sees", "besides: L2's EFER", "besides: other active VMCSs"):
+                self.assertIn(words, done.out)
+            region = list(self.folder.glob("l2-shadow.kvm.region-*"))
+            self.assertEqual([one.read_bytes() for one in region], [blob[128 + 4096:]])
+
         def test_usage_and_files(self):
             path, blob, _ = self.kvm("l2")
             other = self.put("alone", blob)
