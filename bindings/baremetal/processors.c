@@ -80,8 +80,7 @@ static void wait_microseconds(uint32_t count) {
         wait_a_microsecond();
 }
 
-/* -- this processor's local APIC, which is L1's ----------------------------------------------------------------------
- */
+/* -- this processor's local APIC, which is L1's -------------------------------------------------------------------- */
 
 static volatile uint32_t *apic_register(uint32_t offset) {
     return phys_to_virt((rdmsr(MSR_APIC_BASE) & APIC_BASE_ADDRESS) + offset);
@@ -234,9 +233,7 @@ void processor_init(struct cpu *cpu) {
     apic_reset();
 }
 
-/* -- boot
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* -- boot ---------------------------------------------------------------------------------------------------------- */
 
 struct cpu *processor(uint32_t index) {
     return cpus[index];
