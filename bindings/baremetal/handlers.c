@@ -257,15 +257,17 @@ static void handle_entry_failure(struct cpu *cpu) {
           cpu->exit_reason, vmcs_get(NVMX_VMCS_EXIT_QUALIFICATION));
 }
 
-/* A violation at what is mapped comes once at most, from a translation that the processor still holds; else L1 would
- * stand still. */
+/* A violation at what is mapped comes once at most, from a translation that the processor still holds, or because another processor was
+ * faster; else L1 would stand still. */
 static void check_progress(struct cpu *cpu, uint64_t gpa1) {
     struct nvmx_ept01_mapping mapping;
+    uint64_t rip = vmcs_get(NVMX_VMCS_GUEST_RIP);
 
-    if (ept01_find(gpa1, &mapping) != NVMX_OK)
+    if (ept01_find(gpa1, &mapping) != NVMX_OK || rip != cpu->fault_rip)
         cpu->faults_in_a_row = 0;
     else if (++cpu->faults_in_a_row == MAPPED_FAULTS_MAX)
         panic("access to 0x%lx faults again and again, though it is mapped", gpa1);
+    cpu->fault_rip = rip;
 }
 
 static void handle_ept_violation(struct cpu *cpu) {

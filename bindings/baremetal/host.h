@@ -43,7 +43,8 @@ struct cpu {
     uint64_t vmxon_region;
     uint32_t index;         /* 0: the boot processor */
     uint32_t apic_id;
-    uint32_t faults_in_a_row; /* handlers.c */
+    uint32_t faults_in_a_row; /* EPT violations at what is mapped, by the instruction at fault_rip */
+    uint64_t fault_rip;
     bool init_owed;         /* an INIT signal that L1 could not take yet */
     bool nmi_window;        /* vmcs01 has "NMI-window exiting" for an NMI that is owed */
     bool started_up;        /* a start-up IPI came, and no exit since */

@@ -66,7 +66,7 @@ static volatile bool released; /* L1 is in place: all processors may become its 
 static struct {
     volatile uint32_t taken;
     struct cpu *volatile owner;
-    volatile bool crashing;
+    struct cpu *crashing;
 } lock;
 
 /* -- time --------------------------------------------------------------------------------------------------------- */
@@ -80,8 +80,7 @@ static void wait_microseconds(uint32_t count) {
         wait_a_microsecond();
 }
 
-/* -- this processor's local APIC, which is L1's ----------------------------------------------------------------------
- */
+/* -- this processor's local APIC, which is L1's -------------------------------------------------------------------- */
 
 static volatile uint32_t *apic_register(uint32_t offset) {
     return phys_to_virt((rdmsr(MSR_APIC_BASE) & APIC_BASE_ADDRESS) + offset);
@@ -154,8 +153,7 @@ static void apic_reset(void) {
     apic_write(APIC_DFR, UINT32_MAX);
 }
 
-/* -- the lock
- * ----------------------------------------------------------------------------------------------------------- */
+/* -- the lock ------------------------------------------------------------------------------------------------------ */
 
 void vm_lock_taken(struct cpu *cpu) {
     cpu->in_guest = false;
@@ -179,7 +177,8 @@ static bool bring_out(struct cpu *self) {
     bool all = true;
 
     for (uint32_t i = 0; i < processors; i++)
-        if (cpus[i] != self && cpus[i]->in_guest) {
+        /* Where one is still on its way, a second would be taken for L1's. */
+        if (cpus[i] != self && cpus[i]->in_guest && !cpus[i]->kicked) {
             cpus[i]->kicked = true;
             send(cpus[i]->apic_id, ICR_NMI);
         }
@@ -206,11 +205,13 @@ void processors_flush_others(struct cpu *self) {
 }
 
 void processors_stop(void) {
-    struct cpu *self = this_cpu();
+    struct cpu *self = this_cpu(), *none = NULL;
 
-    if (processors < 2 || lock.crashing)
+    if (processors < 2 || lock.crashing == self)
         return;
-    lock.crashing = true;
+    if (!__atomic_compare_exchange_n(&lock.crashing, &none, self, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+        for (;;)
+            halt(); /* another's report is the first, and the last */
     for (uint32_t i = 0; i < WAIT_OUT && lock.owner != self && __atomic_exchange_n(&lock.taken, 1, __ATOMIC_ACQ_REL);
          i++)
         relax();
@@ -218,8 +219,7 @@ void processors_stop(void) {
     bring_out(self);
 }
 
-/* -- INIT and start-up IPIs of L1
- * ----------------------------------------------------------------------------------------- */
+/* -- INIT and start-up IPIs of L1 ---------------------------------------------------------------------------------- */
 
 void processor_init(struct cpu *cpu) {
     if (cpu == cpus[0])
@@ -233,9 +233,7 @@ void processor_init(struct cpu *cpu) {
     apic_reset();
 }
 
-/* -- boot
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* -- boot ---------------------------------------------------------------------------------------------------------- */
 
 struct cpu *processor(uint32_t index) {
     return cpus[index];

@@ -82,6 +82,7 @@ void processor_reset(struct cpu *cpu) {
     cpu_use(cpu);
     traps_load(cpu);
     restore();
+    cpu->kicked = false; /* the reset took an NMI that was on its way */
     reinit.done = true;
     while (reinit.stack)
         relax(); /* the page that it came from is L1's: it has to be as it was */
