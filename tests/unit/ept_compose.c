@@ -736,6 +736,102 @@ Test(ept, invept_of_a_full_table_finds_what_changed) {
     world_delete(w);
 }
 
+/* -- another processor in between: at each callback, where an operation is longest
+ * ------------------------------------------------------------------------- */
+
+static void host_moves_page_5(struct world *w) {
+    world_set01(w, 0x205, 1, 7, 6, false, 12);
+}
+
+static void l1_changes_entry_5(struct world *w) {
+    w->l1[3][5] = 0x206037;
+    nvmx_ept_invept(w->ept, &w, false, EPTP12);
+}
+
+static void l1_changes_entry_5_and_enters(struct world *w) {
+    l1_changes_entry_5(w);
+    root_of(w, 1, EPTP12);
+}
+
+static uint32_t freed_inside;
+
+static void host_takes_the_table(struct world *w) {
+    uint32_t before = w->freed;
+
+    world_set01(w, 2, 1, 7, 6, false, 12);
+    freed_inside = w->freed - before;
+}
+
+/* ept01_lookup has answered, then the page moves: what was answered must not be mapped. */
+Test(ept, a_fill_that_is_late_for_memory_changed_maps_nothing) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    struct nvmx_ept_fault fault;
+
+    touch(w, EPTP12, 0x6000, &reading);
+    w->in_lookup = host_moves_page_5;
+    cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x181, &fault), NVMX_EPT_RETRY);
+    cr_expect(!look(w, EPTP12, GPA2).valid);
+    cr_expect_eq(touch(w, EPTP12, GPA2, &reading), 1);
+    cr_expect_eq(look(w, EPTP12, GPA2).hpa, w->ept01[0x205].pfn);
+    world_delete(w);
+}
+
+/* The entry has been read, then L1 changes it on another processor and executes INVEPT there. */
+Test(ept, a_fill_that_is_late_for_invept_maps_nothing) {
+    static void (*const others[2])(struct world *) = {l1_changes_entry_5, l1_changes_entry_5_and_enters};
+
+    for (unsigned int i = 0; i < 2; i++) {
+        struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+        struct nvmx_ept_fault fault;
+
+        touch(w, EPTP12, 0x6000, &reading);
+        w->in_lookup = others[i];
+        cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x181, &fault), NVMX_EPT_RETRY);
+        cr_expect(!look(w, EPTP12, GPA2).valid);
+        cr_expect_eq(touch(w, EPTP12, GPA2, &reading), 1);
+        cr_expect_eq(look(w, EPTP12, GPA2).hpa & (WORLD_PFNS - 1), 0x206);
+        world_delete(w);
+    }
+}
+
+/* Tables that another processor may be looking at are not freed under it. */
+Test(ept, tables_are_freed_when_no_operation_can_know_them) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    struct nvmx_ept_fault fault;
+    uint32_t freed;
+
+    touch(w, EPTP12, GPA2, &reading);
+    freed = w->freed;
+    freed_inside = 1;
+    w->in_map = host_takes_the_table;
+    cr_expect_eq(fault_at(w, EPTP12, 0x6000, 0x181, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(freed_inside, 0);
+    cr_expect_eq(w->freed, freed + 2, "%u pages", w->freed - freed);
+    world_delete(w);
+}
+
+/* The comparison has taken an entry out and not flushed yet; the page that it mapped is taken back meanwhile. */
+static void page_5_goes_meanwhile(struct world *w) {
+    cr_assert(w->tlb[1][5].valid);
+    host_moves_page_5(w);
+    cr_expect(!w->tlb[1][5].valid, "the host was told that nothing of the page is left in any TLB");
+}
+
+Test(ept, memory_changed_flushes_what_others_have_not_flushed_yet) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    uint64_t eptp02 = root_of(w, 0, EPTP12);
+    uint64_t hpa, type, qualification;
+
+    touch(w, EPTP12, 0x5000, &reading);
+    cr_assert(world_cpu(w, 1, eptp02, 0x5000, &reading, &hpa, &type, &qualification));
+    w->l1[3][5] = 0;
+    nvmx_ept_invept(w->ept, &w, false, EPTP12);
+    w->in_flush = page_5_goes_meanwhile;
+    root_of(w, 0, EPTP12);
+    cr_expect_eq(w->in_flush, NULL);
+    world_delete(w);
+}
+
 Test(ept, first_touch_reads_one_entry_where_the_way_is_known) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
     uint32_t maps;

@@ -15,6 +15,15 @@ uint32_t world_random(struct world *w, uint32_t below) {
     return (uint32_t)((w->random >> 32) * below >> 32);
 }
 
+static void meanwhile(struct world *w, void (**what)(struct world *w)) {
+    void (*now)(struct world *w) = *what;
+
+    *what = NULL;
+    if (now != NULL) {
+        now(w);
+    }
+}
+
 /* -- the host
  * ------------------------------------------------------------------------------------------------------------------ */
 
@@ -27,6 +36,7 @@ static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) 
         return NULL;
     }
     w->maps++;
+    meanwhile(w, &w->in_map);
     *hpa = gpa1;
     return w->l1[gpa1 >> 12];
 }
@@ -58,6 +68,7 @@ static enum nvmx_status ept01_lookup(void *ctx, uint64_t gpa1, struct nvmx_ept01
     out->access = page->access;
     out->memory_type = page->type;
     out->ignore_pat = page->ignore_pat != 0;
+    meanwhile(w, &w->in_lookup);
     return NVMX_OK;
 }
 
@@ -114,6 +125,7 @@ static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t 
 
     cr_assert(all || here || kind == NVMX_FLUSH_EPT);
     w->flushes++;
+    meanwhile(w, &w->in_flush);
     for (unsigned int v = 0; v < WORLD_VCPUS; v++) {
         for (unsigned int i = 0; i < WORLD_TLB && (!here || v == w->vcpu); i++) {
             if (all || ((w->tlb[v][i].eptp02 ^ value) & ADDRESS) == 0) {

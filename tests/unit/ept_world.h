@@ -49,6 +49,10 @@ struct world {
     unsigned int map_fail_percent; /* of page maps */
     enum nvmx_status lookup_status;
     unsigned int vcpu; /* that calls the composition */
+    /* What another processor does while this one is in a callback; called once, then NULL again. */
+    void (*in_map)(struct world *w);
+    void (*in_lookup)(struct world *w);
+    void (*in_flush)(struct world *w);
     bool mbec;
 };
 
