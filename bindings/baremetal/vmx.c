@@ -2,6 +2,7 @@
 /* Does this CPU suffice? VMX operation, VMCS regions, the host-state area. */
 #include "console.h"
 #include "host.h"
+#include "inline.h"
 
 #define FEATURE_LOCK        (1ull << 0)
 #define FEATURE_VMX         (1ull << 2)
@@ -133,9 +134,7 @@ void vmcs_clean(struct cpu *cpu, uint32_t slot) {
         panic("VMCLEAR of VMCS %u failed", slot);
 }
 
-void vmcs_use(struct cpu *cpu, uint32_t slot) {
-    if (slot == cpu->selected)
-        return;
+void vmcs_load(struct cpu *cpu, uint32_t slot) {
     /* What was written to the shadow VMCS must be in memory before L1 reads it through vmcs01's link pointer. */
     if (cpu->selected == NVMX_VMCS_SHADOW && !vmclear(cpu->slot[NVMX_VMCS_SHADOW].hpa))
         panic("VMCLEAR of the shadow VMCS failed");
@@ -150,17 +149,19 @@ void flush_ept(void) {
         invvpid(INVVPID_ALL, 0, 0);
 }
 
-uint64_t vmcs_get(uint32_t field) {
-    uint64_t value = 0;
-
-    if (!vmread_safe(field, &value))
-        panic("VMREAD of field 0x%x failed", field);
-    return value;
+enum nvmx_status vmcs_select(void *ctx, uint32_t which) {
+    if (which >= SLOTS)
+        return NVMX_E_INVALID;
+    vmcs_use(ctx, which);
+    return NVMX_OK;
 }
 
-void vmcs_put(uint32_t field, uint64_t value) {
-    if (!vmwrite_safe(field, value))
-        panic("VMWRITE of field 0x%x failed", field);
+_Noreturn void vmcs_get_failed(uint32_t field) {
+    panic("VMREAD of field 0x%x failed", field);
+}
+
+_Noreturn void vmcs_put_failed(uint32_t field) {
+    panic("VMWRITE of field 0x%x failed", field);
 }
 
 void vmcs_put_host_state(struct cpu *cpu) {
