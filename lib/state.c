@@ -224,11 +224,12 @@ static enum nvmx_status save_l2(struct state_writer *w, struct nvmx_vcpu *vcpu) 
     return NVMX_OK;
 }
 
-/* What L1 wrote to the shadow VMCS. While L2 runs it has been taken already. */
+/* What L1 wrote to the shadow VMCS: an entry takes only what it looks at. */
 static enum nvmx_status pull(struct nvmx_vcpu *vcpu) {
     uint32_t before = vcpu->selected;
 
-    if (vcpu->mode != NVMX_MODE_ROOT || vcpu->restored.pending) {
+    bool nothing = vcpu->mode == NVMX_MODE_OFF || (vcpu->mode == NVMX_MODE_L2 && !vcpu->shadow_known);
+    if (nothing || vcpu->restored.pending) {
         return NVMX_OK;
     }
     enum nvmx_status status = shadow_pull(vcpu);

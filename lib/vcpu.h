@@ -92,6 +92,7 @@ struct sync_list {
     uint32_t encoding[NVMX_FIELD_COUNT];
     uint8_t slot[NVMX_FIELD_COUNT];
     struct nvmx_field_set fields;      /* all that is read */
+    bool covers_shadow;                /* no exit leaves a field stale that hardware VMCS shadowing shows L1 */
     struct nvmx_field_set saved_later; /* what else the exit saves: it stays in vmcs02 */
     struct nvmx_field_set lost;        /* guest state of vmcs02 of which nothing is known afterwards */
 };
@@ -104,6 +105,7 @@ struct vmcs12 {
     bool is_shadow;            /* a shadow VMCS: L1 can't enter it */
     bool vmcs02_ready;         /* vmcs02 was reset and written once for this vmcs12 */
     bool pages_merged;         /* so are its bitmaps, pages, EPT root and VPID, but for the contents of L1's bitmaps */
+    bool pages_alone;          /* pages_merged, and no entry needs to look at bitmaps, or to ask the host for a root */
     bool controls_merged;      /* vmcs02's controls are right but for the dirty fields */
     bool l1_state_ready;       /* l1_state[] is made of the present host-state area and VM-exit controls */
     bool sync_ready;           /* `sync` is made of the present `learned` and `saved` */
@@ -123,7 +125,8 @@ struct vmcs12 {
     uint32_t gates_inherited;        /* as bits */
     bool own_pdptes;                 /* L2's PDPTEs are vmcs12's fields */
     uint32_t inherited_count;
-    uint8_t inherited_gate[GATES_MAX];
+    uint32_t inherited_efer; /* place of IA32_EFER among them, from 1 on; 0: not */
+    bool rewrites;           /* some of `refreshed` no exit saves */
     uint32_t inherited_encoding[GATES_MAX];
     struct pin pin[PIN_COUNT];
     struct bitmap_overlay msr_bitmap;
@@ -240,7 +243,7 @@ struct nvmx_vcpu {
     uint32_t gates_switched;      /* gates that vmcs01 loads on entry: the host switches them */
     bool l1_value_known;
     uint64_t
-        l1_value[GATES_MAX]; /* what L2 inherits from L1, as vmcs01 has it; in the order of vmcs12.inherited_gate */
+        l1_value[GATES_MAX]; /* what L2 inherits from L1, as vmcs01 has it; in the order of vmcs12.inherited_encoding */
     struct l1_left l1_left;
     bool l1_shadows_known; /* vmcs01's read shadows of CR0 and CR4 are l1_shadow[] */
     uint64_t l1_shadow[2];
@@ -358,7 +361,11 @@ void shadow_fields(struct nvmx_vm *vm);
  * stay selected.
  */
 enum nvmx_status shadow_push(struct nvmx_vcpu *vcpu);
+/* The same after an exit of L2, or an entry that failed, of the vmcs12 that was current at the last push. */
+enum nvmx_status shadow_push_exit(struct nvmx_vcpu *vcpu);
 enum nvmx_status shadow_pull(struct nvmx_vcpu *vcpu);
+/* The same for a VM entry: what it does not look at may stay in the shadow VMCS. */
+enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu);
 /* A field that L1 reads but does not write there was changed by an emulated VMWRITE. */
 enum nvmx_status shadow_follow(struct nvmx_vcpu *vcpu, unsigned int slot);
 /* The current VMCS changed or went away: vmcs01's link pointer follows. Selects vmcs01 if there is a shadow VMCS. */

@@ -58,67 +58,102 @@ static inline enum nvmx_status nvmx_inline_vmcs_select(void *ctx, uint32_t which
 
 /*
  * The loops that every exit goes through several times: little is spent but the VMREADs and VMWRITEs themselves. Few
- * fields, named by a constant list, become straight code. Operands are registers: if L0 is itself a guest, they exit,
- * and an operand in memory costs its host a walk of L0's page tables.
+ * fields, named by a constant list, become straight code.
  */
+extern bool l0_is_guest; /* vmx.c */
 #define STRAIGHT(count, most) (__builtin_constant_p(count) && (count) <= (most))
 
-#define READ(i)                                                                                                        \
-    if (count > (i) && !vmread_safe(encoding[i], &value[i]))                                                           \
-    return NVMX_E_UNSUPPORTED
+/* clang-format off */
+#define READ(i) if (!vmread_safe(encoding[i], &value[i])) return NVMX_E_UNSUPPORTED
+#define WRITE(i) if (!vmwrite_safe(encoding[i], value[i])) return NVMX_E_UNSUPPORTED
+#define WRITE_MEMORY(i) if (!vmwrite_memory(encoding[i], &value[i])) return NVMX_E_UNSUPPORTED
+#define READ_IF(i) if (count > (i)) READ(i)
+/* clang-format on */
+
 static inline __attribute__((always_inline)) enum nvmx_status
 nvmx_inline_vmcs_read(void *ctx, uint32_t count, const uint32_t *encoding, uint64_t *value) {
-    callback_made();
     (void)ctx;
     if (STRAIGHT(count, 12)) {
+        READ_IF(0);
+        READ_IF(1);
+        READ_IF(2);
+        READ_IF(3);
+        READ_IF(4);
+        READ_IF(5);
+        READ_IF(6);
+        READ_IF(7);
+        READ_IF(8);
+        READ_IF(9);
+        READ_IF(10);
+        READ_IF(11);
+        return NVMX_OK;
+    }
+    callback_made();
+    for (; count >= 4; count -= 4, encoding += 4, value += 4) {
         READ(0);
         READ(1);
         READ(2);
         READ(3);
-        READ(4);
-        READ(5);
-        READ(6);
-        READ(7);
-        READ(8);
-        READ(9);
-        READ(10);
-        READ(11);
-        return NVMX_OK;
     }
-    for (; count >= 4; count -= 4, encoding += 4, value += 4)
-        if (!vmread_safe(encoding[0], &value[0]) || !vmread_safe(encoding[1], &value[1]) ||
-            !vmread_safe(encoding[2], &value[2]) || !vmread_safe(encoding[3], &value[3]))
-            return NVMX_E_UNSUPPORTED;
-    while (count-- != 0)
-        if (!vmread_safe(encoding[count], &value[count]))
-            return NVMX_E_UNSUPPORTED;
+    if ((count & 2) != 0) {
+        READ(0);
+        READ(1);
+        encoding += 2, value += 2;
+    }
+    if ((count & 1) != 0)
+        READ(0);
     return NVMX_OK;
 }
-#undef READ
 
-#define WRITE(i)                                                                                                       \
-    if (count > (i) && !vmwrite_safe(encoding[i], value[i]))                                                           \
-    return NVMX_E_UNSUPPORTED
 static inline __attribute__((always_inline)) enum nvmx_status
 nvmx_inline_vmcs_write(void *ctx, uint32_t count, const uint32_t *encoding, const uint64_t *value) {
-    callback_made();
     (void)ctx;
     if (STRAIGHT(count, 2)) {
         WRITE(0);
-        WRITE(1);
+        if (count == 2)
+            WRITE(1);
         return NVMX_OK;
     }
-    for (; count >= 8; count -= 8, encoding += 8, value += 8)
-        if (!vmwrite_safe(encoding[0], value[0]) || !vmwrite_safe(encoding[1], value[1]) ||
-            !vmwrite_safe(encoding[2], value[2]) || !vmwrite_safe(encoding[3], value[3]) ||
-            !vmwrite_safe(encoding[4], value[4]) || !vmwrite_safe(encoding[5], value[5]) ||
-            !vmwrite_safe(encoding[6], value[6]) || !vmwrite_safe(encoding[7], value[7]))
-            return NVMX_E_UNSUPPORTED;
-    while (count-- != 0)
-        if (!vmwrite_safe(encoding[count], value[count]))
-            return NVMX_E_UNSUPPORTED;
+    callback_made();
+    for (; count >= 8 && !l0_is_guest; count -= 8, encoding += 8, value += 8) {
+        WRITE_MEMORY(0);
+        WRITE_MEMORY(1);
+        WRITE_MEMORY(2);
+        WRITE_MEMORY(3);
+        WRITE_MEMORY(4);
+        WRITE_MEMORY(5);
+        WRITE_MEMORY(6);
+        WRITE_MEMORY(7);
+    }
+    for (; count >= 8; count -= 8, encoding += 8, value += 8) {
+        WRITE(0);
+        WRITE(1);
+        WRITE(2);
+        WRITE(3);
+        WRITE(4);
+        WRITE(5);
+        WRITE(6);
+        WRITE(7);
+    }
+    if ((count & 4) != 0) {
+        WRITE(0);
+        WRITE(1);
+        WRITE(2);
+        WRITE(3);
+        encoding += 4, value += 4;
+    }
+    if ((count & 2) != 0) {
+        WRITE(0);
+        WRITE(1);
+        encoding += 2, value += 2;
+    }
+    if ((count & 1) != 0)
+        WRITE(0);
     return NVMX_OK;
 }
+#undef READ
 #undef WRITE
+#undef WRITE_MEMORY
+#undef READ_IF
 
 #endif

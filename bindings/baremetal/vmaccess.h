@@ -18,4 +18,12 @@ static inline bool vmwrite_safe(uint64_t encoding, uint64_t value) {
     return ok;
 }
 
+/* The same from memory. If L0 is itself a guest its VMWRITEs exit, and such an operand costs its host a walk of L0's
+ * page tables. */
+static inline bool vmwrite_memory(uint64_t encoding, const uint64_t *value) {
+    bool ok;
+    __asm__ volatile("vmwrite %2, %1" : "=@cca"(ok) : "r"(encoding), "m"(*value));
+    return ok;
+}
+
 #endif

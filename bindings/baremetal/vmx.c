@@ -84,6 +84,7 @@ static void enable_in_feature_control(void) {
 void vmx_enter(const struct cpu *cpu) {
     write_cr0((read_cr0() | rdmsr(MSR_VMX_CR0_FIXED0)) & rdmsr(MSR_VMX_CR0_FIXED1));
     write_cr4((read_cr4() | rdmsr(MSR_VMX_CR4_FIXED0) | CR4_VMXE) & rdmsr(MSR_VMX_CR4_FIXED1));
+    l0_is_guest = cpuid(1, 0).ecx >> 31;
     if (!vmxon(cpu->vmxon_region))
         panic("VMXON failed");
 }
@@ -148,6 +149,8 @@ void flush_ept(void) {
     if (vmx_has_ept(EPT_CAP_INVVPID_ALL))
         invvpid(INVVPID_ALL, 0, 0);
 }
+
+bool l0_is_guest;
 
 enum nvmx_status vmcs_select(void *ctx, uint32_t which) {
     if (which >= SLOTS)

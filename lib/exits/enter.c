@@ -12,7 +12,7 @@
 /* If one of these was written, rules are checked that also look at guest state which L2 may have changed. */
 #define GROUPS_THAT_LOOK_FAR ((1u << NVMX_GROUP_CONTROL) | (1u << NVMX_GROUP_REGISTER) | (1u << NVMX_GROUP_SEGMENT))
 
-static bool uses_pae_without_ept(const struct vmcs12 *v) {
+static inline bool uses_pae_without_ept(const struct vmcs12 *v) {
     return (v->value[NVMX_F_GUEST_CR0] & CR0_PG) != 0 && (v->value[NVMX_F_GUEST_CR4] & CR4_PAE) != 0 &&
            (v->value[NVMX_F_VM_ENTRY_CONTROLS] & ENTRY_IA32E) == 0 && (secondary_controls(v) & PROC2_EPT) == 0;
 }
@@ -119,35 +119,39 @@ static enum nvmx_next load_and_go(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
  * Do only rules remain that compare fields L1 has not written with each other? Those that look at anything else
  * (SDM 29.2.1.1 VTPR, 29.2.4, 29.3.1.5 the link pointer, 29.3.1.6) have nothing to look at here.
  */
-static bool nothing_to_check(const struct vmcs12 *v, uint32_t groups, bool l1_long_mode) {
+static inline bool nothing_to_check(const struct vmcs12 *v, uint32_t groups, bool l1_long_mode) {
     return groups == 0 && l1_long_mode && (v->value[NVMX_F_VM_EXIT_CONTROLS] & EXIT_HOST_64) != 0 &&
            v->value[NVMX_F_VMCS_LINK_POINTER] == NVMX_NO_ADDRESS &&
            (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TPR_SHADOW) == 0 && !uses_pae_without_ept(v);
 }
 
-static enum nvmx_next merge_and_go(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *pdpte) {
-    return merge_vmcs02(vcpu, v, pdpte) == NVMX_OK ? load_and_go(vcpu, v) : merge_failed(vcpu);
-}
-
-static __attribute__((noinline)) enum nvmx_next check_and_go(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t groups,
-                                                             bool l1_long_mode) {
+/* The checks of SDM 29.2 and 29.3.1. False: *next says what became of L1. `pdpte`: what PAE paging without EPT loads.
+ */
+static __attribute__((noinline)) bool passes_checks(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t groups,
+                                                    bool l1_long_mode, uint64_t *pdpte, enum nvmx_next *next) {
     struct nvmx_check_input in;
     struct nvmx_check_failure failure;
     enum nvmx_status status = gather(vcpu, v, groups, &in);
 
     if (status != NVMX_OK) {
-        return stop(vcpu, NVMX_STOP_HOST, status);
+        *next = stop(vcpu, NVMX_STOP_HOST, status);
+        return false;
     }
     in.l1_long_mode = l1_long_mode;
     if (!nvmx_check_first(&in, groups, &failure)) {
-        return refuse(vcpu, v, &failure);
+        *next = refuse(vcpu, v, &failure);
+        return false;
     }
     v->checked = NVMX_CHECK_ALL;
-    return merge_and_go(vcpu, v, uses_pae_without_ept(v) ? in.pdpte : NULL);
+    memcpy(pdpte, in.pdpte, sizeof(in.pdpte));
+    return true;
 }
 
 enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode) {
     struct vmcs12 *v = vmcs12_current(vcpu);
+    uint64_t pdpte[4];
+    bool checked_anew = false;
+    enum nvmx_next next;
     enum nvmx_status status = host_controls(vcpu);
 
     vcpu->l1_value_known = false;
@@ -155,7 +159,7 @@ enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode) {
         status = merge_read_l1(vcpu, v);
     }
     if (status == NVMX_OK) {
-        status = shadow_pull(vcpu);
+        status = shadow_pull_for_entry(vcpu);
     }
     if (RARE(status != NVMX_OK)) {
         return stop(vcpu, NVMX_STOP_HOST, status);
@@ -167,6 +171,12 @@ enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode) {
         groups |= 1u << NVMX_GROUP_NONREGISTER;
     }
     vcpu->last_check = NVMX_CHECK_NONE;
-    return nothing_to_check(v, groups, l1_long_mode) ? merge_and_go(vcpu, v, NULL)
-                                                     : check_and_go(vcpu, v, groups, l1_long_mode);
+    if (!nothing_to_check(v, groups, l1_long_mode)) {
+        checked_anew = true;
+        if (!passes_checks(vcpu, v, groups, l1_long_mode, pdpte, &next)) {
+            return next;
+        }
+    }
+    status = merge_vmcs02(vcpu, v, checked_anew && uses_pae_without_ept(v) ? pdpte : NULL);
+    return status == NVMX_OK ? load_and_go(vcpu, v) : merge_failed(vcpu);
 }

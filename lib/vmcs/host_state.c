@@ -361,21 +361,21 @@ static enum nvmx_status read_l1_state(struct nvmx_vcpu *vcpu, uint64_t *cr0, uin
 
 /* How many of the first places need no writing. `l1_left`: L1's last exit was its VM entry, and nothing touched vmcs01
  * since. */
-static unsigned int known_places(struct nvmx_vcpu *vcpu, const uint64_t *to) {
-    const struct l1_left *left = &vcpu->l1_left;
+static inline unsigned int known_places(struct nvmx_vcpu *vcpu, const uint64_t *to) {
+    struct l1_left *left = &vcpu->l1_left;
     bool same = left->valid && left->cs_rights == to[PLACE_CS_RIGHTS] && left->ss_rights == to[PLACE_SS_RIGHTS] &&
                 left->entry_controls == to[PLACE_ENTRY_CONTROLS] &&
                 left->interruptibility == to[PLACE_INTERRUPTIBILITY];
     bool shadows = vcpu->l1_shadows_known && vcpu->l1_shadow[0] == to[PLACE_CR0_SHADOW] &&
                    vcpu->l1_shadow[1] == to[PLACE_CR4_SHADOW];
 
-    vcpu->l1_left.valid = false;
+    left->valid = false;
+    if (same && shadows) {
+        return PLACE_FIRST_UNKNOWN;
+    }
     vcpu->l1_shadow[0] = to[PLACE_CR0_SHADOW];
     vcpu->l1_shadow[1] = to[PLACE_CR4_SHADOW];
-    if (!same) {
-        return 0;
-    }
-    return shadows ? PLACE_FIRST_UNKNOWN : PLACE_AFTER_EXIT_STATE;
+    return same ? PLACE_AFTER_EXIT_STATE : 0;
 }
 
 enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool from_l2, bool nmi_exit,
@@ -396,7 +396,7 @@ enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool 
         status = read_inherited(&l);
     }
     if (status == NVMX_OK) {
-        status = shadow_push(vcpu); /* between the two selects, so that it costs no third */
+        status = shadow_push_exit(vcpu); /* between the two selects, so that it costs no third */
     }
     if (status == NVMX_OK) {
         status = host_select(vcpu, NVMX_VMCS01);

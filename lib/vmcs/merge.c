@@ -91,6 +91,7 @@ static COLD void follow_controls(struct merge *m) {
     }
     v->gates_inherited = inherited;
     v->inherited_count = 0;
+    v->inherited_efer = 0;
     v->inherited = (struct nvmx_field_set){{0}};
     v->refreshed = (struct nvmx_field_set){{0}};
     for (unsigned int i = 0; i < GATE_COUNT; i++) {
@@ -98,8 +99,9 @@ static COLD void follow_controls(struct merge *m) {
             v->gates_loaded |= 1u << i;
             nvmx_set_add(&v->refreshed, gates[i].guest);
         } else if (((inherited >> i) & 1) != 0) {
-            v->inherited_gate[v->inherited_count] = (uint8_t)i;
             v->inherited_encoding[v->inherited_count++] = field_encoding[gates[i].guest];
+            v->inherited_efer = i == GATE_EFER ? v->inherited_count : v->inherited_efer;
+            nvmx_set_remove(&v->known, gates[i].guest);
             nvmx_set_add(&v->inherited, gates[i].guest);
         }
     }
@@ -182,13 +184,19 @@ static uint64_t inherited_efer(const struct vmcs12 *v, uint64_t efer_of_l1) {
     return efer | (ia32e ? EFER_LMA : 0);
 }
 
-static void put_inherited(struct merge *m) {
-    for (uint32_t i = 0; i < m->v->inherited_count; i++) {
-        unsigned int gate = m->v->inherited_gate[i];
-        uint64_t value = m->vcpu->l1_value[i];
+/* L2 ran on these fields, or vmcs02 is new: they are written at each entry. */
+static inline void put_inherited(struct merge *m) {
+    const struct vmcs12 *v = m->v;
 
-        merge_put(m, gates[gate].guest, gate == GATE_EFER ? inherited_efer(m->v, value) : value);
+    for (uint32_t i = 0; i < v->inherited_count; i++) {
+        m->encoding[m->count + i] = v->inherited_encoding[i];
+        m->value[m->count + i] = m->vcpu->l1_value[i];
     }
+    if (v->inherited_efer != 0) {
+        uint64_t *efer = &m->value[m->count + v->inherited_efer - 1];
+        *efer = inherited_efer(v, *efer);
+    }
+    m->count += v->inherited_count;
 }
 
 /* -- guest state and events
@@ -200,10 +208,19 @@ static COLD void put_pdptes(struct merge *m, const uint64_t *pdpte) {
     }
 }
 
+/* The fields of `set` that aren't stale, as vmcs12 has them. */
+static inline void put_fields(struct merge *m, unsigned int word, uint64_t set) {
+    struct vmcs12 *v = m->v;
+
+    for (uint64_t left = set & ~v->stale.word[word]; left != 0; left &= left - 1) {
+        unsigned int slot = word * 64 + (unsigned int)__builtin_ctzll(left);
+        merge_put(m, slot, v->value[slot]);
+    }
+}
+
 /*
- * Of what vmcs02 must hold: what L1 has written, and what L2 may have changed though no exit saves it. Stale fields
- * have their truth there. Where vmcs12's own PDPTEs count again they need not be dirty, whatever an entry without EPT
- * left in vmcs02.
+ * What L1 has written, and what L2 may have changed though no exit saves it. Stale fields have their truth in vmcs02.
+ * After a change of controls any field counts that vmcs02 is not known to hold.
  */
 static inline void put_guest_state(struct merge *m) {
     struct vmcs12 *v = m->v;
@@ -211,17 +228,13 @@ static inline void put_guest_state(struct merge *m) {
 
 #pragma GCC unroll 4
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-        uint64_t unknown = v->refreshed.word[w] & ~v->known.word[w];
-        uint64_t dirty = v->dirty.word[w];
-        uint64_t left;
-
-        if ((unknown | dirty) == 0) {
-            continue;
+        if (v->dirty.word[w] != 0) {
+            put_fields(m, w, v->dirty.word[w] & (copied->word[w] | v->refreshed.word[w]));
         }
-        left = ((dirty & (copied->word[w] | v->refreshed.word[w])) | unknown) & ~v->stale.word[w];
-        for (; left != 0; left &= left - 1) {
-            unsigned int slot = w * 64 + (unsigned int)__builtin_ctzll(left);
-            merge_put(m, slot, v->value[slot]);
+    }
+    if (RARE(m->controls || v->rewrites)) {
+        for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+            put_fields(m, w, v->refreshed.word[w] & ~v->known.word[w] & (m->controls ? UINT64_MAX : ~v->saved.word[w]));
         }
     }
 }
@@ -278,6 +291,10 @@ static COLD enum nvmx_status collect_controls(struct merge *m) {
         merge_put(m, NVMX_F_VMCS_LINK_POINTER, NVMX_NO_ADDRESS);
         merge_controls(m);
         sync_saved_fields(m->vcpu, m->v);
+        m->v->rewrites = false;
+        for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+            m->v->rewrites = m->v->rewrites || (m->v->refreshed.word[w] & ~m->v->saved.word[w]) != 0;
+        }
     }
     return status;
 }

@@ -375,7 +375,7 @@ static bool ept_stands(const struct merge *m) {
 }
 
 bool merge_pages_stand(const struct merge *m) {
-    return but_for_msrs(m) && ept_stands(m) && m->v->msr_bitmap.hot_count == 0 && !m->v->msr_bitmap.has_virtual;
+    return !m->controls && m->v->pages_alone && vpid_stands(m) && ept_stands(m);
 }
 
 static enum nvmx_status all_pages(struct merge *m, uint32_t *bits) {
@@ -412,6 +412,8 @@ enum nvmx_status merge_pages(struct merge *m) {
         status = status == NVMX_OK ? msr_bitmap(m, &bits) : status;
     }
     v->pages_merged = status == NVMX_OK;
+    v->pages_alone = v->pages_merged && v->io_bitmap[0].hot_count == 0 && v->io_bitmap[1].hot_count == 0 &&
+                     v->msr_bitmap.hot_count == 0 && !v->msr_bitmap.has_virtual && m->vcpu->vm->host.ept02_root == NULL;
     if (status == NVMX_OK) {
         v->bitmap_bits = bits;
     }
@@ -441,6 +443,8 @@ static enum nvmx_status heat(struct nvmx_vcpu *vcpu, struct bitmap_overlay *over
 
 enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t bit) {
     struct bitmap_virtual virtual_bits = x2apic_bits(v);
+
+    v->pages_alone = false;
     enum nvmx_status status = heat(vcpu, &v->msr_bitmap, v->value[NVMX_F_MSR_BITMAP_ADDRESS], vcpu->host_msr_bitmap,
                                    v->msr_bitmap.has_virtual ? &virtual_bits : NULL, bit);
 
@@ -451,6 +455,7 @@ enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32
 }
 
 enum nvmx_status merge_heat_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int which, uint32_t bit) {
+    v->pages_alone = false;
     return heat(vcpu, &v->io_bitmap[which], v->value[NVMX_F_IO_BITMAP_A_ADDRESS + which], vcpu->host_io_bitmap[which],
                 NULL, bit);
 }
@@ -469,7 +474,7 @@ void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes) 
 
             if (pinned != NVMX_NO_ADDRESS && !apart) {
                 unpin(vcpu, v, p);
-                v->pages_merged = false;
+                v->pages_merged = v->pages_alone = false;
                 vcpu->pages_changed = true;
             }
         }

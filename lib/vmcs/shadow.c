@@ -154,18 +154,32 @@ static void push_field(struct nvmx_vcpu *vcpu, struct batch *batch, unsigned int
     }
 }
 
-/* Only what differs from what the shadow VMCS holds is written: L1's own writes were taken note of by shadow_pull. */
-static enum nvmx_status push_changes(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+#define CHANGED(name) (v->value[NVMX_F_##name] != vcpu->shadow_holds[PLACE_##name])
+#define PUSH(name)                                                                                                     \
+    if (CHANGED(name)) {                                                                                               \
+        push_field(vcpu, &batch, PLACE_##name, v->value[NVMX_F_##name]);                                               \
+    }
+
+/* What an exit of L2 can have changed; L1's own writes were taken note of by shadow_pull, and no exit touches the other
+ * writable fields. */
+static inline enum nvmx_status push_changes(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool by_exit) {
     struct batch batch;
 
     batch_init(&batch);
-#define PUSH(name)                                                                                                     \
-    if (v->value[NVMX_F_##name] != vcpu->shadow_holds[PLACE_##name]) {                                                 \
-        push_field(vcpu, &batch, PLACE_##name, v->value[NVMX_F_##name]);                                               \
+    if (!by_exit) {
+        PUSH(PRIMARY_CONTROLS)
+        PUSH(VM_ENTRY_EXCEPTION_ERROR_CODE)
+        PUSH(VM_ENTRY_INSTRUCTION_LENGTH)
     }
+    PUSH(PML_INDEX)
+    PUSH(VM_ENTRY_INTERRUPTION_INFO)
+    PUSH(GUEST_INTERRUPTIBILITY_STATE)
+    PUSH(GUEST_RSP)
+    PUSH(GUEST_RIP)
+    PUSH(GUEST_RFLAGS)
 #define PUSH_NO(name)
 #define PUSH_RO(name)                                             PUSH(name)
-#define PUSH_RW(name)                                             PUSH(name)
+#define PUSH_RW(name)                                             _Static_assert(PLACE_##name < 9, "named above");
 #define FIELD(encoding, name, text, exists, group, merge, shadow) PUSH_##shadow(name)
 #include <nvmx/vmcs_fields.def>
 #undef FIELD
@@ -174,19 +188,27 @@ static enum nvmx_status push_changes(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     return status;
 }
 
-enum nvmx_status shadow_push(struct nvmx_vcpu *vcpu) {
+static inline enum nvmx_status push(struct nvmx_vcpu *vcpu, bool by_exit) {
     struct vmcs12 *v = vmcs12_current(vcpu);
 
     if (!in_use(vcpu) || v == NULL) {
         return NVMX_OK;
     }
-    if (RARE(some_stale(vcpu, v))) {
+    if (RARE(!(v->sync_ready && v->sync.covers_shadow) && some_stale(vcpu, v))) {
         enum nvmx_status status = fetch_stale(vcpu, v);
         if (status != NVMX_OK) {
             return status;
         }
     }
-    return RARE(!vcpu->shadow_known) ? push_all(vcpu, v) : push_changes(vcpu, v);
+    return RARE(!vcpu->shadow_known) ? push_all(vcpu, v) : push_changes(vcpu, v, by_exit);
+}
+
+enum nvmx_status shadow_push(struct nvmx_vcpu *vcpu) {
+    return push(vcpu, false);
+}
+
+enum nvmx_status shadow_push_exit(struct nvmx_vcpu *vcpu) {
+    return push(vcpu, true);
 }
 
 /* By the list: the processor lacks some of the fields, or what the shadow VMCS held is not known. */
@@ -231,6 +253,64 @@ enum nvmx_status shadow_pull(struct nvmx_vcpu *vcpu) {
         }
     }
     return NVMX_OK;
+}
+
+/* What goes with an event that L1 injects. The shadow VMCS is selected. */
+static enum nvmx_status pull_event(struct nvmx_vcpu *vcpu) {
+    static const uint32_t encoding[] = {NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE, NVMX_VMCS_VM_ENTRY_INSTRUCTION_LENGTH};
+    static const uint8_t places[] = {PLACE_VM_ENTRY_EXCEPTION_ERROR_CODE, PLACE_VM_ENTRY_INSTRUCTION_LENGTH};
+    uint64_t value[2];
+    enum nvmx_status status = host_read_encoded(vcpu, 2, encoding, value);
+
+    for (unsigned int i = 0; status == NVMX_OK && i < 2; i++) {
+        if (value[i] != vcpu->shadow_holds[places[i]]) {
+            vcpu->shadow_holds[places[i]] = value[i];
+            vmcs12_write(vcpu, slot_of_place[places[i]], value[i]);
+        }
+    }
+    return status;
+}
+
+/* Without an event that L1 injects and without a log these stay where L1 wrote them, until the whole is pulled. */
+enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu) {
+    static const uint32_t encoding[] = {NVMX_VMCS_PRIMARY_CONTROLS,
+                                        NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO,
+                                        NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE,
+                                        NVMX_VMCS_GUEST_RSP,
+                                        NVMX_VMCS_GUEST_RIP,
+                                        NVMX_VMCS_GUEST_RFLAGS};
+    static const uint8_t places[] = {PLACE_PRIMARY_CONTROLS,
+                                     PLACE_VM_ENTRY_INTERRUPTION_INFO,
+                                     PLACE_GUEST_INTERRUPTIBILITY_STATE,
+                                     PLACE_GUEST_RSP,
+                                     PLACE_GUEST_RIP,
+                                     PLACE_GUEST_RFLAGS};
+    _Static_assert(sizeof(places) == WRITABLE_COUNT - 3,
+                   "all but the PML index, the error code and the instruction length");
+    struct vmcs12 *v = vmcs12_current(vcpu);
+    uint64_t value[sizeof(places)];
+
+    if (!in_use(vcpu)) {
+        return NVMX_OK;
+    }
+    if (RARE(!vcpu->shadow_known || (secondary_controls(v) & PROC2_PML) != 0)) {
+        return shadow_pull(vcpu);
+    }
+    enum nvmx_status status = host_select(vcpu, NVMX_VMCS_SHADOW);
+    if (status == NVMX_OK) {
+        status = host_read_encoded(vcpu, sizeof(places), encoding, value);
+    }
+    if (RARE(status != NVMX_OK)) {
+        return status;
+    }
+#pragma GCC unroll 8
+    for (unsigned int i = 0; i < sizeof(places); i++) {
+        if (RARE(value[i] != vcpu->shadow_holds[places[i]])) {
+            vcpu->shadow_holds[places[i]] = value[i];
+            vmcs12_write(vcpu, slot_of_place[places[i]], value[i]);
+        }
+    }
+    return RARE((value[1] & EVENT_VALID) != 0) ? pull_event(vcpu) : NVMX_OK;
 }
 
 /* L1's VMWRITE to exit information exits, but its VMREAD does not: what was written must be found in the shadow VMCS.

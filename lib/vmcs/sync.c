@@ -154,11 +154,13 @@ static COLD void make_list(const struct nvmx_vm *vm, struct vmcs12 *v) {
     CORE_FIELDS(X)
 #undef X
     list->count = 0;
+    list->covers_shadow = true;
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
         uint64_t extra = v->learned.word[w] & v->saved.word[w] & ~core.word[w];
 
         list->fields.word[w] = core.word[w] | extra;
         list->saved_later.word[w] = v->saved.word[w] & ~list->fields.word[w];
+        list->covers_shadow = list->covers_shadow && (list->saved_later.word[w] & vm->shadowed.fields.word[w]) == 0;
         list->lost.word[w] = vm->guest_state.word[w] & ~list->fields.word[w];
         for (uint64_t left = extra; left != 0; left &= left - 1) {
             unsigned int slot = w * 64 + (unsigned int)__builtin_ctzll(left);
