@@ -6,15 +6,17 @@
 
 #include "vcpu.h"
 
-#define RECORD_BYTES(items) (STATE_RECORD_HEAD + 16 + (size_t)(items) * STATE_ITEM_BYTES)
-#define PROFILE_ITEMS (NVMX_CAP_MSRS + 7)
+#define RECORD_BYTES(items) (STATE_RECORD_HEAD + 16 + (size_t)(items)*STATE_ITEM_BYTES)
+#define PROFILE_ITEMS       (NVMX_CAP_MSRS + 7)
 
 size_t nvmx_state_size(const struct nvmx_vcpu *vcpu) {
     return STATE_HEADER_BYTES + RECORD_BYTES(PROFILE_ITEMS) + RECORD_BYTES(NVMX_STATE_VCPU_CURRENT) +
            (vcpu->vmcs02_slots + 1u) * RECORD_BYTES(NVMX_FIELD_COUNT) + STATE_TRAILER_BYTES;
 }
 
-/* -- saving ----------------------------------------------------------------------------------------------------------------------------- */
+/* -- saving
+ * -----------------------------------------------------------------------------------------------------------------------------
+ */
 
 static void save_vcpu(struct state_writer *w, const struct nvmx_vcpu *vcpu) {
     uint64_t current = vmcs12_pointer(vcpu);
@@ -60,7 +62,8 @@ static struct vmcs12 *used_after(struct nvmx_vcpu *vcpu, uint64_t after) {
 
 /* The timer's value waits elsewhere while nvmx_enter makes L2 exit at once. */
 static void fetch_timer(const struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    if (vcpu->timer_forced && v == &vcpu->vmcs12[vcpu->current] && nvmx_set_has(&v->stale, NVMX_F_PREEMPTION_TIMER_VALUE)) {
+    if (vcpu->timer_forced && v == &vcpu->vmcs12[vcpu->current] &&
+        nvmx_set_has(&v->stale, NVMX_F_PREEMPTION_TIMER_VALUE)) {
         v->value[NVMX_F_PREEMPTION_TIMER_VALUE] = vcpu->saved_timer;
         nvmx_set_remove(&v->stale, NVMX_F_PREEMPTION_TIMER_VALUE);
     }
@@ -115,7 +118,8 @@ static enum nvmx_status read_l2_values(struct nvmx_vcpu *vcpu, const struct stat
     return status;
 }
 
-/* What L2 itself reads of a control register (SDM 27.6.6): so the host's masks, which may differ on the other side, don't matter. */
+/* What L2 itself reads of a control register (SDM 27.6.6): so the host's masks, which may differ on the other side,
+ * don't matter. */
 static uint64_t as_l2_reads(const uint64_t *value, unsigned int cr, unsigned int mask, unsigned int shadow) {
     return (value[cr] & ~value[mask]) | (value[shadow] & value[mask]);
 }
@@ -155,7 +159,8 @@ void state_event_without_rest(uint64_t *value) {
     }
 }
 
-/* Requests for windows and the timer that makes L2 exit at once are not L2's: the host still has the event, and nvmx_enter asks again. */
+/* Requests for windows and the timer that makes L2 exit at once are not L2's: the host still has the event, and
+ * nvmx_enter asks again. */
 static void without_requests(const struct nvmx_vcpu *vcpu, struct l2_state *l2) {
     if (vcpu->timer_forced) {
         l2->value[NVMX_F_PREEMPTION_TIMER_VALUE] = vcpu->saved_timer & nvmx_field_mask(NVMX_F_PREEMPTION_TIMER_VALUE);
@@ -219,11 +224,12 @@ static enum nvmx_status save_l2(struct state_writer *w, struct nvmx_vcpu *vcpu) 
     return NVMX_OK;
 }
 
-/* What L1 wrote to the shadow VMCS. While L2 runs it has been taken already. */
+/* What L1 wrote to the shadow VMCS: an entry takes only what it looks at. */
 static enum nvmx_status pull(struct nvmx_vcpu *vcpu) {
     uint32_t before = vcpu->selected;
 
-    if (vcpu->mode != NVMX_MODE_ROOT || vcpu->restored.pending) {
+    bool nothing = vcpu->mode == NVMX_MODE_OFF || (vcpu->mode == NVMX_MODE_L2 && !vcpu->shadow_known);
+    if (nothing || vcpu->restored.pending) {
         return NVMX_OK;
     }
     enum nvmx_status status = shadow_pull(vcpu);
@@ -254,7 +260,9 @@ enum nvmx_status nvmx_state_save(struct nvmx_vcpu *vcpu, void *blob, size_t byte
     return status == NVMX_OK ? state_end(&w, used) : status;
 }
 
-/* -- restoring -------------------------------------------------------------------------------------------------------------------------- */
+/* -- restoring
+ * --------------------------------------------------------------------------------------------------------------------------
+ */
 
 static void restore_vmcs(struct nvmx_vcpu *vcpu, const struct nvmx_state_record *record, struct vmcs12 *v) {
     vmcs12_init(v);
@@ -300,7 +308,9 @@ enum nvmx_state_reason nvmx_state_restore(struct nvmx_vcpu *vcpu, const void *bl
     return NVMX_STATE_OK;
 }
 
-/* -- the second step ------------------------------------------------------------------------------------------------------------------------ */
+/* -- the second step
+ * ------------------------------------------------------------------------------------------------------------------------
+ */
 
 #define EFER_LME (UINT64_C(1) << 8)
 #define EFER_LMA (UINT64_C(1) << 10)
@@ -313,7 +323,8 @@ static uint64_t efer_of_l2(const struct restored *r, uint64_t efer) {
     return r->ia32e ? efer | bits : efer & ~bits;
 }
 
-/* A value that hardware does not switch here goes into the MSR itself, and one that is not in the blob is there already. */
+/* A value that hardware does not switch here goes into the MSR itself, and one that is not in the blob is there
+ * already. */
 static enum nvmx_status complete_gate(struct nvmx_vcpu *vcpu, const struct gate *gate, bool switched) {
     struct restored *r = &vcpu->restored;
     bool has = nvmx_set_has(&r->has, gate->guest);
@@ -363,7 +374,8 @@ static enum nvmx_status write_l2(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     return status == NVMX_OK ? batch_flush(vcpu, &batch) : status;
 }
 
-/* A failure leaves it to be done again from the start: all of vmcs12 counts as written by L1, nothing of vmcs02 as known. */
+/* A failure leaves it to be done again from the start: all of vmcs12 counts as written by L1, nothing of vmcs02 as
+ * known. */
 static void begin_again(struct vmcs12 *v) {
     memset(&v->known, 0, sizeof(v->known));
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
@@ -394,7 +406,7 @@ static enum nvmx_status complete_l2(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
 static enum nvmx_status complete(struct nvmx_vcpu *vcpu) {
     enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
 
-    vcpu->host_controls_known = false;
+    nvmx_vmcs01_changed(vcpu);
     vcpu->shadow_known = false;
     if (status == NVMX_OK && vcpu->vm->expose) {
         status = host_controls(vcpu);

@@ -6,7 +6,8 @@
 
 #define ALIGNMENT 16u
 
-/* -- life cycle ------------------------------------------------------------------------------------------------------------- */
+/* -- life cycle
+ * ------------------------------------------------------------------------------------------------------------- */
 
 static size_t align_up(size_t bytes) {
     return (bytes + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1);
@@ -71,6 +72,9 @@ static void field_sets(struct nvmx_vm *vm) {
         if (is_control) {
             nvmx_set_add(&vm->controls, slot);
         }
+        if (nvmx_set_has(&vm->exists, slot)) {
+            vm->whole_field[FIELD_PLACE(info->encoding)] = (uint8_t)(slot + 1);
+        }
         vm->field_mask[slot] = nvmx_set_has(&vm->exists, slot) ? nvmx_field_mask(slot) : 0;
     }
 }
@@ -92,7 +96,8 @@ static void host_limits(const struct nvmx_vm *vm, const struct nvmx_vm_config *c
         deny(mask, NVMX_CAP_ENTRY, 52); /* load CET state */
         deny(mask, NVMX_CAP_EXIT, 60);
     }
-    /* A host that composes ept02 is told EPTP12 and nothing else, and what L2 does to ept12's pages is not seen here. */
+    /* A host that composes ept02 is told EPTP12 and nothing else, and what L2 does to ept12's pages is not seen here.
+     */
     if (vm->host.ept02_root != NULL) {
         deny(mask, NVMX_CAP_PROCBASED2, 46); /* VMCS shadowing: L2's memory operands are translated by ept12 */
         deny(mask, NVMX_CAP_PROCBASED2, 49); /* enable PML */
@@ -194,6 +199,12 @@ static void power_up(struct nvmx_vcpu *vcpu) {
     vcpu->restored.pending = false;
 }
 
+/* Bits from 12 up to the width, which SDM 5.1.4 has between 32 and 52. */
+static uint64_t l1_address_bits(unsigned int width) {
+    width = width > 52 ? 52 : width < 32 ? 32 : width;
+    return ((UINT64_C(1) << width) - 1) & ~(uint64_t)(NVMX_PAGE_SIZE - 1);
+}
+
 enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, const struct nvmx_vcpu_config *config,
                                 struct nvmx_vcpu **out) {
     struct nvmx_vcpu *vcpu = memory;
@@ -224,6 +235,7 @@ enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, 
     vcpu->host_io_bitmap[1] = config->io_bitmap[1];
     vcpu->feature_control = vm->caps.feature_control;
     vcpu->traced.on = vm->host.trace != NULL;
+    vcpu->l1_address_bits = l1_address_bits(vm->caps.physical_address_bits);
     for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
         vmcs12_init(&vcpu->vmcs12[i]);
     }
@@ -243,7 +255,7 @@ void vcpu_forget(struct nvmx_vcpu *vcpu) {
     vmcs12_drop_all(vcpu, false);
     power_up(vcpu);
     memset(vcpu->vpid12_of, 0, sizeof(vcpu->vpid12_of));
-    vcpu->host_controls_known = false;
+    nvmx_vmcs01_changed(vcpu);
 }
 
 void nvmx_vcpu_reset(struct nvmx_vcpu *vcpu) {
@@ -253,7 +265,8 @@ void nvmx_vcpu_reset(struct nvmx_vcpu *vcpu) {
     }
 }
 
-/* -- the entry point after an exit ------------------------------------------------------------------------------------------ */
+/* -- the entry point after an exit
+ * ------------------------------------------------------------------------------------------ */
 
 enum nvmx_next stop(struct nvmx_vcpu *vcpu, enum nvmx_stop reason, enum nvmx_status status) {
     vcpu->stop = reason;
@@ -281,59 +294,58 @@ static const uint8_t l1_exit_kind[64] = {
     [59] = L1_EXIT_INSTRUCTION, /* VMFUNC */
 };
 
-static enum nvmx_next l1_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
-    uint8_t kind = exit_reason < 64 ? l1_exit_kind[exit_reason] : L1_EXIT_HOST;
-
-    vcpu->counts.exits_l1++;
-    switch (kind) {
-    case L1_EXIT_INSTRUCTION:
-        return instruction_exit(vcpu, exit_reason);
-    case L1_EXIT_MSR:
-        return msr_exit(vcpu, exit_reason);
-    default:
-        return NVMX_HOST;
-    }
-}
-
-static inline enum nvmx_next untraced_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
-    enum nvmx_next next;
-
-    if (vcpu->stop != NVMX_STOP_NONE) {
-        return NVMX_STOP;
-    }
-    if (vcpu->mode == NVMX_MODE_L2) {
-        vcpu->counts.exits_l2++;
-        next = l2_exit(vcpu, exit_reason);
-    } else {
-        next = l1_exit(vcpu, exit_reason);
-    }
-    if (next == NVMX_HOST) {
+static inline enum nvmx_next counted(struct nvmx_vcpu *vcpu, enum nvmx_next next) {
+    if (RARE(next == NVMX_HOST)) {
         vcpu->counts.to_host++;
+        vcpu->l1_shadows_known = false;
     }
     return next;
 }
 
-/* A function of its own, so that hosts without a trace pay for one test only. */
-static __attribute__((noinline)) enum nvmx_next traced_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+static __attribute__((noinline)) enum nvmx_next exit_of_l2(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+    vcpu->counts.exits_l2++;
+    return counted(vcpu, l2_exit(vcpu, exit_reason));
+}
+
+static __attribute__((noinline)) enum nvmx_next exit_for_library(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+    return counted(vcpu, l1_exit_kind[exit_reason] == L1_EXIT_MSR ? msr_exit(vcpu, exit_reason)
+                                                                  : instruction_exit(vcpu, exit_reason));
+}
+
+/* Most exits of L1 have nothing to do with VMX: they pass through here, and nothing else. */
+static inline enum nvmx_next exit_untraced(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+    if (vcpu->mode == NVMX_MODE_L2) {
+        return exit_of_l2(vcpu, exit_reason);
+    }
+    vcpu->counts.exits_l1++;
+    if (exit_reason >= sizeof(l1_exit_kind) || l1_exit_kind[exit_reason] == L1_EXIT_HOST) {
+        vcpu->counts.to_host++;
+        vcpu->l1_shadows_known = false; /* the host may change them */
+        return NVMX_HOST;
+    }
+    return exit_for_library(vcpu, exit_reason);
+}
+
+static COLD enum nvmx_next exit_traced(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
     uint32_t records = vcpu->traced.number;
     bool from_l2 = vcpu->mode == NVMX_MODE_L2;
-    bool stopped = vcpu->stop != NVMX_STOP_NONE;
-    enum nvmx_next next = untraced_exit(vcpu, exit_reason);
+    enum nvmx_next next = exit_untraced(vcpu, exit_reason);
 
-    if (!stopped && records == vcpu->traced.number) {
+    if (records == vcpu->traced.number) {
         trace_exit(vcpu, from_l2, exit_reason, next);
     }
     return next;
 }
 
 enum nvmx_next nvmx_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
-    if (vcpu->traced.on) {
-        return traced_exit(vcpu, exit_reason);
+    if (RARE(vcpu->stop != NVMX_STOP_NONE)) {
+        return NVMX_STOP;
     }
-    return untraced_exit(vcpu, exit_reason);
+    return RARE(vcpu->traced.on) ? exit_traced(vcpu, exit_reason) : exit_untraced(vcpu, exit_reason);
 }
 
-/* -- questions --------------------------------------------------------------------------------------------------------------- */
+/* -- questions
+ * --------------------------------------------------------------------------------------------------------------- */
 
 enum nvmx_mode nvmx_mode(const struct nvmx_vcpu *vcpu) {
     return vcpu->mode;
@@ -367,8 +379,11 @@ const struct nvmx_counts *nvmx_counts(const struct nvmx_vcpu *vcpu) {
     return &vcpu->counts;
 }
 
-/* -- changes by the host ----------------------------------------------------------------------------------------------------- */
+/* -- changes by the host
+ * ----------------------------------------------------------------------------------------------------- */
 
 void nvmx_vmcs01_changed(struct nvmx_vcpu *vcpu) {
     vcpu->host_controls_known = false;
+    vcpu->l1_shadows_known = false;
+    vcpu->l1_left.valid = false;
 }

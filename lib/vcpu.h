@@ -2,7 +2,8 @@
 /*
  * Internal: the state of a VM and of a vCPU, and the seams between the folders of lib/.
  *
- * Arrows point down only: exits/ (machine) -> vmcs/ merge, msr/ bitmaps, ept/ composition (composer) -> fields, caps, checks, decoding (model).
+ * Arrows point down only: exits/ (machine) -> vmcs/ merge, msr/ bitmaps, ept/ composition (composer) -> fields, caps,
+ * checks, decoding (model).
  */
 #ifndef NVMX_LIB_VCPU_H
 #define NVMX_LIB_VCPU_H
@@ -19,6 +20,10 @@
 /* Our layout: fields one after the other in the order of the table, 8 bytes each, from here on. */
 #define VMCS_REGION_FIELDS 64u
 
+/* For the compiler: the way on from here is not the hot one. */
+#define RARE(condition) __builtin_expect(!!(condition), 0)
+#define COLD            __attribute__((noinline, cold))
+
 /* A page of L1's memory that stays mapped while a vmcs02 may use it. gpa1 == NVMX_NO_ADDRESS: none. */
 struct pin {
     uint64_t gpa1;
@@ -27,86 +32,102 @@ struct pin {
 };
 
 /* Bits of the control fields that the code names (SDM 27.6, 27.7, 27.8). */
-#define PIN_EXTERNAL_INTERRUPT (1u << 0)
-#define PIN_NMI (1u << 3)
-#define PIN_VIRTUAL_NMIS (1u << 5)
-#define PIN_PREEMPTION_TIMER (1u << 6)
-#define PIN_POSTED_INTERRUPTS (1u << 7)
-#define PROC_INTERRUPT_WINDOW (1u << 2)
-#define PROC_TSC_OFFSETTING (1u << 3)
-#define PROC_CR3_LOAD (1u << 15)
-#define PROC_CR3_STORE (1u << 16)
-#define PROC_TERTIARY (1u << 17)
-#define PROC_CR8_LOAD (1u << 19)
-#define PROC_CR8_STORE (1u << 20)
-#define PROC_TPR_SHADOW (1u << 21)
-#define PROC_NMI_WINDOW (1u << 22)
-#define PROC_UNCONDITIONAL_IO (1u << 24)
-#define PROC_IO_BITMAPS (1u << 25)
-#define PROC_MONITOR_TRAP (1u << 27)
-#define PROC_MSR_BITMAPS (1u << 28)
-#define PROC_SECONDARY (1u << 31)
-#define PROC2_APIC_ACCESSES (1u << 0)
-#define PROC2_EPT (1u << 1)
-#define PROC2_X2APIC (1u << 4)
-#define PROC2_VPID (1u << 5)
-#define PROC2_UNRESTRICTED (1u << 7)
-#define PROC2_APIC_REGISTER (1u << 8)
+#define PIN_EXTERNAL_INTERRUPT   (1u << 0)
+#define PIN_NMI                  (1u << 3)
+#define PIN_VIRTUAL_NMIS         (1u << 5)
+#define PIN_PREEMPTION_TIMER     (1u << 6)
+#define PIN_POSTED_INTERRUPTS    (1u << 7)
+#define PROC_INTERRUPT_WINDOW    (1u << 2)
+#define PROC_TSC_OFFSETTING      (1u << 3)
+#define PROC_CR3_LOAD            (1u << 15)
+#define PROC_CR3_STORE           (1u << 16)
+#define PROC_TERTIARY            (1u << 17)
+#define PROC_CR8_LOAD            (1u << 19)
+#define PROC_CR8_STORE           (1u << 20)
+#define PROC_TPR_SHADOW          (1u << 21)
+#define PROC_NMI_WINDOW          (1u << 22)
+#define PROC_UNCONDITIONAL_IO    (1u << 24)
+#define PROC_IO_BITMAPS          (1u << 25)
+#define PROC_MONITOR_TRAP        (1u << 27)
+#define PROC_MSR_BITMAPS         (1u << 28)
+#define PROC_SECONDARY           (1u << 31)
+#define PROC2_APIC_ACCESSES      (1u << 0)
+#define PROC2_EPT                (1u << 1)
+#define PROC2_X2APIC             (1u << 4)
+#define PROC2_VPID               (1u << 5)
+#define PROC2_UNRESTRICTED       (1u << 7)
+#define PROC2_APIC_REGISTER      (1u << 8)
 #define PROC2_VIRTUAL_INTERRUPTS (1u << 9)
-#define PROC2_PLE (1u << 10)
-#define PROC2_VM_FUNCTIONS (1u << 13)
-#define PROC2_VMCS_SHADOWING (1u << 14)
-#define PROC2_ENCLS (1u << 15)
-#define PROC2_PML (1u << 17)
-#define PROC2_VE (1u << 18)
-#define PROC2_XSAVES (1u << 20)
-#define PROC2_MBEC (1u << 22)
-#define PROC2_TSC_SCALING (1u << 25)
-#define PROC3_LOADIWKEY (1u << 0)
-#define PROC3_SPEC_CTRL (1u << 7)
-#define EXIT_SAVE_DEBUG (1u << 2)
-#define EXIT_HOST_64 (1u << 9)
-#define EXIT_ACKNOWLEDGE (1u << 15)
-#define EXIT_SAVE_TIMER (1u << 22)
-#define ENTRY_IA32E (1u << 9)
-#define EVENT_VALID (1u << 31)
-#define EVENT_ERROR_CODE (1u << 11)
+#define PROC2_PLE                (1u << 10)
+#define PROC2_VM_FUNCTIONS       (1u << 13)
+#define PROC2_VMCS_SHADOWING     (1u << 14)
+#define PROC2_ENCLS              (1u << 15)
+#define PROC2_PML                (1u << 17)
+#define PROC2_VE                 (1u << 18)
+#define PROC2_XSAVES             (1u << 20)
+#define PROC2_MBEC               (1u << 22)
+#define PROC2_TSC_SCALING        (1u << 25)
+#define PROC3_LOADIWKEY          (1u << 0)
+#define PROC3_SPEC_CTRL          (1u << 7)
+#define EXIT_SAVE_DEBUG          (1u << 2)
+#define EXIT_HOST_64             (1u << 9)
+#define EXIT_ACKNOWLEDGE         (1u << 15)
+#define EXIT_SAVE_TIMER          (1u << 22)
+#define ENTRY_IA32E              (1u << 9)
+#define EVENT_VALID              (1u << 31)
+#define EVENT_ERROR_CODE         (1u << 11)
 
 /* Pages that a vmcs02 uses in place. */
 enum pin_index { PIN_IO_A = 0, PIN_IO_B, PIN_VIRTUAL_APIC, PIN_APIC_ACCESS, PIN_POSTED_DESCRIPTOR, PIN_COUNT };
 
-/* Fields of vmcs01 that every exit loads from vmcs12's host-state area (vmcs/host_state.c). */
-#define L1_STATE_FIELDS 51
+/* At most so many fields of vmcs01 does an exit load from vmcs12's host-state area (vmcs/host_state.c). */
+#define L1_STATE_FIELDS 72
 
-/* The fields that each exit of L2 reads into vmcs12's slots. */
+/* Room for all of enum GATE_. */
+#define GATES_MAX 24
+
+/* What each exit of L2 reads into vmcs12's slots: some fields always (vmcs/sync.c), and those listed. */
 struct sync_list {
     uint32_t count;
     uint32_t encoding[NVMX_FIELD_COUNT];
     uint8_t slot[NVMX_FIELD_COUNT];
-    struct nvmx_field_set fields;
+    struct nvmx_field_set fields;      /* all that is read */
+    bool covers_shadow;                /* no exit leaves a field stale that hardware VMCS shadowing shows L1 */
+    struct nvmx_field_set saved_later; /* what else the exit saves: it stays in vmcs02 */
+    struct nvmx_field_set lost;        /* guest state of vmcs02 of which nothing is known afterwards */
 };
 
 /* A recently used vmcs12 and the vmcs02 that runs it. */
 struct vmcs12 {
-    uint64_t gpa1;                /* of the region in L1's memory; NVMX_NO_ADDRESS: the slot is free */
-    uint64_t last_use;            /* for LRU */
-    bool launched;                /* launch state */
-    bool is_shadow;               /* a shadow VMCS: L1 can't enter it */
-    bool vmcs02_ready;            /* vmcs02 was reset and written once for this vmcs12 */
-    bool pages_merged;            /* so are its bitmaps, pages, EPT root and VPID, but for the contents of L1's bitmaps */
-    bool controls_merged;         /* vmcs02's controls are right but for the dirty fields */
-    bool l1_state_ready;          /* l1_state[] is made of the present host-state area and VM-exit controls */
-    bool sync_ready;              /* `sync` is made of the present `learned` and `saved` */
-    uint16_t vpid02;              /* VPID given to vmcs02; 0: none */
-    uint32_t bitmap_bits;         /* primary controls of vmcs02 about I/O and MSR bitmaps */
-    uint32_t gates_loaded;        /* gates (bits 1 << GATE_) that the entry loads from vmcs12 */
-    uint32_t gates_exit_loads;    /* gates that the exit loads from vmcs12; with l1_state_ready */
-    uint32_t checked;             /* groups (1 << enum nvmx_field_group) whose checks passed and that L1 has not written since */
-    struct nvmx_field_set dirty;  /* written by L1 since the last entry */
-    struct nvmx_field_set stale;  /* the truth is in vmcs02 */
-    struct nvmx_field_set saved;  /* guest state that an exit stores into vmcs12, by its controls */
+    uint64_t gpa1;             /* of the region in L1's memory; NVMX_NO_ADDRESS: the slot is free */
+    uint64_t last_use;         /* for LRU */
+    bool launched;             /* launch state */
+    bool is_shadow;            /* a shadow VMCS: L1 can't enter it */
+    bool vmcs02_ready;         /* vmcs02 was reset and written once for this vmcs12 */
+    bool pages_merged;         /* so are its bitmaps, pages, EPT root and VPID, but for the contents of L1's bitmaps */
+    bool pages_alone;          /* pages_merged, and no entry needs to look at bitmaps, or to ask the host for a root */
+    bool controls_merged;      /* vmcs02's controls are right but for the dirty fields */
+    bool l1_state_ready;       /* l1_state[] is made of the present host-state area and VM-exit controls */
+    bool sync_ready;           /* `sync` is made of the present `learned` and `saved` */
+    uint16_t vpid02;           /* VPID given to vmcs02; 0: none */
+    uint32_t bitmap_bits;      /* primary controls of vmcs02 about I/O and MSR bitmaps */
+    uint32_t gates_loaded;     /* gates (bits 1 << GATE_) that the entry loads from vmcs12 */
+    uint32_t gates_exit_loads; /* gates that the exit loads from vmcs12; with l1_state_ready */
+    uint32_t checked; /* groups (1 << enum nvmx_field_group) whose checks passed and that L1 has not written since */
+    struct nvmx_field_set dirty;   /* written by L1 since the last entry */
+    struct nvmx_field_set stale;   /* the truth is in vmcs02 */
+    struct nvmx_field_set saved;   /* guest state that an exit stores into vmcs12, by its controls */
     struct nvmx_field_set learned; /* stale fields that L1 read after earlier exits: read ahead of time */
-    struct nvmx_field_set known;  /* image[] equals what vmcs02 holds */
+    struct nvmx_field_set known;   /* image[] equals what vmcs02 holds */
+    /* These follow from the merged controls (merge.c). */
+    struct nvmx_field_set refreshed; /* guest state that vmcs02 must hold as vmcs12 has it, unless stale */
+    struct nvmx_field_set inherited; /* guest state where L2 gets what L1 has */
+    uint32_t gates_inherited;        /* as bits */
+    bool own_pdptes;                 /* L2's PDPTEs are vmcs12's fields */
+    uint32_t inherited_count;
+    uint32_t inherited_efer; /* place of IA32_EFER among them, from 1 on; 0: not */
+    bool rewrites;           /* some of `refreshed` no exit saves */
+    uint32_t inherited_encoding[GATES_MAX];
     struct pin pin[PIN_COUNT];
     struct bitmap_overlay msr_bitmap;
     struct bitmap_overlay io_bitmap[2];
@@ -114,6 +135,10 @@ struct vmcs12 {
     struct sync_list sync;
     uint64_t value[NVMX_FIELD_COUNT];
     uint64_t image[NVMX_FIELD_COUNT];
+    uint32_t l1_count;          /* fields in l1_state */
+    uint32_t l1_inherited;      /* from here on: those where L1 keeps what L2 left */
+    uint32_t l1_inherited_efer; /* IA32_EFER among them; 0: not */
+    uint32_t l1_encoding[L1_STATE_FIELDS];
     uint64_t l1_state[L1_STATE_FIELDS];
 };
 
@@ -124,30 +149,40 @@ struct shadow_list {
     uint32_t writable;
     uint32_t encoding[SHADOWED_MAX];
     uint8_t slot[SHADOWED_MAX];
+    uint8_t place[SHADOWED_MAX]; /* in nvmx_vcpu.shadow_holds */
     struct nvmx_field_set fields;
 };
 
+/*
+ * Where a table has the field of an encoding: width (14:13), kind (11:10) and the low bits of the index (SDM 27.11.2).
+ * No field has a bit of FIELD_NO_PLACE; bit 0 is the high half of one.
+ */
+#define FIELD_PLACES          1024u
+#define FIELD_PLACE(encoding) ((((encoding) >> 5) & 0x300) | (((encoding) >> 4) & 0xc0) | (((encoding) >> 1) & 0x3f))
+#define FIELD_NO_PLACE        (~UINT64_C(0x6c7e))
+
 struct nvmx_vm {
-    struct nvmx_host host;        /* completed with NULL past the caller's size */
+    struct nvmx_host host; /* completed with NULL past the caller's size */
     void *ctx;
-    struct nvmx_caps caps;        /* what L1 sees */
+    struct nvmx_caps caps; /* what L1 sees */
     struct nvmx_caps machine;
     struct nvmx_vmcs12_layout layout;
-    bool plain_layout;            /* `layout` is ours */
+    bool plain_layout;                     /* `layout` is ours */
     uint64_t field_mask[NVMX_FIELD_COUNT]; /* bits that a field can hold; 0 if L1 does not have it */
-    struct nvmx_field_set exists; /* fields that L1 has */
-    struct nvmx_field_set machine_fields; /* fields that the real CPU has */
-    struct nvmx_field_set guest_state; /* fields of the guest-state area that reach vmcs02, where L2 changes them */
-    struct nvmx_field_set copied; /* those with NVMX_MERGE_COPY that L1 has */
-    struct nvmx_field_set controls; /* fields from which vmcs02's controls are merged */
+    struct nvmx_field_set exists;          /* fields that L1 has */
+    uint8_t whole_field[FIELD_PLACES];     /* slot + 1 by FIELD_PLACE of an encoding: what L1 has; 0: nothing */
+    struct nvmx_field_set machine_fields;  /* fields that the real CPU has */
+    struct nvmx_field_set guest_state;     /* fields of the guest-state area that reach vmcs02, where L2 changes them */
+    struct nvmx_field_set copied;          /* those with NVMX_MERGE_COPY that L1 has */
+    struct nvmx_field_set controls;        /* fields from which vmcs02's controls are merged */
     struct shadow_list shadowed;
-    struct nvmx_ept *ept;         /* NULL if the host composes */
+    struct nvmx_ept *ept; /* NULL if the host composes */
     bool expose;
 };
 
 /* L2's state between nvmx_state_restore and nvmx_state_complete, which writes it into a vmcs02 (state.c). */
 struct restored {
-    bool pending;              /* in any mode: real VMCSs are not written yet */
+    bool pending; /* in any mode: real VMCSs are not written yet */
     bool ia32e;
     struct nvmx_field_set has;
     uint64_t value[NVMX_FIELD_COUNT];
@@ -160,31 +195,41 @@ struct traced {
     uint64_t callbacks, vmreads, vmwrites;
 };
 
+/* What vmcs01 said when L1 left it by VMRESUME: while L2 runs it stays so. Nothing was pending, and L1 was active. */
+struct l1_left {
+    bool valid;
+    uint64_t cs_rights;
+    uint64_t ss_rights;
+    uint64_t entry_controls;
+    uint64_t interruptibility;
+};
+
 struct nvmx_vcpu {
     struct nvmx_vm *vm;
     void *ctx;
     struct nvmx_regs *regs;
     uint32_t id;
-    uint32_t selected;            /* NVMX_VMCS01, ... */
+    uint32_t selected; /* NVMX_VMCS01, ... */
     enum nvmx_mode mode;
     enum nvmx_stop stop;
     enum nvmx_status stop_status;
 
-    uint64_t vmxon_pointer;       /* gpa1; NVMX_NO_ADDRESS outside VMX operation */
+    uint64_t l1_address_bits; /* bits that L1's paging-structure entries can hold of an address */
+    uint64_t vmxon_pointer;   /* gpa1; NVMX_NO_ADDRESS outside VMX operation */
     uint64_t feature_control;
-    int current;                  /* index in vmcs12[] of the current VMCS, or -1 */
+    int current; /* index in vmcs12[] of the current VMCS, or -1 */
     uint16_t last_check;
     uint64_t host_fault_gpa1;
     uint64_t use_clock;
 
-    uint64_t saved_for[3];        /* primary, secondary and VM-exit controls of which saved_last was made */
+    uint64_t saved_for[3]; /* primary, secondary and VM-exit controls of which saved_last was made */
     struct nvmx_field_set saved_last;
     uint16_t vmcs02_slots;
     uint16_t vpid02_first, vpid02_count, vpid02_next;
-    uint16_t vpid12_of[16];       /* VPID12 that uses vpid02_first + i; 0: free */
+    uint16_t vpid12_of[16]; /* VPID12 that uses vpid02_first + i; 0: free */
     uint64_t shadow_hpa;
-    bool shadow_known;            /* shadow_holds[] equals what the shadow VMCS holds, but for L1's writes */
-    uint64_t shadow_holds[SHADOWED_MAX]; /* in the order of nvmx_vm.shadowed */
+    bool shadow_known;                   /* shadow_holds[] equals what the shadow VMCS holds, but for L1's writes */
+    uint64_t shadow_holds[SHADOWED_MAX]; /* by place (vmcs/shadow.c) */
     const uint64_t *host_msr_bitmap;
     const uint64_t *host_io_bitmap[2];
 
@@ -196,6 +241,12 @@ struct nvmx_vcpu {
     bool launching;               /* with entry_pending: by VMLAUNCH, so that the launch state is clear again if hardware refuses */
     uint32_t window_requested;    /* window-exiting bits that vmcs02 has beside its own primary controls */
     uint32_t gates_switched;      /* gates that vmcs01 loads on entry: the host switches them */
+    bool l1_value_known;
+    uint64_t
+        l1_value[GATES_MAX]; /* what L2 inherits from L1, as vmcs01 has it; in the order of vmcs12.inherited_encoding */
+    struct l1_left l1_left;
+    bool l1_shadows_known; /* vmcs01's read shadows of CR0 and CR4 are l1_shadow[] */
+    uint64_t l1_shadow[2];
     bool host_controls_known;     /* host_control[] holds vmcs01's control fields */
     uint64_t host_control[NVMX_FIELD_COUNT]; /* by slot; only control fields */
 
@@ -205,73 +256,15 @@ struct nvmx_vcpu {
     struct traced traced;
 };
 
-/* -- vcpu.c ------------------------------------------------------------------------------------------------------------------- */
+/* -- vcpu.c ---------------------------------------------------------------------------------------------------- */
 
 /* Outside VMX operation, with nothing held or remembered; L1's memory is not written. */
 void vcpu_forget(struct nvmx_vcpu *vcpu);
 
-/* -- host.c: the callbacks, counted ----------------------------------------------------------------------------------------- */
+#include "host.h"
 
-/* Encodings by slot (vmcs/fields.c), for hot paths. */
-extern const uint16_t field_encoding[NVMX_FIELD_COUNT];
-
-/* A batch of fields to write, by slot. */
-#define BATCH_MAX 48
-struct batch {
-    uint32_t count;
-    uint32_t encoding[BATCH_MAX];
-    uint64_t value[BATCH_MAX];
-};
-
-enum nvmx_status host_select_other(struct nvmx_vcpu *vcpu, uint32_t which);
-static inline enum nvmx_status host_select(struct nvmx_vcpu *vcpu, uint32_t which) {
-    return vcpu->selected == which ? NVMX_OK : host_select_other(vcpu, which);
-}
-/* Read or write one field of the selected VMCS. */
-enum nvmx_status host_read(struct nvmx_vcpu *vcpu, enum nvmx_field slot, uint64_t *value);
-enum nvmx_status host_write(struct nvmx_vcpu *vcpu, enum nvmx_field slot, uint64_t value);
-/* Read `count` fields named by slots[] into values[]. */
-enum nvmx_status host_read_many(struct nvmx_vcpu *vcpu, uint32_t count, const uint8_t *slots, uint64_t *values);
-/* The same by encodings that the caller has ready. */
-enum nvmx_status host_read_encoded(struct nvmx_vcpu *vcpu, uint32_t count, const uint32_t *encodings, uint64_t *values);
-enum nvmx_status host_write_encoded(struct nvmx_vcpu *vcpu, uint32_t count, const uint32_t *encodings,
-                                    const uint64_t *values);
-static inline void batch_init(struct batch *batch) {
-    batch->count = 0;
-}
-enum nvmx_status batch_flush(struct nvmx_vcpu *vcpu, struct batch *batch);
-/* Add to a batch of writes; when full it is written out. */
-static inline enum nvmx_status batch_put(struct nvmx_vcpu *vcpu, struct batch *batch, unsigned int slot, uint64_t value) {
-    enum nvmx_status status = batch->count == BATCH_MAX ? batch_flush(vcpu, batch) : NVMX_OK;
-
-    if (status == NVMX_OK) {
-        batch->encoding[batch->count] = field_encoding[slot];
-        batch->value[batch->count] = value;
-        batch->count++;
-    }
-    return status;
-}
-/* vmcs_reset */
-enum nvmx_status host_reset(struct nvmx_vcpu *vcpu, uint32_t which);
-
-void *host_map(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t access, uint64_t *hpa);
-void host_unmap(struct nvmx_vcpu *vcpu, uint64_t gpa1, void *page, bool dirtied);
-void *host_page_alloc(struct nvmx_vcpu *vcpu, uint64_t *hpa);
-void host_page_free(struct nvmx_vcpu *vcpu, void *page, uint64_t hpa);
-enum nvmx_status host_msr_read(struct nvmx_vcpu *vcpu, uint32_t index, uint64_t *value);
-enum nvmx_status host_msr_write(struct nvmx_vcpu *vcpu, uint32_t index, uint64_t value);
-void host_flush(struct nvmx_vcpu *vcpu, enum nvmx_flush kind, uint64_t value, uint64_t linear);
-/* trace.c: a, b: `reason` and `detail` of the record, but for refused entries b is the entry-check row. */
-void trace_record(struct nvmx_vcpu *vcpu, enum nvmx_trace_event event, uint64_t a, uint64_t b);
-/* An exit that made no record until now. */
-void trace_exit(struct nvmx_vcpu *vcpu, bool from_l2, uint32_t exit_reason, enum nvmx_next next);
-static inline void host_trace(struct nvmx_vcpu *vcpu, enum nvmx_trace_event event, uint64_t a, uint64_t b) {
-    if (vcpu->traced.on) {
-        trace_record(vcpu, event, a, b);
-    }
-}
-
-/* -- vmcs/memory.c: L1's memory ---------------------------------------------------------------------------------------------- */
+/* -- vmcs/memory.c: L1's memory
+ * ---------------------------------------------------------------------------------------------- */
 
 /* A fault that an instruction of L1 gets instead of its effect. vector < 0: none. */
 struct l1_fault {
@@ -281,11 +274,13 @@ struct l1_fault {
     uint64_t cr2; /* for vector 14 */
 };
 
-/* Read or write `bytes` (at most 16) of L1's physical memory, possibly across a page. NVMX_E_UNMAPPED if there is none. */
+/* Read or write `bytes` (at most 16) of L1's physical memory, possibly across a page. NVMX_E_UNMAPPED if there is none.
+ */
 enum nvmx_status l1_physical_read(struct nvmx_vcpu *vcpu, uint64_t gpa1, void *to, uint32_t bytes);
 enum nvmx_status l1_physical_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, const void *from, uint32_t bytes);
 
-/* -- vmcs/instruction.c: VMX instructions of L1 ------------------------------------------------------------------------------- */
+/* -- vmcs/instruction.c: VMX instructions of L1
+ * ------------------------------------------------------------------------------- */
 
 /* An exit of L1 with reason 18-27, 50, 53 or 59. vmcs01 is selected. */
 enum nvmx_next instruction_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
@@ -295,17 +290,18 @@ enum l2_instruction {
     L2_INSTRUCTION_EXITS = 0, /* L1's bitmap wants the exit, or the encoding is too large for one */
     L2_INSTRUCTION_STAYS,     /* it would not exit, but nothing was to be done */
     L2_INSTRUCTION_DONE,
-    L2_INSTRUCTION_FAULT,     /* fault->vector */
-    L2_INSTRUCTION_EPT,       /* ept12 does not allow the memory operand */
-    L2_INSTRUCTION_RETRY,     /* nothing happened: L2 executes it anew */
-    L2_INSTRUCTION_FAILED,    /* a callback failed, and L2 can't go on */
+    L2_INSTRUCTION_FAULT,  /* fault->vector */
+    L2_INSTRUCTION_EPT,    /* ept12 does not allow the memory operand */
+    L2_INSTRUCTION_RETRY,  /* nothing happened: L2 executes it anew */
+    L2_INSTRUCTION_FAILED, /* a callback failed, and L2 can't go on */
 };
 struct l2_memory;
 /* vmcs02 is selected. `carry_out`: false: only decide. */
 enum l2_instruction instruction_of_l2(struct nvmx_vcpu *vcpu, uint32_t basic_reason, bool carry_out,
                                       struct l1_fault *fault, struct l2_memory *memory);
 
-/* Results of a VMX instruction (SDM 33.2), each written to vmcs01 with RIP advanced. They return NVMX_ENTER, or NVMX_STOP. */
+/* Results of a VMX instruction (SDM 33.2), each written to vmcs01 with RIP advanced. They return NVMX_ENTER, or
+ * NVMX_STOP. */
 enum nvmx_next vm_succeed(struct nvmx_vcpu *vcpu);
 enum nvmx_next vm_fail_invalid(struct nvmx_vcpu *vcpu);
 enum nvmx_next vm_fail_valid(struct nvmx_vcpu *vcpu, uint32_t error); /* there is a current VMCS */
@@ -319,7 +315,8 @@ enum nvmx_status l1_skip(struct nvmx_vcpu *vcpu);
 /* The same for L2 and an instruction that the library carried out in hardware's place. vmcs02 is selected. */
 enum nvmx_status l2_skip(struct nvmx_vcpu *vcpu);
 
-/* -- vmcs/vmcs12.c: VMCS regions of L1 and the cache of them -------------------------------------------------------------------- */
+/* -- vmcs/vmcs12.c: VMCS regions of L1 and the cache of them
+ * -------------------------------------------------------------------- */
 
 enum vmcs12_result {
     VMCS12_OK = 0,
@@ -354,26 +351,32 @@ void vmcs12_shadow_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int slo
 /* VMX-abort indicator into the current region (SDM 30.7). */
 void vmcs12_abort(struct nvmx_vcpu *vcpu, uint32_t indicator);
 
-/* -- vmcs/shadow.c: hardware VMCS shadowing -------------------------------------------------------------------------------------- */
+/* -- vmcs/shadow.c: hardware VMCS shadowing
+ * -------------------------------------------------------------------------------------- */
 
 /* The list of fields, once per VM. */
 void shadow_fields(struct nvmx_vm *vm);
 /*
- * Fill the shadow VMCS from the current vmcs12 / take what L1 wrote there. No effect without a shadow VMCS; else it may stay
- * selected.
+ * Fill the shadow VMCS from the current vmcs12 / take what L1 wrote there. No effect without a shadow VMCS; else it may
+ * stay selected.
  */
 enum nvmx_status shadow_push(struct nvmx_vcpu *vcpu);
+/* The same after an exit of L2, or an entry that failed, of the vmcs12 that was current at the last push. */
+enum nvmx_status shadow_push_exit(struct nvmx_vcpu *vcpu);
 enum nvmx_status shadow_pull(struct nvmx_vcpu *vcpu);
+/* The same for a VM entry: what it does not look at may stay in the shadow VMCS. */
+enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu);
 /* A field that L1 reads but does not write there was changed by an emulated VMWRITE. */
 enum nvmx_status shadow_follow(struct nvmx_vcpu *vcpu, unsigned int slot);
 /* The current VMCS changed or went away: vmcs01's link pointer follows. Selects vmcs01 if there is a shadow VMCS. */
 enum nvmx_status shadow_relink(struct nvmx_vcpu *vcpu);
 
-/* -- vmcs/merge.c, sync.c: vmcs12 + vmcs01 -> vmcs02 and back --------------------------------------------------------------------- */
+/* -- vmcs/merge.c, sync.c: vmcs12 + vmcs01 -> vmcs02 and back
+ * --------------------------------------------------------------------- */
 
 /*
- * MSRs and registers that VMCS controls switch between L1 and L2 (SDM 29.3.2.1, 30.3.1, 30.5.1). From GATE_RTIT_CTL on they are the host's alone: L1
- * is not offered the controls, and L2 has what L1 has.
+ * MSRs and registers that VMCS controls switch between L1 and L2 (SDM 29.3.2.1, 30.3.1, 30.5.1). From GATE_RTIT_CTL on
+ * they are the host's alone: L1 is not offered the controls, and L2 has what L1 has.
  */
 struct gate {
     uint8_t guest;      /* slot */
@@ -409,10 +412,18 @@ enum {
     GATE_COUNT
 };
 extern const struct gate gates[GATE_COUNT];
+_Static_assert(GATE_COUNT <= GATES_MAX, "arrays by gate");
 
 /* vmcs01's control fields, read if they aren't known. vmcs01 must be selected unless they are. */
-enum nvmx_status host_controls(struct nvmx_vcpu *vcpu);
-/* Write vmcs02 of the current vmcs12 for an entry to L2 (checks passed) and select it. `pdpte`: what PAE paging without EPT loads, or NULL. */
+enum nvmx_status host_controls_read(struct nvmx_vcpu *vcpu);
+static inline enum nvmx_status host_controls(struct nvmx_vcpu *vcpu) {
+    return vcpu->host_controls_known ? NVMX_OK : host_controls_read(vcpu);
+}
+/* Read from vmcs01 what L2 inherits by the last merged controls. A merge does it too: earlier, while vmcs01 is
+ * selected, it costs no select. */
+enum nvmx_status merge_read_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/* Write vmcs02 of the current vmcs12 for an entry to L2 (checks passed) and select it. `pdpte`: what PAE paging without
+ * EPT loads, or NULL. */
 enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *pdpte);
 /* Take the pages that vmcs02 uses in place again (after nvmx_memory_changed). vmcs02 is selected. */
 enum nvmx_status merge_pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
@@ -427,22 +438,24 @@ enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32
 enum nvmx_status merge_heat_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int which, uint32_t bit);
 /* Release what a vmcs02 slot holds (pins, ept02 user, bitmaps). */
 void merge_release(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
-/* Read the listed fields from the selected vmcs02 into vmcs12's slots, plus the learned ones; all other guest state becomes stale. */
+/* Read the listed fields from the selected vmcs02 into vmcs12's slots, plus the learned ones; all other guest state
+ * becomes stale. */
 enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* The controls changed: what does an exit save now? */
 void sync_saved_fields(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Fetch every stale field of a vmcs12 (before it leaves the cache). Selects vmcs02 and back. */
 enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /*
- * Before a VM-entry MSR-load list: fetch what is stale of the guest-state fields that are MSRs, because the host may carry out a load by a write to
- * vmcs02. Selects vmcs02 and back.
+ * Before a VM-entry MSR-load list: fetch what is stale of the guest-state fields that are MSRs, because the host may
+ * carry out a load by a write to vmcs02. Selects vmcs02 and back.
  */
 enum nvmx_status sync_msrs(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* The list failed: nothing is known of these fields of vmcs02, and vmcs12's are as they were (SDM 29.8). */
 void sync_msrs_lost(const struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /*
- * Load L1's state from vmcs12's host-state area into vmcs01 (SDM 30.5) and select it. `from_l2`: L2 ran, and vmcs02 is selected; else the entry
- * failed and state that the host-state area does not name is still L1's. *abort_indicator: VMX abort, 0 if none.
+ * Load L1's state from vmcs12's host-state area into vmcs01 (SDM 30.5) and select it. `from_l2`: L2 ran, and vmcs02 is
+ * selected; else the entry failed and state that the host-state area does not name is still L1's. *abort_indicator: VMX
+ * abort, 0 if none.
  */
 enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool from_l2, bool nmi_exit,
                                  uint32_t *abort_indicator);
@@ -459,21 +472,26 @@ static inline uint32_t secondary_controls(const struct vmcs12 *v) {
     return active ? (uint32_t)v->value[NVMX_F_SECONDARY_CONTROLS] : 0;
 }
 
-/* -- msr/: capability MSRs, lists ---------------------------------------------------------------------------------------------------- */
+/* -- msr/: capability MSRs, lists
+ * ---------------------------------------------------------------------------------------------------- */
 
 /* RDMSR/WRMSR exit of L1 (basic reason 31 or 32): NVMX_HOST if the MSR is not a VMX one. */
 enum nvmx_next msr_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
 
 /*
- * SDM 29.4: the VM-entry MSR-load list at gpa1. Returns 0, or the 1-based index of the entry that fails (entries before it are loaded).
- * SDM 30.4, 30.6: the VM-exit MSR-store and -load lists. 0, or the index of the failing entry (then: VMX abort).
+ * SDM 29.4: the VM-entry MSR-load list at gpa1. Returns 0, or the 1-based index of the entry that fails (entries before
+ * it are loaded). SDM 30.4, 30.6: the VM-exit MSR-store and -load lists. 0, or the index of the failing entry (then:
+ * VMX abort).
  */
 uint32_t msr_list_load(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count);
 uint32_t msr_list_store(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count);
 
-/* -- exits/ --------------------------------------------------------------------------------------------------------------------------- */
+/* -- exits/
+ * ---------------------------------------------------------------------------------------------------------------------------
+ */
 
-/* VMLAUNCH/VMRESUME past the instruction's own checks: entry checks, merge, MSR lists; or the refusal. `l1_long_mode`: EFER.LMA of L1. */
+/* VMLAUNCH/VMRESUME past the instruction's own checks: entry checks, merge, MSR lists; or the refusal. `l1_long_mode`:
+ * EFER.LMA of L1. */
 enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode);
 /* An exit of L2. */
 enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason);

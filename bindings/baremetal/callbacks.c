@@ -1,45 +1,32 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The library's callbacks (nvmx/host.h). With an identity ept01 and a direct map of memory most are a line: this is the
- * file to read before writing them for another host.
+ * file to read before writing them for another host. Those of the hot path are in inline.h.
  */
 #include "callbacks.h"
 
 #include "console.h"
 #include "host.h"
+#include "inline.h"
 
 uint64_t callback_calls[CALLBACK_COUNT];
-static uint32_t callbacks_left = UINT32_MAX; /* while L0 starts */
+uint32_t callbacks_left = UINT32_MAX; /* while L0 starts */
 
-/*
- * No exit needs this many callbacks: the most is an INVEPT after which all of ept02 is compared, and L0's memory bounds
- * that. A loop of the library that does not end would make them, and L0 has no clock that could interrupt it: every one
- * of the machine's is L1's.
- */
-#define CALLBACKS_PER_EXIT (1u << 25)
-
-void callbacks_begin(void) {
-    callbacks_left = CALLBACKS_PER_EXIT;
+_Noreturn void callbacks_exhausted(void) {
+    panic("an exit made %u callbacks and does not end", CALLBACKS_PER_EXIT);
 }
 
 static void called(enum callback which) {
     callback_calls[which]++;
-    if (--callbacks_left == 0)
-        panic("an exit made %u callbacks and does not end", CALLBACKS_PER_EXIT);
+    callback_made();
 }
 
-/*
- * Memory of L1 that L0 may read and write through its write-back direct map: RAM in the loader's map that is not L0's.
- * Devices and holes give NULL, and L1's instruction gets what the architecture says of such an operand.
- */
-static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) {
-    called(CALLBACK_MAP_PAGE);
-    (void)ctx;
-    (void)access; /* L1 may write to all its memory */
-    if (gpa1 >= memory_direct_end() || !memory_is_usable(gpa1, gpa1 + PAGE_BYTES))
+void *map_page_elsewhere(uint64_t gpa1, uint64_t *hpa) {
+    if (!memory_is_l1_page(gpa1))
         return NULL;
     *hpa = gpa1;
     if (options.resize) {
+        memory_recent = (struct memory_region){0}; /* every page is looked at */
         resize_note(gpa1);
         resize_give_back(gpa1);
         *hpa = ept01_hpa(gpa1);
@@ -47,13 +34,15 @@ static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) 
     return phys_to_virt(*hpa);
 }
 
-/* A pin needs no record: whoever takes a page away says so by nvmx_memory_changed, which releases it. */
+/* What the library does not call through here itself (lib/ept does). The library counts its own calls. */
+static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) {
+    callback_calls[CALLBACK_MAP_PAGE]++;
+    return nvmx_inline_map_page(ctx, gpa1, access, hpa);
+}
+
 static void unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied) {
-    called(CALLBACK_UNMAP_PAGE);
-    (void)ctx;
-    (void)gpa1;
-    (void)page;
-    (void)dirtied;
+    callback_calls[CALLBACK_UNMAP_PAGE]++;
+    nvmx_inline_unmap_page(ctx, gpa1, page, dirtied);
 }
 
 static enum nvmx_status ept01_lookup(void *ctx, uint64_t gpa1, struct nvmx_ept01_mapping *out) {
@@ -81,16 +70,6 @@ static void *page_pointer(void *ctx, uint64_t hpa) {
     return phys_to_virt(hpa);
 }
 
-static enum nvmx_status vmcs_select(void *ctx, uint32_t which) {
-    called(CALLBACK_VMCS_SELECT);
-    struct cpu *cpu = ctx;
-
-    if (which >= SLOTS)
-        return NVMX_E_INVALID;
-    vmcs_use(cpu, which);
-    return NVMX_OK;
-}
-
 /* VMCLEAR, a fresh region, and the host-state area: whatever the library writes afterwards, exits come back to L0. */
 static enum nvmx_status vmcs_reset(void *ctx, uint32_t which) {
     called(CALLBACK_VMCS_RESET);
@@ -106,37 +85,6 @@ static enum nvmx_status vmcs_reset(void *ctx, uint32_t which) {
     vmcs_put(NVMX_VMCS_VM_EXIT_MSR_LOAD_COUNT, 0);
     vmcs_put(NVMX_VMCS_VM_ENTRY_MSR_LOAD_COUNT, 0);
     vmcs_use(cpu, selected);
-    return NVMX_OK;
-}
-
-/*
- * The loops that every exit goes through several times: four fields at a time, and from the end, so that little is
- * spent but the VMREADs and VMWRITEs themselves. Their operands are registers: if L0 is itself a guest, they exit, and
- * an operand in memory costs its host a walk of L0's page tables.
- */
-static enum nvmx_status vmcs_read(void *ctx, uint32_t count, const uint32_t *encoding, uint64_t *value) {
-    called(CALLBACK_VMCS_READ);
-    (void)ctx;
-    for (; count >= 4; count -= 4, encoding += 4, value += 4)
-        if (!vmread_safe(encoding[0], &value[0]) || !vmread_safe(encoding[1], &value[1]) ||
-            !vmread_safe(encoding[2], &value[2]) || !vmread_safe(encoding[3], &value[3]))
-            return NVMX_E_UNSUPPORTED;
-    while (count-- != 0)
-        if (!vmread_safe(encoding[count], &value[count]))
-            return NVMX_E_UNSUPPORTED;
-    return NVMX_OK;
-}
-
-static enum nvmx_status vmcs_write(void *ctx, uint32_t count, const uint32_t *encoding, const uint64_t *value) {
-    called(CALLBACK_VMCS_WRITE);
-    (void)ctx;
-    for (; count >= 4; count -= 4, encoding += 4, value += 4)
-        if (!vmwrite_safe(encoding[0], value[0]) || !vmwrite_safe(encoding[1], value[1]) ||
-            !vmwrite_safe(encoding[2], value[2]) || !vmwrite_safe(encoding[3], value[3]))
-            return NVMX_E_UNSUPPORTED;
-    while (count-- != 0)
-        if (!vmwrite_safe(encoding[count], value[count]))
-            return NVMX_E_UNSUPPORTED;
     return NVMX_OK;
 }
 
@@ -193,10 +141,10 @@ const struct nvmx_host callbacks = {
     .page_alloc = page_alloc,
     .page_free = page_free,
     .page_pointer = page_pointer,
-    .vmcs_select = vmcs_select,
+    .vmcs_select = nvmx_inline_vmcs_select,
     .vmcs_reset = vmcs_reset,
-    .vmcs_read = vmcs_read,
-    .vmcs_write = vmcs_write,
+    .vmcs_read = nvmx_inline_vmcs_read,
+    .vmcs_write = nvmx_inline_vmcs_write,
     .tlb_flush = tlb_flush,
     .msr_read = msr_read,
     .msr_write = msr_write,

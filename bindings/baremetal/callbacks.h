@@ -7,10 +7,8 @@
 /* For nvmx_vm_init. The context of the vCPU's callbacks is its struct cpu; that of the VM's is not used. */
 extern const struct nvmx_host callbacks;
 
-/* Before each exit is handled: how many callbacks it makes is bounded. */
-void callbacks_begin(void);
-
-/* How often the library called each: for stats.c. */
+/* How often the library called each through the table: for stats.c. Calls that it makes through inline.h it counts
+ * itself. */
 enum callback {
     CALLBACK_MAP_PAGE,
     CALLBACK_UNMAP_PAGE,

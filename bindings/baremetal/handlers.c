@@ -19,17 +19,30 @@
 #define MAPPED_FAULTS_MAX       1000u
 #define CS_LONG                 (1u << 13)
 
-void skip_instruction(void) {
-    uint64_t rip = vmcs_get(NVMX_VMCS_GUEST_RIP) + vmcs_get(NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH);
-    uint64_t blocking = vmcs_get(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE);
+static __attribute__((noinline, cold)) uint64_t crossed_4g(uint64_t rip) {
     bool is_64 = vmcs_get(NVMX_VMCS_GUEST_EFER) & EFER_LMA && vmcs_get(NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS) & CS_LONG;
 
-    vmcs_put(NVMX_VMCS_GUEST_RIP, is_64 ? rip : rip & 0xffffffff);
-    if (blocking & BLOCKING_STI_MOVSS)
-        vmcs_put(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE, blocking & ~(uint64_t)BLOCKING_STI_MOVSS);
-    if (vmcs_get(NVMX_VMCS_GUEST_RFLAGS) & RFLAGS_TF && !(vmcs_get(NVMX_VMCS_GUEST_DEBUGCTL) & DEBUG_BTF))
+    return is_64 ? rip : rip & 0xffffffff;
+}
+
+static __attribute__((noinline, cold)) void skip_single_step(void) {
+    if (!(vmcs_get(NVMX_VMCS_GUEST_DEBUGCTL) & DEBUG_BTF))
         vmcs_put(NVMX_VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS,
                  vmcs_get(NVMX_VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS) | PENDING_BS);
+}
+
+void skip_instruction(void) {
+    uint64_t before = vmcs_get(NVMX_VMCS_GUEST_RIP), rip = before + vmcs_get(NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH);
+    uint64_t blocking = vmcs_get(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE);
+
+    /* Only there does the mode matter: above 4 GiB it is 64-bit mode. */
+    if (RARELY(!(before >> 32) && rip >> 32))
+        rip = crossed_4g(rip);
+    vmcs_put(NVMX_VMCS_GUEST_RIP, rip);
+    if (RARELY(blocking & BLOCKING_STI_MOVSS))
+        vmcs_put(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE, blocking & ~(uint64_t)BLOCKING_STI_MOVSS);
+    if (RARELY(vmcs_get(NVMX_VMCS_GUEST_RFLAGS) & RFLAGS_TF))
+        skip_single_step();
 }
 
 /* Faults, all of them: the image of RFLAGS that they push has RF set (SDM 19.3.1.1). */
@@ -135,7 +148,7 @@ static void handle_cpuid(struct cpu *cpu) {
     uint64_t *gpr = cpu->regs.gpr;
     uint32_t leaf = (uint32_t)gpr[NVMX_RAX];
     struct cpuid r = cpuid(leaf, (uint32_t)gpr[NVMX_RCX]);
-    uint64_t cr4 = vmcs_get(NVMX_VMCS_GUEST_CR4);
+    uint64_t cr4 = leaf == 1 || leaf == 7 ? vmcs_get(NVMX_VMCS_GUEST_CR4) : 0;
     uint32_t regs[4];
 
     if (leaf == 1) {

@@ -9,6 +9,8 @@
 #include "memory.h"
 #include "x86.h"
 
+#define RARELY(condition) __builtin_expect(!!(condition), 0)
+
 #define VMCS02_SLOTS 4
 #define SLOTS        (NVMX_VMCS02_FIRST + VMCS02_SLOTS)
 #define CPUS_MAX     32 /* libnvmx's vCPUs of a VM */
@@ -85,6 +87,7 @@ struct options {
     uint32_t trace; /* keep this many trace records; 0: none */
     uint32_t resize; /* take pages out of L1's memory at every 1st to this-many-th exit; 0: never */
     uint64_t resize_seed;
+    bool watch; /* stats, shake or resize: each exit costs more */
 };
 extern struct options options;
 
@@ -176,9 +179,26 @@ uint32_t vmx_controls(uint32_t true_msr, uint32_t wanted, const char *name);
 
 /* A zeroed region with the revision identifier; `shadow` sets the shadow-VMCS indicator. */
 uint64_t vmcs_region(bool shadow);
-void vmcs_use(struct cpu *cpu, uint32_t slot);
-uint64_t vmcs_get(uint32_t field);
-void vmcs_put(uint32_t field, uint64_t value);
+void vmcs_load(struct cpu *cpu, uint32_t slot);
+static inline void vmcs_use(struct cpu *cpu, uint32_t slot) {
+    if (slot != cpu->selected)
+        vmcs_load(cpu, slot);
+}
+
+/* Fields of the VMCS that is current. Panic if it has no such field. */
+_Noreturn void vmcs_get_failed(uint32_t field);
+_Noreturn void vmcs_put_failed(uint32_t field);
+static inline uint64_t vmcs_get(uint32_t field) {
+    uint64_t value;
+
+    if (!vmread_safe(field, &value))
+        vmcs_get_failed(field);
+    return value;
+}
+static inline void vmcs_put(uint32_t field, uint64_t value) {
+    if (!vmwrite_safe(field, value))
+        vmcs_put_failed(field);
+}
 /* The host-state area, the same in every VMCS. */
 void vmcs_put_host_state(struct cpu *cpu);
 
@@ -273,7 +293,8 @@ bool l1_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value);
 /* A new bitmap for vmcs01. */
 struct page msr_bitmap01(void);
 
-/* -- the machine (acpi.c, bios.c, ports.c) -------------------------------------------------------------------------------- */
+/* -- the machine (acpi.c, bios.c, ports.c)
+ * -------------------------------------------------------------------------------- */
 
 void acpi_init(void);
 /* The RSDP's address (0: none), and the port of PM1a control (0: none). */
@@ -285,7 +306,8 @@ uint32_t acpi_processors(uint32_t *id, uint32_t max);
 /* Switch off by every means known; at the worst halt. */
 _Noreturn void power_off(void);
 
-/* Keep a place in conventional memory for the handler of INT 15H, before L1 gets its own; install it, when the map is final. */
+/* Keep a place in conventional memory for the handler of INT 15H, before L1 gets its own; install it, when the map is
+ * final. */
 void bios_take_block(void);
 void bios_hook(void);
 

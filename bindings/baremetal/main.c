@@ -3,6 +3,7 @@
 #include "callbacks.h"
 #include "console.h"
 #include "host.h"
+#include "inline.h"
 #include "l1.h"
 #include "multiboot.h"
 
@@ -106,6 +107,7 @@ static void read_options(const char *at) {
         }
         at += length;
     }
+    options.watch = options.stats || options.shake || options.resize;
 }
 
 static void read_modules(const struct multiboot_info *info) {
@@ -225,14 +227,14 @@ void cpu_make(struct cpu *cpu) {
 static void follow_mode(struct cpu *cpu) {
     bool in_vmx_operation = nvmx_mode(cpu->vcpu) != NVMX_MODE_OFF;
 
-    if (in_vmx_operation == cpu->l1_in_vmx_operation)
+    if (!RARELY(in_vmx_operation != cpu->l1_in_vmx_operation))
         return;
     cpu->l1_in_vmx_operation = in_vmx_operation;
     vmcs01_follow_mode(in_vmx_operation);
     nvmx_vmcs01_changed(cpu->vcpu);
 }
 
-static _Noreturn void stop(struct cpu *cpu) {
+static _Noreturn __attribute__((cold)) void stop(struct cpu *cpu) {
     if (options.stats)
         stats_print();
     switch (nvmx_stop_reason(cpu->vcpu)) {
@@ -246,7 +248,7 @@ static _Noreturn void stop(struct cpu *cpu) {
 }
 
 /* Events that came while L1 could not take them. */
-static void deliver_owed(struct cpu *cpu) {
+static __attribute__((noinline, cold)) void deliver_owed(struct cpu *cpu) {
     struct nvmx_pending pending = {.nmi = cpu->nmi_owed, .init = cpu->init_owed};
 
     if (nvmx_mode(cpu->vcpu) == NVMX_MODE_L2) {
@@ -276,19 +278,19 @@ static void be_in_guest(struct cpu *cpu) {
     cpu->in_guest = !waits;
 }
 
-static uint32_t enter(struct cpu *cpu) {
+static inline uint32_t enter(struct cpu *cpu) {
     struct vmcs_slot *slot;
     bool launch;
 
-    if (cpu->nmi_pending) {
+    if (RARELY(cpu->nmi_pending)) {
         cpu->nmi_pending = 0;
         cpu->nmi_owed = true;
     }
-    if (cpu->nmi_owed || cpu->init_owed)
+    if (RARELY(cpu->nmi_owed || cpu->init_owed))
         deliver_owed(cpu);
-    else if (nvmx_enter(cpu->vcpu, NULL) == NVMX_STOP)
+    else if (RARELY(nvmx_enter(cpu->vcpu, NULL) == NVMX_STOP))
         stop(cpu);
-    if (processors_count() > 1)
+    if (RARELY(processors_count() > 1))
         be_in_guest(cpu);
     slot = &cpu->slot[cpu->selected];
     launch = !slot->launched;
@@ -297,36 +299,56 @@ static uint32_t enter(struct cpu *cpu) {
     return launch;
 }
 
-static void exited(struct cpu *cpu) {
-    bool from_l2 = nvmx_mode(cpu->vcpu) == NVMX_MODE_L2;
-    enum stats_who who = STATS_EMULATED;
+static void count_exit(const struct cpu *cpu, bool from_l2, enum nvmx_next next) {
+    bool reflected = from_l2 && next == NVMX_ENTER && nvmx_mode(cpu->vcpu) != NVMX_MODE_L2;
 
-    callbacks_begin();
-    if (cpu->nmi_window) {
-        vmcs01_nmi_window(false);
-        cpu->nmi_window = false;
-    }
-    switch (nvmx_exit(cpu->vcpu, cpu->exit_reason)) {
-    case NVMX_ENTER:
-        if (from_l2 && nvmx_mode(cpu->vcpu) != NVMX_MODE_L2)
-            who = STATS_REFLECTED;
-        break;
-    case NVMX_HOST:
-        who = STATS_HOST;
-        break;
-    case NVMX_STOP:
+    stats_exit(from_l2, cpu->exit_reason,
+               next == NVMX_HOST ? STATS_HOST
+               : reflected       ? STATS_REFLECTED
+                                 : STATS_EMULATED);
+}
+
+/* With the options `stats`, `shake` and `resize`. */
+static __attribute__((noinline, cold)) void watched_exit(struct cpu *cpu) {
+    bool from_l2 = nvmx_mode(cpu->vcpu) == NVMX_MODE_L2;
+    enum nvmx_next next = nvmx_exit(cpu->vcpu, cpu->exit_reason);
+
+    if (next == NVMX_STOP)
         stop(cpu);
-    }
-    stats_exit(from_l2, cpu->exit_reason, who);
+    count_exit(cpu, from_l2, next);
     if (cpu->exit_reason != REASON_INIT)
         cpu->started_up = false;
-    if (who == STATS_HOST)
+    if (next == NVMX_HOST)
         handle_exit(cpu);
     follow_mode(cpu);
     if (options.shake)
         shake(cpu);
     if (options.resize)
         resize(cpu);
+}
+
+static inline void exited(struct cpu *cpu) {
+    callbacks_left = CALLBACKS_PER_EXIT;
+    if (RARELY(cpu->nmi_window)) {
+        vmcs01_nmi_window(false);
+        cpu->nmi_window = false;
+    }
+    if (RARELY(cpu->exit_reason == REASON_INIT || options.watch)) {
+        watched_exit(cpu);
+        return;
+    }
+    switch (nvmx_exit(cpu->vcpu, cpu->exit_reason)) {
+    case NVMX_ENTER:
+        break;
+    case NVMX_HOST:
+        cpu->started_up = false;
+        handle_exit(cpu);
+        break;
+    case NVMX_STOP:
+        stop(cpu);
+    }
+    cpu->started_up = false;
+    follow_mode(cpu);
 }
 
 uint32_t host_enter(struct cpu *cpu) {

@@ -145,6 +145,26 @@ bool memory_is_usable(uint64_t start, uint64_t end) {
     return false;
 }
 
+struct memory_region memory_recent; /* whole pages */
+
+bool memory_is_l1_page(uint64_t gpa1) {
+    uint64_t end = gpa1 + 4 * KIB;
+
+    if (gpa1 >= direct_end || !memory_is_usable(gpa1, end))
+        return false;
+    memory_recent = (struct memory_region){gpa1, end, MEMORY_RAM};
+    for (uint32_t i = 0; i < map.count; i++) {
+        struct memory_region r = map.region[i];
+
+        if (memory_is_usable(r.start, r.end) && gpa1 >= r.start && end <= r.end)
+            memory_recent =
+                (struct memory_region){(r.start + 4 * KIB - 1) & ~(4 * KIB - 1), r.end & ~(4 * KIB - 1), MEMORY_RAM};
+    }
+    if (memory_recent.end > direct_end)
+        memory_recent.end = direct_end;
+    return true;
+}
+
 static void map_sort(void) {
     for (uint32_t i = 1; i < map.count; i++)
         for (uint32_t j = i; j && map.region[j - 1].start > map.region[j].start; j--) {
@@ -156,6 +176,7 @@ static void map_sort(void) {
 }
 
 void memory_set_aside(uint64_t start, uint64_t end) {
+    memory_recent = (struct memory_region){0};
     for (uint32_t i = 0; i < map.count; i++) {
         struct memory_region r = map.region[i];
 

@@ -2,6 +2,7 @@
 /* Does this CPU suffice? VMX operation, VMCS regions, the host-state area. */
 #include "console.h"
 #include "host.h"
+#include "inline.h"
 
 #define FEATURE_LOCK        (1ull << 0)
 #define FEATURE_VMX         (1ull << 2)
@@ -83,6 +84,7 @@ static void enable_in_feature_control(void) {
 void vmx_enter(const struct cpu *cpu) {
     write_cr0((read_cr0() | rdmsr(MSR_VMX_CR0_FIXED0)) & rdmsr(MSR_VMX_CR0_FIXED1));
     write_cr4((read_cr4() | rdmsr(MSR_VMX_CR4_FIXED0) | CR4_VMXE) & rdmsr(MSR_VMX_CR4_FIXED1));
+    l0_is_guest = cpuid(1, 0).ecx >> 31;
     if (!vmxon(cpu->vmxon_region))
         panic("VMXON failed");
 }
@@ -133,9 +135,7 @@ void vmcs_clean(struct cpu *cpu, uint32_t slot) {
         panic("VMCLEAR of VMCS %u failed", slot);
 }
 
-void vmcs_use(struct cpu *cpu, uint32_t slot) {
-    if (slot == cpu->selected)
-        return;
+void vmcs_load(struct cpu *cpu, uint32_t slot) {
     /* What was written to the shadow VMCS must be in memory before L1 reads it through vmcs01's link pointer. */
     if (cpu->selected == NVMX_VMCS_SHADOW && !vmclear(cpu->slot[NVMX_VMCS_SHADOW].hpa))
         panic("VMCLEAR of the shadow VMCS failed");
@@ -150,17 +150,21 @@ void flush_ept(void) {
         invvpid(INVVPID_ALL, 0, 0);
 }
 
-uint64_t vmcs_get(uint32_t field) {
-    uint64_t value = 0;
+bool l0_is_guest;
 
-    if (!vmread_safe(field, &value))
-        panic("VMREAD of field 0x%x failed", field);
-    return value;
+enum nvmx_status vmcs_select(void *ctx, uint32_t which) {
+    if (which >= SLOTS)
+        return NVMX_E_INVALID;
+    vmcs_use(ctx, which);
+    return NVMX_OK;
 }
 
-void vmcs_put(uint32_t field, uint64_t value) {
-    if (!vmwrite_safe(field, value))
-        panic("VMWRITE of field 0x%x failed", field);
+_Noreturn void vmcs_get_failed(uint32_t field) {
+    panic("VMREAD of field 0x%x failed", field);
+}
+
+_Noreturn void vmcs_put_failed(uint32_t field) {
+    panic("VMWRITE of field 0x%x failed", field);
 }
 
 void vmcs_put_host_state(struct cpu *cpu) {

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "layout.h"
+#include "vmaccess.h"
 
 #define KIB          1024ul
 #define MIB          (1024 * KIB)
@@ -251,18 +252,6 @@ static inline bool vmclear(uint64_t hpa) {
 static inline bool vmptrld(uint64_t hpa) {
     bool ok;
     __asm__ volatile("vmptrld %1" : "=@cca"(ok) : "m"(hpa) : "memory");
-    return ok;
-}
-
-static inline bool vmread_safe(uint64_t encoding, uint64_t *value) {
-    bool ok;
-    __asm__ volatile("vmread %2, %1" : "=@cca"(ok), "=r"(*value) : "r"(encoding));
-    return ok;
-}
-
-static inline bool vmwrite_safe(uint64_t encoding, uint64_t value) {
-    bool ok;
-    __asm__ volatile("vmwrite %2, %1" : "=@cca"(ok) : "r"(encoding), "r"(value));
     return ok;
 }
 

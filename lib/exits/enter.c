@@ -4,16 +4,15 @@
 
 #include <string.h>
 
-#define CR0_PG (UINT64_C(1) << 31)
-#define CR4_PAE (UINT64_C(1) << 5)
-#define RFLAGS_TF (UINT64_C(1) << 8)
+#define CR0_PG      (UINT64_C(1) << 31)
+#define CR4_PAE     (UINT64_C(1) << 5)
+#define RFLAGS_TF   (UINT64_C(1) << 8)
 #define VTPR_OFFSET 0x80u
 
 /* If one of these was written, rules are checked that also look at guest state which L2 may have changed. */
-#define GROUPS_THAT_LOOK_FAR                                                                                           \
-    ((1u << NVMX_GROUP_CONTROL) | (1u << NVMX_GROUP_REGISTER) | (1u << NVMX_GROUP_SEGMENT))
+#define GROUPS_THAT_LOOK_FAR ((1u << NVMX_GROUP_CONTROL) | (1u << NVMX_GROUP_REGISTER) | (1u << NVMX_GROUP_SEGMENT))
 
-static bool uses_pae_without_ept(const struct vmcs12 *v) {
+static inline bool uses_pae_without_ept(const struct vmcs12 *v) {
     return (v->value[NVMX_F_GUEST_CR0] & CR0_PG) != 0 && (v->value[NVMX_F_GUEST_CR4] & CR4_PAE) != 0 &&
            (v->value[NVMX_F_VM_ENTRY_CONTROLS] & ENTRY_IA32E) == 0 && (secondary_controls(v) & PROC2_EPT) == 0;
 }
@@ -48,7 +47,8 @@ static enum nvmx_status gather(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_
     enum nvmx_status status = NVMX_OK;
     bool far = (groups & GROUPS_THAT_LOOK_FAR) != 0;
     /* A single step of L2 that waits for the end of blocking: BS depends on DEBUGCTL.BTF (SDM 29.3.1.5). */
-    bool single_step = (v->value[NVMX_F_GUEST_RFLAGS] & RFLAGS_TF) != 0 && nvmx_set_has(&v->stale, NVMX_F_GUEST_DEBUGCTL);
+    bool single_step =
+        (v->value[NVMX_F_GUEST_RFLAGS] & RFLAGS_TF) != 0 && nvmx_set_has(&v->stale, NVMX_F_GUEST_DEBUGCTL);
 
     if (far || single_step || (uses_pae_without_ept(v) && nvmx_set_has(&v->stale, NVMX_F_GUEST_CR3))) {
         status = sync_all(vcpu, v);
@@ -80,7 +80,8 @@ static enum nvmx_next refuse(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const str
     return reflect_entry_failure(vcpu, v, failure->exit_reason, failure->qualification, false);
 }
 
-/* What the host could not provide (a page, memory) L1 sees as a refused entry; vmcs12 is as it was, and L1 may try again. */
+/* What the host could not provide (a page, memory) L1 sees as a refused entry; vmcs12 is as it was, and L1 may try
+ * again. */
 static enum nvmx_next merge_failed(struct nvmx_vcpu *vcpu) {
     enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
 
@@ -114,32 +115,68 @@ static enum nvmx_next load_and_go(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     return NVMX_ENTER;
 }
 
-enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode) {
-    struct vmcs12 *v = vmcs12_current(vcpu);
+/*
+ * Do only rules remain that compare fields L1 has not written with each other? Those that look at anything else
+ * (SDM 29.2.1.1 VTPR, 29.2.4, 29.3.1.5 the link pointer, 29.3.1.6) have nothing to look at here.
+ */
+static inline bool nothing_to_check(const struct vmcs12 *v, uint32_t groups, bool l1_long_mode) {
+    return groups == 0 && l1_long_mode && (v->value[NVMX_F_VM_EXIT_CONTROLS] & EXIT_HOST_64) != 0 &&
+           v->value[NVMX_F_VMCS_LINK_POINTER] == NVMX_NO_ADDRESS &&
+           (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TPR_SHADOW) == 0 && !uses_pae_without_ept(v);
+}
+
+/* The checks of SDM 29.2 and 29.3.1. False: *next says what became of L1. `pdpte`: what PAE paging without EPT loads.
+ */
+static __attribute__((noinline)) bool passes_checks(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t groups,
+                                                    bool l1_long_mode, uint64_t *pdpte, enum nvmx_next *next) {
     struct nvmx_check_input in;
     struct nvmx_check_failure failure;
-    enum nvmx_status status = host_controls(vcpu);
+    enum nvmx_status status = gather(vcpu, v, groups, &in);
 
-    if (status == NVMX_OK) {
-        status = shadow_pull(vcpu);
-    }
-    uint32_t groups = NVMX_CHECK_ALL & ~v->checked;
-    /* Whether a single step of L2 is due depends on DEBUGCTL as the field has it, which L2 need not have run with (SDM 29.3.1.5). */
-    if ((v->value[NVMX_F_GUEST_RFLAGS] & RFLAGS_TF) != 0) {
-        groups |= 1u << NVMX_GROUP_NONREGISTER;
-    }
-    if (status == NVMX_OK) {
-        status = gather(vcpu, v, groups, &in);
-    }
     if (status != NVMX_OK) {
-        return stop(vcpu, NVMX_STOP_HOST, status);
+        *next = stop(vcpu, NVMX_STOP_HOST, status);
+        return false;
     }
     in.l1_long_mode = l1_long_mode;
-    vcpu->last_check = NVMX_CHECK_NONE;
     if (!nvmx_check_first(&in, groups, &failure)) {
-        return refuse(vcpu, v, &failure);
+        *next = refuse(vcpu, v, &failure);
+        return false;
     }
     v->checked = NVMX_CHECK_ALL;
-    status = merge_vmcs02(vcpu, v, uses_pae_without_ept(v) ? in.pdpte : NULL);
+    memcpy(pdpte, in.pdpte, sizeof(in.pdpte));
+    return true;
+}
+
+enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode) {
+    struct vmcs12 *v = vmcs12_current(vcpu);
+    uint64_t pdpte[4];
+    bool checked_anew = false;
+    enum nvmx_next next;
+    enum nvmx_status status = host_controls(vcpu);
+
+    vcpu->l1_value_known = false;
+    if (status == NVMX_OK && v->controls_merged) {
+        status = merge_read_l1(vcpu, v);
+    }
+    if (status == NVMX_OK) {
+        status = shadow_pull_for_entry(vcpu);
+    }
+    if (RARE(status != NVMX_OK)) {
+        return stop(vcpu, NVMX_STOP_HOST, status);
+    }
+    uint32_t groups = NVMX_CHECK_ALL & ~v->checked;
+    /* Whether a single step of L2 is due depends on DEBUGCTL as the field has it, which L2 need not have run with
+     * (SDM 29.3.1.5). */
+    if (RARE((v->value[NVMX_F_GUEST_RFLAGS] & RFLAGS_TF) != 0)) {
+        groups |= 1u << NVMX_GROUP_NONREGISTER;
+    }
+    vcpu->last_check = NVMX_CHECK_NONE;
+    if (!nothing_to_check(v, groups, l1_long_mode)) {
+        checked_anew = true;
+        if (!passes_checks(vcpu, v, groups, l1_long_mode, pdpte, &next)) {
+            return next;
+        }
+    }
+    status = merge_vmcs02(vcpu, v, checked_anew && uses_pae_without_ept(v) ? pdpte : NULL);
     return status == NVMX_OK ? load_and_go(vcpu, v) : merge_failed(vcpu);
 }

@@ -2,28 +2,31 @@
 /*
  * Events while L2 runs: what the host has for L1 or for L2, and events in flight.
  *
- * A host that passes interrupts and NMIs through to L1 has nothing pending here; hardware and vmcs12's controls, which are in vmcs02, do it all.
+ * A host that passes interrupts and NMIs through to L1 has nothing pending here; hardware and vmcs12's controls, which
+ * are in vmcs02, do it all.
  */
 #include "exits.h"
 
 #include <nvmx/state.h>
 
-#define TYPE(info) (((info) >> 8) & 7)
-#define TYPE_NMI 2u
-#define TYPE_SOFTWARE_FIRST 4u
-#define TYPE_SOFTWARE_LAST 6u
-#define EVENT_NMI (EVENT_VALID | (TYPE_NMI << 8) | 2u)
-#define EVENT_MASK 0x80000fffu /* valid, error code, type, vector */
-#define NMI_UNBLOCKING (1u << 12)
-#define VECTOR_DOUBLE_FAULT 8u
+#define TYPE(info)             (((info) >> 8) & 7)
+#define TYPE_NMI               2u
+#define TYPE_SOFTWARE_FIRST    4u
+#define TYPE_SOFTWARE_LAST     6u
+#define EVENT_NMI              (EVENT_VALID | (TYPE_NMI << 8) | 2u)
+#define EVENT_MASK             0x80000fffu /* valid, error code, type, vector */
+#define NMI_UNBLOCKING         (1u << 12)
+#define VECTOR_DOUBLE_FAULT    8u
 
-#define BLOCKING_STI_MOVSS 3u
-#define BLOCKING_NMI 8u
-#define RFLAGS_IF (1u << 9)
-#define ACTIVITY_SHUTDOWN 2u
+#define BLOCKING_STI_MOVSS     3u
+#define BLOCKING_NMI           8u
+#define RFLAGS_IF              (1u << 9)
+#define ACTIVITY_SHUTDOWN      2u
 #define ACTIVITY_WAIT_FOR_SIPI 3u
 
-/* -- events in flight ----------------------------------------------------------------------------------------------------------------------- */
+/* -- events in flight
+ * -----------------------------------------------------------------------------------------------------------------------
+ */
 
 /* SDM 30.2.3: IRET unblocked NMIs and then faulted; blocking comes back, since the IRET runs again. */
 static enum nvmx_status nmi_blocked_again(struct nvmx_vcpu *vcpu) {
@@ -84,7 +87,8 @@ enum nvmx_status event_requeue(struct nvmx_vcpu *vcpu, const struct exit_row *ro
     return unblocked_by_iret(info) ? nmi_blocked_again(vcpu) : NVMX_OK;
 }
 
-/* -- what the host has pending ---------------------------------------------------------------------------------------------------------------- */
+/* -- what the host has pending
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 static bool l1_exits_on(const struct vmcs12 *v, uint32_t pin) {
     return (v->value[NVMX_F_PIN_BASED_CONTROLS] & pin) != 0;
@@ -100,8 +104,8 @@ static enum nvmx_status request_window(struct nvmx_vcpu *vcpu, struct vmcs12 *v,
 }
 
 /*
- * An event is injected with this entry, which L2 takes first (SDM 29.6); only then does anything else count. The preemption timer at 0 makes
- * L2 exit right after. vmcs12's own timer value waits in saved_timer.
+ * An event is injected with this entry, which L2 takes first (SDM 29.6); only then does anything else count. The
+ * preemption timer at 0 makes L2 exit right after. vmcs12's own timer value waits in saved_timer.
  */
 static enum nvmx_status exit_at_once(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     bool l1_uses = (v->image[NVMX_F_PIN_BASED_CONTROLS] & PIN_PREEMPTION_TIMER) != 0;
@@ -118,8 +122,8 @@ static enum nvmx_status exit_at_once(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
         status = host_write(vcpu, NVMX_F_PREEMPTION_TIMER_VALUE, 0);
     }
     if (status == NVMX_OK) {
-        status = host_write(vcpu, NVMX_F_PIN_BASED_CONTROLS,
-                            v->image[NVMX_F_PIN_BASED_CONTROLS] | PIN_PREEMPTION_TIMER);
+        status =
+            host_write(vcpu, NVMX_F_PIN_BASED_CONTROLS, v->image[NVMX_F_PIN_BASED_CONTROLS] | PIN_PREEMPTION_TIMER);
         vcpu->timer_forced = status == NVMX_OK;
     }
     return status;
@@ -243,7 +247,8 @@ static enum nvmx_next go_on(struct nvmx_vcpu *vcpu, enum nvmx_status status) {
     return status == NVMX_OK ? NVMX_ENTER : stop(vcpu, NVMX_STOP_HOST, status);
 }
 
-/* With "NMI exiting" but without virtual NMIs blocking by NMI is the processor's own, and holds an exit off (SDM 28.2). */
+/* With "NMI exiting" but without virtual NMIs blocking by NMI is the processor's own, and holds an exit off (SDM 28.2).
+ */
 static bool nmi_exits(const struct vmcs12 *v, const struct readiness *r) {
     return l1_exits_on(v, PIN_NMI) && (l1_exits_on(v, PIN_VIRTUAL_NMIS) || (r->interruptibility & BLOCKING_NMI) == 0);
 }
@@ -260,7 +265,8 @@ static enum nvmx_next deliver_interrupt(struct nvmx_vcpu *vcpu, struct vmcs12 *v
                                                   : go_on(vcpu, inject_interrupt(vcpu, v, r));
 }
 
-/* In the SDM's order of priority (SDM 7.9): INIT, NMI, interrupt. An NMI that L2 can't take yet holds no interrupt off. */
+/* In the SDM's order of priority (SDM 7.9): INIT, NMI, interrupt. An NMI that L2 can't take yet holds no interrupt off.
+ */
 static enum nvmx_next deliver_in_order(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct readiness *r,
                                        struct nvmx_pending *pending) {
     if (pending->init) {
@@ -280,7 +286,8 @@ static enum nvmx_next deliver_in_order(struct nvmx_vcpu *vcpu, struct vmcs12 *v,
     return deliver_interrupt(vcpu, v, r, pending);
 }
 
-/* SDM 28.2, 29.7.2: waiting for a start-up IPI L2 takes nothing else; a SIPI that finds it in another state is dropped. */
+/* SDM 28.2, 29.7.2: waiting for a start-up IPI L2 takes nothing else; a SIPI that finds it in another state is dropped.
+ */
 static enum nvmx_next deliver(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct nvmx_pending *pending) {
     struct readiness r;
     enum nvmx_status status;
@@ -306,7 +313,7 @@ static enum nvmx_next deliver(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct n
     return deliver_in_order(vcpu, v, &r, pending);
 }
 
-enum nvmx_next nvmx_enter(struct nvmx_vcpu *vcpu, struct nvmx_pending *pending) {
+static COLD enum nvmx_next enter_with_care(struct nvmx_vcpu *vcpu, struct nvmx_pending *pending) {
     struct vmcs12 *v = vmcs12_current(vcpu);
 
     if (vcpu->stop != NVMX_STOP_NONE) {
@@ -329,4 +336,10 @@ enum nvmx_next nvmx_enter(struct nvmx_vcpu *vcpu, struct nvmx_pending *pending) 
         vcpu->pages_changed = false;
     }
     return pending != NULL ? deliver(vcpu, v, pending) : NVMX_ENTER;
+}
+
+enum nvmx_next nvmx_enter(struct nvmx_vcpu *vcpu, struct nvmx_pending *pending) {
+    bool care = vcpu->stop != NVMX_STOP_NONE || vcpu->restored.pending || vcpu->pages_changed || pending != NULL;
+
+    return RARE(care) ? enter_with_care(vcpu, pending) : NVMX_ENTER;
 }

@@ -2,7 +2,8 @@
 /* An exit of L2: decide, then reflect it, deal with it, or leave it to the host. */
 #include "exits.h"
 
-/* Exits that are the host's before anything is read: all that L1 has no control for, and interrupts that the host owns. */
+/* Exits that are the host's before anything is read: all that L1 has no control for, and interrupts that the host owns.
+ */
 static bool host_only(const struct nvmx_vcpu *vcpu, const struct exit_row *row) {
     bool owns_interrupts = (vcpu->host_control[NVMX_F_PIN_BASED_CONTROLS] & PIN_EXTERNAL_INTERRUPT) != 0;
 
@@ -45,7 +46,8 @@ static void entry_undone(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     }
 }
 
-/* Hardware refused guest state that the model accepted: L1 sees what hardware says. `ran`: L2 did run since L1's VM entry. */
+/* Hardware refused guest state that the model accepted: L1 sees what hardware says. `ran`: L2 did run since L1's VM
+ * entry. */
 static enum nvmx_next hardware_refused(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, bool ran) {
     uint64_t qualification = 0;
     enum nvmx_status status = host_read(vcpu, NVMX_F_EXIT_QUALIFICATION, &qualification);
@@ -64,12 +66,16 @@ enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
     struct vmcs12 *v = vmcs12_current(vcpu);
     uint32_t reason = exit_reason & 0xffff;
     const struct exit_row *row = exit_row(reason);
-    struct nvmx_l2_exit_info info = {.reason = exit_reason & ~NVMX_EXIT_ENTRY_FAILURE};
-    bool handled;
-
-    vcpu->host_fault_gpa1 = NVMX_NO_ADDRESS;
+    struct nvmx_l2_exit_info info;
+    bool handled = false;
     bool ran = !vcpu->entry_pending;
-    enum nvmx_status status = event_exit(vcpu, v, reason, &handled);
+    enum nvmx_status status = NVMX_OK;
+
+    exit_information_init(&info, exit_reason & ~NVMX_EXIT_ENTRY_FAILURE);
+    vcpu->host_fault_gpa1 = NVMX_NO_ADDRESS;
+    if (RARE(vcpu->timer_forced || vcpu->window_requested != 0)) {
+        status = event_exit(vcpu, v, reason, &handled);
+    }
     if (status != NVMX_OK) {
         return stop(vcpu, NVMX_STOP_HOST, status);
     }
@@ -86,8 +92,11 @@ enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
         return NVMX_HOST;
     }
     status = exit_information(vcpu, row, &info);
-    if (status != NVMX_OK) {
+    if (RARE(status != NVMX_OK)) {
         return stop(vcpu, NVMX_STOP_HOST, status);
+    }
+    if (row->who == WHO_ALWAYS) {
+        return reflect(vcpu, v, row->information, &info);
     }
     return finish(vcpu, v, exit_route(vcpu, v, reason, row, &info, true), row, &info);
 }

@@ -60,8 +60,8 @@ enum route {
 };
 
 /*
- * Decide. `hardware`: the exit happened (false: the host asks about an instruction that it emulates; nothing is changed). *info may be
- * corrected for L1 (an EPT violation's qualification).
+ * Decide. `hardware`: the exit happened (false: the host asks about an instruction that it emulates; nothing is
+ * changed). *info may be corrected for L1 (an EPT violation's qualification).
  */
 enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, const struct exit_row *row,
                       struct nvmx_l2_exit_info *info, bool hardware);
@@ -96,11 +96,25 @@ enum route route_shadow_vmcs(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t 
 enum route route_vm_function(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool hardware);
 
 /*
- * An EPT violation that ept12 causes, in the form that L1 gets, and that its entries allow to convert: deliver it to L2 as an exception if everything else
- * allows that too (virtualization_exception.c). ROUTE_L1: it is a VM exit after all, and *info says which.
+ * An EPT violation that ept12 causes, in the form that L1 gets, and that its entries allow to convert: deliver it to L2
+ * as an exception if everything else allows that too (virtualization_exception.c). ROUTE_L1: it is a VM exit after all,
+ * and *info says which.
  */
 enum route convert_violation(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct nvmx_l2_exit_info *info);
 
+/* Nothing is valid yet. Member by member: a compiler would fill so small a struct by a string instruction. */
+static inline void exit_information_init(struct nvmx_l2_exit_info *info, uint32_t reason) {
+    info->reason = reason;
+    info->interruption_info = 0;
+    info->interruption_error_code = 0;
+    info->idt_vectoring_info = 0;
+    info->idt_vectoring_error_code = 0;
+    info->instruction_length = 0;
+    info->instruction_info = 0;
+    info->qualification = 0;
+    info->guest_linear_address = 0;
+    info->guest_physical_address = 0;
+}
 /* Read what is valid on the exit from the selected vmcs02. */
 enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row *row, struct nvmx_l2_exit_info *info);
 
@@ -112,8 +126,8 @@ enum nvmx_next reflect_entry_failure(struct nvmx_vcpu *vcpu, struct vmcs12 *v, u
                                      bool loaded);
 
 /*
- * The same where no exit of vmcs02 came before: the host found the exit, or has an event for L1. What was asked of vmcs02 ends, and an event that
- * it would inject is not known to be gone.
+ * The same where no exit of vmcs02 came before: the host found the exit, or has an event for L1. What was asked of
+ * vmcs02 ends, and an event that it would inject is not known to be gone.
  */
 enum nvmx_next reflect_without_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t information,
                                     const struct nvmx_l2_exit_info *info);
@@ -121,7 +135,8 @@ enum nvmx_next reflect_without_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, ui
 /* The event whose delivery an exit interrupted goes back into vmcs02, since L1 does not see the exit (event.c). */
 enum nvmx_status event_requeue(struct nvmx_vcpu *vcpu, const struct exit_row *row,
                                const struct nvmx_l2_exit_info *info);
-/* End what nvmx_enter asked of the selected vmcs02 for events of the host: its controls are what the merge made them again. */
+/* End what nvmx_enter asked of the selected vmcs02 for events of the host: its controls are what the merge made them
+ * again. */
 enum nvmx_status event_end(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* The same after an exit. *handled: the exit was only that. */
 enum nvmx_status event_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, bool *handled);

@@ -2,27 +2,28 @@
 /*
  * Who gets an exit of L2: L1 by vmcs12's controls, bitmaps and masks (SDM 28.1), or the host.
  *
- * What L1 asked for goes to L1, even if the host wants it too; what neither asked for (a word of a merged bitmap that was not hot yet) is let
- * through; everything else is the host's.
+ * What L1 asked for goes to L1, even if the host wants it too; what neither asked for (a word of a merged bitmap that
+ * was not hot yet) is let through; everything else is the host's.
  */
 #include "exits.h"
 
-#define TYPE(info) (((info) >> 8) & 7)
-#define TYPE_NMI 2u
-#define VECTOR_PAGE_FAULT 14u
+#define TYPE(info)           (((info) >> 8) & 7)
+#define TYPE_NMI             2u
+#define VECTOR_PAGE_FAULT    14u
 #define VECTOR_MACHINE_CHECK 18u
-#define TYPE_OTHER 7u
-#define MSR_XSS 0xda0u
+#define TYPE_OTHER           7u
+#define MSR_XSS              0xda0u
 /* Of EPT violations and of a full page-modification log alike (SDM 30.2.1). */
 #define QUALIFICATION_NMI_UNBLOCKING (UINT64_C(1) << 12)
-#define QUALIFICATION_ASYNCHRONOUS (UINT64_C(1) << 16)
-#define RIGHTS_L (UINT64_C(1) << 13)
+#define QUALIFICATION_ASYNCHRONOUS   (UINT64_C(1) << 16)
+#define RIGHTS_L                     (UINT64_C(1) << 13)
 
 static bool bit_of(uint64_t value, unsigned int bit) {
     return ((value >> bit) & 1) != 0;
 }
 
-/* -- exceptions, interrupts ------------------------------------------------------------------------------------------------------------- */
+/* -- exceptions, interrupts
+ * ------------------------------------------------------------------------------------------------------------- */
 
 /* SDM 28.2: bit 14 of the exception bitmap counts as it is if the masked error code matches, inverted otherwise. */
 static bool exception_wanted(uint64_t bitmap, uint64_t mask, uint64_t match, uint32_t vector, uint32_t error_code) {
@@ -40,7 +41,8 @@ bool exception_exits_to_l1(const struct vmcs12 *v, const struct nvmx_l2_exit_inf
                             info->interruption_error_code);
 }
 
-/* What the host owns it keeps, as long as hardware speaks: of the event that it then has for L1 it asks what vmcs12 says. */
+/* What the host owns it keeps, as long as hardware speaks: of the event that it then has for L1 it asks what vmcs12
+ * says. */
 static enum route route_exception(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v,
                                   const struct nvmx_l2_exit_info *info, bool hardware) {
     const uint64_t *host = vcpu->host_control;
@@ -65,9 +67,12 @@ static enum route route_interrupt(const struct nvmx_vcpu *vcpu, const struct vmc
     return !host_owns && l1_wants ? ROUTE_L1 : ROUTE_HOST;
 }
 
-/* -- control registers -------------------------------------------------------------------------------------------------------------------- */
+/* -- control registers
+ * --------------------------------------------------------------------------------------------------------------------
+ */
 
-/* Outside 64-bit mode a register has 32 bits, whatever is left in the others: L2's mode is looked at only if something is. */
+/* Outside 64-bit mode a register has 32 bits, whatever is left in the others: L2's mode is looked at only if something
+ * is. */
 static enum nvmx_status clip_to_mode(struct nvmx_vcpu *vcpu, uint64_t *value) {
     static const uint8_t slots[] = {NVMX_F_VM_ENTRY_CONTROLS, NVMX_F_GUEST_CS_ACCESS_RIGHTS};
     uint64_t mode[2] = {0};
@@ -159,7 +164,9 @@ static enum route route_control_register(struct nvmx_vcpu *vcpu, const struct vm
     return wanted ? ROUTE_L1 : ROUTE_HOST;
 }
 
-/* -- bitmaps ------------------------------------------------------------------------------------------------------------------------------- */
+/* -- bitmaps
+ * -------------------------------------------------------------------------------------------------------------------------------
+ */
 
 /* A bitmap page of L1 without memory behind it reads as all ones. */
 static bool l1_bitmap_bit(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t bit) {
@@ -175,7 +182,7 @@ static bool l1_bitmap_bit(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t bit) {
 
 /* vmcs02 does without a bitmap that had no memory behind it when it was merged, and has now: nvmx_enter looks again. */
 static enum route take_pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    v->pages_merged = false;
+    v->pages_merged = v->pages_alone = false;
     vcpu->pages_changed = true;
     return ROUTE_AGAIN;
 }
@@ -197,7 +204,8 @@ static enum route route_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool write
     if (!hardware || !host_lets_through) {
         return ROUTE_HOST;
     }
-    return (v->bitmap_bits & PROC_MSR_BITMAPS) != 0 ? let_through(merge_heat_msr(vcpu, v, bit)) : take_pages_again(vcpu, v);
+    return (v->bitmap_bits & PROC_MSR_BITMAPS) != 0 ? let_through(merge_heat_msr(vcpu, v, bit))
+                                                    : take_pages_again(vcpu, v);
 }
 
 /* SDM 28.1.3: any port of the access counts, and wrapping around FFFFH always exits. */
@@ -256,7 +264,9 @@ static enum route route_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struc
     return ROUTE_AGAIN;
 }
 
-/* -- others ---------------------------------------------------------------------------------------------------------------------------------- */
+/* -- others
+ * ----------------------------------------------------------------------------------------------------------------------------------
+ */
 
 /* L1's control, or the pending exit that L1 injected (SDM 28.5.2), which is due before L2's first instruction. */
 static bool monitor_trap_wanted(const struct vmcs12 *v) {
@@ -286,7 +296,9 @@ static bool encls_wanted(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
            bit_of(v->value[NVMX_F_ENCLS_EXITING_BITMAP], leaf < 63 ? leaf : 63);
 }
 
-/* -- EPT ----------------------------------------------------------------------------------------------------------------------------------- */
+/* -- EPT
+ * -----------------------------------------------------------------------------------------------------------------------------------
+ */
 
 struct nvmx_ept_access ept12_of(const struct vmcs12 *v, struct nvmx_ept_log *log) {
     uint32_t secondary = secondary_controls(v);
@@ -325,8 +337,7 @@ enum route route_ept_verdict(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum nvmx
     }
 }
 
-static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
-                            struct nvmx_l2_exit_info *info) {
+static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, struct nvmx_l2_exit_info *info) {
     struct nvmx_ept_log log;
     struct nvmx_ept_access access = ept12_of(v, &log);
     struct nvmx_ept_fault fault = {0};
@@ -346,7 +357,9 @@ static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t r
     return route_ept_verdict(vcpu, v, verdict, &fault, info);
 }
 
-/* -- the whole -------------------------------------------------------------------------------------------------------------------------------- */
+/* -- the whole
+ * --------------------------------------------------------------------------------------------------------------------------------
+ */
 
 static enum route l1_if(bool wanted) {
     return wanted ? ROUTE_L1 : ROUTE_HOST;

@@ -69,8 +69,8 @@ static enum nvmx_status error_codes(struct nvmx_vcpu *vcpu, struct nvmx_l2_exit_
 }
 
 /*
- * SDM 30.2.1: of an instruction without a displacement, such as one whose operand is a register, the qualification is zero. Bochs
- * leaves there what its decoder happens to hold.
+ * SDM 30.2.1: of an instruction without a displacement, such as one whose operand is a register, the qualification is
+ * zero. Bochs leaves there what its decoder happens to hold.
  */
 static bool has_no_displacement(const struct nvmx_l2_exit_info *info) {
     uint32_t reason = info->reason & 0xffff;
@@ -82,8 +82,12 @@ static bool has_no_displacement(const struct nvmx_l2_exit_info *info) {
 enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row *row, struct nvmx_l2_exit_info *info) {
     /* In the order of the INFO_ bits. */
     static const uint32_t encodings[] = {
-        NVMX_VMCS_EXIT_QUALIFICATION,        NVMX_VMCS_GUEST_LINEAR_ADDRESS, NVMX_VMCS_GUEST_PHYSICAL_ADDRESS,
-        NVMX_VMCS_VM_EXIT_INTERRUPTION_INFO, NVMX_VMCS_IDT_VECTORING_INFO,   NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH,
+        NVMX_VMCS_EXIT_QUALIFICATION,
+        NVMX_VMCS_GUEST_LINEAR_ADDRESS,
+        NVMX_VMCS_GUEST_PHYSICAL_ADDRESS,
+        NVMX_VMCS_VM_EXIT_INTERRUPTION_INFO,
+        NVMX_VMCS_IDT_VECTORING_INFO,
+        NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH,
         NVMX_VMCS_VM_EXIT_INSTRUCTION_INFORMATION,
     };
     uint32_t encoding[sizeof(encodings) / sizeof(encodings[0])];
@@ -92,6 +96,12 @@ enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row 
 
     if (row->information == 0) {
         return NVMX_OK;
+    }
+    if (row->information == INFO_N) { /* most instructions */
+        uint64_t length = 0;
+        enum nvmx_status status = host_read_encoded(vcpu, 1, &encodings[5], &length);
+        info->instruction_length = (uint32_t)length;
+        return status;
     }
     for (uint32_t left = row->information; left != 0; left &= left - 1) {
         encoding[count++] = encodings[__builtin_ctz(left)];

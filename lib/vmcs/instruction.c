@@ -80,17 +80,6 @@ static const struct instruction_row *find_row(uint32_t basic_reason) {
 /* -- what vmcs01 says
  * ------------------------------------------------------------------------------------------------------- */
 
-const uint32_t instruction_base[BASE_COUNT] = {
-    [BASE_SS_RIGHTS] = NVMX_VMCS_GUEST_SS_ACCESS_RIGHTS,
-    [BASE_CS_RIGHTS] = NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS,
-    [BASE_RFLAGS] = NVMX_VMCS_GUEST_RFLAGS,
-    [BASE_ENTRY_CONTROLS] = NVMX_VMCS_VM_ENTRY_CONTROLS,
-    [BASE_INTERRUPTIBILITY] = NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE,
-    [BASE_RIP] = NVMX_VMCS_GUEST_RIP,
-    [BASE_LENGTH] = NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH,
-    [BASE_INFO] = NVMX_VMCS_VM_EXIT_INSTRUCTION_INFORMATION,
-};
-
 /* Read instruction_base[from] up to but without instruction_base[to], but for what `is` has; the rest stays 0. */
 static enum nvmx_status read_base(struct nvmx_vcpu *vcpu, struct instruction *in, unsigned int from, unsigned int to,
                                   const struct base_values *is, uint32_t *information) {
@@ -170,9 +159,8 @@ static bool operand_encodable(const struct instruction *in) {
     return in->operand.is_register ? rm : in->operand.address_bits != 0;
 }
 
-static bool capability_offered(const struct instruction *in) {
-    const struct nvmx_caps *caps = &in->vcpu->vm->caps;
-    const struct instruction_row *row = in->row;
+bool instruction_offered(const struct nvmx_vcpu *vcpu, const struct instruction_row *row) {
+    const struct nvmx_caps *caps = &vcpu->vm->caps;
     return (row->secondary_bit == 0 || (caps->msr[NVMX_CAP_PROCBASED2] >> row->secondary_bit) & 1) &&
            (row->ept_vpid_bit == 0 || (caps->msr[NVMX_CAP_EPT_VPID] >> row->ept_vpid_bit) & 1);
 }
@@ -183,7 +171,7 @@ static struct verdict phase_undefined(struct instruction *in) {
     bool real = !in->paging.long_mode && (in->cr0 & CR0_PE) == 0;
     bool allowed = row->outside_vmx ? in->vcpu->vm->expose && (in->cr4 & CR4_VMXE) : in->vcpu->mode == NVMX_MODE_ROOT;
     if (!allowed || real || compatibility || (in->rflags & RFLAGS_VM) || !operand_encodable(in) ||
-        !capability_offered(in)) {
+        !instruction_offered(in->vcpu, row)) {
         return instruction_fault(in, VECTOR_UD);
     }
     return VERDICT(GO_ON, 0);
@@ -425,8 +413,19 @@ static enum nvmx_next execute(struct nvmx_vcpu *vcpu, const struct instruction_r
         return stopped(vcpu, status);
     }
     vcpu->counts.emulated++;
+    vcpu->l1_left.valid = false;
     struct verdict verdict = phase_undefined(&in);
     return finish(&in, verdict.kind == GO_ON ? instruction_phases(&in) : verdict);
+}
+
+enum nvmx_next instruction_conclude(struct nvmx_vcpu *vcpu, const struct instruction_row *row, const uint64_t *is,
+                                    struct verdict verdict) {
+    struct batch out;
+    struct instruction in = {.out = &out};
+    struct base_values base = {.count = BASE_COUNT};
+    memcpy(base.value, is, sizeof(base.value));
+    enum nvmx_status status = instruction_begin(vcpu, row, &base, &in);
+    return status == NVMX_OK ? finish(&in, verdict) : stopped(vcpu, status);
 }
 
 /* VMCALL is the host's first: most are hypercalls. See nvmx_vmcall. */
@@ -441,6 +440,9 @@ enum nvmx_next instruction_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {
     const struct instruction_row *row = find_row(basic_reason);
     if (row == NULL || row->effect == vmcall_effect) {
         return NVMX_HOST;
+    }
+    if (row->operand == OPERAND_READ && !row->outside_vmx && instruction_fast_memory(vcpu, row, &next) == FAST_DONE) {
+        return next;
     }
     if (row->effect == NULL) {
         vcpu->counts.emulated++;

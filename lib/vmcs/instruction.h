@@ -94,7 +94,8 @@ bool instruction_region_ok(const struct instruction *in, uint64_t gpa1);
 #define RFLAGS_CF UINT64_C(0x1)
 #define RFLAGS_ZF UINT64_C(0x40)
 
-/* An instruction step by step; in->out, in->vmcs (selected) and in->paging.l2 are set. What exited is read, or taken from `is`. */
+/* An instruction step by step; in->out, in->vmcs (selected) and in->paging.l2 are set. What exited is read, or taken
+ * from `is`. */
 struct base_values;
 enum nvmx_status instruction_begin(struct nvmx_vcpu *vcpu, const struct instruction_row *row,
                                    const struct base_values *is, struct instruction *in);
@@ -152,12 +153,30 @@ enum base_field {
     BASE_INFO,
     BASE_COUNT
 };
-extern const uint32_t instruction_base[BASE_COUNT]; /* encodings */
+static const uint32_t instruction_base[BASE_COUNT] = {
+    [BASE_SS_RIGHTS] = NVMX_VMCS_GUEST_SS_ACCESS_RIGHTS,
+    [BASE_CS_RIGHTS] = NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS,
+    [BASE_RFLAGS] = NVMX_VMCS_GUEST_RFLAGS,
+    [BASE_ENTRY_CONTROLS] = NVMX_VMCS_VM_ENTRY_CONTROLS,
+    [BASE_INTERRUPTIBILITY] = NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE,
+    [BASE_RIP] = NVMX_VMCS_GUEST_RIP,
+    [BASE_LENGTH] = NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH,
+    [BASE_INFO] = NVMX_VMCS_VM_EXIT_INSTRUCTION_INFORMATION,
+};
 
 struct base_values {
     uint64_t value[BASE_COUNT];
     unsigned int count; /* so many have been read, from the first on */
 };
+
+/* An instruction with a memory operand that is read, the short way. */
+enum fast_outcome instruction_fast_memory(struct nvmx_vcpu *vcpu, const struct instruction_row *row,
+                                          enum nvmx_next *next);
+/* L1's capability MSRs offer it. */
+bool instruction_offered(const struct nvmx_vcpu *vcpu, const struct instruction_row *row);
+/* After its effect, and with instruction_base[] read: complete it as the verdict says. */
+enum nvmx_next instruction_conclude(struct nvmx_vcpu *vcpu, const struct instruction_row *row, const uint64_t *is,
+                                    struct verdict verdict);
 
 /* VMREAD, VMWRITE or VMRESUME the short way (instruction_fast.c). What it has read is in *is, whatever it answers. */
 enum fast_outcome instruction_fast(struct nvmx_vcpu *vcpu, uint32_t basic_reason, struct base_values *is,

@@ -35,13 +35,12 @@
 #define CALLBACK_NUMBER(member)                                                                                        \
     ((offsetof(struct nvmx_host, member) - offsetof(struct nvmx_host, map_page)) / sizeof(void (*)(void)))
 
-enum nvmx_status l1_physical_read(struct nvmx_vcpu *vcpu, uint64_t gpa1, void *to, uint32_t bytes) {
-    uint8_t *out = to;
+/* Across a page. */
+static COLD enum nvmx_status physical_read_pages(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint8_t *out, uint32_t bytes) {
     while (bytes > 0) {
         uint32_t offset = (uint32_t)(gpa1 & OFFSET_MASK);
         uint32_t here = bytes < NVMX_PAGE_SIZE - offset ? bytes : NVMX_PAGE_SIZE - offset;
-        uint64_t hpa;
-        uint8_t *page = host_map(vcpu, gpa1 & ~OFFSET_MASK, NVMX_ACCESS_READ, &hpa);
+        uint8_t *page = host_map(vcpu, gpa1 & ~OFFSET_MASK, NVMX_ACCESS_READ, NULL);
         if (page == NULL) {
             return NVMX_E_UNMAPPED;
         }
@@ -51,6 +50,24 @@ enum nvmx_status l1_physical_read(struct nvmx_vcpu *vcpu, uint64_t gpa1, void *t
         gpa1 += here;
         bytes -= here;
     }
+    return NVMX_OK;
+}
+
+enum nvmx_status l1_physical_read(struct nvmx_vcpu *vcpu, uint64_t gpa1, void *to, uint32_t bytes) {
+    uint32_t offset = (uint32_t)(gpa1 & OFFSET_MASK);
+    if (RARE(bytes > NVMX_PAGE_SIZE - offset)) {
+        return physical_read_pages(vcpu, gpa1, to, bytes);
+    }
+    uint8_t *page = host_map(vcpu, gpa1 & ~OFFSET_MASK, NVMX_ACCESS_READ, NULL);
+    if (page == NULL) {
+        return NVMX_E_UNMAPPED;
+    }
+    if (bytes == sizeof(uint64_t)) {
+        memcpy(to, page + offset, sizeof(uint64_t)); /* a single load */
+    } else {
+        memcpy(to, page + offset, bytes);
+    }
+    host_unmap(vcpu, gpa1 & ~OFFSET_MASK, page, false);
     return NVMX_OK;
 }
 
@@ -108,11 +125,11 @@ static unsigned int physical_bits(const struct nvmx_vcpu *vcpu) {
 }
 
 #define QUALIFICATION_LINEAR (UINT64_C(1) << 7)
-#define QUALIFICATION_FINAL (UINT64_C(1) << 8)
+#define QUALIFICATION_FINAL  (UINT64_C(1) << 8)
 
 /* Of an L2 the physical address becomes L1's. `access`: the kind, as in an exit qualification. */
-static bool to_gpa1(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, uint64_t linear, uint64_t access,
-                    uint64_t *address, struct l1_fault *fault) {
+static inline bool to_gpa1(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, uint64_t linear, uint64_t access,
+                           uint64_t *address, struct l1_fault *fault) {
     struct l2_memory *l2 = paging->l2;
     if (l2 == NULL || !l2->ept) {
         return true;
@@ -130,7 +147,7 @@ static bool to_gpa1(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, uint
 }
 
 /* One aligned load, so that an entry is never seen half written. Without memory there: all ones. */
-static uint64_t read_entry(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int bytes) {
+static inline uint64_t read_entry(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int bytes) {
     uint64_t hpa;
     uint64_t value;
     uint8_t *page = host_map(vcpu, gpa1 & ~OFFSET_MASK, NVMX_ACCESS_READ, &hpa);
@@ -256,6 +273,52 @@ static bool key_permits(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, 
     return (rights & 1) == 0 && !(write && (rights & 2) && (paging->cr0 & CR0_WP));
 }
 
+/*
+ * The same for the usual case: an L1 in IA-32e mode with 4-level paging. One loop with nothing in it that such a walk
+ * doesn't need; what it answers is what walk_tables answers, and a test compares them.
+ */
+static bool walk_long_mode(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, uint64_t linear, bool write,
+                           struct walk *walk, struct l1_fault *fault) {
+    const uint32_t error = write ? PF_WRITE : 0;
+    const uint64_t address = vcpu->l1_address_bits;
+    const uint64_t reserved = bit_range(51, 12) & ~address;
+    uint64_t table = paging->cr3 & address;
+    uint64_t path = ENTRY_RW | ENTRY_US;
+    unsigned int shift = 39;
+    walk->entry_bytes = 8;
+    walk->count = 0;
+    for (;; shift -= 9) {
+        const uint64_t at = table + ((linear >> shift) & 0x1ff) * 8;
+        const uint64_t entry = read_entry(vcpu, at, 8);
+        const unsigned int i = walk->count++;
+        walk->address[i] = walk->gpa1[i] = at;
+        walk->entry[i] = entry;
+        walk->shared[i] = false;
+        if ((entry & ENTRY_P) == 0) {
+            return page_fault(fault, linear, error);
+        }
+        const bool leaf = shift == 12 || ((entry & ENTRY_PS) != 0 && shift != 39);
+        uint64_t bad = entry & reserved;
+        if (RARE(shift != 12 && (entry & ENTRY_PS) != 0)) {
+            bad |= shift == 39 ? ENTRY_PS : entry & bit_range(shift - 1, 13);
+        }
+        if (RARE(bad != 0 || ((entry & ENTRY_XD) != 0 && xd_reserved(vcpu)))) {
+            return page_fault(fault, linear, error | PF_P | PF_RSVD);
+        }
+        path &= entry;
+        if (leaf) {
+            walk->size_shift = shift;
+            walk->page_gpa1 = entry & address & ~(uint64_t)((UINT64_C(1) << shift) - 1);
+            const bool key = key_permits(vcpu, paging, path, entry, write);
+            if (RARE(!key || !access_permitted(paging, path, write))) {
+                return page_fault(fault, linear, error | PF_P | (key ? 0 : PF_PK));
+            }
+            return true;
+        }
+        table = entry & address;
+    }
+}
+
 /* Translate without changing anything. `first`: the translation of the operand's first page, whose entries are not read
  * again; or NULL. */
 static bool walk_tables(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, uint64_t linear, bool write,
@@ -335,14 +398,17 @@ static uint64_t walked_address(const struct walk *walk, uint64_t linear) {
 /* gpa1[0] of the first byte; gpa1[1] of the second page if `count` is 2. */
 static enum l1_access translate_by_walk(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, const uint64_t *linear,
                                         unsigned int count, bool write, uint64_t *gpa1, struct l1_fault *fault) {
-    struct walk walk[2] = {{0}, {0}};
+    struct walk walk[2];
     const bool second = count == 2;
+    walk[0].count = walk[1].count = 0;
     if ((paging->cr0 & CR0_PG) == 0) {
         gpa1[0] = linear[0];
         gpa1[1] = linear[count - 1];
         return L1_ACCESS_DONE;
     }
-    if (!walk_tables(vcpu, paging, linear[0], write, NULL, &walk[0], fault)) {
+    const bool usual = paging->long_mode && paging->l2 == NULL && (paging->cr4 & CR4_LA57) == 0;
+    if (!(usual ? walk_long_mode(vcpu, paging, linear[0], write, &walk[0], fault)
+                : walk_tables(vcpu, paging, linear[0], write, NULL, &walk[0], fault))) {
         return L1_ACCESS_FAULT;
     }
     if (second && !walk_tables(vcpu, paging, linear[1], write, &walk[0], &walk[1], fault)) {

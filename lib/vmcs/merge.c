@@ -2,8 +2,8 @@
 /*
  * vmcs12 + vmcs01 -> vmcs02, at an entry to L2.
  *
- * Only what differs from what vmcs02 is known to hold is written. What L1 has not written since the last exit is not even looked at: vmcs02
- * still has what hardware left there.
+ * Only what differs from what vmcs02 is known to hold is written. What L1 has not written since the last exit is not
+ * even looked at: vmcs02 still has what hardware left there.
  */
 #include "merge.h"
 
@@ -38,14 +38,11 @@ static const uint8_t host_control_fields[] = {
     NVMX_F_SECONDARY_VM_EXIT_CONTROLS,
 };
 
-enum nvmx_status host_controls(struct nvmx_vcpu *vcpu) {
+COLD enum nvmx_status host_controls_read(struct nvmx_vcpu *vcpu) {
     uint8_t slots[sizeof(host_control_fields)];
     uint64_t value[sizeof(host_control_fields)];
     uint32_t count = 0;
 
-    if (vcpu->host_controls_known) {
-        return NVMX_OK;
-    }
     for (unsigned int i = 0; i < sizeof(host_control_fields); i++) {
         if (nvmx_set_has(&vcpu->vm->machine_fields, host_control_fields[i])) {
             slots[count++] = host_control_fields[i];
@@ -60,6 +57,7 @@ enum nvmx_status host_controls(struct nvmx_vcpu *vcpu) {
     }
     for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
         vcpu->vmcs12[i].controls_merged = false;
+        vcpu->vmcs12[i].l1_state_ready = false;
     }
     vcpu->gates_switched = 0;
     for (unsigned int i = 0; i < GATE_COUNT; i++) {
@@ -70,30 +68,70 @@ enum nvmx_status host_controls(struct nvmx_vcpu *vcpu) {
     return NVMX_OK;
 }
 
-/* -- MSRs and debug registers that controls switch ------------------------------------------------------------------------------- */
+/* -- MSRs and debug registers that controls switch
+ * ------------------------------------------------------------------------------- */
 
-static void gate_masks(struct merge *m) {
-    uint64_t entry_controls = m->v->value[NVMX_F_VM_ENTRY_CONTROLS];
+/*
+ * What follows from the controls of both: which gates L2 gets loaded from vmcs12, which it inherits from L1 (switched
+ * by the host, and not loaded), and which fields of vmcs02 must hold vmcs12's value at each entry, whatever L2 did to
+ * them meanwhile.
+ */
+static COLD void follow_controls(struct merge *m) {
+    struct vmcs12 *v = m->v;
+    uint64_t entry_controls = v->value[NVMX_F_VM_ENTRY_CONTROLS];
+    bool own_pdptes = (secondary_controls(v) & PROC2_EPT) != 0;
+    uint32_t inherited = m->vcpu->gates_switched;
 
-    m->v->gates_loaded = 0;
+    v->gates_loaded = 0;
     for (unsigned int i = 0; i < GATE_COUNT; i++) {
-        m->v->gates_loaded |= ((entry_controls >> gates[i].entry_load) & 1) != 0 ? 1u << i : 0;
+        inherited &= ~(((entry_controls >> gates[i].entry_load) & 1) != 0 ? 1u << i : 0);
     }
-}
-
-/* What L2 inherits from L1: switched by the host, and not loaded from vmcs12. */
-static uint32_t gates_inherited(const struct merge *m) {
-    return m->vcpu->gates_switched & ~m->v->gates_loaded;
+    if (inherited != v->gates_inherited) {
+        m->vcpu->l1_value_known = false;
+    }
+    v->gates_inherited = inherited;
+    v->inherited_count = 0;
+    v->inherited_efer = 0;
+    v->inherited = (struct nvmx_field_set){{0}};
+    v->refreshed = (struct nvmx_field_set){{0}};
+    for (unsigned int i = 0; i < GATE_COUNT; i++) {
+        if (((entry_controls >> gates[i].entry_load) & 1) != 0) {
+            v->gates_loaded |= 1u << i;
+            nvmx_set_add(&v->refreshed, gates[i].guest);
+        } else if (((inherited >> i) & 1) != 0) {
+            v->inherited_encoding[v->inherited_count++] = field_encoding[gates[i].guest];
+            v->inherited_efer = i == GATE_EFER ? v->inherited_count : v->inherited_efer;
+            nvmx_set_remove(&v->known, gates[i].guest);
+            nvmx_set_add(&v->inherited, gates[i].guest);
+        }
+    }
+    nvmx_set_add(&v->refreshed, NVMX_F_GUEST_CR0);
+    nvmx_set_add(&v->refreshed, NVMX_F_GUEST_CR4);
+    if ((v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_PREEMPTION_TIMER) != 0) {
+        nvmx_set_add(&v->refreshed, NVMX_F_PREEMPTION_TIMER_VALUE);
+    }
+    /* Without EPT they are memory's, or don't count: vmcs02's are then unknown when vmcs12's own count again. */
+    for (unsigned int i = 0; own_pdptes && i < 4; i++) {
+        nvmx_set_add(&v->refreshed, NVMX_F_GUEST_PDPTE0 + i);
+        if (!v->own_pdptes) {
+            nvmx_set_remove(&v->known, NVMX_F_GUEST_PDPTE0 + i);
+        }
+    }
+    v->own_pdptes = own_pdptes;
 }
 
 /* vmcs02's field is the only place of what the last exit saved, and is about to get L1's value. */
-static bool inherits_over_stale(const struct merge *m) {
-    bool stale = false;
+static bool inherits_over_stale(const struct vmcs12 *v) {
+    uint64_t over = 0;
 
-    for (uint32_t left = gates_inherited(m); left != 0; left &= left - 1) {
-        stale = stale || nvmx_set_has(&m->v->stale, gates[__builtin_ctz(left)].guest);
+    if (v->inherited_count == 0) {
+        return false;
     }
-    return stale;
+#pragma GCC unroll 4
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        over |= v->inherited.word[w] & v->stale.word[w];
+    }
+    return over != 0;
 }
 
 /* The same for PDPTEs, which an entry with PAE paging and without EPT loads from memory (SDM 29.3.2.4). */
@@ -106,89 +144,99 @@ static bool loads_over_stale(const struct merge *m, const uint64_t *pdpte) {
     return stale;
 }
 
-/* L1's own values of what L2 inherits: they are in vmcs01. */
-static enum nvmx_status read_l1_values(struct merge *m) {
-    uint8_t slots[GATE_COUNT];
-    uint64_t value[GATE_COUNT];
-    unsigned int which[GATE_COUNT];
-    uint32_t count = 0;
+/* The next exits read them with what they read anyhow. */
+static COLD enum nvmx_status fetch_stale(struct merge *m) {
+    struct vmcs12 *v = m->v;
 
-    for (uint32_t left = gates_inherited(m); left != 0; left &= left - 1) {
-        which[count] = (unsigned int)__builtin_ctz(left);
-        slots[count] = gates[which[count]].guest;
-        count++;
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        v->learned.word[w] |= v->inherited.word[w] & v->stale.word[w];
     }
-    enum nvmx_status status = count != 0 ? host_select(m->vcpu, NVMX_VMCS01) : NVMX_OK;
-    if (status == NVMX_OK) {
-        status = host_read_many(m->vcpu, count, slots, value);
+    v->sync_ready = false;
+    return sync_all(m->vcpu, v);
+}
+
+enum nvmx_status merge_read_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    enum nvmx_status status = NVMX_OK;
+
+    if (v->inherited_count != 0) {
+        status = host_select(vcpu, NVMX_VMCS01);
+        if (status == NVMX_OK) {
+            status = host_read_encoded(vcpu, v->inherited_count, v->inherited_encoding, vcpu->l1_value);
+        }
     }
-    for (uint32_t i = 0; status == NVMX_OK && i < count; i++) {
-        m->l1_value[which[i]] = value[i];
-    }
+    vcpu->l1_value_known = status == NVMX_OK;
     return status;
 }
 
 #define EFER_LME (UINT64_C(1) << 8)
 #define EFER_LMA (UINT64_C(1) << 10)
-#define CR0_PG (UINT64_C(1) << 31)
+#define CR0_PG   (UINT64_C(1) << 31)
 
 /* SDM 29.3.2.1: without "load IA32_EFER" the entry sets LMA, and with paging LME, by "IA-32e mode guest". */
-static uint64_t inherited_efer(const struct merge *m) {
-    uint64_t efer = m->l1_value[GATE_EFER] & ~EFER_LMA;
-    bool ia32e = (m->v->value[NVMX_F_VM_ENTRY_CONTROLS] & ENTRY_IA32E) != 0;
+static uint64_t inherited_efer(const struct vmcs12 *v, uint64_t efer_of_l1) {
+    uint64_t efer = efer_of_l1 & ~EFER_LMA;
+    bool ia32e = (v->value[NVMX_F_VM_ENTRY_CONTROLS] & ENTRY_IA32E) != 0;
 
-    if ((m->v->value[NVMX_F_GUEST_CR0] & CR0_PG) != 0) {
+    if ((v->value[NVMX_F_GUEST_CR0] & CR0_PG) != 0) {
         efer &= ~EFER_LME;
         efer |= ia32e ? EFER_LME : 0;
     }
     return efer | (ia32e ? EFER_LMA : 0);
 }
 
-static void put_gates(struct merge *m) {
-    for (uint32_t left = m->v->gates_loaded; left != 0; left &= left - 1) {
-        const struct gate *gate = &gates[__builtin_ctz(left)];
+/* L2 ran on these fields, or vmcs02 is new: they are written at each entry. */
+static inline void put_inherited(struct merge *m) {
+    const struct vmcs12 *v = m->v;
 
-        if (!nvmx_set_has(&m->v->stale, gate->guest)) {
-            merge_put(m, gate->guest, m->v->value[gate->guest]);
-        }
+    for (uint32_t i = 0; i < v->inherited_count; i++) {
+        m->encoding[m->count + i] = v->inherited_encoding[i];
+        m->value[m->count + i] = m->vcpu->l1_value[i];
     }
-    for (uint32_t left = gates_inherited(m); left != 0; left &= left - 1) {
-        unsigned int i = (unsigned int)__builtin_ctz(left);
-        merge_put(m, gates[i].guest, i == GATE_EFER ? inherited_efer(m) : m->l1_value[i]);
+    if (v->inherited_efer != 0) {
+        uint64_t *efer = &m->value[m->count + v->inherited_efer - 1];
+        *efer = inherited_efer(v, *efer);
+    }
+    m->count += v->inherited_count;
+}
+
+/* -- guest state and events
+ * ------------------------------------------------------------------------------------------------------ */
+
+static COLD void put_pdptes(struct merge *m, const uint64_t *pdpte) {
+    for (unsigned int i = 0; i < 4; i++) {
+        merge_put(m, NVMX_F_GUEST_PDPTE0 + i, pdpte[i]);
     }
 }
 
-/* -- guest state and events ------------------------------------------------------------------------------------------------------ */
+/* The fields of `set` that aren't stale, as vmcs12 has them. */
+static inline void put_fields(struct merge *m, unsigned int word, uint64_t set) {
+    struct vmcs12 *v = m->v;
 
-/* With EPT vmcs12's own fields count again, whatever an entry without it left in vmcs02: they need not be dirty. */
-static void put_pdptes(struct merge *m, const uint64_t *pdpte) {
-    bool own = pdpte == NULL && (secondary_controls(m->v) & PROC2_EPT) != 0;
-
-    for (unsigned int i = 0; (own || pdpte != NULL) && i < 4; i++) {
-        unsigned int slot = NVMX_F_GUEST_PDPTE0 + i;
-
-        if (pdpte != NULL || !nvmx_set_has(&m->v->stale, slot)) {
-            merge_put(m, slot, pdpte != NULL ? pdpte[i] : m->v->value[slot]);
-        }
+    for (uint64_t left = set & ~v->stale.word[word]; left != 0; left &= left - 1) {
+        unsigned int slot = word * 64 + (unsigned int)__builtin_ctzll(left);
+        merge_put(m, slot, v->value[slot]);
     }
 }
 
-static void put_guest_state(struct merge *m, const uint64_t *pdpte) {
+/*
+ * What L1 has written, and what L2 may have changed though no exit saves it. Stale fields have their truth in vmcs02.
+ * After a change of controls any field counts that vmcs02 is not known to hold.
+ */
+static inline void put_guest_state(struct merge *m) {
+    struct vmcs12 *v = m->v;
+    const struct nvmx_field_set *copied = &m->vcpu->vm->copied;
+
+#pragma GCC unroll 4
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-        uint64_t written = m->v->dirty.word[w] & m->vcpu->vm->copied.word[w];
-
-        for (; written != 0; written &= written - 1) {
-            unsigned int slot = w * 64 + (unsigned int)__builtin_ctzll(written);
-            merge_put(m, slot, m->v->value[slot]);
+        if (v->dirty.word[w] != 0) {
+            put_fields(m, w, v->dirty.word[w] & (copied->word[w] | v->refreshed.word[w]));
         }
     }
-    merge_put(m, NVMX_F_GUEST_CR0, m->v->value[NVMX_F_GUEST_CR0]);
-    merge_put(m, NVMX_F_GUEST_CR4, m->v->value[NVMX_F_GUEST_CR4]);
-    if ((m->v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_PREEMPTION_TIMER) != 0 &&
-        !nvmx_set_has(&m->v->stale, NVMX_F_PREEMPTION_TIMER_VALUE)) {
-        merge_put(m, NVMX_F_PREEMPTION_TIMER_VALUE, m->v->value[NVMX_F_PREEMPTION_TIMER_VALUE]);
+    if (RARE(m->controls || v->rewrites)) {
+        for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+            put_fields(m, w, v->refreshed.word[w] & ~v->known.word[w] & (m->controls ? UINT64_MAX : ~v->saved.word[w]));
+        }
     }
-    put_pdptes(m, pdpte);
 }
 
 /* The host may have used these fields since: they are written whenever they count. */
@@ -209,11 +257,14 @@ static void put_event(struct merge *m) {
     merge_put_always(m, NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH, m->v->value[NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH]);
 }
 
-/* -- the whole ------------------------------------------------------------------------------------------------------------------- */
+/* -- the whole
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 
 static bool controls_written(const struct merge *m) {
     uint64_t written = 0;
 
+#pragma GCC unroll 4
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
         written |= m->v->dirty.word[w] & m->vcpu->vm->controls.word[w];
     }
@@ -231,35 +282,58 @@ enum nvmx_status merge_write(struct merge *m, enum nvmx_status status) {
     return status;
 }
 
-static enum nvmx_status collect(struct merge *m, const uint64_t *pdpte) {
+static COLD enum nvmx_status collect_controls(struct merge *m) {
     uint32_t bitmap_bits = m->v->bitmap_bits;
     uint16_t vpid02 = m->v->vpid02;
+    enum nvmx_status status = merge_pages(m);
 
-    m->controls = !m->v->controls_merged || controls_written(m);
-    if (m->controls) {
-        gate_masks(m);
-    }
-    enum nvmx_status status =
-        inherits_over_stale(m) || loads_over_stale(m, pdpte) ? sync_all(m->vcpu, m->v) : NVMX_OK;
-    if (status == NVMX_OK) {
-        status = read_l1_values(m);
-    }
-    if (status == NVMX_OK) {
-        status = merge_pages(m);
-    }
-    if (status != NVMX_OK) {
-        return status;
-    }
-    if (m->controls || bitmap_bits != m->v->bitmap_bits || vpid02 != m->v->vpid02) {
+    if (status == NVMX_OK && (m->controls || bitmap_bits != m->v->bitmap_bits || vpid02 != m->v->vpid02)) {
         merge_put(m, NVMX_F_VMCS_LINK_POINTER, NVMX_NO_ADDRESS);
         merge_controls(m);
         sync_saved_fields(m->vcpu, m->v);
+        m->v->rewrites = false;
+        for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+            m->v->rewrites = m->v->rewrites || (m->v->refreshed.word[w] & ~m->v->saved.word[w]) != 0;
+        }
     }
-    put_gates(m);
+    return status;
+}
+
+static enum nvmx_status collect(struct merge *m, const uint64_t *pdpte) {
+    struct vmcs12 *v = m->v;
+    enum nvmx_status status = NVMX_OK;
+
+    m->controls = !v->controls_merged || controls_written(m);
+    if (RARE(m->controls)) {
+        follow_controls(m);
+    }
+    if (RARE(inherits_over_stale(v) || loads_over_stale(m, pdpte))) {
+        status = fetch_stale(m);
+    }
+    if (status == NVMX_OK && !m->vcpu->l1_value_known) {
+        status = merge_read_l1(m->vcpu, v);
+    }
+    if (status == NVMX_OK && !merge_pages_stand(m)) {
+        status = collect_controls(m);
+    }
+    if (RARE(status != NVMX_OK)) {
+        return status;
+    }
+    put_inherited(m);
     merge_read_shadows(m);
-    put_guest_state(m, pdpte);
+    put_guest_state(m);
+    if (RARE(pdpte != NULL)) {
+        put_pdptes(m, pdpte);
+    }
     put_event(m);
     return NVMX_OK;
+}
+
+static COLD enum nvmx_status first_merge(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    enum nvmx_status status = host_reset(vcpu, vmcs02_of(vcpu, v));
+
+    v->vmcs02_ready = status == NVMX_OK;
+    return status;
 }
 
 enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *pdpte) {
@@ -267,13 +341,13 @@ enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const ui
     enum nvmx_status status = host_controls(vcpu);
 
     merge_begin(&m, vcpu, v);
-    if (status == NVMX_OK && !v->vmcs02_ready) {
-        status = host_reset(vcpu, vmcs02_of(vcpu, v));
-        v->vmcs02_ready = status == NVMX_OK;
+    if (status == NVMX_OK && RARE(!v->vmcs02_ready)) {
+        status = first_merge(vcpu, v);
     }
     if (status == NVMX_OK) {
         status = collect(&m, pdpte);
     }
+    vcpu->l1_value_known = false;
     if (status == NVMX_OK) {
         status = host_select(vcpu, vmcs02_of(vcpu, v));
     }

@@ -9,10 +9,9 @@
 struct merge {
     struct nvmx_vcpu *vcpu;
     struct vmcs12 *v;
-    const uint64_t *host;       /* vmcs01's controls, by slot */
-    bool controls;              /* vmcs02's controls are merged anew */
-    uint64_t l1_value[GATE_COUNT]; /* L1's own value of what the host switches */
-    uint32_t count;             /* of what is to be written: every field once, PDPTEs perhaps twice */
+    const uint64_t *host; /* vmcs01's controls, by slot */
+    bool controls;        /* vmcs02's controls are merged anew */
+    uint32_t count;       /* of what is to be written: every field once, PDPTEs perhaps twice */
     uint32_t encoding[NVMX_FIELD_COUNT + 4];
     uint64_t value[NVMX_FIELD_COUNT + 4];
 };
@@ -51,6 +50,8 @@ enum nvmx_status merge_write(struct merge *m, enum nvmx_status status);
 
 /* Bitmaps, APIC pages, EPT root, VPID (merge_pages.c): first, since controls depend on it. */
 enum nvmx_status merge_pages(struct merge *m);
+/* Nothing of that can have changed since the last entry. */
+bool merge_pages_stand(const struct merge *m);
 /* All control fields (merge_controls.c). */
 void merge_controls(struct merge *m);
 /* CR0 and CR4 as L2 reads them, which depends on guest state too. */

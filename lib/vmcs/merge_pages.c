@@ -2,7 +2,8 @@
 /* What vmcs02 uses in memory: intercept bitmaps, APIC pages, the EPT root, and its VPID. */
 #include "merge.h"
 
-/* -- pages of L1 used in place ------------------------------------------------------------------------------------------------------ */
+/* -- pages of L1 used in place
+ * ------------------------------------------------------------------------------------------------------ */
 
 /* Of the pages used in place the processor writes only to these. A page that is no memory of L1's is not mapped. */
 static bool is_written(unsigned int index) {
@@ -18,7 +19,8 @@ static void unpin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int index) 
     pin->gpa1 = NVMX_NO_ADDRESS;
 }
 
-/* The APIC-access page is only a name: it need not be memory (a local APIC's registers are not), but ept01 must lead there. */
+/* The APIC-access page is only a name: it need not be memory (a local APIC's registers are not), but ept01 must lead
+ * there. */
 static bool device_page(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t *hpa) {
     struct nvmx_ept01_mapping mapping = {0};
 
@@ -46,7 +48,8 @@ static enum nvmx_status repin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned
 }
 
 /* A page pinned where `used`, its hpa in vmcs02's field. */
-static enum nvmx_status pin_field(struct merge *m, enum pin_index index, unsigned int slot, bool used, uint32_t access) {
+static enum nvmx_status pin_field(struct merge *m, enum pin_index index, unsigned int slot, bool used,
+                                  uint32_t access) {
     if (!used) {
         unpin(m->vcpu, m->v, index);
         return NVMX_OK;
@@ -60,7 +63,8 @@ static enum nvmx_status pin_field(struct merge *m, enum pin_index index, unsigne
 }
 
 /*
- * Hardware acknowledges the interrupt that arrives, and compares its vector with vmcs12's: right only while physical interrupts are L1's own.
+ * Hardware acknowledges the interrupt that arrives, and compares its vector with vmcs12's: right only while physical
+ * interrupts are L1's own.
  */
 static enum nvmx_status posted_interrupts(struct merge *m) {
     bool used = (m->v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_POSTED_INTERRUPTS) != 0;
@@ -75,8 +79,8 @@ static enum nvmx_status posted_interrupts(struct merge *m) {
 static enum nvmx_status apic_pages(struct merge *m) {
     bool shadow = (m->v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TPR_SHADOW) != 0;
     bool accesses = (secondary_controls(m->v) & PROC2_APIC_ACCESSES) != 0;
-    enum nvmx_status status = pin_field(m, PIN_VIRTUAL_APIC, NVMX_F_VIRTUAL_APIC_ADDRESS, shadow,
-                                        NVMX_ACCESS_READ | NVMX_ACCESS_WRITE);
+    enum nvmx_status status =
+        pin_field(m, PIN_VIRTUAL_APIC, NVMX_F_VIRTUAL_APIC_ADDRESS, shadow, NVMX_ACCESS_READ | NVMX_ACCESS_WRITE);
 
     if (status == NVMX_OK) {
         status = pin_field(m, PIN_APIC_ACCESS, NVMX_F_APIC_ACCESS_ADDRESS, accesses, NVMX_ACCESS_READ);
@@ -84,7 +88,8 @@ static enum nvmx_status apic_pages(struct merge *m) {
     return status == NVMX_OK ? posted_interrupts(m) : status;
 }
 
-/* -- intercept bitmaps ---------------------------------------------------------------------------------------------------------------- */
+/* -- intercept bitmaps
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 static enum nvmx_status overlay_page(struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay) {
     uint64_t hpa;
@@ -109,8 +114,8 @@ static void overlay_free(struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay)
 }
 
 /*
- * Merge L1's bitmap at gpa1 with the host's. `virtual_bits`: as for bitmap_merge_virtual, or NULL. *exits_all: L1's page has no memory behind
- * it, whose bits then read as 1.
+ * Merge L1's bitmap at gpa1 with the host's. `virtual_bits`: as for bitmap_merge_virtual, or NULL. *exits_all: L1's
+ * page has no memory behind it, whose bits then read as 1.
  */
 static enum nvmx_status overlay_merge(struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay, uint64_t gpa1,
                                       const uint64_t *host, const struct bitmap_virtual *virtual_bits,
@@ -136,13 +141,14 @@ static enum nvmx_status overlay_merge(struct nvmx_vcpu *vcpu, struct bitmap_over
 }
 
 /* Words of the MSR bitmap for 800H-8FFH: reads, and the writes that can be virtualized. */
-#define WORD_X2APIC_READ 32u
+#define WORD_X2APIC_READ  32u
 #define WORD_X2APIC_WRITE 288u
-#define X2APIC_TPR (UINT64_C(1) << 0x08)
-#define X2APIC_EOI (UINT64_C(1) << 0x0b)
-#define X2APIC_SELF_IPI (UINT64_C(1) << 0x3f)
+#define X2APIC_TPR        (UINT64_C(1) << 0x08)
+#define X2APIC_EOI        (UINT64_C(1) << 0x0b)
+#define X2APIC_SELF_IPI   (UINT64_C(1) << 0x3f)
 
-/* SDM 32.5: what "virtualize x2APIC mode" makes of RDMSR and WRMSR never reaches the APIC that is L1's, or the host's. */
+/* SDM 32.5: what "virtualize x2APIC mode" makes of RDMSR and WRMSR never reaches the APIC that is L1's, or the host's.
+ */
 static struct bitmap_virtual x2apic_bits(const struct vmcs12 *v) {
     uint32_t secondary = secondary_controls(v);
     bool reads_all = (secondary & PROC2_APIC_REGISTER) != 0;
@@ -161,7 +167,8 @@ static struct bitmap_virtual x2apic_bits(const struct vmcs12 *v) {
 
 #define MSR_SPEC_CTRL 0x48u
 
-/* Where vmcs01 protects bits of IA32_SPEC_CTRL by a mask, which vmcs02 has no part in, L2 reaches the MSR through the host only. */
+/* Where vmcs01 protects bits of IA32_SPEC_CTRL by a mask, which vmcs02 has no part in, L2 reaches the MSR through the
+ * host only. */
 bool merge_keeps_msr(const struct nvmx_vcpu *vcpu, uint32_t bit) {
     return (host_tertiary(vcpu->host_control) & PROC3_SPEC_CTRL) != 0 &&
            (bit == bitmap_msr_bit(MSR_SPEC_CTRL, false) || bit == bitmap_msr_bit(MSR_SPEC_CTRL, true));
@@ -176,7 +183,8 @@ static void keep_msrs(const struct nvmx_vcpu *vcpu, struct bitmap_overlay *overl
     }
 }
 
-/* MSR bitmaps are used only if both L1 and the host use them: whoever has none intercepts every access that is its to intercept. */
+/* MSR bitmaps are used only if both L1 and the host use them: whoever has none intercepts every access that is its to
+ * intercept. */
 static enum nvmx_status msr_bitmap(struct merge *m, uint32_t *bits) {
     bool l1_uses = (m->v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0;
     bool host_uses = (m->host[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0;
@@ -202,8 +210,7 @@ static enum nvmx_status msr_bitmap(struct merge *m, uint32_t *bits) {
 /* The host intercepts no port: L1's pages serve as they are. */
 static enum nvmx_status io_in_place(struct merge *m, uint32_t *bits) {
     for (unsigned int i = 0; i < 2; i++) {
-        enum nvmx_status status =
-            pin_field(m, PIN_IO_A + i, NVMX_F_IO_BITMAP_A_ADDRESS + i, true, NVMX_ACCESS_READ);
+        enum nvmx_status status = pin_field(m, PIN_IO_A + i, NVMX_F_IO_BITMAP_A_ADDRESS + i, true, NVMX_ACCESS_READ);
 
         if (status == NVMX_E_UNMAPPED) {
             *bits |= PROC_UNCONDITIONAL_IO;
@@ -269,7 +276,9 @@ static enum nvmx_status io_bitmaps(struct merge *m, uint32_t *bits) {
     return NVMX_OK;
 }
 
-/* -- EPT and VPID ---------------------------------------------------------------------------------------------------------------------- */
+/* -- EPT and VPID
+ * ----------------------------------------------------------------------------------------------------------------------
+ */
 
 static unsigned int ept_user(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
     return vcpu->id * NVMX_VMCS02_MAX + (unsigned int)(v - vcpu->vmcs12);
@@ -301,8 +310,8 @@ static enum nvmx_status ept_root(struct merge *m) {
 }
 
 /*
- * VPID02s are given to VPID12s as they come. The first serves a vmcs12 without VPIDs, whose transitions flush (SDM 31.4.3.1); when all are taken
- * the next in turn is taken over and flushed.
+ * VPID02s are given to VPID12s as they come. The first serves a vmcs12 without VPIDs, whose transitions flush
+ * (SDM 31.4.3.1); when all are taken the next in turn is taken over and flushed.
  */
 static uint16_t vpid_for(struct nvmx_vcpu *vcpu, uint16_t vpid12) {
     uint16_t index = 0;
@@ -334,7 +343,9 @@ static void vpid(struct merge *m) {
     merge_put(m, NVMX_F_VPID, m->v->vpid02);
 }
 
-/* -- the whole ---------------------------------------------------------------------------------------------------------------------------- */
+/* -- the whole
+ * ----------------------------------------------------------------------------------------------------------------------------
+ */
 
 /* VPID12 still has the VPID02 that it got, and needs no flush. */
 static bool vpid_stands(const struct merge *m) {
@@ -348,8 +359,8 @@ static bool vpid_stands(const struct merge *m) {
            vcpu->vpid12_of[(m->v->vpid02 - vcpu->vpid02_first) & 15] == m->v->value[NVMX_F_VPID];
 }
 
-/* Nothing changed since the last entry of this vmcs12 but perhaps the contents of L1's bitmaps. */
-static bool pages_stand(const struct merge *m) {
+/* Nothing changed since the last entry of this vmcs12 but perhaps the contents of L1's MSR bitmap. */
+static bool but_for_msrs(const struct merge *m) {
     const struct vmcs12 *v = m->v;
 
     return !m->controls && v->pages_merged && v->io_bitmap[0].hot_count == 0 && v->io_bitmap[1].hot_count == 0 &&
@@ -361,6 +372,10 @@ static bool ept_stands(const struct merge *m) {
     const struct nvmx_ept *ept = m->vcpu->vm->ept;
 
     return ept == NULL || (secondary_controls(m->v) & PROC2_EPT) == 0 || nvmx_ept_ready(ept, ept_user(m->vcpu, m->v));
+}
+
+bool merge_pages_stand(const struct merge *m) {
+    return !m->controls && m->v->pages_alone && vpid_stands(m) && ept_stands(m);
 }
 
 static enum nvmx_status all_pages(struct merge *m, uint32_t *bits) {
@@ -386,7 +401,7 @@ enum nvmx_status merge_pages(struct merge *m) {
     uint32_t bits = 0;
     enum nvmx_status status = NVMX_OK;
 
-    if (!pages_stand(m)) {
+    if (!but_for_msrs(m)) {
         status = all_pages(m, &bits);
     } else {
         status = ept_stands(m) ? NVMX_OK : ept_root(m);
@@ -397,6 +412,8 @@ enum nvmx_status merge_pages(struct merge *m) {
         status = status == NVMX_OK ? msr_bitmap(m, &bits) : status;
     }
     v->pages_merged = status == NVMX_OK;
+    v->pages_alone = v->pages_merged && v->io_bitmap[0].hot_count == 0 && v->io_bitmap[1].hot_count == 0 &&
+                     v->msr_bitmap.hot_count == 0 && !v->msr_bitmap.has_virtual && m->vcpu->vm->host.ept02_root == NULL;
     if (status == NVMX_OK) {
         v->bitmap_bits = bits;
     }
@@ -426,6 +443,8 @@ static enum nvmx_status heat(struct nvmx_vcpu *vcpu, struct bitmap_overlay *over
 
 enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t bit) {
     struct bitmap_virtual virtual_bits = x2apic_bits(v);
+
+    v->pages_alone = false;
     enum nvmx_status status = heat(vcpu, &v->msr_bitmap, v->value[NVMX_F_MSR_BITMAP_ADDRESS], vcpu->host_msr_bitmap,
                                    v->msr_bitmap.has_virtual ? &virtual_bits : NULL, bit);
 
@@ -436,11 +455,14 @@ enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32
 }
 
 enum nvmx_status merge_heat_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int which, uint32_t bit) {
+    v->pages_alone = false;
     return heat(vcpu, &v->io_bitmap[which], v->value[NVMX_F_IO_BITMAP_A_ADDRESS + which], vcpu->host_io_bitmap[which],
                 NULL, bit);
 }
 
-/* -- memory of L1 changed --------------------------------------------------------------------------------------------------------------------- */
+/* -- memory of L1 changed
+ * ---------------------------------------------------------------------------------------------------------------------
+ */
 
 void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes) {
     for (unsigned int i = 0; i < vcpu->vmcs02_slots; i++) {
@@ -452,7 +474,7 @@ void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes) 
 
             if (pinned != NVMX_NO_ADDRESS && !apart) {
                 unpin(vcpu, v, p);
-                v->pages_merged = false;
+                v->pages_merged = v->pages_alone = false;
                 vcpu->pages_changed = true;
             }
         }

@@ -59,8 +59,22 @@ static void want_field(struct want *want, bool wanted, unsigned int slot, uint64
     }
 }
 
+/* A 64-bit L1, an operand without RSP, FS or GS. */
+static bool plain_operand(const struct nvmx_operand *operand, bool mode64, bool walks) {
+    return mode64 && walks && operand->base != NVMX_RSP && operand->index != NVMX_RSP && operand->segment != NVMX_FS &&
+           operand->segment != NVMX_GS;
+}
+
 static enum nvmx_status read_fields(struct nvmx_vcpu *vcpu, const struct nvmx_operand *operand, bool mode64, bool walks,
                                     struct operand_fields *f) {
+    static const uint32_t plain[] = {NVMX_VMCS_EXIT_QUALIFICATION, NVMX_VMCS_GUEST_CR0, NVMX_VMCS_GUEST_CR3,
+                                     NVMX_VMCS_GUEST_CR4};
+    if (plain_operand(operand, mode64, walks)) {
+        uint64_t is[4];
+        enum nvmx_status plain_status = host_read_encoded(vcpu, 4, plain, is);
+        *f = (struct operand_fields){.qualification = is[0], .cr0 = is[1], .cr3 = is[2], .cr4 = is[3]};
+        return plain_status;
+    }
     const bool la57 = mode64 && (vcpu->vm->caps.cpu & NVMX_CPU_LA57) != 0;
     const bool lam = mode64 && (vcpu->vm->caps.cpu & NVMX_CPU_LAM) != 0;
     const unsigned int segment = operand->segment;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Hardware VMCS shadowing for L1 (SDM 27.10): L1's VMREAD and VMWRITE of the fields that the table marks go to a shadow VMCS without an
- * exit. The library fills it when L1 is about to run and takes back what L1 can have written.
+ * Hardware VMCS shadowing for L1 (SDM 27.10): L1's VMREAD and VMWRITE of the fields that the table marks go to a shadow
+ * VMCS without an exit. The library fills it when L1 is about to run and takes back what L1 can have written.
  */
 #include "vcpu.h"
 
@@ -21,31 +21,70 @@ static bool shadowed(const struct nvmx_vm *vm, unsigned int slot, enum nvmx_fiel
            nvmx_set_has(&vm->machine_fields, slot);
 }
 
-static void append(struct shadow_list *list, unsigned int slot) {
+/* Places of the fields that the table marks: those that L1 may write first. vcpu.shadow_holds is in this order. */
+enum {
+#define PLACE_NO(name)
+#define PLACE_RO(name)
+#define PLACE_RW(name)                                            PLACE_##name,
+#define FIELD(encoding, name, text, exists, group, merge, shadow) PLACE_##shadow(name)
+#include <nvmx/vmcs_fields.def>
+#undef PLACE_RO
+#undef PLACE_RW
+    WRITABLE_COUNT,
+    BEFORE_READABLE = WRITABLE_COUNT - 1,
+#define PLACE_RO(name) PLACE_##name,
+#define PLACE_RW(name)
+#include <nvmx/vmcs_fields.def>
+#undef PLACE_RO
+#undef PLACE_RW
+#undef FIELD
+    PLACES
+};
+_Static_assert(PLACES <= SHADOWED_MAX && PLACES <= BATCH_MAX, "one batch fills the shadow VMCS");
+
+#define ENCODING_NO(name)
+#define ENCODING_RO(name)
+#define ENCODING_RW(name) NVMX_VMCS_##name,
+static const uint32_t writable_encoding[WRITABLE_COUNT] = {
+#define FIELD(encoding, name, text, exists, group, merge, shadow) ENCODING_##shadow(name)
+#include <nvmx/vmcs_fields.def>
+#undef FIELD
+};
+
+static const uint8_t slot_of_place[PLACES] = {
+#define SLOT_NO(name)
+#define SLOT_RO(name)                                             [PLACE_##name] = NVMX_F_##name,
+#define SLOT_RW(name)                                             [PLACE_##name] = NVMX_F_##name,
+#define FIELD(encoding, name, text, exists, group, merge, shadow) SLOT_##shadow(name)
+#include <nvmx/vmcs_fields.def>
+#undef FIELD
+};
+
+static void append(struct shadow_list *list, unsigned int place) {
+    unsigned int slot = slot_of_place[place];
+
     list->encoding[list->count] = field_encoding[slot];
     list->slot[list->count] = (uint8_t)slot;
+    list->place[list->count] = (uint8_t)place;
     list->count++;
     nvmx_set_add(&list->fields, slot);
 }
 
-_Static_assert(SHADOWED_MAX <= BATCH_MAX, "one batch fills the shadow VMCS");
-
-/* Those that L1 writes come first. */
 void shadow_fields(struct nvmx_vm *vm) {
     struct shadow_list *list = &vm->shadowed;
 
     list->count = 0;
-    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT && list->count < SHADOWED_MAX; slot++) {
-        if (shadowed(vm, slot, NVMX_SHADOW_RW)) {
-            append(list, slot);
+    for (unsigned int place = 0; place < WRITABLE_COUNT; place++) {
+        if (shadowed(vm, slot_of_place[place], NVMX_SHADOW_RW)) {
+            append(list, place);
         }
     }
     list->writable = list->count;
-    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT && list->count < SHADOWED_MAX; slot++) {
-        bool information = nvmx_encoding_read_only(field_encoding[slot]);
+    for (unsigned int place = WRITABLE_COUNT; place < PLACES; place++) {
+        bool information = nvmx_encoding_read_only(field_encoding[slot_of_place[place]]);
 
-        if (shadowed(vm, slot, NVMX_SHADOW_RO) && (!information || can_fill_read_only(vm))) {
-            append(list, slot);
+        if (shadowed(vm, slot_of_place[place], NVMX_SHADOW_RO) && (!information || can_fill_read_only(vm))) {
+            append(list, place);
         }
     }
 }
@@ -55,7 +94,7 @@ void nvmx_shadow_bitmaps(const struct nvmx_vm *vm, uint8_t *vmread_bitmap, uint8
     memset(vmwrite_bitmap, 0xff, NVMX_PAGE_SIZE);
     for (uint32_t i = 0; i < vm->shadowed.count; i++) {
         uint32_t encoding = vm->shadowed.encoding[i];
-        uint8_t keep = (uint8_t)~(1u << (encoding % 8));
+        uint8_t keep = (uint8_t) ~(1u << (encoding % 8));
 
         vmread_bitmap[encoding / 8] &= keep;
         if (i < vm->shadowed.writable) {
@@ -65,66 +104,121 @@ void nvmx_shadow_bitmaps(const struct nvmx_vm *vm, uint8_t *vmread_bitmap, uint8
 }
 
 /* Stale fields would show old values: they are read with the exit from now on. */
-static enum nvmx_status fetch_stale(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    const struct shadow_list *list = &vcpu->vm->shadowed;
-    uint64_t stale = 0;
-
+static COLD enum nvmx_status fetch_stale(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-        v->learned.word[w] |= v->stale.word[w] & list->fields.word[w];
-        stale |= v->stale.word[w] & list->fields.word[w];
-    }
-    if (stale == 0) {
-        return NVMX_OK;
+        v->learned.word[w] |= v->stale.word[w] & vcpu->vm->shadowed.fields.word[w];
     }
     v->sync_ready = false;
     return sync_all(vcpu, v);
 }
 
-/* Only what differs from what the shadow VMCS holds is written: L1's own writes were taken note of by shadow_pull. */
-enum nvmx_status shadow_push(struct nvmx_vcpu *vcpu) {
+static bool some_stale(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    uint64_t stale = 0;
+
+#pragma GCC unroll 4
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        stale |= v->stale.word[w] & vcpu->vm->shadowed.fields.word[w];
+    }
+    return stale != 0;
+}
+
+static enum nvmx_status fill(struct nvmx_vcpu *vcpu, struct batch *batch) {
+    enum nvmx_status status = host_select(vcpu, NVMX_VMCS_SHADOW);
+
+    return status == NVMX_OK ? batch_flush(vcpu, batch) : status;
+}
+
+/* Nothing is known of what the shadow VMCS holds. */
+static COLD enum nvmx_status push_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     const struct shadow_list *list = &vcpu->vm->shadowed;
-    struct vmcs12 *v = vmcs12_current(vcpu);
     struct batch batch;
 
-    if (!in_use(vcpu) || v == NULL) {
-        return NVMX_OK;
-    }
-    enum nvmx_status status = fetch_stale(vcpu, v);
     batch_init(&batch);
     for (uint32_t i = 0; i < list->count; i++) {
-        uint64_t value = v->value[list->slot[i]];
-
-        if (vcpu->shadow_holds[i] != value || !vcpu->shadow_known) {
-            vcpu->shadow_holds[i] = value;
-            batch.encoding[batch.count] = list->encoding[i];
-            batch.value[batch.count] = value;
-            batch.count++;
-        }
+        vcpu->shadow_holds[list->place[i]] = v->value[list->slot[i]];
+        batch.encoding[batch.count] = list->encoding[i];
+        batch.value[batch.count++] = v->value[list->slot[i]];
     }
-    if (status == NVMX_OK && batch.count != 0) {
-        status = host_select(vcpu, NVMX_VMCS_SHADOW);
-    }
-    if (status == NVMX_OK) {
-        status = batch_flush(vcpu, &batch);
-    }
+    enum nvmx_status status = batch.count != 0 ? fill(vcpu, &batch) : NVMX_OK;
     vcpu->shadow_known = status == NVMX_OK;
     return status;
 }
 
-enum nvmx_status shadow_pull(struct nvmx_vcpu *vcpu) {
-    const struct shadow_list *list = &vcpu->vm->shadowed;
+static void push_field(struct nvmx_vcpu *vcpu, struct batch *batch, unsigned int place, uint64_t value) {
+    unsigned int slot = slot_of_place[place];
+
+    vcpu->shadow_holds[place] = value;
+    if (nvmx_set_has(&vcpu->vm->shadowed.fields, slot)) {
+        batch->encoding[batch->count] = field_encoding[slot];
+        batch->value[batch->count++] = value;
+    }
+}
+
+#define CHANGED(name) (v->value[NVMX_F_##name] != vcpu->shadow_holds[PLACE_##name])
+#define PUSH(name)                                                                                                     \
+    if (CHANGED(name)) {                                                                                               \
+        push_field(vcpu, &batch, PLACE_##name, v->value[NVMX_F_##name]);                                               \
+    }
+
+/* What an exit of L2 can have changed; L1's own writes were taken note of by shadow_pull, and no exit touches the other
+ * writable fields. */
+static inline enum nvmx_status push_changes(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool by_exit) {
+    struct batch batch;
+
+    batch_init(&batch);
+    if (!by_exit) {
+        PUSH(PRIMARY_CONTROLS)
+        PUSH(VM_ENTRY_EXCEPTION_ERROR_CODE)
+        PUSH(VM_ENTRY_INSTRUCTION_LENGTH)
+    }
+    PUSH(PML_INDEX)
+    PUSH(VM_ENTRY_INTERRUPTION_INFO)
+    PUSH(GUEST_INTERRUPTIBILITY_STATE)
+    PUSH(GUEST_RSP)
+    PUSH(GUEST_RIP)
+    PUSH(GUEST_RFLAGS)
+#define PUSH_NO(name)
+#define PUSH_RO(name)                                             PUSH(name)
+#define PUSH_RW(name)                                             _Static_assert(PLACE_##name < 9, "named above");
+#define FIELD(encoding, name, text, exists, group, merge, shadow) PUSH_##shadow(name)
+#include <nvmx/vmcs_fields.def>
+#undef FIELD
+    enum nvmx_status status = batch.count != 0 ? fill(vcpu, &batch) : NVMX_OK;
+    vcpu->shadow_known = status == NVMX_OK;
+    return status;
+}
+
+static inline enum nvmx_status push(struct nvmx_vcpu *vcpu, bool by_exit) {
     struct vmcs12 *v = vmcs12_current(vcpu);
-    uint64_t value[SHADOWED_MAX];
 
     if (!in_use(vcpu) || v == NULL) {
         return NVMX_OK;
     }
-    enum nvmx_status status = host_select(vcpu, NVMX_VMCS_SHADOW);
-    if (status == NVMX_OK) {
-        status = host_read_encoded(vcpu, list->writable, list->encoding, value);
+    if (RARE(!(v->sync_ready && v->sync.covers_shadow) && some_stale(vcpu, v))) {
+        enum nvmx_status status = fetch_stale(vcpu, v);
+        if (status != NVMX_OK) {
+            return status;
+        }
     }
+    return RARE(!vcpu->shadow_known) ? push_all(vcpu, v) : push_changes(vcpu, v, by_exit);
+}
+
+enum nvmx_status shadow_push(struct nvmx_vcpu *vcpu) {
+    return push(vcpu, false);
+}
+
+enum nvmx_status shadow_push_exit(struct nvmx_vcpu *vcpu) {
+    return push(vcpu, true);
+}
+
+/* By the list: the processor lacks some of the fields, or what the shadow VMCS held is not known. */
+static COLD enum nvmx_status pull_listed(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    const struct shadow_list *list = &vcpu->vm->shadowed;
+    uint64_t value[SHADOWED_MAX];
+    enum nvmx_status status = host_read_encoded(vcpu, list->writable, list->encoding, value);
+
     for (uint32_t i = 0; status == NVMX_OK && i < list->writable; i++) {
-        vcpu->shadow_holds[i] = value[i]; /* hardware cuts a value to the field's width */
+        vcpu->shadow_holds[list->place[i]] = value[i]; /* hardware cuts a value to the field's width */
         if (value[i] != v->value[list->slot[i]]) {
             vmcs12_write(vcpu, list->slot[i], value[i]);
         }
@@ -132,7 +226,95 @@ enum nvmx_status shadow_pull(struct nvmx_vcpu *vcpu) {
     return status;
 }
 
-/* L1's VMWRITE to exit information exits, but its VMREAD does not: what was written must be found in the shadow VMCS. */
+enum nvmx_status shadow_pull(struct nvmx_vcpu *vcpu) {
+    struct vmcs12 *v = vmcs12_current(vcpu);
+    uint64_t value[WRITABLE_COUNT];
+
+    if (!in_use(vcpu) || v == NULL) {
+        return NVMX_OK;
+    }
+    enum nvmx_status status = host_select(vcpu, NVMX_VMCS_SHADOW);
+    if (status != NVMX_OK) {
+        return status;
+    }
+    if (RARE(!vcpu->shadow_known || vcpu->vm->shadowed.writable != WRITABLE_COUNT)) {
+        return pull_listed(vcpu, v);
+    }
+    status = host_read_encoded(vcpu, WRITABLE_COUNT, writable_encoding, value);
+    if (RARE(status != NVMX_OK)) {
+        return status;
+    }
+    /* What is as it was put there L1 has not written. */
+#pragma GCC unroll 16
+    for (unsigned int place = 0; place < WRITABLE_COUNT; place++) {
+        if (RARE(value[place] != vcpu->shadow_holds[place])) {
+            vcpu->shadow_holds[place] = value[place];
+            vmcs12_write(vcpu, slot_of_place[place], value[place]);
+        }
+    }
+    return NVMX_OK;
+}
+
+/* What goes with an event that L1 injects. The shadow VMCS is selected. */
+static enum nvmx_status pull_event(struct nvmx_vcpu *vcpu) {
+    static const uint32_t encoding[] = {NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE, NVMX_VMCS_VM_ENTRY_INSTRUCTION_LENGTH};
+    static const uint8_t places[] = {PLACE_VM_ENTRY_EXCEPTION_ERROR_CODE, PLACE_VM_ENTRY_INSTRUCTION_LENGTH};
+    uint64_t value[2];
+    enum nvmx_status status = host_read_encoded(vcpu, 2, encoding, value);
+
+    for (unsigned int i = 0; status == NVMX_OK && i < 2; i++) {
+        if (value[i] != vcpu->shadow_holds[places[i]]) {
+            vcpu->shadow_holds[places[i]] = value[i];
+            vmcs12_write(vcpu, slot_of_place[places[i]], value[i]);
+        }
+    }
+    return status;
+}
+
+/* Without an event that L1 injects and without a log these stay where L1 wrote them, until the whole is pulled. */
+enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu) {
+    static const uint32_t encoding[] = {NVMX_VMCS_PRIMARY_CONTROLS,
+                                        NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO,
+                                        NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE,
+                                        NVMX_VMCS_GUEST_RSP,
+                                        NVMX_VMCS_GUEST_RIP,
+                                        NVMX_VMCS_GUEST_RFLAGS};
+    static const uint8_t places[] = {PLACE_PRIMARY_CONTROLS,
+                                     PLACE_VM_ENTRY_INTERRUPTION_INFO,
+                                     PLACE_GUEST_INTERRUPTIBILITY_STATE,
+                                     PLACE_GUEST_RSP,
+                                     PLACE_GUEST_RIP,
+                                     PLACE_GUEST_RFLAGS};
+    _Static_assert(sizeof(places) == WRITABLE_COUNT - 3,
+                   "all but the PML index, the error code and the instruction length");
+    struct vmcs12 *v = vmcs12_current(vcpu);
+    uint64_t value[sizeof(places)];
+
+    if (!in_use(vcpu)) {
+        return NVMX_OK;
+    }
+    if (RARE(!vcpu->shadow_known || (secondary_controls(v) & PROC2_PML) != 0)) {
+        return shadow_pull(vcpu);
+    }
+    enum nvmx_status status = host_select(vcpu, NVMX_VMCS_SHADOW);
+    if (status == NVMX_OK) {
+        status = host_read_encoded(vcpu, sizeof(places), encoding, value);
+    }
+    if (RARE(status != NVMX_OK)) {
+        return status;
+    }
+#pragma GCC unroll 8
+    for (unsigned int i = 0; i < sizeof(places); i++) {
+        if (RARE(value[i] != vcpu->shadow_holds[places[i]])) {
+            vcpu->shadow_holds[places[i]] = value[i];
+            vmcs12_write(vcpu, slot_of_place[places[i]], value[i]);
+        }
+    }
+    return RARE((value[1] & EVENT_VALID) != 0) ? pull_event(vcpu) : NVMX_OK;
+}
+
+/* L1's VMWRITE to exit information exits, but its VMREAD does not: what was written must be found in the shadow VMCS.
+ */
 enum nvmx_status shadow_follow(struct nvmx_vcpu *vcpu, unsigned int slot) {
     struct vmcs12 *v = vmcs12_current(vcpu);
 

@@ -2,27 +2,41 @@
 /*
  * vmcs02 -> vmcs12: what an exit of L2 saves (SDM 30.3).
  *
- * The fields that an entry check or an exit handler of L1 nearly always wants are read at once, together with those that L1 read after earlier exits; all
- * other guest state is marked stale: its truth stays in vmcs02 until L1 asks for it or the vmcs12 leaves the cache.
+ * The fields that an entry check or an exit handler of L1 nearly always wants are read at once, together with those
+ * that L1 read after earlier exits; all other guest state is marked stale: its truth stays in vmcs02 until L1 asks for
+ * it or the vmcs12 leaves the cache.
  */
 #include "vcpu.h"
 
 /* Read at every exit: with them every check of the EVENT and NONREGISTER groups has its input. */
-static const uint8_t core_fields[] = {
-    NVMX_F_GUEST_RIP,
-    NVMX_F_GUEST_RSP,
-    NVMX_F_GUEST_RFLAGS,
-    NVMX_F_GUEST_INTERRUPTIBILITY_STATE,
-    NVMX_F_GUEST_ACTIVITY_STATE,
-    NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS,
-    NVMX_F_GUEST_CS_ACCESS_RIGHTS,
-    NVMX_F_GUEST_SS_ACCESS_RIGHTS,
-    NVMX_F_GUEST_CR0,
-    NVMX_F_GUEST_CR4,
-    NVMX_F_VM_ENTRY_CONTROLS,
+#define CORE_FIELDS(X)                                                                                                 \
+    X(GUEST_RIP)                                                                                                       \
+    X(GUEST_RSP)                                                                                                       \
+    X(GUEST_RFLAGS)                                                                                                    \
+    X(GUEST_INTERRUPTIBILITY_STATE)                                                                                    \
+    X(GUEST_ACTIVITY_STATE)                                                                                            \
+    X(GUEST_PENDING_DEBUG_EXCEPTIONS)                                                                                  \
+    X(GUEST_CS_ACCESS_RIGHTS)                                                                                          \
+    X(GUEST_SS_ACCESS_RIGHTS)                                                                                          \
+    X(GUEST_CR0)                                                                                                       \
+    X(GUEST_CR4)                                                                                                       \
+    X(VM_ENTRY_CONTROLS)
+
+enum {
+#define X(name) CORE_##name,
+    CORE_FIELDS(X)
+#undef X
+        CORE_COUNT
 };
 
-#define HOST_GATE(name, bit, msr) {NVMX_F_GUEST_##name, NVMX_F_GUEST_##name, bit, 0xff, 0xff, msr}
+static const uint32_t core_encoding[CORE_COUNT] = {
+#define X(name) NVMX_VMCS_##name,
+    CORE_FIELDS(X)
+#undef X
+};
+
+#define HOST_GATE(name, bit, msr)                                                                                      \
+    { NVMX_F_GUEST_##name, NVMX_F_GUEST_##name, bit, 0xff, 0xff, msr }
 
 const struct gate gates[GATE_COUNT] = {
     [GATE_DEBUGCTL] = {NVMX_F_GUEST_DEBUGCTL, NVMX_F_GUEST_DEBUGCTL, 2, 2, 0xff, 0x1d9},
@@ -37,7 +51,8 @@ const struct gate gates[GATE_COUNT] = {
     [GATE_UINV] = {NVMX_F_GUEST_UINV, NVMX_F_GUEST_UINV, 19, 0xff, 27, 0},
     [GATE_S_CET] = {NVMX_F_GUEST_S_CET, NVMX_F_HOST_S_CET, 20, 0xff, 28, 0},
     [GATE_SSP] = {NVMX_F_GUEST_SSP, NVMX_F_HOST_SSP, 20, 0xff, 28, 0},
-    [GATE_INTERRUPT_SSP_TABLE] = {NVMX_F_GUEST_INTERRUPT_SSP_TABLE_ADDR, NVMX_F_HOST_INTERRUPT_SSP_TABLE_ADDR, 20, 0xff, 28, 0},
+    [GATE_INTERRUPT_SSP_TABLE] = {NVMX_F_GUEST_INTERRUPT_SSP_TABLE_ADDR, NVMX_F_HOST_INTERRUPT_SSP_TABLE_ADDR, 20, 0xff,
+                                  28, 0},
     /* The host's alone. */
     [GATE_RTIT_CTL] = HOST_GATE(RTIT_CTL, 18, 0x570),
     [GATE_FRED_CONFIG] = HOST_GATE(FRED_CONFIG, 23, 0x1d4),
@@ -106,8 +121,8 @@ void sync_saved_fields(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     const struct nvmx_vm *vm = vcpu->vm;
     const uint64_t controls[3] = {v->value[NVMX_F_PRIMARY_CONTROLS], secondary_controls(v),
                                   v->value[NVMX_F_VM_EXIT_CONTROLS]};
-    bool same = controls[0] == vcpu->saved_for[0] && controls[1] == vcpu->saved_for[1] &&
-                controls[2] == vcpu->saved_for[2];
+    bool same =
+        controls[0] == vcpu->saved_for[0] && controls[1] == vcpu->saved_for[1] && controls[2] == vcpu->saved_for[2];
 
     v->sync_ready = false;
     if (same) {
@@ -130,22 +145,24 @@ void sync_saved_fields(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     vcpu->saved_last = v->saved;
 }
 
-/* What every exit reads: the core, and what L1 read after earlier exits. */
-static void make_list(struct vmcs12 *v) {
+/* What every exit reads beside the core: what L1 read after earlier exits. */
+static COLD void make_list(const struct nvmx_vm *vm, struct vmcs12 *v) {
     struct sync_list *list = &v->sync;
+    struct nvmx_field_set core = {{0}};
 
-    if (v->sync_ready) {
-        return;
-    }
+#define X(name) nvmx_set_add(&core, NVMX_F_##name);
+    CORE_FIELDS(X)
+#undef X
     list->count = 0;
+    list->covers_shadow = true;
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-        list->fields.word[w] = v->learned.word[w] & v->saved.word[w];
-    }
-    for (uint32_t i = 0; i < sizeof(core_fields); i++) {
-        nvmx_set_add(&list->fields, core_fields[i]);
-    }
-    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-        for (uint64_t left = list->fields.word[w]; left != 0; left &= left - 1) {
+        uint64_t extra = v->learned.word[w] & v->saved.word[w] & ~core.word[w];
+
+        list->fields.word[w] = core.word[w] | extra;
+        list->saved_later.word[w] = v->saved.word[w] & ~list->fields.word[w];
+        list->covers_shadow = list->covers_shadow && (list->saved_later.word[w] & vm->shadowed.fields.word[w]) == 0;
+        list->lost.word[w] = vm->guest_state.word[w] & ~list->fields.word[w];
+        for (uint64_t left = extra; left != 0; left &= left - 1) {
             unsigned int slot = w * 64 + (unsigned int)__builtin_ctzll(left);
 
             list->encoding[list->count] = field_encoding[slot];
@@ -156,27 +173,55 @@ static void make_list(struct vmcs12 *v) {
     v->sync_ready = true;
 }
 
-/* After L2 ran nothing is known of vmcs02's guest area, and everything that an exit saves is stale. */
-enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+static enum nvmx_status read_extra(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     const struct sync_list *list = &v->sync;
     uint64_t value[NVMX_FIELD_COUNT];
-
-    make_list(v);
     enum nvmx_status status = host_read_encoded(vcpu, list->count, list->encoding, value);
-    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-        uint64_t read = status == NVMX_OK ? list->fields.word[w] : 0;
 
-        v->known.word[w] = (v->known.word[w] & ~vcpu->vm->guest_state.word[w]) | read;
-        v->stale.word[w] = (v->stale.word[w] | v->saved.word[w]) & ~read;
-    }
-    v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] &= ~(uint64_t)EVENT_VALID;
     if (status == NVMX_OK) {
-        uint64_t entry_controls = v->value[NVMX_F_VM_ENTRY_CONTROLS];
         take(v, list->count, list->slot, value);
-        v->value[NVMX_F_VM_ENTRY_CONTROLS] =
-            entry_controls_after(vcpu->vm, entry_controls, v->image[NVMX_F_VM_ENTRY_CONTROLS]);
     }
     return status;
+}
+
+/* Nothing could be read: all that the exit saves is in vmcs02. */
+static COLD enum nvmx_status lost(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum nvmx_status status) {
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        v->known.word[w] &= ~vcpu->vm->guest_state.word[w];
+        v->stale.word[w] |= v->saved.word[w];
+    }
+    v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] &= ~(uint64_t)EVENT_VALID;
+    return status;
+}
+
+/* After L2 ran nothing is known of vmcs02's guest area, and everything that an exit saves is stale; but for what is
+ * read here. */
+enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    const struct sync_list *list = &v->sync;
+    uint64_t value[CORE_COUNT];
+
+    if (RARE(!v->sync_ready)) {
+        make_list(vcpu->vm, v);
+    }
+    enum nvmx_status status = host_read_encoded(vcpu, CORE_COUNT, core_encoding, value);
+    if (status == NVMX_OK && list->count != 0) {
+        status = read_extra(vcpu, v);
+    }
+    if (RARE(status != NVMX_OK)) {
+        return lost(vcpu, v, status);
+    }
+#pragma GCC unroll 4
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        v->known.word[w] = (v->known.word[w] & ~list->lost.word[w]) | list->fields.word[w];
+        v->stale.word[w] = (v->stale.word[w] & ~list->fields.word[w]) | list->saved_later.word[w];
+    }
+    uint64_t entry_controls = v->value[NVMX_F_VM_ENTRY_CONTROLS];
+#define X(name) v->value[NVMX_F_##name] = v->image[NVMX_F_##name] = value[CORE_##name];
+    CORE_FIELDS(X)
+#undef X
+    v->value[NVMX_F_VM_ENTRY_CONTROLS] = entry_controls_after(vcpu->vm, entry_controls, value[CORE_VM_ENTRY_CONTROLS]);
+    v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] &= ~(uint64_t)EVENT_VALID;
+    return NVMX_OK;
 }
 
 /* Fetch those of `which` that are stale. */

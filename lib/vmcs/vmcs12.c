@@ -2,9 +2,9 @@
 /*
  * VMCS regions of L1 and the cache of recently used ones.
  *
- * A cached vmcs12 is an array of values, one per field; the region in L1's memory is read when VMPTRLD brings it into the cache and written when
- * it leaves (VMCLEAR, eviction, VMXOFF). In between L1's memory is not looked at: SDM 27.11.1 leaves the contents of an active VMCS's
- * region undefined. Each cached vmcs12 has its own vmcs02.
+ * A cached vmcs12 is an array of values, one per field; the region in L1's memory is read when VMPTRLD brings it into
+ * the cache and written when it leaves (VMCLEAR, eviction, VMXOFF). In between L1's memory is not looked at:
+ * SDM 27.11.1 leaves the contents of an active VMCS's region undefined. Each cached vmcs12 has its own vmcs02.
  */
 #include "vcpu.h"
 
@@ -24,7 +24,8 @@ uint32_t vmcs02_of(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
     return NVMX_VMCS02_FIRST + (uint32_t)(v - vcpu->vmcs12);
 }
 
-/* -- the region in L1's memory ----------------------------------------------------------------------------------------------- */
+/* -- the region in L1's memory
+ * ----------------------------------------------------------------------------------------------- */
 
 static uint32_t field_bytes(unsigned int slot) {
     static const uint8_t bytes[4] = {
@@ -97,7 +98,8 @@ void vmcs12_abort(struct nvmx_vcpu *vcpu, uint32_t indicator) {
     }
 }
 
-/* -- the cache ------------------------------------------------------------------------------------------------------------------ */
+/* -- the cache
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 static int find(const struct nvmx_vcpu *vcpu, uint64_t gpa1) {
     for (int i = 0; i < vcpu->vmcs02_slots; i++) {
@@ -159,11 +161,14 @@ static void fill(const struct nvmx_vm *vm, struct vmcs12 *v, uint64_t gpa1, cons
     v->dirty = vm->exists;
 }
 
-/* L1's VMREAD and VMWRITE are of this one from now on, also where hardware carries them out. */
+/* L1's VMREAD and VMWRITE are of this one from now on, also where hardware carries them out: the shadow VMCS is linked
+ * already if there was one. */
 static enum nvmx_status make_visible(struct nvmx_vcpu *vcpu, int index) {
+    bool linked = vcpu->current >= 0 && index >= 0;
+
     vcpu->current = index;
     enum nvmx_status status = shadow_push(vcpu);
-    return status == NVMX_OK ? shadow_relink(vcpu) : status;
+    return status == NVMX_OK && !linked ? shadow_relink(vcpu) : status;
 }
 
 static bool shadowing_offered(const struct nvmx_vm *vm) {
@@ -183,6 +188,11 @@ enum vmcs12_result vmcs12_make_current(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
     if ((revision & ~SHADOW_INDICATOR) != vcpu->vm->layout.revision || (is_shadow && !shadowing_offered(vcpu->vm))) {
         host_unmap(vcpu, gpa1, region, false);
         return VMCS12_BAD_REVISION;
+    }
+    if (vmcs12_pointer(vcpu) == gpa1 && vmcs12_current(vcpu)->is_shadow == is_shadow) {
+        host_unmap(vcpu, gpa1, region, false);
+        vmcs12_current(vcpu)->last_use = ++vcpu->use_clock;
+        return VMCS12_OK;
     }
     enum nvmx_status status = shadow_pull(vcpu);
     int index = find(vcpu, gpa1);
@@ -252,7 +262,8 @@ void vmcs12_drop_all(struct nvmx_vcpu *vcpu, bool write_back) {
     vcpu->current = -1;
 }
 
-/* -- VMREAD, VMWRITE ------------------------------------------------------------------------------------------------------------ */
+/* -- VMREAD, VMWRITE
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static enum nvmx_status read_value(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int slot, uint64_t *value) {
     if (nvmx_set_has(&v->stale, slot)) {
@@ -271,41 +282,68 @@ enum nvmx_status vmcs12_read(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t
     return read_value(vcpu, vmcs12_current(vcpu), slot, value);
 }
 
-/* A change of these bits of the primary controls alone breaks no rule of SDM 29.2 that held before: interrupt-window exiting and the
- * monitor trap flag, if L1 may set them at all. */
+/* A change of these bits of the primary controls alone breaks no rule of SDM 29.2 that held before: interrupt-window
+ * exiting and the monitor trap flag, if L1 may set them at all. */
 #define FREE_PRIMARY_BITS ((1u << 2) | (1u << 27))
 
-static bool needs_check(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, unsigned int slot, uint64_t value) {
-    if (slot == NVMX_F_PRIMARY_CONTROLS) {
-        uint64_t changed = v->value[slot] ^ value;
+#define RFLAGS_VM         (UINT64_C(1) << 17)
+
+/* What a VMWRITE of a field touches beside its value and its group of checks. */
+enum {
+    TOUCHES_L1_STATE =
+        1u << 6, /* the host-state area but for RIP and RSP, which each exit takes anew, and the VM-exit controls */
+    TOUCHES_MORE = 1u << 7,                /* decided by its value: touch_more */
+    TOUCHES_CHECKS = TOUCHES_L1_STATE - 1, /* the groups */
+};
+#define IS_HOST_STATE(encoding) ((((encoding) >> 10) & 3) == 3)
+#define IN_L1_STATE(encoding)                                                                                          \
+    ((IS_HOST_STATE(encoding) && (encoding) != NVMX_VMCS_HOST_RIP && (encoding) != NVMX_VMCS_HOST_RSP) ||              \
+     (encoding) == NVMX_VMCS_VM_EXIT_CONTROLS)
+#define BY_VALUE(encoding)                                                                                             \
+    ((encoding) == NVMX_VMCS_PRIMARY_CONTROLS || (encoding) == NVMX_VMCS_GUEST_RFLAGS ||                               \
+     (encoding) == NVMX_VMCS_GUEST_RIP)
+
+static const uint8_t touches[NVMX_FIELD_COUNT] = {
+#define FIELD(encoding, name, text, exists, group, merge, shadow)                                                      \
+    ((1u << NVMX_GROUP_##group) & TOUCHES_CHECKS) | (IN_L1_STATE(encoding) ? TOUCHES_L1_STATE : 0) |                   \
+        (BY_VALUE(encoding) ? TOUCHES_MORE : 0),
+#include <nvmx/vmcs_fields.def>
+#undef FIELD
+};
+_Static_assert(NVMX_GROUP_UNCHECKED == 6, "groups with checks come first and fit");
+
+/*
+ * Fields where it depends on what changes. RIP: where bits 63:32 stay as they are, or are 0, no rule (SDM 29.3.1.4)
+ * that held before is broken.
+ */
+static uint32_t touch_more(const struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t changed, uint64_t value) {
+    uint32_t own = touches[slot] & TOUCHES_CHECKS;
+
+    switch (slot) {
+    case NVMX_F_PRIMARY_CONTROLS: {
         uint32_t may_be_1 = nvmx_caps_may_be_1(&vcpu->vm->caps, NVMX_CAP_PROCBASED);
-
-        return (changed & ~(uint64_t)(FREE_PRIMARY_BITS & may_be_1)) != 0;
+        return (changed & ~(uint64_t)(FREE_PRIMARY_BITS & may_be_1)) != 0 ? own : 0;
     }
-    return true;
+    case NVMX_F_GUEST_RFLAGS: /* virtual-8086 mode changes the rules for every segment */
+        return own | ((changed & RFLAGS_VM) != 0 ? 1u << NVMX_GROUP_SEGMENT : 0);
+    default: /* RIP */
+        return changed >> 32 != 0 && value >> 32 != 0 ? own : 0;
+    }
 }
 
-#define RFLAGS_VM (UINT64_C(1) << 17)
+static inline void write_value(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int slot, uint64_t value) {
+    uint32_t touched = touches[slot];
 
-/* The host-state area but for RIP and RSP, which each exit takes anew. */
-static bool goes_into_l1_state(unsigned int slot) {
-    bool host_state = ((field_encoding[slot] >> 10) & 3) == 3;
-
-    return (host_state && slot != NVMX_F_HOST_RIP && slot != NVMX_F_HOST_RSP) || slot == NVMX_F_VM_EXIT_CONTROLS;
-}
-
-static void write_value(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int slot, uint64_t value) {
-    value &= nvmx_field_mask(slot);
-    if (needs_check(vcpu, v, slot, value)) {
-        v->checked &= ~(1u << nvmx_field_info(slot)->group);
+    value &= vcpu->vm->field_mask[slot];
+    if (RARE((touched & (TOUCHES_L1_STATE | TOUCHES_MORE)) != 0)) {
+        if ((touched & TOUCHES_L1_STATE) != 0) {
+            v->l1_state_ready = false;
+        }
+        if ((touched & TOUCHES_MORE) != 0) {
+            touched = touch_more(vcpu, slot, v->value[slot] ^ value, value);
+        }
     }
-    /* Virtual-8086 mode changes the rules for every segment. */
-    if (slot == NVMX_F_GUEST_RFLAGS && ((v->value[slot] ^ value) & RFLAGS_VM) != 0) {
-        v->checked &= ~(1u << NVMX_GROUP_SEGMENT);
-    }
-    if (goes_into_l1_state(slot)) {
-        v->l1_state_ready = false;
-    }
+    v->checked &= ~(touched & TOUCHES_CHECKS);
     v->value[slot] = value;
     nvmx_set_add(&v->dirty, slot);
     nvmx_set_remove(&v->stale, slot);
@@ -315,9 +353,11 @@ void vmcs12_write(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t value) {
     write_value(vcpu, vmcs12_current(vcpu), slot, value);
 }
 
-/* -- a shadow VMCS of L1, accessed by L2 ----------------------------------------------------------------------------------------- */
+/* -- a shadow VMCS of L1, accessed by L2
+ * ----------------------------------------------------------------------------------------- */
 
-/* L1 may have left it in the cache (VMPTRLD without VMCLEAR); else the region is the truth. Without memory there: all ones. */
+/* L1 may have left it in the cache (VMPTRLD without VMCLEAR); else the region is the truth. Without memory there: all
+ * ones. */
 enum nvmx_status vmcs12_shadow_read(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int slot, uint64_t *value) {
     uint16_t offset = vcpu->vm->layout.offset[slot];
     int index = find(vcpu, gpa1);

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The callbacks of the hot path (nvmx/host.h), bound at compile time: lib/host.h includes this (NVMX_HOST_HEADER), and
+ * callbacks.c puts the same functions into the table.
+ */
+#ifndef INLINE_H
+#define INLINE_H
+
+#include <nvmx/host.h>
+
+#include "layout.h"
+#include "memory.h"
+#include "vmaccess.h"
+
+/*
+ * No exit needs this many callbacks: the most is an INVEPT after which all of ept02 is compared, and L0's memory bounds
+ * that. A loop of the library that does not end would make them, and L0 has no clock that could interrupt it: every one
+ * of the machine's is L1's.
+ */
+#define CALLBACKS_PER_EXIT (1u << 25)
+extern uint32_t callbacks_left;
+_Noreturn void callbacks_exhausted(void);
+
+static inline void callback_made(void) {
+    if (__builtin_expect(--callbacks_left == 0, 0))
+        callbacks_exhausted();
+}
+
+/*
+ * Memory of L1 that L0 may read and write through its write-back direct map: RAM in the loader's map that is not L0's.
+ * Devices and holes give NULL, and L1's instruction gets what the architecture says of such an operand.
+ */
+void *map_page_elsewhere(uint64_t gpa1, uint64_t *hpa); /* callbacks.c: not in the region of the page before */
+static inline void *nvmx_inline_map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) {
+    callback_made();
+    (void)ctx;
+    (void)access; /* L1 may write to all its memory */
+    if (__builtin_expect(gpa1 < memory_recent.start || gpa1 >= memory_recent.end, 0))
+        return map_page_elsewhere(gpa1, hpa);
+    *hpa = gpa1;
+    return (void *)(DIRECT_MAP + gpa1);
+}
+
+/* A pin needs no record: whoever takes a page away says so by nvmx_memory_changed, which releases it. */
+static inline void nvmx_inline_unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied) {
+    callback_made();
+    (void)ctx;
+    (void)gpa1;
+    (void)page;
+    (void)dirtied;
+}
+
+enum nvmx_status vmcs_select(void *ctx, uint32_t which); /* vmx.c */
+static inline enum nvmx_status nvmx_inline_vmcs_select(void *ctx, uint32_t which) {
+    callback_made();
+    return vmcs_select(ctx, which);
+}
+
+/*
+ * The loops that every exit goes through several times: little is spent but the VMREADs and VMWRITEs themselves. Few
+ * fields, named by a constant list, become straight code.
+ */
+extern bool l0_is_guest; /* vmx.c */
+#define STRAIGHT(count, most) (__builtin_constant_p(count) && (count) <= (most))
+
+/* clang-format off */
+#define READ(i) if (!vmread_safe(encoding[i], &value[i])) return NVMX_E_UNSUPPORTED
+#define WRITE(i) if (!vmwrite_safe(encoding[i], value[i])) return NVMX_E_UNSUPPORTED
+#define WRITE_MEMORY(i) if (!vmwrite_memory(encoding[i], &value[i])) return NVMX_E_UNSUPPORTED
+#define READ_IF(i) if (count > (i)) READ(i)
+/* clang-format on */
+
+static inline __attribute__((always_inline)) enum nvmx_status
+nvmx_inline_vmcs_read(void *ctx, uint32_t count, const uint32_t *encoding, uint64_t *value) {
+    (void)ctx;
+    if (STRAIGHT(count, 12)) {
+        READ_IF(0);
+        READ_IF(1);
+        READ_IF(2);
+        READ_IF(3);
+        READ_IF(4);
+        READ_IF(5);
+        READ_IF(6);
+        READ_IF(7);
+        READ_IF(8);
+        READ_IF(9);
+        READ_IF(10);
+        READ_IF(11);
+        return NVMX_OK;
+    }
+    callback_made();
+    for (; count >= 4; count -= 4, encoding += 4, value += 4) {
+        READ(0);
+        READ(1);
+        READ(2);
+        READ(3);
+    }
+    if ((count & 2) != 0) {
+        READ(0);
+        READ(1);
+        encoding += 2, value += 2;
+    }
+    if ((count & 1) != 0)
+        READ(0);
+    return NVMX_OK;
+}
+
+static inline __attribute__((always_inline)) enum nvmx_status
+nvmx_inline_vmcs_write(void *ctx, uint32_t count, const uint32_t *encoding, const uint64_t *value) {
+    (void)ctx;
+    if (STRAIGHT(count, 2)) {
+        WRITE(0);
+        if (count == 2)
+            WRITE(1);
+        return NVMX_OK;
+    }
+    callback_made();
+    for (; count >= 8 && !l0_is_guest; count -= 8, encoding += 8, value += 8) {
+        WRITE_MEMORY(0);
+        WRITE_MEMORY(1);
+        WRITE_MEMORY(2);
+        WRITE_MEMORY(3);
+        WRITE_MEMORY(4);
+        WRITE_MEMORY(5);
+        WRITE_MEMORY(6);
+        WRITE_MEMORY(7);
+    }
+    for (; count >= 8; count -= 8, encoding += 8, value += 8) {
+        WRITE(0);
+        WRITE(1);
+        WRITE(2);
+        WRITE(3);
+        WRITE(4);
+        WRITE(5);
+        WRITE(6);
+        WRITE(7);
+    }
+    if ((count & 4) != 0) {
+        WRITE(0);
+        WRITE(1);
+        WRITE(2);
+        WRITE(3);
+        encoding += 4, value += 4;
+    }
+    if ((count & 2) != 0) {
+        WRITE(0);
+        WRITE(1);
+        encoding += 2, value += 2;
+    }
+    if ((count & 1) != 0)
+        WRITE(0);
+    return NVMX_OK;
+}
+#undef READ
+#undef WRITE
+#undef WRITE_MEMORY
+#undef READ_IF
+
+#endif

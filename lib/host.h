@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Internal: the host's callbacks, counted. Everything in the library but lib/ept calls them through here. Included by
+ * vcpu.h.
+ *
+ * A host that can't afford an indirect call per access binds those of the hot path at compile time: it builds the
+ * library with -DNVMX_HOST_HEADER='"its.h"', which defines static inline functions nvmx_inline_vmcs_read, _vmcs_write,
+ * _vmcs_select, _map_page and _unmap_page of the callbacks' signatures. bindings/baremetal/inline.h is one.
+ */
+#ifndef NVMX_LIB_HOST_H
+#define NVMX_LIB_HOST_H
+
+#ifdef NVMX_HOST_HEADER
+#include NVMX_HOST_HEADER
+#define CALLBACK(vcpu, name) nvmx_inline_##name
+#else
+#define CALLBACK(vcpu, name) (vcpu)->vm->host.name
+#endif
+
+/* Order of struct nvmx_host from map_page on. */
+enum callback_number {
+    CB_MAP_PAGE = 0,
+    CB_UNMAP_PAGE,
+    CB_TRANSLATE,
+    CB_EPT01_LOOKUP,
+    CB_PAGE_ALLOC,
+    CB_PAGE_FREE,
+    CB_PAGE_POINTER,
+    CB_VMCS_SELECT,
+    CB_VMCS_RESET,
+    CB_VMCS_READ,
+    CB_VMCS_WRITE,
+    CB_TLB_FLUSH,
+    CB_MSR_READ,
+    CB_MSR_WRITE,
+};
+
+/* Encodings by slot (vmcs/fields.c), for hot paths. */
+extern const uint16_t field_encoding[NVMX_FIELD_COUNT];
+
+/* -- real VMCSs
+ * --------------------------------------------------------------------------------------------------------------------
+ */
+
+static inline enum nvmx_status host_select(struct nvmx_vcpu *vcpu, uint32_t which) {
+    if (vcpu->selected == which) {
+        return NVMX_OK;
+    }
+    vcpu->counts.callback[CB_VMCS_SELECT]++;
+    enum nvmx_status status = CALLBACK(vcpu, vmcs_select)(vcpu->ctx, which);
+    if (status == NVMX_OK) {
+        vcpu->selected = which;
+    }
+    return status;
+}
+
+/* Read `count` fields of the selected VMCS by encodings that the caller has ready. */
+static inline enum nvmx_status host_read_encoded(struct nvmx_vcpu *vcpu, uint32_t count, const uint32_t *encodings,
+                                                 uint64_t *values) {
+    vcpu->counts.callback[CB_VMCS_READ]++;
+    vcpu->counts.vmreads += count;
+    return CALLBACK(vcpu, vmcs_read)(vcpu->ctx, count, encodings, values);
+}
+
+static inline enum nvmx_status host_write_encoded(struct nvmx_vcpu *vcpu, uint32_t count, const uint32_t *encodings,
+                                                  const uint64_t *values) {
+    vcpu->counts.callback[CB_VMCS_WRITE]++;
+    vcpu->counts.vmwrites += count;
+    return CALLBACK(vcpu, vmcs_write)(vcpu->ctx, count, encodings, values);
+}
+
+/* Read or write one field. */
+static inline enum nvmx_status host_read(struct nvmx_vcpu *vcpu, enum nvmx_field slot, uint64_t *value) {
+    uint32_t encoding = field_encoding[slot];
+
+    return host_read_encoded(vcpu, 1, &encoding, value);
+}
+static inline enum nvmx_status host_write(struct nvmx_vcpu *vcpu, enum nvmx_field slot, uint64_t value) {
+    uint32_t encoding = field_encoding[slot];
+
+    return host_write_encoded(vcpu, 1, &encoding, &value);
+}
+
+/* Read `count` fields named by slots[] into values[]. */
+enum nvmx_status host_read_many(struct nvmx_vcpu *vcpu, uint32_t count, const uint8_t *slots, uint64_t *values);
+/* vmcs_reset */
+enum nvmx_status host_reset(struct nvmx_vcpu *vcpu, uint32_t which);
+
+/* A batch of fields to write, by slot. */
+#define BATCH_MAX 48
+struct batch {
+    uint32_t count;
+    uint32_t encoding[BATCH_MAX];
+    uint64_t value[BATCH_MAX];
+};
+
+static inline void batch_init(struct batch *batch) {
+    batch->count = 0;
+}
+static inline enum nvmx_status batch_flush(struct nvmx_vcpu *vcpu, struct batch *batch) {
+    uint32_t count = batch->count;
+
+    batch->count = 0;
+    return count == 0 ? NVMX_OK : host_write_encoded(vcpu, count, batch->encoding, batch->value);
+}
+/* Add to a batch of writes; when full it is written out. */
+static inline enum nvmx_status batch_put(struct nvmx_vcpu *vcpu, struct batch *batch, unsigned int slot,
+                                         uint64_t value) {
+    enum nvmx_status status = batch->count == BATCH_MAX ? batch_flush(vcpu, batch) : NVMX_OK;
+
+    if (status == NVMX_OK) {
+        batch->encoding[batch->count] = field_encoding[slot];
+        batch->value[batch->count] = value;
+        batch->count++;
+    }
+    return status;
+}
+
+/* -- L1's memory
+ * ---------------------------------------------------------------------------------------------------------------------
+ */
+
+static inline void *host_map(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t access, uint64_t *hpa) {
+    uint64_t ignored;
+
+    vcpu->counts.callback[CB_MAP_PAGE]++;
+    return CALLBACK(vcpu, map_page)(vcpu->ctx, gpa1, access, hpa != NULL ? hpa : &ignored);
+}
+static inline void host_unmap(struct nvmx_vcpu *vcpu, uint64_t gpa1, void *page, bool dirtied) {
+    vcpu->counts.callback[CB_UNMAP_PAGE]++;
+    CALLBACK(vcpu, unmap_page)(vcpu->ctx, gpa1, page, dirtied);
+}
+
+/* -- all others
+ * ----------------------------------------------------------------------------------------------------------------------
+ */
+
+void *host_page_alloc(struct nvmx_vcpu *vcpu, uint64_t *hpa);
+void host_page_free(struct nvmx_vcpu *vcpu, void *page, uint64_t hpa);
+enum nvmx_status host_msr_read(struct nvmx_vcpu *vcpu, uint32_t index, uint64_t *value);
+enum nvmx_status host_msr_write(struct nvmx_vcpu *vcpu, uint32_t index, uint64_t value);
+void host_flush(struct nvmx_vcpu *vcpu, enum nvmx_flush kind, uint64_t value, uint64_t linear);
+/* trace.c: a, b: `reason` and `detail` of the record, but for refused entries b is the entry-check row. */
+void trace_record(struct nvmx_vcpu *vcpu, enum nvmx_trace_event event, uint64_t a, uint64_t b);
+/* An exit that made no record until now. */
+void trace_exit(struct nvmx_vcpu *vcpu, bool from_l2, uint32_t exit_reason, enum nvmx_next next);
+static inline void host_trace(struct nvmx_vcpu *vcpu, enum nvmx_trace_event event, uint64_t a, uint64_t b) {
+    if (vcpu->traced.on) {
+        trace_record(vcpu, event, a, b);
+    }
+}
+
+#endif
