@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The composition of page tables by itself, through nvmx/ept.h alone: 1 GiB of L2 in 4 KiB pages, the size at which rebuilding hurts. "violations" are those that follow
- * the operation if L2 then touches every page once, as ept02's entries say.
+ * The composition of page tables by itself, through nvmx/ept.h alone: 1 GiB of L2 in 4 KiB pages, the size at which rebuilding hurts.
+ * "violations" are those that follow the operation if L2 then touches every page once, as ept02's entries say.
  */
 #include "ept.h"
 
