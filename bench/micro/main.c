@@ -5,12 +5,14 @@
  *   nvmx-micro counts [NAME...]   callbacks and instructions of each operation, tab-separated, for the golden table
  *   nvmx-micro time [NAME...]     the same and nanoseconds, as JSON
  *   nvmx-micro scaling            how a round trip grows, as JSON
+ *   nvmx-micro ept                the composition of page tables alone, at 1 GiB, as JSON
  *
  * NAME: operations whose names begin so. An operation with "@shadow" runs on a machine with VMCS shadowing.
  */
 #include <stdio.h>
 #include <string.h>
 
+#include "ept.h"
 #include "samples.h"
 #include "scaling.h"
 
@@ -105,6 +107,8 @@ int main(int argc, char **argv) {
         return each(true, argc - 2, argv + 2);
     if (strcmp(what, "scaling") == 0)
         return scaling();
-    fprintf(stderr, "usage: nvmx-micro counts|time [NAME...], or nvmx-micro scaling\n");
+    if (strcmp(what, "ept") == 0)
+        return ept_alone();
+    fprintf(stderr, "usage: nvmx-micro counts|time [NAME...], or nvmx-micro scaling, or nvmx-micro ept\n");
     return 2;
 }

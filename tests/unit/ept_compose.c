@@ -736,6 +736,27 @@ Test(ept, invept_of_a_full_table_finds_what_changed) {
     world_delete(w);
 }
 
+/* What was filled after the digest was made is not what the digest is of. */
+Test(ept, digest_does_not_answer_for_later_fills) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    struct nvmx_ept_fault fault;
+
+    for (uint64_t i = 0; i < 512; i++) {
+        touch(w, EPTP12, i << 12, &writing);
+    }
+    for (unsigned int i = 0; i < 3; i++) {
+        nvmx_ept_invept(w->ept, &w, false, EPTP12);
+        root_of(w, 0, EPTP12);
+    }
+    w->l1[3][5] = 0x206437;
+    cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x181, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(look(w, EPTP12, GPA2).hpa & (WORLD_PFNS - 1), 0x206);
+    w->l1[3][5] = 0x205437;
+    nvmx_ept_invept(w->ept, &w, false, EPTP12);
+    cr_expect(!look(w, EPTP12, GPA2).valid);
+    world_delete(w);
+}
+
 /* -- another processor in between: at each callback, where an operation is longest
  * ------------------------------------------------------------------------- */
 
