@@ -39,6 +39,13 @@ static void seeds_vmcs_state(void) {
             line(insist, sizeof(insist));
         }
     }
+    for (size_t bundle = 0; bundle < 16; bundle++)
+        for (size_t profile = 0; profile < 48; profile += 2) {
+            uint8_t one[] = {low(profile), 0x7f, low(profile % 16 == 6 ? 0x20 : 0), low(0xf0 + bundle)};
+            uint8_t two[] = {low(profile), 0x7f, 0, low(0xf0 + bundle), low(0xf0 + (bundle + 1 + profile / 2) % 16), low(0xf0 + (bundle + 5) % 16)};
+            line(one, sizeof(one));
+            line(two, sizeof(two));
+        }
     for (size_t field = 0; field < 5; field++)
         for (size_t bit = 0; bit < 32; bit++) {
             uint8_t seed[] = {low(bit * 5 % 48), 0x7f, 0, low(field), low(bit << 1), low(field + 5), low((bit + 1) << 1)};
@@ -53,6 +60,10 @@ static void seeds_exits(void) {
         uint8_t rich[] = {4, 0x45, 0xff, 0xff, 0xff, 0xff, 0x00, 0x40, 0, 0, 1, low(reason), 0x3f, 0, 0x21, 0x30, 0x00, 0x0e, 0x0b, 4, 0x0e, 0x0b, 0, 3, 5, 1, 5, 2};
         line(plain, sizeof(plain));
         line(rich, sizeof(rich));
+        for (size_t bundle = 0; bundle < 16; bundle++) {
+            uint8_t bundled[] = {low(bundle % 2 * 4), 0, low(reason), 0x60, 0, 0, 1, 4, 0x50, 1, 0, 0, 0x18, 4, 0, 0x10, 0, 0, 0, 0, 1, 0, low(0xf0 + bundle)};
+            line(bundled, sizeof(bundled));
+        }
     }
 }
 
@@ -80,6 +91,13 @@ static void seeds_program(void) {
                 seed[at++] = 240;
             memcpy(seed + at, ends[reason % 6], sizeof(ends[0]));
             line(seed, at + sizeof(ends[0]));
+        }
+    /* A vmcs12 with a bundle runs, exits for this reason, goes on; questions in each mode. */
+    for (uint8_t bundle = 0; bundle < 16; bundle++)
+        for (uint8_t reason = 0; reason < 80; reason++) {
+            uint8_t seed[] = {low(bundle & 1u ? 4 : 0), 208, 1, reason, 0, 0, 0, 4, 1, 0, 2, 0, 12, 1, low(0xf0 + bundle), 9, 208, 9, reason, 0, 0,
+                              0, low(128 + reason), 0x42, 0, 0x55, 4, low(reason & 15u), 10, 0, low(128 + reason * 3u % 80u), 0x60, 0, 0x80, 240, 1, 10, 4, 3, 208, 3, 2, 0, 0};
+            line(seed, sizeof(seed));
         }
     for (uint8_t k = 0; k < 48; k++) { /* the k-th callback of a VMLAUNCH fails */
         uint8_t seed[] = {0, 0, 4, 1, 0, 2, 0, 12, 0, 14, 0x20, 9, k, 10, 9, 0, 0, 0};
@@ -140,6 +158,30 @@ static void seeds_kvm(void) {
     }
 }
 
+/* profile, mode, reason, information, displacement, then changes */
+static void seeds_operand(void) {
+    for (uint8_t mode = 0; mode < 4; mode++)
+        for (uint8_t reason = 0; reason < 10; reason++) {
+            uint8_t plain[] = {low(mode * 8u + reason), low(mode & 1), reason};
+            line(plain, sizeof(plain));
+            for (uint8_t segment = 0; segment < 6; segment++) {
+                uint32_t size = mode & 1 ? segment & 1u : 1u + (segment & 1u);
+                uint32_t info = size << 7 | (uint32_t)segment << 15 | 3u << 18 | 6u << 23 | (mode & 2 ? 1u << 22 : 0) | (segment & 3u);
+                uint8_t formed[] = {segment, low((mode & 1) | 2 | 4), reason, low(info), low(info >> 8), low(info >> 16), low(info >> 24), 1, 0, low(0x50 - segment),
+                                    0xa3, 0, 8, 0xa6, 0, 16, low(2 + segment), 1, 0, 0x10};
+                line(formed, sizeof(formed));
+            }
+            for (uint8_t what = 32; what < 64; what++) {
+                uint8_t changed[] = {0, low(mode & 1), reason, low(what & 63), 0, low(what * 5u), low(what - 32u), 2, 0xff, 0xff, 0, 0};
+                line(changed, sizeof(changed));
+            }
+            for (uint8_t entry = 0; entry < 24; entry++) {
+                uint8_t tables[] = {0, low(mode & 1), reason, low(64 | (entry & 3u)), 0, low((entry & 7u) << 3 | 4), low(entry >> 2)};
+                line(tables, sizeof(tables));
+            }
+        }
+}
+
 static void text_seed(uint8_t options, const char *text) {
     uint8_t seed[MOST] = {options};
     size_t length = strlen(text);
@@ -183,7 +225,7 @@ static const struct {
     const char *harness;
     void (*write)(void);
 } seeds[] = {{"vmcs_state", seeds_vmcs_state}, {"exits", seeds_exits}, {"program", seeds_program}, {"ept", seeds_ept},
-             {"state", seeds_state}, {"decode", seeds_decode}, {"race", seeds_race}, {"kvm", seeds_kvm}, {"explain", seeds_explain}};
+             {"state", seeds_state}, {"decode", seeds_decode}, {"race", seeds_race}, {"kvm", seeds_kvm}, {"explain", seeds_explain}, {"operand", seeds_operand}};
 
 static int write_seeds(const char *harness) {
     for (size_t i = 0; i < sizeof(seeds) / sizeof(seeds[0]); i++)

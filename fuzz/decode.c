@@ -10,6 +10,8 @@
 #include <string.h>
 
 #include <nvmx/decode.h>
+#include <nvmx/state_kvm.h>
+#include <nvmx/trace.h>
 
 #include "fuzz.h"
 
@@ -22,11 +24,22 @@ static void check_operand(const struct nvmx_operand *operand) {
     FUZZ_HOLD(!operand->is_register || operand->rm_register < 16, "register %u", operand->rm_register);
 }
 
+/* Whatever number: a text, and never none. */
+static void texts(uint32_t number) {
+    FUZZ_HOLD(nvmx_status_text((enum nvmx_status)(number & 31)) != NULL && nvmx_state_reason_text((enum nvmx_state_reason)(number & 63)) != NULL &&
+                  nvmx_trace_event_text(number & 63) != NULL && nvmx_trace_handler_text(number & 63) != NULL && nvmx_kvm_note_text(number) != NULL,
+              "no text for %#x", number);
+    FUZZ_HOLD((nvmx_field_info(number & 511) != NULL) == ((number & 511) < NVMX_FIELD_COUNT), "field %u", number & 511);
+    FUZZ_HOLD((nvmx_check_row(number & 1023) != NULL) == ((number & 1023) < NVMX_CHECK_COUNT), "check %u", number & 1023);
+    FUZZ_HOLD(nvmx_version() != 0 && nvmx_version_text() != NULL, "version");
+}
+
 static void from_information(struct fuzz_input *in) {
     static const uint8_t reasons[] = {19, 21, 22, 23, 25, 27, 50, 53};
     struct nvmx_operand operand;
     uint32_t reason = reasons[fuzz_u8(in) % sizeof(reasons)], information = fuzz_u32(in);
     uint64_t qualification = fuzz_u64(in);
+    texts(information);
     memset(&operand, 0xa5, sizeof(operand));
     nvmx_decode_information(reason, information, qualification, &operand);
     check_operand(&operand);

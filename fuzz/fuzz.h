@@ -43,6 +43,7 @@ _Noreturn void fuzz_broken(const char *file, int line, const char *format, ...) 
 /* -- machines (machine.c) ----------------------------------------------------------------------------------------------------------------- */
 
 #define FUZZ_PROFILES 48u
+#define FUZZ_SHADOW_REGION 0xf000u /* in L1's memory: a shadow VMCS for L2 */
 
 /* A simulated host with the capabilities and options of one profile. It is kept between inputs; fuzz_machine makes it as new. */
 struct fuzz_machine {

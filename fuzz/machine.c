@@ -98,6 +98,14 @@ static void set_pointers(struct fuzz_machine *m) {
             m->field[all[i].slot] = all[i].value;
 }
 
+/* A shadow VMCS, for L2; and two entries of an EPTP list. */
+static void fill_regions(struct sim *sim) {
+    sim_region(sim, FUZZ_SHADOW_REGION);
+    sim_write32(sim, FUZZ_SHADOW_REGION, sim_read32(sim, FUZZ_SHADOW_REGION) | 0x80000000u);
+    sim_write64(sim, 0x20000, SIM_L1_EPT12 | 0x1e);
+    sim_write64(sim, 0x20008, SIM_L1_EPT12 | 0x5e);
+}
+
 /* Entries of the MSR lists: harmless ones, and one that may not be loaded. */
 static void fill_lists(struct sim *sim) {
     static const uint32_t index[] = {0x174, 0x277, 0xc0000081, 0x1d9, 0xc0000100, 0x174};
@@ -131,6 +139,7 @@ static bool make(struct fuzz_machine *m) {
     memcpy(m->field, sim->ram + SIM_L1_VMCS_A + VMCS_REGION_FIELDS, sizeof(m->field));
     set_pointers(m);
     fill_lists(sim);
+    fill_regions(sim);
     nvmx_vcpu_reset(sim->vcpu);
     m->pages_used = sim->pages_used;
     memcpy(m->low_memory, sim->ram, sizeof(m->low_memory));
@@ -289,13 +298,107 @@ static bool passes(const struct fuzz_machine *m, struct nvmx_check_input *check)
     return nvmx_check_first(check, NVMX_CHECK_ALL, &ignored);
 }
 
+/*
+ * Features that need several fields at once. Each row of a bundle: bits to clear, then bits to set; control bits only where L1 may set them. The whole is
+ * kept or not, as one change is.
+ */
+struct bundle_row {
+    uint8_t slot;
+    uint64_t clear, set;
+};
+#define BUNDLE_ROWS 24
+#define ALL_BITS UINT64_MAX
+#define SEGMENT16(name) {NVMX_F_GUEST_##name##_SELECTOR, ALL_BITS, 0x10}, {NVMX_F_GUEST_##name##_LIMIT, ALL_BITS, 0xffff}
+#define SECONDARY_ON {NVMX_F_PRIMARY_CONTROLS, 0, 1u << 31}
+
+static const struct bundle_row bundles[16][BUNDLE_ROWS] = {
+    /* x2APIC mode */
+    {{NVMX_F_PRIMARY_CONTROLS, 0, 1u << 31 | 1u << 21 | 1u << 28}, {NVMX_F_SECONDARY_CONTROLS, 1, 1u << 4}, {NVMX_F_TPR_THRESHOLD, ALL_BITS, 0}},
+    /* the same with virtual interrupts and virtual registers */
+    {{NVMX_F_PRIMARY_CONTROLS, 0, 1u << 31 | 1u << 21 | 1u << 28}, {NVMX_F_SECONDARY_CONTROLS, 1, 1u << 4 | 1u << 8 | 1u << 9}, {NVMX_F_PIN_BASED_CONTROLS, 0, 1}},
+    /* VM functions */
+    {SECONDARY_ON, {NVMX_F_SECONDARY_CONTROLS, 0, 1u << 1 | 1u << 13}, {NVMX_F_VM_FUNCTION_CONTROLS, 0, 1}, {NVMX_F_EPTP_LIST_ADDRESS, ALL_BITS, 0x20000}},
+    /* EPT-violation #VE */
+    {SECONDARY_ON, {NVMX_F_SECONDARY_CONTROLS, 0, 1u << 1 | 1u << 18}, {NVMX_F_VIRTUALIZATION_EXCEPTION_INFORMATION_ADDRESS, ALL_BITS, 0x23000}},
+    /* page-modification logging */
+    {SECONDARY_ON, {NVMX_F_SECONDARY_CONTROLS, 0, 1u << 1 | 1u << 17}, {NVMX_F_EPT_POINTER, 0, 0x40}, {NVMX_F_PML_ADDRESS, ALL_BITS, 0x24000}},
+    /* VMCS shadowing */
+    {SECONDARY_ON, {NVMX_F_SECONDARY_CONTROLS, 0, 1u << 14}, {NVMX_F_VMREAD_BITMAP_ADDRESS, ALL_BITS, 0x21000},
+     {NVMX_F_VMWRITE_BITMAP_ADDRESS, ALL_BITS, 0x22000}, {NVMX_F_VMCS_LINK_POINTER, ALL_BITS, FUZZ_SHADOW_REGION}},
+    /* mode-based execute control */
+    {SECONDARY_ON, {NVMX_F_SECONDARY_CONTROLS, 0, 1u << 1 | 1u << 22}},
+    /* an unrestricted guest in real mode */
+    {SECONDARY_ON, {NVMX_F_SECONDARY_CONTROLS, 0, 1u << 1 | 1u << 7}, {NVMX_F_VM_ENTRY_CONTROLS, 1u << 9, 0}, {NVMX_F_GUEST_CR0, 1u << 31 | 1, 0},
+     {NVMX_F_GUEST_EFER, ALL_BITS, 0}, {NVMX_F_GUEST_CS_ACCESS_RIGHTS, ALL_BITS, 0x9b}, {NVMX_F_GUEST_SS_ACCESS_RIGHTS, ALL_BITS, 0x93},
+     {NVMX_F_GUEST_DS_ACCESS_RIGHTS, ALL_BITS, 0x93}, {NVMX_F_GUEST_ES_ACCESS_RIGHTS, ALL_BITS, 0x93}, {NVMX_F_GUEST_FS_ACCESS_RIGHTS, ALL_BITS, 0x93},
+     {NVMX_F_GUEST_GS_ACCESS_RIGHTS, ALL_BITS, 0x93}, SEGMENT16(CS), SEGMENT16(SS), SEGMENT16(DS), SEGMENT16(ES),
+     SEGMENT16(FS), SEGMENT16(GS), {NVMX_F_GUEST_RIP, ~UINT64_C(0xffff), 0}},
+    /* PAE paging without EPT */
+    {{NVMX_F_SECONDARY_CONTROLS, 1u << 1 | 1u << 7 | 1u << 13 | 1u << 17 | 1u << 18 | 1u << 22, 0}, {NVMX_F_VM_ENTRY_CONTROLS, 1u << 9, 0},
+     {NVMX_F_GUEST_CR0, 0, 0x80000021}, {NVMX_F_GUEST_CR4, 0, 1u << 5}, {NVMX_F_GUEST_EFER, ALL_BITS, 0}, {NVMX_F_GUEST_CS_ACCESS_RIGHTS, ALL_BITS, 0xc09b},
+     {NVMX_F_GUEST_CR3, ALL_BITS, 0x40000}, {NVMX_F_GUEST_RIP, ~UINT64_C(0xffffffff), 0}},
+    /* 32 bits, without paging where unrestricted */
+    {SECONDARY_ON, {NVMX_F_SECONDARY_CONTROLS, 0, 1u << 1 | 1u << 7}, {NVMX_F_VM_ENTRY_CONTROLS, 1u << 9, 0}, {NVMX_F_GUEST_CR0, 1u << 31, 1},
+     {NVMX_F_GUEST_EFER, ALL_BITS, 0}, {NVMX_F_GUEST_CS_ACCESS_RIGHTS, ALL_BITS, 0xc09b}, {NVMX_F_GUEST_RIP, ~UINT64_C(0xffffffff), 0}},
+    /* bitmaps */
+    {{NVMX_F_PRIMARY_CONTROLS, 0, 1u << 25 | 1u << 28}},
+    /* MSR lists */
+    {{NVMX_F_VM_EXIT_MSR_STORE_COUNT, ALL_BITS, 3}, {NVMX_F_VM_EXIT_MSR_LOAD_COUNT, ALL_BITS, 3}, {NVMX_F_VM_ENTRY_MSR_LOAD_COUNT, ALL_BITS, 3}},
+    /* posted interrupts */
+    {{NVMX_F_PRIMARY_CONTROLS, 0, 1u << 31 | 1u << 21}, {NVMX_F_SECONDARY_CONTROLS, 0, 1u << 9}, {NVMX_F_PIN_BASED_CONTROLS, 0, 1u << 7 | 1}, {NVMX_F_VM_EXIT_CONTROLS, 0, 1u << 15}},
+    /* the preemption timer */
+    {{NVMX_F_PIN_BASED_CONTROLS, 0, 1u << 6}, {NVMX_F_VM_EXIT_CONTROLS, 0, 1u << 22}, {NVMX_F_PREEMPTION_TIMER_VALUE, 0, 1000}},
+    /* events are L1's, NMIs are virtual */
+    {{NVMX_F_PIN_BASED_CONTROLS, 0, 1u << 5 | 1u << 3 | 1}, {NVMX_F_PRIMARY_CONTROLS, 0, 1u << 22 | 1u << 2}},
+    /* all state is loaded and saved */
+    {{NVMX_F_VM_EXIT_CONTROLS, 0, 1u << 2 | 1u << 12 | 0xfu << 18 | 1u << 23}, {NVMX_F_VM_ENTRY_CONTROLS, 0, 1u << 2 | 0xfu << 13}},
+};
+
+static uint64_t settable(const struct nvmx_caps *caps, unsigned int slot) {
+    switch (slot) {
+    case NVMX_F_PIN_BASED_CONTROLS:
+        return nvmx_caps_may_be_1(caps, NVMX_CAP_PINBASED);
+    case NVMX_F_PRIMARY_CONTROLS:
+        return nvmx_caps_may_be_1(caps, NVMX_CAP_PROCBASED);
+    case NVMX_F_SECONDARY_CONTROLS:
+        return nvmx_caps_may_be_1(caps, NVMX_CAP_PROCBASED2);
+    case NVMX_F_VM_EXIT_CONTROLS:
+        return nvmx_caps_may_be_1(caps, NVMX_CAP_EXIT);
+    case NVMX_F_VM_ENTRY_CONTROLS:
+        return nvmx_caps_may_be_1(caps, NVMX_CAP_ENTRY);
+    default:
+        return ALL_BITS;
+    }
+}
+
+static void apply_bundle(const struct fuzz_machine *m, struct nvmx_check_input *check, uint64_t *field, unsigned int number) {
+    uint64_t before[NVMX_FIELD_COUNT];
+    struct nvmx_field_set exists;
+    nvmx_fields_existing(check->caps, &exists);
+    memcpy(before, field, sizeof(before));
+    for (unsigned int i = 0; i < BUNDLE_ROWS && (bundles[number][i].clear | bundles[number][i].set); i++) {
+        const struct bundle_row *row = &bundles[number][i];
+        if (nvmx_set_has(&exists, row->slot))
+            field[row->slot] = ((field[row->slot] & ~row->clear) | (row->set & settable(check->caps, row->slot))) & nvmx_field_mask(row->slot);
+    }
+    bool kept = passes(m, check);
+    if (!kept)
+        memcpy(field, before, sizeof(before));
+    fuzz_log("vmcs12: bundle %u%s", number, kept ? "" : " would not pass");
+}
+
 unsigned int fuzz_change_vmcs12(const struct fuzz_machine *m, struct fuzz_input *in, struct nvmx_check_input *check,
                                 uint64_t *field, unsigned int most) {
     struct nvmx_field_set exists;
     unsigned int insisted = 0;
     nvmx_fields_existing(check->caps, &exists);
     for (unsigned int i = 0; i < most && fuzz_more(in); i++) {
-        uint8_t which = fuzz_u8(in), how = fuzz_u8(in);
+        uint8_t which = fuzz_u8(in);
+        if (which >= 0xf0) {
+            apply_bundle(m, check, field, which & 15u);
+            continue;
+        }
+        uint8_t how = fuzz_u8(in);
         unsigned int slot = which < sizeof(important) ? important[which] : which % NVMX_FIELD_COUNT;
         uint64_t before = field[slot];
         uint64_t value = (how & 1) ? fuzz_value(in) : before ^ UINT64_C(1) << ((how >> 1) & 63);

@@ -433,6 +433,7 @@ static void l1_has_exit(struct model *o, const struct before_exit *before) {
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++)
         r->known.word[w] &= keeps.word[w];
     nvmx_set_remove(&r->known, NVMX_F_EPT_POINTER); /* VM functions */
+    nvmx_set_remove(&r->known, NVMX_F_EPTP_INDEX);
     for (unsigned int i = 0; i < sizeof(always_saved); i++)
         if (nvmx_set_has(&o->exists, always_saved[i]))
             set_field(r, always_saved[i], before->value[always_saved[i]]);
@@ -464,7 +465,9 @@ static struct before_exit snapshot(const struct model *o) {
 static void do_l2_exit(struct model *o) {
     static const uint8_t reasons[] = {10, 10, 2, 0, 1, 7, 12, 28, 30, 31, 32, 48, 52, 18, 23, 25, 37, 43, 44, 55};
     static const enum nvmx_field changes[] = {NVMX_F_GUEST_RIP, NVMX_F_GUEST_RSP, NVMX_F_GUEST_CR3, NVMX_F_GUEST_FS_BASE, NVMX_F_GUEST_ES_SELECTOR};
-    struct nvmx_l2_exit_info exit = {.reason = reasons[fuzz_u8(o->in) % sizeof(reasons)], .instruction_length = 2};
+    uint8_t which_reason = fuzz_u8(o->in);
+    struct nvmx_l2_exit_info exit = {.reason = which_reason < 128 ? reasons[which_reason % sizeof(reasons)] : which_reason % 80u,
+                                     .instruction_length = 2};
     uint8_t kinds = fuzz_u8(o->in);
     uint32_t which = nvmx_selected(o->sim->vcpu);
     if (kinds & 1)
@@ -479,6 +482,8 @@ static void do_l2_exit(struct model *o) {
         sim_set(o->sim, which, changes[fuzz_u8(o->in) % 5], fuzz_value(o->in));
     if (kinds & 32)
         o->sim->regs.gpr[NVMX_RCX] = fuzz_value(o->in);
+    if (kinds & 64)
+        exit.instruction_info = kinds & 128 ? fuzz_u32(o->in) : 1u << 28 | 1u << 10 | 3u << 3; /* RCX, RBX */
     struct before_exit before = snapshot(o);
     o->sim->calls = o->sim->failed = 0;
     if (o->injects)
@@ -539,6 +544,40 @@ static void do_shake(struct model *o) {
     sim_shake(o->sim, fuzz_u8(o->in) & 1);
     nvmx_fields_existing(nvmx_l1_caps(o->sim->vm), &o->exists);
     fuzz_log("saved and restored");
+}
+
+/* L1's RDMSR and WRMSR of VMX MSRs, and what the host asks beside exits. They answer by capabilities and mode, and change nothing but the feature control. */
+static void do_question(struct model *o) {
+    const struct nvmx_caps *caps = nvmx_l1_caps(o->sim->vm);
+    uint8_t what = fuzz_u8(o->in);
+    uint32_t index = what & 1 ? 0x480u + fuzz_u8(o->in) % 24u : fuzz_u32(o->in), regs[4] = {1, 2, 0, 4};
+    uint64_t value = 0;
+    enum nvmx_msr_result result = nvmx_rdmsr(o->sim->vcpu, index, &value);
+    if (index >= 0x480 && index < 0x480 + NVMX_CAP_MSRS)
+        FUZZ_HOLD(result == NVMX_MSR_FAULT || value == caps->msr[index - 0x480], "MSR %#x reads as %#llx", index, U(value));
+    else
+        FUZZ_HOLD(index == 0x3a || (index >= 0x480 && index <= 0x4ff) || result == NVMX_MSR_NOT_MINE, "MSR %#x is taken", index);
+    nvmx_cpuid(o->sim->vm, what >> 1 & 3, regs);
+    FUZZ_HOLD(regs[2] == ((what >> 1 & 3) == 1 ? 1u << 5 : 0u) && regs[0] == 1 && regs[1] == 2 && regs[3] == 4, "CPUID %u", what >> 1 & 3);
+    FUZZ_HOLD(nvmx_init_blocked(o->sim->vcpu) == (o->mode == NVMX_MODE_ROOT), "INIT in mode %d", (int)o->mode);
+    if (o->mode != NVMX_MODE_OFF && o->mode != NVMX_MODE_L2)
+        FUZZ_HOLD(!nvmx_cr_allowed(o->sim->vcpu, 4, 0) && nvmx_cr_allowed(o->sim->vcpu, 4, 0x2020), "CR4.VMXE in VMX operation");
+    (void)nvmx_cr_allowed(o->sim->vcpu, what & 4, fuzz_value(o->in));
+    if (o->mode == NVMX_MODE_L2)
+        return;
+    prepare(o);
+    o->sim->regs.gpr[NVMX_RCX] = index;
+    uint64_t rax = o->sim->regs.gpr[NVMX_RAX];
+    enum nvmx_next next = sim_exit(o->sim, what & 8 ? 32 : 31, 0, 0, 2);
+    finish(o);
+    FUZZ_HOLD(o->failed || result != NVMX_MSR_NOT_MINE || next == NVMX_HOST, "MSR %#x is not the host's", index);
+    if (!o->failed && result == NVMX_MSR_DONE && !(what & 8) && sim_fault_vector(o->sim) < 0)
+        FUZZ_HOLD((uint32_t)o->sim->regs.gpr[NVMX_RAX] == (uint32_t)value, "RDMSR of %#x gives %#llx", index, U(o->sim->regs.gpr[NVMX_RAX]));
+    else if (what & 8)
+        FUZZ_HOLD(o->sim->regs.gpr[NVMX_RAX] == rax, "WRMSR changes RAX");
+    if (next == NVMX_STOP)
+        o->over = true;
+    fuzz_log("MSR %#x: %d, next %d", index, (int)result, (int)next);
 }
 
 static void do_reset(struct model *o) {
@@ -635,6 +674,8 @@ static void one_operation(struct model *o) {
         do_memory(o);
     else if (what >= 216)
         nvmx_vmcs01_changed(o->sim->vcpu);
+    else if (what >= 208)
+        do_question(o);
     else if (o->mode == NVMX_MODE_L2)
         in_l2(o, what);
     else

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Making, using and destroying VMs and vCPUs; one L2 from VMXON to VMXOFF. */
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -302,4 +303,12 @@ Test(life_cycle, vmcs02_is_complete) {
             cr_expect(nvmx_set_has(&vmcs02->written, slot), "%s was not written", info->name);
     }
     sim_free(sim);
+}
+
+/* The version is that of the header that the caller was compiled with. */
+Test(life_cycle, version_in_numbers_and_words) {
+    char text[32];
+    snprintf(text, sizeof(text), "%d.%d.%d", NVMX_VERSION_MAJOR, NVMX_VERSION_MINOR, NVMX_VERSION_PATCH);
+    cr_expect_str_eq(nvmx_version_text(), text);
+    cr_expect_eq(nvmx_version(), NVMX_VERSION_MAJOR * 10000u + NVMX_VERSION_MINOR * 100u + NVMX_VERSION_PATCH);
 }

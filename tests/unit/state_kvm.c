@@ -375,3 +375,33 @@ Test(state_kvm, hostile_blobs) {
     free(trip.blob);
     sim_free(sim);
 }
+
+/* L2 with VMCS shadowing: the shadow VMCS is KVM's second page, given by the caller or named as lost; from KVM's blob it becomes an active VMCS of ours. */
+Test(state_kvm, a_shadow_vmcs_is_the_second_page) {
+    static uint8_t blob[ROOM], page[4096];
+    struct sim *sim = kvm_world_named("a current VMCS");
+    struct trip trip, without;
+    struct nvmx_kvm_report report;
+    static struct doc doc;
+    uint64_t revision = nvmx_l1_caps(sim->vm)->msr[NVMX_CAP_BASIC] & 0x7fffffff;
+    sim_write32(sim, 0x34000, (uint32_t)revision | 0x80000000u);
+    l1_writes(sim, NVMX_VMCS_SECONDARY_CONTROLS, l1_reads(sim, NVMX_VMCS_SECONDARY_CONTROLS) | 1u << 14);
+    l1_writes(sim, NVMX_VMCS_VMREAD_BITMAP_ADDRESS, 0x35000);
+    l1_writes(sim, NVMX_VMCS_VMWRITE_BITMAP_ADDRESS, 0x36000);
+    l1_writes(sim, NVMX_VMCS_VMCS_LINK_POINTER, 0x34000);
+    l1_writes(sim, NVMX_VMCS_GUEST_RIP, 0x2345);
+    enters(sim, sim_vmlaunch(sim));
+    to_kvm(sim, &without);
+    cr_expect(without.report.notes & NVMX_KVM_LOST_SHADOW);
+    cr_expect_eq(without.kvm_bytes, 128 + 4096);
+    memcpy(page, sim->ram + 0x34000, sizeof(page));
+    trip = without;
+    cr_assert(nvmx_state_to_kvm(trip.blob, trip.bytes, page, &trip.elsewhere, trip.kvm, sizeof(trip.kvm), &trip.kvm_bytes, &trip.report) == NVMX_OK);
+    cr_expect_eq(trip.kvm_bytes, 128 + 2 * 4096);
+    cr_expect_eq(trip.report.notes & NVMX_KVM_LOST_SHADOW, 0);
+    cr_expect(memcmp(trip.kvm + 128 + 4096, page, sizeof(page)) == 0);
+    doc_read(&doc, blob, from_kvm(&trip, blob, &report));
+    cr_expect_eq(doc_value(doc_find(&doc, 7, 0), NVMX_VMCS_GUEST_RIP), 0x2345);
+    free(trip.blob);
+    sim_free(sim);
+}
