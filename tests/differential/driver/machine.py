@@ -7,8 +7,8 @@ import signal
 import subprocess
 import time
 
-# Nothing on the serial line for so long: L1 or L2 hangs.
-SILENCE = 90
+# Nothing on the serial line for so long, also on a busy machine: L1 or L2 hangs.
+SILENCE = 300
 # Serial output is fast when an instruction takes long.
 IPS = 1000000
 
