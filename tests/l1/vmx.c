@@ -201,7 +201,7 @@ static void step_result(const char *name, struct vmx_result got, struct vmx_resu
 
 void step_fault(const char *name, struct fault got, uint32_t vector, uint32_t error_code) {
     step_result(name, (struct vmx_result){got, 0, 0},
-                (struct vmx_result){{vector, error_code, vector == 14 ? got.cr2 : 0, true}, 0, 0});
+                (struct vmx_result){{vector, error_code, vector == 14 ? got.cr2 : 0, vector != NO_FAULT}, 0, 0});
 }
 
 void step_page_fault(const char *name, struct fault got, uint32_t error_code, uint64_t cr2) {

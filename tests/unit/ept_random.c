@@ -96,6 +96,11 @@ static void store12(struct run *r, unsigned int level, uint64_t page, unsigned i
     r->w->expected[page >> 12][index] = entry;
 }
 
+/* Flags that were set while ept12 had changes pending were not followed. */
+static void expect_what_is(struct world *w) {
+    memcpy(w->expected, w->l1, sizeof(w->l1));
+}
+
 /* On every processor, as L1 does. */
 static void invept(struct run *r, bool all) {
     for (r->w->vcpu = 0; r->w->vcpu < WORLD_VCPUS; r->w->vcpu++) {
@@ -108,7 +113,7 @@ static void invept(struct run *r, bool all) {
     }
     r->w->vcpu = 0;
     if (r->pending) {
-        memcpy(r->w->expected, r->w->l1, sizeof(r->w->l1)); /* flags set meanwhile were not followed */
+        expect_what_is(r->w);
     }
     r->pending = false;
 }
