@@ -51,9 +51,9 @@ static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) 
 static void unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied) {
     called(CALLBACK_UNMAP_PAGE);
     (void)ctx;
-    (void)gpa1;
     (void)page;
-    (void)dirtied;
+    if (dirtied)
+        dirty_mark(gpa1);
 }
 
 static enum nvmx_status ept01_lookup(void *ctx, uint64_t gpa1, struct nvmx_ept01_mapping *out) {
