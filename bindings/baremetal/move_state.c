@@ -291,7 +291,7 @@ const char *move_state_load(struct cpu *cpu, const struct move_state *state) {
             return "a VMCS field is not there on this machine";
     if (vmcs_get(NVMX_VMCS_GUEST_EFER) & EFER_LMA) /* the one control that the processor itself changes */
         vmcs_put(NVMX_VMCS_VM_ENTRY_CONTROLS, vmcs_get(NVMX_VMCS_VM_ENTRY_CONTROLS) | ENTRY_IA32E);
-    if (!vmcs01_is_good())
+    if (vmcs_get(NVMX_VMCS_GUEST_CR4) & CR4_SMXE || !vmcs01_is_good())
         return "L1's state is not one that a processor can have";
     for (uint32_t i = 0; i < state->msrs; i++) {
         uint64_t here = 0;
