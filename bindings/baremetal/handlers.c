@@ -147,7 +147,7 @@ static void handle_task_switch(struct cpu *cpu) {
 static void handle_cpuid(struct cpu *cpu) {
     uint64_t *gpr = cpu->regs.gpr;
     uint32_t leaf = (uint32_t)gpr[NVMX_RAX];
-    struct cpuid r = cpuid(leaf, (uint32_t)gpr[NVMX_RCX]);
+    struct cpuid r = cpuid_l1(leaf, (uint32_t)gpr[NVMX_RCX]);
     uint64_t cr4 = leaf == 1 || leaf == 7 ? vmcs_get(NVMX_VMCS_GUEST_CR4) : 0;
     uint32_t regs[4];
 
@@ -283,20 +283,29 @@ static void check_progress(struct cpu *cpu, uint64_t gpa1) {
     cpu->fault_rip = rip;
 }
 
+/* IRET had ended the blocking by NMI when it faulted, and is going to be executed again (SDM 30.2.3). */
+static void note_nmi_unblocked(struct cpu *cpu) {
+    if (cpu->selected == NVMX_VMCS01 && vmcs_get(NVMX_VMCS_EXIT_QUALIFICATION) & QUALIFICATION_NMI_UNBLOCKED &&
+        !(vmcs_get(NVMX_VMCS_IDT_VECTORING_INFO) & INTERRUPTION_VALID))
+        vmcs_put(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE,
+                 vmcs_get(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE) | BLOCKING_NMI);
+}
+
 static void handle_ept_violation(struct cpu *cpu) {
     uint64_t gpa1 =
         cpu->selected == NVMX_VMCS01 ? vmcs_get(NVMX_VMCS_GUEST_PHYSICAL_ADDRESS) : nvmx_host_fault_gpa1(cpu->vcpu);
 
     if (gpa1 == NVMX_NO_ADDRESS)
         panic("L0's page pool is exhausted: give it more memory (boot option memory=)");
+    if (dirty_fault(gpa1)) {
+        note_nmi_unblocked(cpu);
+        restore_event_in_flight();
+        return;
+    }
     check_progress(cpu, gpa1);
     if (!resize_give_back(gpa1) && !ept01_fill(gpa1))
         panic("access to 0x%lx, an address that this processor does not have", gpa1);
-    /* IRET had ended the blocking by NMI when it faulted, and is going to be executed again (SDM 30.2.3). */
-    if (cpu->selected == NVMX_VMCS01 && vmcs_get(NVMX_VMCS_EXIT_QUALIFICATION) & QUALIFICATION_NMI_UNBLOCKED &&
-        !(vmcs_get(NVMX_VMCS_IDT_VECTORING_INFO) & INTERRUPTION_VALID))
-        vmcs_put(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE,
-                 vmcs_get(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE) | BLOCKING_NMI);
+    note_nmi_unblocked(cpu);
     restore_event_in_flight();
 }
 

@@ -87,10 +87,16 @@ struct options {
     uint32_t trace; /* keep this many trace records; 0: none */
     uint32_t resize; /* take pages out of L1's memory at every 1st to this-many-th exit; 0: never */
     uint64_t resize_seed;
-    bool watch; /* stats, shake or resize: each exit costs more */
+    bool watch;    /* stats, shake, resize or move_out: each exit costs more */
+    bool move_out; /* whoever asks for L1 on COM2 gets it, or a copy */
+    bool move_in;  /* L1 comes over COM2 */
 };
 extern struct options options;
 
+/* What the processor is capable of, as libnvmx wants to know. */
+void host_read_machine(struct nvmx_caps *caps);
+/* VMXON and VMXOFF of L1 change what vmcs01, which is selected, intercepts. */
+void follow_mode(struct cpu *cpu);
 /* Make libnvmx's VM, and its vCPU for this processor, in this memory. */
 enum nvmx_status host_make_vm(struct cpu *cpu, void *memory);
 enum nvmx_status host_make_vcpu(struct cpu *cpu, void *memory);
@@ -314,6 +320,23 @@ void bios_hook(void);
 /* I/O bitmaps A and B for vmcs01; words == NULL: L0 intercepts no port. */
 void io_bitmaps01(struct page bitmaps[2]);
 void handle_io(struct cpu *cpu);
+
+/* -- moving (move_*.c, dirty.c; see move.h) -------------------------------------------------------------------------- */
+
+/* COM2 becomes L0's. */
+void move_link_init(void);
+/* After each exit, with option `move-out`. */
+void move_out(struct cpu *cpu);
+/* Instead of placing an image, with option `move-in`: returns when L1 has come and may run; its registers and VMCSs are set up. */
+void move_in(struct cpu *cpu);
+/* What L1 saw where it came from; NULL: it started here. */
+const struct nvmx_caps *move_caps(void);
+/* CPUID as L1 sees it, but for VMX and what CR4 decides. */
+struct cpuid cpuid_l1(uint32_t leaf, uint32_t subleaf);
+/* A page of L1 was written to by libnvmx or for it. */
+void dirty_mark(uint64_t gpa1);
+/* A write to a page that is watched: true if it may go on now. */
+bool dirty_fault(uint64_t gpa1);
 
 /* -- diagnosis (stats.c, crash.c) --------------------------------------------------------------------------------- */
 

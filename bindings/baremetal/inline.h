@@ -42,12 +42,13 @@ static inline void *nvmx_inline_map_page(void *ctx, uint64_t gpa1, uint32_t acce
 }
 
 /* A pin needs no record: whoever takes a page away says so by nvmx_memory_changed, which releases it. */
+void dirty_mark(uint64_t gpa1); /* dirty.c */
 static inline void nvmx_inline_unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied) {
     callback_made();
     (void)ctx;
-    (void)gpa1;
     (void)page;
-    (void)dirtied;
+    if (dirtied)
+        dirty_mark(gpa1);
 }
 
 enum nvmx_status vmcs_select(void *ctx, uint32_t which); /* vmx.c */

@@ -91,6 +91,10 @@ static void read_options(const char *at) {
             options.hide_vmx = true;
         else if (is_word(at, "noshadow", &length) && at_end(at[length]))
             options.no_shadowing = true;
+        else if (is_word(at, "move-out", &length) && at_end(at[length]))
+            options.move_out = true;
+        else if (is_word(at, "move-in", &length) && at_end(at[length]))
+            options.move_in = true;
         else if (is_word(at, "memory=", &length))
             options.own_mib = read_number(at, &length);
         else if (is_word(at, "shake=", &length))
@@ -107,12 +111,14 @@ static void read_options(const char *at) {
         }
         at += length;
     }
-    options.watch = options.stats || options.shake || options.resize;
+    options.watch = options.stats || options.shake || options.resize || options.move_out;
 }
 
 static void read_modules(const struct multiboot_info *info) {
     uint32_t count = info->flags & MULTIBOOT_INFO_MODULES ? info->module_count : 0;
 
+    if (!count && options.move_in)
+        return;
     if (!count)
         panic("nothing to run: the first boot module must be L1's image");
     if (count > MODULES_MAX)
@@ -150,7 +156,7 @@ static uint32_t cpu_facts(void) {
            (structured.ecx & 1u << 24 ? NVMX_CPU_BUS_LOCK_DEBUG : 0) | (more.eax & 1u << 26 ? NVMX_CPU_LAM : 0);
 }
 
-static void read_machine(struct nvmx_caps *caps) {
+void host_read_machine(struct nvmx_caps *caps) {
     struct cpuid perf = cpuid(0, 0).eax >= 10 ? cpuid(10, 0) : (struct cpuid){0};
     uint32_t structured_edx = cpuid(0, 0).eax >= 7 ? cpuid(7, 0).edx : 0;
 
@@ -174,7 +180,8 @@ enum nvmx_status host_make_vm(struct cpu *cpu, void *memory) {
     host = callbacks;
     host.trace = options.trace ? trace_keep : NULL;
 
-    read_machine(&vm.machine);
+    host_read_machine(&vm.machine);
+    vm.exact = move_caps();
     vm.expose = !options.hide_vmx;
     vm.passes_interrupts = true;
     vm.loads_on_entry = vmcs01_loads_on_entry();
@@ -224,7 +231,7 @@ void cpu_make(struct cpu *cpu) {
 /* -- exits and entries -------------------------------------------------------------------------------------------- */
 
 /* VMXON and VMXOFF of L1 change what vmcs01 intercepts. Both leave vmcs01 selected. */
-static void follow_mode(struct cpu *cpu) {
+void follow_mode(struct cpu *cpu) {
     bool in_vmx_operation = nvmx_mode(cpu->vcpu) != NVMX_MODE_OFF;
 
     if (!RARELY(in_vmx_operation != cpu->l1_in_vmx_operation))
@@ -308,7 +315,7 @@ static void count_exit(const struct cpu *cpu, bool from_l2, enum nvmx_next next)
                                  : STATS_EMULATED);
 }
 
-/* With the options `stats`, `shake` and `resize`. */
+/* With the options `stats`, `shake`, `resize` and `move-out`. */
 static __attribute__((noinline, cold)) void watched_exit(struct cpu *cpu) {
     bool from_l2 = nvmx_mode(cpu->vcpu) == NVMX_MODE_L2;
     enum nvmx_next next = nvmx_exit(cpu->vcpu, cpu->exit_reason);
@@ -325,6 +332,8 @@ static __attribute__((noinline, cold)) void watched_exit(struct cpu *cpu) {
         shake(cpu);
     if (options.resize)
         resize(cpu);
+    if (options.move_out)
+        move_out(cpu);
 }
 
 static inline void exited(struct cpu *cpu) {
@@ -421,15 +430,25 @@ void host_main(uint32_t information) {
     processors_start(cpu);
     if (options.shake && processors_count() > 1)
         panic("option shake works with one processor, and this machine has %u", processors_count());
+    if ((options.move_in || options.move_out) && processors_count() > 1)
+        panic("options move-in and move-out work with one processor, and this machine has %u", processors_count());
     ept01_init();
     bios_hook();
+    cpu->msr_bitmap = msr_bitmap01();
+    io_bitmaps01(cpu->io_bitmap);
+    trace_init();
+    if (options.move_in || options.move_out)
+        move_link_init();
+    if (options.move_out)
+        memory_clear();
+    if (options.move_in) {
+        move_in(cpu);
+        vmx_run(cpu);
+    }
     if (linux_is_image(&modules.module[0]))
         linux_load(&modules, &start);
     else
         multiboot_load(&modules, &start);
-    cpu->msr_bitmap = msr_bitmap01();
-    io_bitmaps01(cpu->io_bitmap);
-    trace_init();
     make_vm(cpu);
     vmcs01_init(cpu, &start);
     processors_release();

@@ -190,6 +190,25 @@ void memory_set_aside(uint64_t start, uint64_t end) {
     }
 }
 
+static bool is_reserved(uint64_t start, uint64_t end) {
+    for (uint32_t i = 0; i < reservation_count; i++)
+        if (start < reservation[i].end && end > reservation[i].start && reservation[i].start != (uintptr_t)image_start)
+            return true;
+    return false;
+}
+
+void memory_clear(void) {
+    for (uint32_t i = 0; i < map.count; i++) {
+        uint64_t at = (map.region[i].start + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
+
+        if (map.region[i].type != MEMORY_RAM)
+            continue;
+        for (at = at ? at : PAGE_BYTES; at + PAGE_BYTES <= map.region[i].end && at < direct_end; at += PAGE_BYTES)
+            if (!is_reserved(at, at + PAGE_BYTES))
+                memset(phys_to_virt(at), 0, PAGE_BYTES);
+    }
+}
+
 /* -- pages -------------------------------------------------------------------------------------------------------- */
 
 uint64_t pages_left(void) {

@@ -40,6 +40,9 @@ void memory_reserve(uint64_t start, uint64_t end);
 /* Forget all of memory_reserve but L0's own range. */
 void memory_release_all(void);
 
+/* Clear what nobody reserved, and where L0's image was before it moved: the loader's leavings, which would have to be moved with L1. */
+void memory_clear(void);
+
 /* RAM of `bytes` bytes within [min, max) that nobody reserved: the highest such place. 0 if there is none. */
 uint64_t memory_find(uint64_t bytes, uint64_t alignment, uint64_t min, uint64_t max);
 

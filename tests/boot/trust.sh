@@ -8,7 +8,7 @@
 rounds=$([ -n "${NVMX_FULL:-}" ] && echo 250000 || echo 3000)
 steady=$build_folder/tests/steady/nvmx-steady.elf
 for machine in direct nvmx; do
-    run "$machine" 0 $([ "$machine" = nvmx ] || echo --direct) --timeout 800 "$steady" trust "$rounds"
+    run "$machine" 0 $([ "$machine" = nvmx ] || echo --direct) --timeout 3000 "$steady" trust "$rounds"
     tr -d '\r' <"$scratch/$machine.out" | grep '^l1: ' >"$scratch/$machine.report"
     tail -n 1 "$scratch/$machine.report" | grep -q "^l1: trust rounds $rounds switches $((rounds * 4)) verified [1-9]" ||
         fail "$machine: $(tail -n 1 "$scratch/$machine.report")"

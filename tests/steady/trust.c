@@ -2,8 +2,8 @@
 /*
  * Two trust levels, as a hypervisor that enforces code integrity has them: each with an EPT of its own over the same memory. The normal
  * level can't see the secret page, executes only what L1 has verified, and can't write to what is verified. L2 changes the level by a
- * VMCALL that L1 answers with a new EPT pointer, and by VMFUNC. With mode-based execute control, where the CPU has it, rights to
- * execute are given for supervisor-mode or for user-mode addresses alone.
+ * VMCALL that L1 answers with a new EPT pointer, and by VMFUNC. With mode-based execute control, where the CPU has it, what was not verified may
+ * be executed at user-mode addresses; the page with the code has a supervisor-mode address, where it may not.
  */
 #include "l2.h"
 #include "steady.h"
@@ -65,18 +65,19 @@ static struct {
     uint64_t written, verified, denied, switches;
 } seen;
 
-static uint64_t execute_user(void) {
-    return seen.mbec ? EXECUTE_USER : EPT_EXECUTE;
+/* For a user-mode address: with the control both rights are of their own. */
+static uint64_t user_too(void) {
+    return seen.mbec ? EXECUTE_USER : 0;
 }
 
 static void map_levels(void) {
-    uint64_t all = EPT_ALL | execute_user();
+    uint64_t all = EPT_ALL | user_too();
     for (uint64_t gpa2 = 0; gpa2 < L2_MEMORY; gpa2 += 4096) {
-        uint64_t rights = gpa2 >= L2_CODE ? EPT_READ | execute_user() : EPT_READ | EPT_WRITE;
+        uint64_t rights = gpa2 >= L2_CODE ? EPT_READ | EPT_EXECUTE | user_too() : EPT_READ | EPT_WRITE;
         level_map(LEVEL_NORMAL, gpa2, (uint64_t)l2_memory + gpa2, rights);
         level_map(LEVEL_SECURE, gpa2, (uint64_t)l2_memory + gpa2, all);
     }
-    level_map(LEVEL_NORMAL, PATCH, (uint64_t)patch, EPT_READ | EPT_WRITE);
+    level_map(LEVEL_NORMAL, PATCH, (uint64_t)patch, EPT_READ | EPT_WRITE | user_too());
     level_map(LEVEL_SECURE, PATCH, (uint64_t)patch, all);
     level_map(LEVEL_NORMAL, SECRET, 0, 0);
     level_map(LEVEL_SECURE, SECRET, (uint64_t)secret, all);
@@ -121,7 +122,7 @@ static void violation(struct l2 *l2) {
     uint64_t page = l2->exit.physical & ~0xffful, access = l2->exit.qualification & 7;
     must(vmread(EPT_POINTER) == level_eptp(LEVEL_NORMAL), "the secure level met an EPT violation");
     if (page == PATCH && access == EPT_WRITE) {
-        level_map(LEVEL_NORMAL, PATCH, (uint64_t)patch, EPT_READ | EPT_WRITE);
+        level_map(LEVEL_NORMAL, PATCH, (uint64_t)patch, EPT_READ | EPT_WRITE | user_too());
         level_invalidate(LEVEL_NORMAL);
         seen.written++;
     } else if (page == PATCH && access == EPT_EXECUTE) {

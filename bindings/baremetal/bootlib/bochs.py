@@ -39,7 +39,7 @@ ata0-master: type=cdrom, path=boot.iso, status=inserted
 pci: enabled=1, chipset=i440fx
 port_e9_hack: enabled=1
 com1: enabled=1, mode=file, dev=com1
-mouse: enabled=0
+{com2}mouse: enabled=0
 log: bochs.log
 panic: action=fatal
 error: action=ignore
@@ -93,8 +93,9 @@ def require_model(cpu):
 class Machine:
     """Starts Bochs in its own session on a terminal of its own, so that ^C reaches only `boot`."""
 
-    def __init__(self, folder, cpu, memory, ips, cpus=1):
+    def __init__(self, folder, cpu, memory, ips, cpus=1, link=None):
         self.folder = folder
+        self.link = link
         self.log_offset = 0
         self.resets = 0
         self.log_text = b""
@@ -109,7 +110,8 @@ class Machine:
 
     def write_configuration(self, cpu, memory, ips, cpus):
         text = CONFIGURATION.format(bios=BIOS, vga_bios=vga_bios(), cpu=cpu, ips=ips, cpus=cpus, memory=memory,
-                                    host_memory=min(memory, MOST_HOST_MEMORY))
+                                    host_memory=min(memory, MOST_HOST_MEMORY),
+                                    com2=f"com2: enabled=1, mode=term, dev={self.link.device}\n" if self.link else "")
         with open(os.path.join(self.folder, "bochsrc"), "w", encoding="utf-8") as file:
             file.write(text)
         # Debian's Bochs has the debugger built in: it waits for this command.
@@ -129,7 +131,10 @@ class Machine:
 
     def poll(self, seconds):
         """Waits up to `seconds` for serial output and returns what came (b"" if nothing)."""
-        readable, _, _ = select.select([self.serial, self.terminal], [], [], seconds)
+        reads, writes = self.link.waits_for() if self.link else ([], [])
+        readable, _, _ = select.select([self.serial, self.terminal] + reads, writes, [], seconds)
+        if self.link:
+            self.link.work(readable)
         if self.terminal in readable:
             self.drain_terminal()
         return self.read_serial()

@@ -8,6 +8,7 @@ TIME_LIMIT = 3
 CRASHED = 4
 TOOL_MISSING = 5
 NO_SPACE = 6
+NOT_MOVED = 7
 INTERRUPTED = 128  # plus the signal's number
 
 

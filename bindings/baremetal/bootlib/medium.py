@@ -45,7 +45,9 @@ class Module:
 
 
 def load_commands(kind, image, arguments, modules, l0, l0_words, levels=1):
-    """The GRUB commands that load everything; the caller adds `boot`."""
+    """The GRUB commands that load everything; the caller adds `boot`. Without an image L0 gets its L1 from elsewhere."""
+    if image is None:
+        return [command("multiboot", "/nvmx", "nvmx", *l0_words)]
     name = os.path.basename(image)
     loaded = [command("module", f"/mod{n}", *module.words()) for n, module in enumerate(modules, 1)]
     if l0:
