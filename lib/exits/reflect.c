@@ -75,6 +75,9 @@ static void store_information(struct vmcs12 *v, uint8_t information, const struc
     if ((information & INFO_P) != 0) {
         value[NVMX_F_GUEST_PHYSICAL_ADDRESS] = info->guest_physical_address;
     }
+    if ((information & INFO_D) != 0) {
+        value[NVMX_F_MSR_DATA] = info->msr_data;
+    }
     value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] &= ~(uint64_t)EVENT_VALID;
 }
 
