@@ -88,6 +88,8 @@ struct pin {
 #define EVENT_VALID (1u << 31)
 #define EVENT_ERROR_CODE (1u << 11)
 
+#define NVMX_NO_DEADLINE UINT64_MAX
+
 /* Pages that a vmcs02 uses in place. */
 enum pin_index { PIN_IO_A = 0, PIN_IO_B, PIN_VIRTUAL_APIC, PIN_APIC_ACCESS, PIN_POSTED_DESCRIPTOR, PIN_COUNT };
 
@@ -179,6 +181,7 @@ struct nvmx_vm {
     struct nvmx_caps machine;
     struct nvmx_vmcs12_layout layout;
     bool plain_layout;                     /* `layout` is ours */
+    bool timer_by_deadline;       /* L1's preemption timer is not the processor's: exits/timer.c */
     uint64_t field_mask[NVMX_FIELD_COUNT]; /* bits that a field can hold; 0 if L1 does not have it */
     struct nvmx_field_set exists;          /* fields that L1 has */
     uint8_t whole_field[FIELD_PLACES];     /* slot + 1 by FIELD_PLACE of an encoding: what L1 has; 0: nothing */
@@ -248,6 +251,7 @@ struct nvmx_vcpu {
     bool entry_pending;           /* L1 executed VMLAUNCH/VMRESUME and L2 has not run since */
     bool timer_forced;            /* vmcs02's preemption timer is at 0 to make L2 exit at once (exits/event.c) */
     uint64_t saved_timer;         /* vmcs12's timer meanwhile */
+    uint64_t timer_deadline;      /* of a timer by deadline; NVMX_NO_DEADLINE: it does not run */
     bool pages_changed;           /* pages that a vmcs02 used in place were released while L2 runs on it */
     bool launching;               /* with entry_pending: by VMLAUNCH, so that the launch state is clear again if hardware refuses */
     uint32_t window_requested;    /* window-exiting bits that vmcs02 has beside its own primary controls */
@@ -513,6 +517,14 @@ uint32_t msr_list_store(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count);
 enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode);
 /* An exit of L2. */
 enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason);
+/*
+ * A preemption timer by the host's deadline (exits/timer.c), where vm->timer_by_deadline. Begin to count for L2, if vmcs12 uses the timer; what is left,
+ * in units of the timer; end it, with vmcs12's field as an exit leaves it; end it without.
+ */
+void timer_start(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint64_t value);
+uint64_t timer_remainder(const struct nvmx_vcpu *vcpu);
+void timer_end(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+void timer_cancel(struct nvmx_vcpu *vcpu);
 /* A callback failed where neither L1 nor L2 can go on. */
 enum nvmx_next stop(struct nvmx_vcpu *vcpu, enum nvmx_stop reason, enum nvmx_status status);
 

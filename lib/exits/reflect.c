@@ -95,6 +95,7 @@ enum nvmx_next reflect(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t informa
     if (status != NVMX_OK) {
         return stop(vcpu, NVMX_STOP_HOST, status);
     }
+    timer_end(vcpu, v);
     store_information(v, information, info);
     vcpu->counts.reflected++;
     uint32_t count = (uint32_t)v->value[NVMX_F_VM_EXIT_MSR_STORE_COUNT];

@@ -151,6 +151,13 @@ static void put_secondary(struct merge *m) {
     put_if_exists(m, NVMX_F_INSTRUCTION_TIMEOUT_CONTROL, instruction_window(m, l1, host_secondary(m)));
 }
 
+/* A timer by the host's deadline is none of the processor's. */
+static uint64_t pin_wishes(const struct merge *m) {
+    uint64_t pin = m->v->value[NVMX_F_PIN_BASED_CONTROLS];
+
+    return m->vcpu->vm->timer_by_deadline ? pin & ~(uint64_t)PIN_PREEMPTION_TIMER : pin;
+}
+
 /*
  * A host that does not take external interrupts passes them through to L1: whether one is acknowledged on an exit is then L1's choice.
  */
@@ -166,7 +173,7 @@ static void put_exit_controls(struct merge *m) {
     }
     /* The timer runs on over exits that L1 does not see; the host's own, if it has one, does not run in L2 (SDM 29.2.1.2). */
     controls &= ~EXIT_SAVE_TIMER;
-    if ((m->v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_PREEMPTION_TIMER) != 0) {
+    if ((pin_wishes(m) & PIN_PREEMPTION_TIMER) != 0) {
         controls |= EXIT_SAVE_TIMER;
     }
     merge_put(m, NVMX_F_VM_EXIT_CONTROLS, controls);
@@ -325,7 +332,7 @@ void merge_read_shadows(struct merge *m) {
 
 void merge_controls(struct merge *m) {
     merge_put(m, NVMX_F_PIN_BASED_CONTROLS,
-              combine(&pin_origin, m->v->value[NVMX_F_PIN_BASED_CONTROLS], m->host[NVMX_F_PIN_BASED_CONTROLS]));
+              combine(&pin_origin, pin_wishes(m), m->host[NVMX_F_PIN_BASED_CONTROLS]));
     put_primary(m);
     put_secondary(m);
     put_exit_controls(m);

@@ -164,6 +164,18 @@ static void trace(void *ctx, struct nvmx_trace_record *record) {
     sim->count[SIM_TRACE]++;
 }
 
+static uint64_t tsc(void *ctx) {
+    struct sim *sim = sim_of_vcpu(ctx);
+    sim->count[SIM_TSC]++;
+    return sim->tsc;
+}
+
+static void deadline(void *ctx, uint64_t at) {
+    struct sim *sim = sim_of_vcpu(ctx);
+    sim->count[SIM_DEADLINE]++;
+    sim->deadline = at;
+}
+
 void sim_host_callbacks(struct sim *sim) {
     struct nvmx_host *host = &sim->host;
     *host = (struct nvmx_host){.size = sizeof(*host)};
@@ -179,6 +191,10 @@ void sim_host_callbacks(struct sim *sim) {
         host->translate = translate;
     if (sim->options.queue_exception)
         host->queue_exception = queue_exception;
+    if (sim->options.deadline) {
+        host->tsc = tsc;
+        host->deadline = deadline;
+    }
     if (sim->options.host_composes) {
         host->ept02_root = ept02_root;
         host->ept02_invalidate = ept02_invalidate;
