@@ -197,6 +197,7 @@ struct sim {
     uint32_t vectors_next, vectors_count;
     uint64_t eptp02_given;    /* with host_composes: what ept02_root answers */
     uint64_t eptp12_asked;    /* and was asked last */
+    bool barrier_to_l2;       /* of the last speculation barrier */
     uint64_t tsc, deadline;   /* with options.deadline: time now, and what was asked for last */
     int queued_vector;        /* with queue_exception: -1, or the vector queued and not yet delivered */
     int32_t queued_error_code;

@@ -152,8 +152,9 @@ static void ept02_invalidate(void *ctx, enum nvmx_flush kind, uint64_t eptp12) {
 }
 
 static void speculation_barrier(void *ctx, bool to_l2) {
-    (void)to_l2;
-    sim_of_vcpu(ctx)->count[SIM_SPECULATION_BARRIER]++;
+    struct sim *sim = sim_of_vcpu(ctx);
+    sim->count[SIM_SPECULATION_BARRIER]++;
+    sim->barrier_to_l2 = to_l2;
 }
 
 static void trace(void *ctx, struct nvmx_trace_record *record) {
