@@ -162,7 +162,9 @@ void state_event_without_rest(uint64_t *value) {
 /* Requests for windows and the timer that makes L2 exit at once are not L2's: the host still has the event, and
  * nvmx_enter asks again. */
 static void without_requests(const struct nvmx_vcpu *vcpu, struct l2_state *l2) {
-    if (vcpu->timer_forced) {
+    if (vcpu->timer_deadline != NVMX_NO_DEADLINE) {
+        l2->value[NVMX_F_PREEMPTION_TIMER_VALUE] = timer_remainder(vcpu) & nvmx_field_mask(NVMX_F_PREEMPTION_TIMER_VALUE);
+    } else if (vcpu->timer_forced) {
         l2->value[NVMX_F_PREEMPTION_TIMER_VALUE] = vcpu->saved_timer & nvmx_field_mask(NVMX_F_PREEMPTION_TIMER_VALUE);
     }
     state_event_without_rest(l2->value);
@@ -394,11 +396,14 @@ static enum nvmx_status complete_l2(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
 
         status = complete_gate(vcpu, &gates[i], switched);
     }
+    uint64_t timer = vcpu->restored.value[NVMX_F_PREEMPTION_TIMER_VALUE];
     if (status == NVMX_OK) {
         status = write_l2(vcpu, v);
     }
     if (status != NVMX_OK) {
         begin_again(v);
+    } else {
+        timer_start(vcpu, v, timer);
     }
     return status;
 }

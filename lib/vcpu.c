@@ -33,7 +33,8 @@ static enum nvmx_status copy_host(struct nvmx_host *to, const struct nvmx_host *
                     to->page_pointer && to->vmcs_select && to->vmcs_reset && to->vmcs_read && to->vmcs_write &&
                     to->tlb_flush && to->msr_read && to->msr_write;
     bool ept02_whole = (to->ept02_root == NULL) == (to->ept02_invalidate == NULL);
-    return complete && ept02_whole ? NVMX_OK : NVMX_E_INVALID;
+    bool timer_whole = (to->tsc == NULL) == (to->deadline == NULL);
+    return complete && ept02_whole && timer_whole ? NVMX_OK : NVMX_E_INVALID;
 }
 
 static void default_layout(struct nvmx_vmcs12_layout *layout) {
@@ -63,6 +64,8 @@ static void field_sets(struct nvmx_vm *vm) {
         bool is_guest_state = ((info->encoding >> 10) & 3) == 2;
         bool is_control = ((info->encoding >> 10) & 3) == 0 && info->group != NVMX_GROUP_EVENT;
 
+        /* The preemption timer may be the library's alone. */
+        is_guest_state = is_guest_state && nvmx_set_has(&vm->machine_fields, slot);
         if (is_guest_state && info->merge != NVMX_MERGE_NEVER) {
             nvmx_set_add(&vm->guest_state, slot);
         }
@@ -106,8 +109,27 @@ static void host_limits(const struct nvmx_vm *vm, const struct nvmx_vm_config *c
     }
 }
 
+/* A timer that the host's deadline makes up for, and saving its value. */
+static void add_timer(struct nvmx_caps *caps) {
+    bool has_true = ((caps->msr[NVMX_CAP_BASIC] >> 55) & 1) != 0;
+
+    caps->msr[NVMX_CAP_PINBASED] |= (uint64_t)PIN_PREEMPTION_TIMER << 32;
+    caps->msr[NVMX_CAP_EXIT] |= (uint64_t)EXIT_SAVE_TIMER << 32;
+    if (has_true) {
+        caps->msr[NVMX_CAP_TRUE_PINBASED] |= (uint64_t)PIN_PREEMPTION_TIMER << 32;
+        caps->msr[NVMX_CAP_TRUE_EXIT] |= (uint64_t)EXIT_SAVE_TIMER << 32;
+    }
+}
+
 static enum nvmx_status vm_caps(struct nvmx_vm *vm, const struct nvmx_vm_config *config) {
-    struct nvmx_caps mask = config->mask != NULL ? *config->mask : config->machine;
+    struct nvmx_caps machine = config->machine;
+
+    vm->timer_by_deadline = vm->host.deadline != NULL &&
+                            (nvmx_caps_may_be_1(&machine, NVMX_CAP_PINBASED) & PIN_PREEMPTION_TIMER) == 0;
+    if (vm->timer_by_deadline) {
+        add_timer(&machine);
+    }
+    struct nvmx_caps mask = config->mask != NULL ? *config->mask : machine;
 
     vm->machine = config->machine;
     vm->expose = config->expose;
@@ -115,7 +137,7 @@ static enum nvmx_status vm_caps(struct nvmx_vm *vm, const struct nvmx_vm_config 
         return NVMX_OK;
     }
     host_limits(vm, config, &mask);
-    enum nvmx_status status = nvmx_caps_for_l1(&config->machine, &mask, &vm->caps);
+    enum nvmx_status status = nvmx_caps_for_l1(&machine, &mask, &vm->caps);
     vm->caps.msr[NVMX_CAP_BASIC] = (vm->caps.msr[NVMX_CAP_BASIC] & ~UINT64_C(0x7fffffff)) | vm->layout.revision;
     if (status == NVMX_OK && config->exact != NULL) {
         status = nvmx_caps_check_subset(config->exact, &vm->caps, NULL);
@@ -195,6 +217,7 @@ static void power_up(struct nvmx_vcpu *vcpu) {
     vcpu->launching = false;
     vcpu->window_requested = 0;
     vcpu->timer_forced = false;
+    vcpu->timer_deadline = NVMX_NO_DEADLINE;
     vcpu->pages_changed = false;
     vcpu->restored.pending = false;
 }

@@ -32,50 +32,63 @@ struct pin {
 };
 
 /* Bits of the control fields that the code names (SDM 27.6, 27.7, 27.8). */
-#define PIN_EXTERNAL_INTERRUPT   (1u << 0)
-#define PIN_NMI                  (1u << 3)
-#define PIN_VIRTUAL_NMIS         (1u << 5)
-#define PIN_PREEMPTION_TIMER     (1u << 6)
-#define PIN_POSTED_INTERRUPTS    (1u << 7)
-#define PROC_INTERRUPT_WINDOW    (1u << 2)
-#define PROC_TSC_OFFSETTING      (1u << 3)
-#define PROC_CR3_LOAD            (1u << 15)
-#define PROC_CR3_STORE           (1u << 16)
-#define PROC_TERTIARY            (1u << 17)
-#define PROC_CR8_LOAD            (1u << 19)
-#define PROC_CR8_STORE           (1u << 20)
-#define PROC_TPR_SHADOW          (1u << 21)
-#define PROC_NMI_WINDOW          (1u << 22)
-#define PROC_UNCONDITIONAL_IO    (1u << 24)
-#define PROC_IO_BITMAPS          (1u << 25)
-#define PROC_MONITOR_TRAP        (1u << 27)
-#define PROC_MSR_BITMAPS         (1u << 28)
-#define PROC_SECONDARY           (1u << 31)
-#define PROC2_APIC_ACCESSES      (1u << 0)
-#define PROC2_EPT                (1u << 1)
-#define PROC2_X2APIC             (1u << 4)
-#define PROC2_VPID               (1u << 5)
-#define PROC2_UNRESTRICTED       (1u << 7)
-#define PROC2_APIC_REGISTER      (1u << 8)
+#define PIN_EXTERNAL_INTERRUPT (1u << 0)
+#define PIN_NMI (1u << 3)
+#define PIN_VIRTUAL_NMIS (1u << 5)
+#define PIN_PREEMPTION_TIMER (1u << 6)
+#define PIN_POSTED_INTERRUPTS (1u << 7)
+#define PROC_INTERRUPT_WINDOW (1u << 2)
+#define PROC_TSC_OFFSETTING (1u << 3)
+#define PROC_CR3_LOAD (1u << 15)
+#define PROC_CR3_STORE (1u << 16)
+#define PROC_TERTIARY (1u << 17)
+#define PROC_CR8_LOAD (1u << 19)
+#define PROC_CR8_STORE (1u << 20)
+#define PROC_TPR_SHADOW (1u << 21)
+#define PROC_NMI_WINDOW (1u << 22)
+#define PROC_UNCONDITIONAL_IO (1u << 24)
+#define PROC_IO_BITMAPS (1u << 25)
+#define PROC_MONITOR_TRAP (1u << 27)
+#define PROC_MSR_BITMAPS (1u << 28)
+#define PROC_SECONDARY (1u << 31)
+#define PROC2_APIC_ACCESSES (1u << 0)
+#define PROC2_EPT (1u << 1)
+#define PROC2_RDTSCP (1u << 3)
+#define PROC2_X2APIC (1u << 4)
+#define PROC2_VPID (1u << 5)
+#define PROC2_UNRESTRICTED (1u << 7)
+#define PROC2_APIC_REGISTER (1u << 8)
 #define PROC2_VIRTUAL_INTERRUPTS (1u << 9)
-#define PROC2_PLE                (1u << 10)
-#define PROC2_VM_FUNCTIONS       (1u << 13)
-#define PROC2_VMCS_SHADOWING     (1u << 14)
-#define PROC2_ENCLS              (1u << 15)
-#define PROC2_PML                (1u << 17)
-#define PROC2_VE                 (1u << 18)
-#define PROC2_XSAVES             (1u << 20)
-#define PROC2_MBEC               (1u << 22)
-#define PROC2_TSC_SCALING        (1u << 25)
-#define PROC3_LOADIWKEY          (1u << 0)
-#define PROC3_SPEC_CTRL          (1u << 7)
-#define EXIT_SAVE_DEBUG          (1u << 2)
-#define EXIT_HOST_64             (1u << 9)
-#define EXIT_ACKNOWLEDGE         (1u << 15)
-#define EXIT_SAVE_TIMER          (1u << 22)
-#define ENTRY_IA32E              (1u << 9)
-#define EVENT_VALID              (1u << 31)
-#define EVENT_ERROR_CODE         (1u << 11)
+#define PROC2_PLE (1u << 10)
+#define PROC2_INVPCID (1u << 12)
+#define PROC2_VM_FUNCTIONS (1u << 13)
+#define PROC2_VMCS_SHADOWING (1u << 14)
+#define PROC2_ENCLS (1u << 15)
+#define PROC2_PML (1u << 17)
+#define PROC2_VE (1u << 18)
+#define PROC2_XSAVES (1u << 20)
+#define PROC2_MBEC (1u << 22)
+#define PROC2_TSC_SCALING (1u << 25)
+#define PROC2_USER_WAIT (1u << 26)
+#define PROC2_PCONFIG (1u << 27)
+#define PROC2_ENCLV (1u << 28)
+#define PROC2_TIMEOUT (1u << 31)
+#define PROC3_LOADIWKEY (1u << 0)
+#define PROC3_MSR_LIST (1u << 6)
+#define PROC3_SPEC_CTRL (1u << 7)
+#define PROC3_PBNDKB (1u << 9)
+#define EXIT_SAVE_DEBUG (1u << 2)
+#define EXIT_HOST_64 (1u << 9)
+#define EXIT_ACKNOWLEDGE (1u << 15)
+#define EXIT_SAVE_TIMER (1u << 22)
+#define EXIT_SECONDARY (1u << 31)
+#define EXIT2_SPEC_CTRL (1u << 2)
+#define ENTRY_IA32E (1u << 9)
+#define ENTRY_SPEC_CTRL (1u << 24)
+#define EVENT_VALID (1u << 31)
+#define EVENT_ERROR_CODE (1u << 11)
+
+#define NVMX_NO_DEADLINE UINT64_MAX
 
 /* Pages that a vmcs02 uses in place. */
 enum pin_index { PIN_IO_A = 0, PIN_IO_B, PIN_VIRTUAL_APIC, PIN_APIC_ACCESS, PIN_POSTED_DESCRIPTOR, PIN_COUNT };
@@ -168,6 +181,7 @@ struct nvmx_vm {
     struct nvmx_caps machine;
     struct nvmx_vmcs12_layout layout;
     bool plain_layout;                     /* `layout` is ours */
+    bool timer_by_deadline;       /* L1's preemption timer is not the processor's: exits/timer.c */
     uint64_t field_mask[NVMX_FIELD_COUNT]; /* bits that a field can hold; 0 if L1 does not have it */
     struct nvmx_field_set exists;          /* fields that L1 has */
     uint8_t whole_field[FIELD_PLACES];     /* slot + 1 by FIELD_PLACE of an encoding: what L1 has; 0: nothing */
@@ -237,6 +251,7 @@ struct nvmx_vcpu {
     bool entry_pending;           /* L1 executed VMLAUNCH/VMRESUME and L2 has not run since */
     bool timer_forced;            /* vmcs02's preemption timer is at 0 to make L2 exit at once (exits/event.c) */
     uint64_t saved_timer;         /* vmcs12's timer meanwhile */
+    uint64_t timer_deadline;      /* of a timer by deadline; NVMX_NO_DEADLINE: it does not run */
     bool pages_changed;           /* pages that a vmcs02 used in place were released while L2 runs on it */
     bool launching;               /* with entry_pending: by VMLAUNCH, so that the launch state is clear again if hardware refuses */
     uint32_t window_requested;    /* window-exiting bits that vmcs02 has beside its own primary controls */
@@ -383,7 +398,7 @@ struct gate {
     uint8_t host;       /* slot; equal to `guest`: none, a VM exit that loads it clears it */
     uint8_t entry_load; /* bit of the VM-entry controls */
     uint8_t exit_save;  /* bit of the VM-exit controls; 0xff: every exit saves it */
-    uint8_t exit_load;  /* bit of the VM-exit controls; 0xff: none */
+    uint8_t exit_load;  /* bit of exit_controls(); 0xff: none */
     uint32_t msr;       /* 0: not an MSR */
 };
 enum {
@@ -399,6 +414,7 @@ enum {
     GATE_S_CET,
     GATE_SSP,
     GATE_INTERRUPT_SSP_TABLE,
+    GATE_SPEC_CTRL,
     GATE_RTIT_CTL,
     GATE_FRED_CONFIG,
     GATE_FRED_RSP1,
@@ -408,7 +424,6 @@ enum {
     GATE_FRED_SSP1,
     GATE_FRED_SSP2,
     GATE_FRED_SSP3,
-    GATE_SPEC_CTRL,
     GATE_COUNT
 };
 extern const struct gate gates[GATE_COUNT];
@@ -431,8 +446,8 @@ enum nvmx_status merge_pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 enum nvmx_status merge_switch_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Release pages of L1 in [gpa1, gpa1 + bytes). */
 void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes);
-/* An MSR (by its bit of the bitmap) that is the host's in L2, whatever its bitmap says. */
-bool merge_keeps_msr(const struct nvmx_vcpu *vcpu, uint32_t bit);
+/* An MSR (by its bit of the bitmap) that exits from L2 whatever the bitmaps say: IA32_SPEC_CTRL where bits of it are protected. */
+bool merge_keeps_msr(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t bit);
 /* Neither L1 nor the host intercepts this MSR or port access of L2: let it through from now on. */
 enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t bit);
 enum nvmx_status merge_heat_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int which, uint32_t bit);
@@ -466,6 +481,13 @@ static inline uint64_t tertiary_controls(const struct vmcs12 *v) {
     return active ? v->value[NVMX_F_TERTIARY_CONTROLS] : 0;
 }
 
+/* VM-exit controls: the secondary ones, if they are active, in the upper half. */
+static inline uint64_t exit_controls(const struct vmcs12 *v) {
+    uint64_t primary = v->value[NVMX_F_VM_EXIT_CONTROLS];
+
+    return primary | ((primary & EXIT_SECONDARY) != 0 ? v->value[NVMX_F_SECONDARY_VM_EXIT_CONTROLS] << 32 : 0);
+}
+
 static inline uint32_t secondary_controls(const struct vmcs12 *v) {
     bool active = (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_SECONDARY) != 0;
 
@@ -495,6 +517,14 @@ uint32_t msr_list_store(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count);
 enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode);
 /* An exit of L2. */
 enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason);
+/*
+ * A preemption timer by the host's deadline (exits/timer.c), where vm->timer_by_deadline. Begin to count for L2, if vmcs12 uses the timer; what is left,
+ * in units of the timer; end it, with vmcs12's field as an exit leaves it; end it without.
+ */
+void timer_start(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint64_t value);
+uint64_t timer_remainder(const struct nvmx_vcpu *vcpu);
+void timer_end(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+void timer_cancel(struct nvmx_vcpu *vcpu);
 /* A callback failed where neither L1 nor L2 can go on. */
 enum nvmx_next stop(struct nvmx_vcpu *vcpu, enum nvmx_stop reason, enum nvmx_status status);
 

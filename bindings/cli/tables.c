@@ -149,6 +149,7 @@ enum {
     INFO_O = 16,
     INFO_N = 32,
     INFO_I = 64,
+    INFO_D = 128,
 };
 
 static const struct {
@@ -168,7 +169,7 @@ static const struct {
     {INFO_Q, "qualification"},           {INFO_L, "guest-linear address"},
     {INFO_P, "guest-physical address"},  {INFO_V, "interruption information"},
     {INFO_O, "IDT-vectoring"},           {INFO_N, "instruction length"},
-    {INFO_I, "instruction information"},
+    {INFO_I, "instruction information"}, {INFO_D, "MSR data"},
 };
 #define INFORMATION (sizeof information / sizeof information[0])
 
@@ -180,7 +181,8 @@ static void who_text(unsigned int number, char *out, size_t size) {
     } fields[] = {{"PIN", NVMX_F_PIN_BASED_CONTROLS},
                   {"PRIMARY", NVMX_F_PRIMARY_CONTROLS},
                   {"SECONDARY", NVMX_F_SECONDARY_CONTROLS},
-                  {"TERTIARY", NVMX_F_TERTIARY_CONTROLS}};
+                  {"TERTIARY", NVMX_F_TERTIARY_CONTROLS},
+                  {"ENABLED", NVMX_F_PRIMARY_CONTROLS}};
     static const struct {
         const char *who, *text;
     } words[] = {
@@ -192,6 +194,14 @@ static void who_text(unsigned int number, char *out, size_t size) {
         {"IO", "L1 by its I/O bitmaps or unconditional I/O exiting"},
         {"MSR_READ", "L1 by its MSR bitmaps"},
         {"MSR_WRITE", "L1 by its MSR bitmaps"},
+        {"MSR_READ_IMMEDIATE", "L1 by its MSR bitmaps"},
+        {"MSR_WRITE_IMMEDIATE", "L1 by its MSR bitmaps"},
+        {"MSR_LIST_READ", "L1 by its MSR bitmaps if MSR-list instructions are enabled"},
+        {"MSR_LIST_WRITE", "L1 by its MSR bitmaps if MSR-list instructions are enabled"},
+        {"USER_MSR", "L1 if it uses no MSR bitmaps"},
+        {"LEAF", "L1 by its exiting bitmap of leaf functions"},
+        {"EOI", "L1 by its EOI-exit bitmaps"},
+        {"TIMEOUT", "L1 if instruction timeout and its window is not longer than the host's"},
         {"ENTRY_FAILURE", "the host: L1's own entry failures are found before the entry"},
         {"PAUSE", "L1 if PAUSE exiting or PAUSE-loop exiting"},
         {"EPT", "L1 if its EPT does not permit the access"},

@@ -146,6 +146,17 @@ struct nvmx_host {
      * record->time and copies the record: it is the library's and gone afterwards. Can't fail. Costs nothing where it is NULL.
      */
     void (*trace)(void *ctx, struct nvmx_trace_record *record);
+
+    /* -- optional: a VMX-preemption timer where the processor has none (ctx of the vCPU) ----------------------------------- */
+
+    /*
+     * Give both or neither. With them L1 is offered the timer on a processor that lacks it: the library counts the TSC itself. tsc reads
+     * the processor's TSC, without any offset or scaling. deadline asks for an exit of this vCPU, and then nvmx_enter, as soon as that TSC has reached
+     * `tsc`; it replaces the deadline before it, and UINT64_MAX means none. Can't fail. A deadline that comes late makes the
+     * timer late, one that is not wanted any more (the vCPU was reset) does no harm.
+     */
+    uint64_t (*tsc)(void *ctx);
+    void (*deadline)(void *ctx, uint64_t tsc);
 };
 
 /* Added to `access` of nvmx_host.translate: the access is made with CPL 3. */

@@ -103,6 +103,7 @@ struct nvmx_l2_exit_info {
     uint64_t qualification;
     uint64_t guest_linear_address;
     uint64_t guest_physical_address;   /* gpa2 */
+    uint64_t msr_data;                 /* WRMSRLIST: what was to be written */
 };
 
 /* Answers of nvmx_rdmsr and nvmx_wrmsr. */

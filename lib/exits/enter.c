@@ -107,6 +107,7 @@ static enum nvmx_next load_and_go(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     v->launched = true;
     vcpu->mode = NVMX_MODE_L2;
     vcpu->entry_pending = true;
+    timer_start(vcpu, v, v->value[NVMX_F_PREEMPTION_TIMER_VALUE]);
     if (vcpu->vm->host.speculation_barrier != NULL) {
         vcpu->vm->host.speculation_barrier(vcpu->ctx, true);
     }

@@ -9,19 +9,23 @@
 
 #include <nvmx/state.h>
 
-#define TYPE(info)             (((info) >> 8) & 7)
-#define TYPE_NMI               2u
-#define TYPE_SOFTWARE_FIRST    4u
-#define TYPE_SOFTWARE_LAST     6u
-#define EVENT_NMI              (EVENT_VALID | (TYPE_NMI << 8) | 2u)
-#define EVENT_MASK             0x80000fffu /* valid, error code, type, vector */
-#define NMI_UNBLOCKING         (1u << 12)
-#define VECTOR_DOUBLE_FAULT    8u
+#define TYPE(info) (((info) >> 8) & 7)
+#define TYPE_NMI 2u
+#define TYPE_SOFTWARE_FIRST 4u
+#define TYPE_SOFTWARE_LAST 6u
+#define TYPE_OTHER 7u
+#define EVENT_NMI (EVENT_VALID | (TYPE_NMI << 8) | 2u)
+#define EVENT_MASK 0x80000fffu /* valid, error code, type, vector */
+#define NMI_UNBLOCKING (1u << 12)
+#define VECTOR_DOUBLE_FAULT 8u
 
-#define BLOCKING_STI_MOVSS     3u
-#define BLOCKING_NMI           8u
-#define RFLAGS_IF              (1u << 9)
-#define ACTIVITY_SHUTDOWN      2u
+#define BLOCKING_MOVSS 2u
+#define BLOCKING_STI_MOVSS 3u
+#define BLOCKING_NMI 8u
+#define RFLAGS_IF (1u << 9)
+/* Pending debug exceptions that are one: a bus lock, an enabled breakpoint, a single step, RTM (SDM 29.7.3). The rest says what was met. */
+#define DEBUG_DUE 0x15800u
+#define ACTIVITY_SHUTDOWN 2u
 #define ACTIVITY_WAIT_FOR_SIPI 3u
 
 /* -- events in flight
@@ -176,20 +180,30 @@ struct readiness {
     uint64_t interruptibility;
     uint64_t rflags;
     uint64_t activity;
+    uint64_t debug;
+    bool timer_over; /* vmcs12's preemption timer */
 };
 
-static enum nvmx_status read_readiness(struct nvmx_vcpu *vcpu, struct readiness *r) {
+static enum nvmx_status read_readiness(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, struct readiness *r) {
     static const uint8_t slots[] = {
         NVMX_F_VM_ENTRY_INTERRUPTION_INFO,
         NVMX_F_GUEST_INTERRUPTIBILITY_STATE,
         NVMX_F_GUEST_RFLAGS,
         NVMX_F_GUEST_ACTIVITY_STATE,
+        NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS,
+        NVMX_F_PREEMPTION_TIMER_VALUE,
     };
-    uint64_t value[4];
-    enum nvmx_status status = host_read_many(vcpu, 4, slots, value);
+    uint64_t value[6];
+    bool timer = (v->image[NVMX_F_PIN_BASED_CONTROLS] & PIN_PREEMPTION_TIMER) != 0;
+    enum nvmx_status status = host_read_many(vcpu, timer ? 6 : 5, slots, value);
 
     if (status == NVMX_OK) {
-        *r = (struct readiness){value[0], value[1], value[2], value[3]};
+        *r = (struct readiness){.entry_info = value[0],
+                                .interruptibility = value[1],
+                                .rflags = value[2],
+                                .activity = value[3],
+                                .debug = value[4],
+                                .timer_over = timer && !vcpu->timer_forced && value[5] == 0};
     }
     return status;
 }
@@ -253,25 +267,44 @@ static bool nmi_exits(const struct vmcs12 *v, const struct readiness *r) {
     return l1_exits_on(v, PIN_NMI) && (l1_exits_on(v, PIN_VIRTUAL_NMIS) || (r->interruptibility & BLOCKING_NMI) == 0);
 }
 
+/* -- what hardware does first: L2 leaves, or takes it, as soon as it is entered ------------------------------------------------------------------ */
+
+static bool debug_trap_first(const struct readiness *r) {
+    return (r->debug & DEBUG_DUE) != 0 && (r->interruptibility & BLOCKING_MOVSS) == 0 && r->activity < ACTIVITY_SHUTDOWN;
+}
+
+/* L1's window exits come right before the event that they are about (SDM 28.2). */
+static bool nmi_window_first(const struct vmcs12 *v, const struct readiness *r) {
+    return (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_NMI_WINDOW) != 0 &&
+           (r->interruptibility & (BLOCKING_STI_MOVSS | BLOCKING_NMI)) == 0;
+}
+
+static bool interrupt_window_first(const struct vmcs12 *v, const struct readiness *r) {
+    return (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_INTERRUPT_WINDOW) != 0 && (r->rflags & RFLAGS_IF) != 0 &&
+           (r->interruptibility & BLOCKING_STI_MOVSS) == 0;
+}
+
 static enum nvmx_next deliver_interrupt(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct readiness *r,
                                         const struct nvmx_pending *pending) {
-    if (!pending->interrupt || r->activity == ACTIVITY_SHUTDOWN) {
+    if (!pending->interrupt) {
         return NVMX_ENTER;
     }
+    /* An NMI that was injected just now ends shutdown too. */
     if ((r->entry_info & EVENT_VALID) != 0) {
         return go_on(vcpu, exit_at_once(vcpu, v));
+    }
+    if (r->activity == ACTIVITY_SHUTDOWN || interrupt_window_first(v, r)) {
+        return NVMX_ENTER;
     }
     return l1_exits_on(v, PIN_EXTERNAL_INTERRUPT) ? reflect_interrupt(vcpu, v)
                                                   : go_on(vcpu, inject_interrupt(vcpu, v, r));
 }
 
-/* In the SDM's order of priority (SDM 7.9): INIT, NMI, interrupt. An NMI that L2 can't take yet holds no interrupt off.
- */
-static enum nvmx_next deliver_in_order(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct readiness *r,
-                                       struct nvmx_pending *pending) {
-    if (pending->init) {
-        pending->init = false;
-        return reflect_event(vcpu, v, NVMX_EXIT_INIT_SIGNAL, 0, 0);
+/* NMI, interrupt. An NMI that L2 can't take yet holds no interrupt off. */
+static enum nvmx_next deliver_events(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct readiness *r,
+                                     struct nvmx_pending *pending) {
+    if (nmi_window_first(v, r)) {
+        return NVMX_ENTER;
     }
     if (pending->nmi && nmi_exits(v, r)) {
         pending->nmi = false;
@@ -286,16 +319,44 @@ static enum nvmx_next deliver_in_order(struct nvmx_vcpu *vcpu, struct vmcs12 *v,
     return deliver_interrupt(vcpu, v, r, pending);
 }
 
-/* SDM 28.2, 29.7.2: waiting for a start-up IPI L2 takes nothing else; a SIPI that finds it in another state is dropped.
+/*
+ * In the SDM's order (7.9, 28.2, 29.6, 29.7): what the entry injects; INIT; a pending MTF exit, which is injected too but comes after INIT; debug traps; the
+ * preemption timer; NMI window, NMI; interrupt window, interrupt.
  */
+static enum nvmx_next deliver_in_order(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct readiness *r,
+                                       struct nvmx_pending *pending) {
+    bool injects = (r->entry_info & EVENT_VALID) != 0;
+    bool trap_flag = injects && TYPE(r->entry_info) == TYPE_OTHER;
+
+    if (injects && !trap_flag) {
+        return go_on(vcpu, exit_at_once(vcpu, v));
+    }
+    if (pending->init) {
+        pending->init = false;
+        return reflect_event(vcpu, v, NVMX_EXIT_INIT_SIGNAL, 0, 0);
+    }
+    if (trap_flag) {
+        return NVMX_ENTER;
+    }
+    if (debug_trap_first(r)) {
+        return go_on(vcpu, exit_at_once(vcpu, v));
+    }
+    if (vcpu->timer_deadline != NVMX_NO_DEADLINE && timer_remainder(vcpu) == 0) {
+        return reflect_event(vcpu, v, NVMX_EXIT_PREEMPTION_TIMER, 0, 0);
+    }
+    return r->timer_over ? NVMX_ENTER : deliver_events(vcpu, v, r, pending);
+}
+
+/* SDM 28.2, 29.7.2: waiting for a start-up IPI L2 takes nothing else; a SIPI that finds it in another state is dropped. */
 static enum nvmx_next deliver(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct nvmx_pending *pending) {
+    bool timer_over = vcpu->timer_deadline != NVMX_NO_DEADLINE && timer_remainder(vcpu) == 0;
     struct readiness r;
     enum nvmx_status status;
 
-    if (!pending->init && !pending->sipi && !pending->nmi && !pending->interrupt) {
+    if (!pending->init && !pending->sipi && !pending->nmi && !pending->interrupt && !timer_over) {
         return NVMX_ENTER;
     }
-    status = read_readiness(vcpu, &r);
+    status = read_readiness(vcpu, v, &r);
     if (status != NVMX_OK) {
         return stop(vcpu, NVMX_STOP_HOST, status);
     }
@@ -304,11 +365,8 @@ static enum nvmx_next deliver(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct n
     if (r.activity == ACTIVITY_WAIT_FOR_SIPI) {
         return has_sipi ? reflect_event(vcpu, v, NVMX_EXIT_STARTUP_IPI, 0, pending->sipi_vector) : NVMX_ENTER;
     }
-    if (!pending->init && !pending->nmi && !pending->interrupt) {
+    if (!pending->init && !pending->nmi && !pending->interrupt && !timer_over) {
         return NVMX_ENTER;
-    }
-    if ((r.entry_info & EVENT_VALID) != 0) {
-        return go_on(vcpu, exit_at_once(vcpu, v));
     }
     return deliver_in_order(vcpu, v, &r, pending);
 }
@@ -335,11 +393,13 @@ static COLD enum nvmx_next enter_with_care(struct nvmx_vcpu *vcpu, struct nvmx_p
         }
         vcpu->pages_changed = false;
     }
-    return pending != NULL ? deliver(vcpu, v, pending) : NVMX_ENTER;
+    struct nvmx_pending none = {0};
+    return deliver(vcpu, v, pending != NULL ? pending : &none);
 }
 
 enum nvmx_next nvmx_enter(struct nvmx_vcpu *vcpu, struct nvmx_pending *pending) {
-    bool care = vcpu->stop != NVMX_STOP_NONE || vcpu->restored.pending || vcpu->pages_changed || pending != NULL;
+    bool care = vcpu->stop != NVMX_STOP_NONE || vcpu->restored.pending || vcpu->pages_changed || pending != NULL ||
+                vcpu->timer_deadline != NVMX_NO_DEADLINE;
 
     return RARE(care) ? enter_with_care(vcpu, pending) : NVMX_ENTER;
 }

@@ -38,6 +38,7 @@ static enum nvmx_next finish(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum rout
 
 /* Hardware did not enter: of vmcs02 nothing is known, and the launch state is what it was (SDM 29.8). */
 static void entry_undone(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    timer_cancel(vcpu);
     v->known = (struct nvmx_field_set){{0}};
     v->checked = 0;
     v->controls_merged = false;

@@ -15,6 +15,7 @@
 #define INFO_O (1u << 4)
 #define INFO_N (1u << 5)
 #define INFO_I (1u << 6)
+#define INFO_D (1u << 7)
 
 enum exit_who {
     WHO_HOST = 0,
@@ -23,12 +24,19 @@ enum exit_who {
     WHO_PRIMARY,
     WHO_SECONDARY,
     WHO_TERTIARY,
+    WHO_ENABLED,
+    WHO_LEAF,
     WHO_EXCEPTION,
     WHO_INTERRUPT,
     WHO_CONTROL_REGISTER,
     WHO_IO,
     WHO_MSR_READ,
     WHO_MSR_WRITE,
+    WHO_MSR_LIST_READ,
+    WHO_MSR_LIST_WRITE,
+    WHO_MSR_READ_IMMEDIATE,
+    WHO_MSR_WRITE_IMMEDIATE,
+    WHO_USER_MSR,
     WHO_ENTRY_FAILURE,
     WHO_PAUSE,
     WHO_EPT,
@@ -36,7 +44,8 @@ enum exit_who {
     WHO_MONITOR_TRAP,
     WHO_XSS,
     WHO_VM_FUNCTION,
-    WHO_ENCLS,
+    WHO_EOI,
+    WHO_TIMEOUT,
     WHO_SHADOW_VMCS,
     WHO_EPT_VPID,
 };
@@ -91,6 +100,11 @@ enum nvmx_status l2_set_rf(struct nvmx_vcpu *vcpu);
 /* VMREAD and VMWRITE of L2 (shadow_vmcs.c). */
 enum route route_shadow_vmcs(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, struct nvmx_l2_exit_info *info,
                              bool hardware);
+
+/* RDMSR or WRMSR of IA32_SPEC_CTRL, which L1 virtualizes and does not intercept (spec_ctrl.c). */
+#define MSR_SPEC_CTRL 0x48u
+enum route route_spec_ctrl(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct exit_row *row,
+                           struct nvmx_l2_exit_info *info);
 
 /* VMFUNC of L2 (vmfunc.c). */
 enum route route_vm_function(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool hardware);

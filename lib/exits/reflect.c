@@ -75,6 +75,9 @@ static void store_information(struct vmcs12 *v, uint8_t information, const struc
     if ((information & INFO_P) != 0) {
         value[NVMX_F_GUEST_PHYSICAL_ADDRESS] = info->guest_physical_address;
     }
+    if ((information & INFO_D) != 0) {
+        value[NVMX_F_MSR_DATA] = info->msr_data;
+    }
     value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] &= ~(uint64_t)EVENT_VALID;
 }
 
@@ -92,6 +95,7 @@ enum nvmx_next reflect(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t informa
     if (status != NVMX_OK) {
         return stop(vcpu, NVMX_STOP_HOST, status);
     }
+    timer_end(vcpu, v);
     store_information(v, information, info);
     vcpu->counts.reflected++;
     uint32_t count = (uint32_t)v->value[NVMX_F_VM_EXIT_MSR_STORE_COUNT];

@@ -191,15 +191,38 @@ static enum route let_through(enum nvmx_status status) {
     return status == NVMX_OK ? ROUTE_AGAIN : ROUTE_FAILED;
 }
 
-static enum route route_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool write, bool hardware) {
-    uint32_t bit = bitmap_msr_bit((uint32_t)vcpu->regs->gpr[NVMX_RCX], write);
+/* Which MSR an exit is about: in ECX, or where the instruction or its list has it, in the qualification. */
+static uint32_t msr_index(const struct nvmx_vcpu *vcpu, const struct exit_row *row, const struct nvmx_l2_exit_info *info) {
+    bool in_ecx = row->who == WHO_MSR_READ || row->who == WHO_MSR_WRITE;
+
+    return (uint32_t)(in_ecx ? vcpu->regs->gpr[NVMX_RCX] : info->qualification);
+}
+
+static bool is_msr_write(const struct exit_row *row) {
+    return row->who == WHO_MSR_WRITE || row->who == WHO_MSR_WRITE_IMMEDIATE || row->who == WHO_MSR_LIST_WRITE;
+}
+
+static bool is_msr_list(const struct exit_row *row) {
+    return row->who == WHO_MSR_LIST_READ || row->who == WHO_MSR_LIST_WRITE;
+}
+
+static enum route route_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct exit_row *row,
+                            struct nvmx_l2_exit_info *info, bool hardware) {
+    uint32_t index = msr_index(vcpu, row, info);
+    uint32_t bit = bitmap_msr_bit(index, is_msr_write(row));
     bool host_lets_through = (vcpu->host_control[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0 &&
                              vcpu->host_msr_bitmap != NULL && bit != BITMAP_NONE &&
-                             !bitmap_test(vcpu->host_msr_bitmap, bit) && !merge_keeps_msr(vcpu, bit);
+                             !bitmap_test(vcpu->host_msr_bitmap, bit) && !merge_keeps_msr(vcpu, v, bit);
 
+    if (is_msr_list(row) && (tertiary_controls(v) & PROC3_MSR_LIST) == 0) {
+        return ROUTE_HOST;
+    }
     if ((v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) == 0 || bit == BITMAP_NONE ||
         l1_bitmap_bit(vcpu, v->value[NVMX_F_MSR_BITMAP_ADDRESS], bit)) {
         return ROUTE_L1;
+    }
+    if (hardware && index == MSR_SPEC_CTRL && (tertiary_controls(v) & PROC3_SPEC_CTRL) != 0) {
+        return route_spec_ctrl(vcpu, v, row, info);
     }
     if (!hardware || !host_lets_through) {
         return ROUTE_HOST;
@@ -288,12 +311,41 @@ static bool xss_wanted(struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
     return host_msr_read(vcpu, MSR_XSS, &xss) != NVMX_OK || (asked & xss) != 0;
 }
 
-/* SDM 28.1.3 ENCLS: leaf functions from 63 on share a bit. */
-static bool encls_wanted(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+/* SDM 28.1.3 ENCLS, ENCLV, PCONFIG: leaf functions from 63 on share a bit. */
+static bool leaf_wanted(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, unsigned int control) {
     uint32_t leaf = (uint32_t)vcpu->regs->gpr[NVMX_RAX];
+    unsigned int bitmap = control == 15   ? NVMX_F_ENCLS_EXITING_BITMAP
+                          : control == 27 ? NVMX_F_PCONFIG_EXITING_BITMAP
+                                          : NVMX_F_ENCLV_EXITING_BITMAP;
 
-    return (secondary_controls(v) & PROC2_ENCLS) != 0 &&
-           bit_of(v->value[NVMX_F_ENCLS_EXITING_BITMAP], leaf < 63 ? leaf : 63);
+    return bit_of(secondary_controls(v), control) && bit_of(v->value[bitmap], leaf < 63 ? leaf : 63);
+}
+
+/* Without their "enable" control these give #UD, whatever else L1 wants of them (SDM 28.1.2). */
+static bool enabled(const struct vmcs12 *v, uint32_t reason) {
+    uint32_t control = reason == NVMX_EXIT_RDTSCP    ? PROC2_RDTSCP
+                       : reason == NVMX_EXIT_INVPCID ? PROC2_INVPCID
+                                                     : PROC2_USER_WAIT;
+
+    return (secondary_controls(v) & control) != 0;
+}
+
+/* SDM 32.1.4: the EOI-exit bitmap by the vector that was dismissed. */
+static bool eoi_wanted(const struct vmcs12 *v, uint64_t qualification) {
+    unsigned int vector = (unsigned int)qualification & 0xff;
+
+    return (secondary_controls(v) & PROC2_VIRTUAL_INTERRUPTS) != 0 &&
+           bit_of(v->value[NVMX_F_EOI_EXIT_BITMAP_0 + vector / 64], vector % 64);
+}
+
+/* vmcs02 has the shorter of two windows: it was L1's that was over if the host's is not shorter. */
+static bool timeout_wanted(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, bool hardware) {
+    const uint64_t *host = vcpu->host_control;
+    bool host_uses = hardware && (host[NVMX_F_PRIMARY_CONTROLS] & PROC_SECONDARY) != 0 &&
+                     (host[NVMX_F_SECONDARY_CONTROLS] & PROC2_TIMEOUT) != 0;
+
+    return (secondary_controls(v) & PROC2_TIMEOUT) != 0 &&
+           (!host_uses || v->value[NVMX_F_INSTRUCTION_TIMEOUT_CONTROL] <= host[NVMX_F_INSTRUCTION_TIMEOUT_CONTROL]);
 }
 
 /* -- EPT
@@ -386,6 +438,14 @@ enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
         return by_bit(secondary, row->bit);
     case WHO_TERTIARY:
         return by_bit(tertiary_controls(v), row->bit);
+    case WHO_ENABLED:
+        return l1_if(bit_of(primary, row->bit) && enabled(v, reason));
+    case WHO_LEAF:
+        return l1_if(leaf_wanted(vcpu, v, row->bit));
+    case WHO_EOI:
+        return l1_if(eoi_wanted(v, info->qualification));
+    case WHO_TIMEOUT:
+        return l1_if(timeout_wanted(vcpu, v, hardware));
     case WHO_PAUSE:
         return l1_if(bit_of(primary, 30) || (secondary & PROC2_PLE) != 0);
     case WHO_APIC_WRITE:
@@ -396,8 +456,6 @@ enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
         return route_shadow_vmcs(vcpu, v, reason, info, hardware);
     case WHO_EPT_VPID:
         return route_if_offered(vcpu, v, row->bit, info, hardware);
-    case WHO_ENCLS:
-        return l1_if(encls_wanted(vcpu, v));
     case WHO_VM_FUNCTION:
         return route_vm_function(vcpu, v, hardware);
     case WHO_XSS:
@@ -411,9 +469,15 @@ enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
     case WHO_IO:
         return route_io(vcpu, v, info, hardware);
     case WHO_MSR_READ:
-        return route_msr(vcpu, v, false, hardware);
     case WHO_MSR_WRITE:
-        return route_msr(vcpu, v, true, hardware);
+    case WHO_MSR_READ_IMMEDIATE:
+    case WHO_MSR_WRITE_IMMEDIATE:
+    case WHO_MSR_LIST_READ:
+    case WHO_MSR_LIST_WRITE:
+        return route_msr(vcpu, v, row, info, hardware);
+    case WHO_USER_MSR:
+        /* Nothing says which MSR it was: with bitmaps only the host, which can look at the instruction, can tell. */
+        return l1_if((primary & PROC_MSR_BITMAPS) == 0);
     case WHO_EPT:
         return hardware ? route_ept(vcpu, v, reason, info) : ROUTE_HOST;
     default:

@@ -45,8 +45,11 @@ static void store(struct nvmx_l2_exit_info *info, uint32_t flag, uint64_t value)
     case INFO_N:
         info->instruction_length = (uint32_t)value;
         break;
-    default:
+    case INFO_I:
         info->instruction_info = (uint32_t)value;
+        break;
+    default:
+        info->msr_data = value;
         break;
     }
 }
@@ -89,6 +92,7 @@ enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row 
         NVMX_VMCS_IDT_VECTORING_INFO,
         NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH,
         NVMX_VMCS_VM_EXIT_INSTRUCTION_INFORMATION,
+        NVMX_VMCS_MSR_DATA,
     };
     uint32_t encoding[sizeof(encodings) / sizeof(encodings[0])];
     uint64_t value[sizeof(encodings) / sizeof(encodings[0])];

@@ -166,11 +166,11 @@ static void append_gate(struct vmcs12 *v, unsigned int i, uint64_t value) {
 /* The gates that vmcs01 loads: those with a value of their own, then those where L1 keeps what L2 left. */
 static void set_gates(const struct load *l) {
     struct vmcs12 *v = l->v;
-    uint64_t exit_controls = host_field(l, NVMX_F_VM_EXIT_CONTROLS);
+    uint64_t controls = exit_controls(v);
 
     v->gates_exit_loads = 0;
     for (unsigned int i = 0; i < GATE_COUNT; i++) {
-        bool loads = gates[i].exit_load < 32 && ((exit_controls >> gates[i].exit_load) & 1) != 0;
+        bool loads = gates[i].exit_load < 64 && ((controls >> gates[i].exit_load) & 1) != 0;
         v->gates_exit_loads |= loads ? 1u << i : 0;
     }
     uint32_t inherited = l->vcpu->gates_switched & ~v->gates_exit_loads & ~GATES_FIXED;

@@ -107,7 +107,7 @@ static COLD void follow_controls(struct merge *m) {
     }
     nvmx_set_add(&v->refreshed, NVMX_F_GUEST_CR0);
     nvmx_set_add(&v->refreshed, NVMX_F_GUEST_CR4);
-    if ((v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_PREEMPTION_TIMER) != 0) {
+    if ((v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_PREEMPTION_TIMER) != 0 && !m->vcpu->vm->timer_by_deadline) {
         nvmx_set_add(&v->refreshed, NVMX_F_PREEMPTION_TIMER_VALUE);
     }
     /* Without EPT they are memory's, or don't count: vmcs02's are then unknown when vmcs12's own count again. */

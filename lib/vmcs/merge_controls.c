@@ -10,6 +10,7 @@
 struct origin {
     uint32_t either; /* set if vmcs12 or the host sets it: intercepts */
     uint32_t l1;     /* as vmcs12 has it: features that L2 gets, events that L1 waits for */
+    uint32_t both;   /* set if vmcs12 and the host set it: what the host keeps from L1 is not L1's to give */
 };
 
 static const struct origin pin_origin = {
@@ -24,18 +25,27 @@ static const struct origin primary_origin = {
 };
 
 static const struct origin secondary_origin = {
-    .either = (1u << 2) | (1u << 6) | PROC2_PLE | (1u << 11) | PROC2_ENCLS | (1u << 16) | PROC2_TSC_SCALING,
-    .l1 = PROC2_APIC_ACCESSES | (1u << 3) | PROC2_X2APIC | PROC2_UNRESTRICTED | PROC2_APIC_REGISTER |
-          PROC2_VIRTUAL_INTERRUPTS | (1u << 12) | PROC2_VM_FUNCTIONS | PROC2_XSAVES | PROC2_MBEC | (1u << 26),
+    .either = (1u << 2) | (1u << 6) | PROC2_PLE | (1u << 11) | PROC2_ENCLS | (1u << 16) | PROC2_TSC_SCALING |
+              PROC2_ENCLV | PROC2_TIMEOUT,
+    .both = PROC2_PCONFIG,
+    .l1 = PROC2_APIC_ACCESSES | PROC2_RDTSCP | PROC2_X2APIC | PROC2_UNRESTRICTED | PROC2_APIC_REGISTER |
+          PROC2_VIRTUAL_INTERRUPTS | PROC2_INVPCID | PROC2_VM_FUNCTIONS | PROC2_XSAVES | PROC2_MBEC | PROC2_USER_WAIT,
 };
 
 /* What the host has in vmcs01 that must never reach a vmcs02 as it is: it concerns L1's own pages and events. */
 #define SECONDARY_NEVER ((1u << 14) | (1u << 17) | (1u << 18) | (1u << 21) | (1u << 23))
 
-static uint32_t combine(const struct origin *origin, uint64_t l1, uint64_t host) {
-    uint32_t host_bits = (uint32_t)host & ~origin->l1;
+/* IA32_SPEC_CTRL is virtualized by exits (exits/spec_ctrl.c). All else that the host has there concerns L1's own pages and MSRs. */
+static const struct origin tertiary_origin = {
+    .either = PROC3_LOADIWKEY,
+    .both = PROC3_MSR_LIST | PROC3_PBNDKB,
+};
+#define TERTIARY_NEVER (~(uint32_t)(PROC3_LOADIWKEY | PROC3_MSR_LIST | PROC3_PBNDKB))
 
-    return host_bits | ((uint32_t)l1 & (origin->either | origin->l1));
+static uint32_t combine(const struct origin *origin, uint64_t l1, uint64_t host) {
+    uint32_t host_bits = (uint32_t)host & ~(origin->l1 | origin->both);
+
+    return host_bits | ((uint32_t)l1 & (origin->either | origin->l1)) | ((uint32_t)l1 & (uint32_t)host & origin->both);
 }
 
 /* The first of vmcs12's and the host's values that is in use. */
@@ -55,9 +65,8 @@ static void put_if_exists(struct merge *m, unsigned int slot, uint64_t value) {
     }
 }
 
-/* Intercepts are united; all else that the host has there concerns L1's own pages and MSRs. */
 static uint64_t put_tertiary(struct merge *m) {
-    uint64_t tertiary = (host_tertiary(m->host) | tertiary_controls(m->v)) & PROC3_LOADIWKEY;
+    uint64_t tertiary = combine(&tertiary_origin, tertiary_controls(m->v), host_tertiary(m->host) & ~(uint64_t)TERTIARY_NEVER);
 
     put_if_exists(m, NVMX_F_TERTIARY_CONTROLS, tertiary);
     return tertiary;
@@ -86,14 +95,35 @@ static void put_primary(struct merge *m) {
     merge_put(m, NVMX_F_PRIMARY_CONTROLS, primary);
 }
 
-/* What belongs to controls that are the host's alone. */
-static void put_host_fields(struct merge *m) {
-    static const uint8_t slots[] = {NVMX_F_PCONFIG_EXITING_BITMAP, NVMX_F_ENCLV_EXITING_BITMAP,
-                                    NVMX_F_INSTRUCTION_TIMEOUT_CONTROL, NVMX_F_SECONDARY_VM_EXIT_CONTROLS};
+/* Bitmaps of instructions: what either wants, each if its control makes its bitmap count. */
+static void put_instruction_bitmaps(struct merge *m, uint32_t l1, uint32_t host) {
+    static const struct {
+        uint32_t control;
+        uint8_t slot;
+    } bitmaps[] = {
+        {PROC2_XSAVES, NVMX_F_XSS_EXITING_BITMAP},
+        {PROC2_ENCLS, NVMX_F_ENCLS_EXITING_BITMAP},
+        {PROC2_PCONFIG, NVMX_F_PCONFIG_EXITING_BITMAP},
+        {PROC2_ENCLV, NVMX_F_ENCLV_EXITING_BITMAP},
+    };
 
-    for (unsigned int i = 0; i < sizeof(slots); i++) {
-        put_if_exists(m, slots[i], m->host[slots[i]]);
+    for (unsigned int i = 0; i < sizeof(bitmaps) / sizeof(bitmaps[0]); i++) {
+        uint8_t slot = bitmaps[i].slot;
+
+        put_if_exists(m, slot, ((l1 & bitmaps[i].control) != 0 ? m->v->value[slot] : 0) |
+                                   ((host & bitmaps[i].control) != 0 ? m->host[slot] : 0));
     }
+}
+
+/* Of two windows the shorter one. */
+static uint64_t instruction_window(const struct merge *m, uint32_t l1, uint32_t host) {
+    uint64_t of_l1 = m->v->value[NVMX_F_INSTRUCTION_TIMEOUT_CONTROL];
+    uint64_t of_host = m->host[NVMX_F_INSTRUCTION_TIMEOUT_CONTROL];
+
+    if ((l1 & host & PROC2_TIMEOUT) != 0) {
+        return of_l1 < of_host ? of_l1 : of_host;
+    }
+    return pick((l1 & PROC2_TIMEOUT) != 0, of_l1, of_host);
 }
 
 static void put_secondary(struct merge *m) {
@@ -115,15 +145,17 @@ static void put_secondary(struct merge *m) {
                   pick((l1 & PROC2_PLE) != 0, m->v->value[NVMX_F_PLE_GAP], m->host[NVMX_F_PLE_GAP]));
     put_if_exists(m, NVMX_F_PLE_WINDOW,
                   pick((l1 & PROC2_PLE) != 0, m->v->value[NVMX_F_PLE_WINDOW], m->host[NVMX_F_PLE_WINDOW]));
-    put_if_exists(m, NVMX_F_XSS_EXITING_BITMAP,
-                  ((l1 & PROC2_XSAVES) != 0 ? m->v->value[NVMX_F_XSS_EXITING_BITMAP] : 0) |
-                      ((host_secondary(m) & PROC2_XSAVES) != 0 ? m->host[NVMX_F_XSS_EXITING_BITMAP] : 0));
     /* Every VM function that L2 invokes exits: which ones there are, and what they do, exits/vmfunc.c knows. */
     put_if_exists(m, NVMX_F_VM_FUNCTION_CONTROLS, 0);
-    put_if_exists(m, NVMX_F_ENCLS_EXITING_BITMAP,
-                  ((l1 & PROC2_ENCLS) != 0 ? m->v->value[NVMX_F_ENCLS_EXITING_BITMAP] : 0) |
-                      ((host_secondary(m) & PROC2_ENCLS) != 0 ? m->host[NVMX_F_ENCLS_EXITING_BITMAP] : 0));
-    put_host_fields(m);
+    put_instruction_bitmaps(m, l1, host_secondary(m));
+    put_if_exists(m, NVMX_F_INSTRUCTION_TIMEOUT_CONTROL, instruction_window(m, l1, host_secondary(m)));
+}
+
+/* A timer by the host's deadline is none of the processor's. */
+static uint64_t pin_wishes(const struct merge *m) {
+    uint64_t pin = m->v->value[NVMX_F_PIN_BASED_CONTROLS];
+
+    return m->vcpu->vm->timer_by_deadline ? pin & ~(uint64_t)PIN_PREEMPTION_TIMER : pin;
 }
 
 /*
@@ -141,7 +173,7 @@ static void put_exit_controls(struct merge *m) {
     }
     /* The timer runs on over exits that L1 does not see; the host's own, if it has one, does not run in L2 (SDM 29.2.1.2). */
     controls &= ~EXIT_SAVE_TIMER;
-    if ((m->v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_PREEMPTION_TIMER) != 0) {
+    if ((pin_wishes(m) & PIN_PREEMPTION_TIMER) != 0) {
         controls |= EXIT_SAVE_TIMER;
     }
     merge_put(m, NVMX_F_VM_EXIT_CONTROLS, controls);
@@ -300,7 +332,7 @@ void merge_read_shadows(struct merge *m) {
 
 void merge_controls(struct merge *m) {
     merge_put(m, NVMX_F_PIN_BASED_CONTROLS,
-              combine(&pin_origin, m->v->value[NVMX_F_PIN_BASED_CONTROLS], m->host[NVMX_F_PIN_BASED_CONTROLS]));
+              combine(&pin_origin, pin_wishes(m), m->host[NVMX_F_PIN_BASED_CONTROLS]));
     put_primary(m);
     put_secondary(m);
     put_exit_controls(m);

@@ -167,15 +167,18 @@ static struct bitmap_virtual x2apic_bits(const struct vmcs12 *v) {
 
 #define MSR_SPEC_CTRL 0x48u
 
-/* Where vmcs01 protects bits of IA32_SPEC_CTRL by a mask, which vmcs02 has no part in, L2 reaches the MSR through the
- * host only. */
-bool merge_keeps_msr(const struct nvmx_vcpu *vcpu, uint32_t bit) {
-    return (host_tertiary(vcpu->host_control) & PROC3_SPEC_CTRL) != 0 &&
+/* Where vmcs01 or vmcs12 protects bits of IA32_SPEC_CTRL by a mask, in which vmcs02 has no part, L2 does not reach the MSR itself. */
+static bool keeps_spec_ctrl(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    return ((host_tertiary(vcpu->host_control) | tertiary_controls(v)) & PROC3_SPEC_CTRL) != 0;
+}
+
+bool merge_keeps_msr(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t bit) {
+    return keeps_spec_ctrl(vcpu, v) &&
            (bit == bitmap_msr_bit(MSR_SPEC_CTRL, false) || bit == bitmap_msr_bit(MSR_SPEC_CTRL, true));
 }
 
-static void keep_msrs(const struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay) {
-    if ((host_tertiary(vcpu->host_control) & PROC3_SPEC_CTRL) != 0) {
+static void keep_msrs(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, struct bitmap_overlay *overlay) {
+    if (keeps_spec_ctrl(vcpu, v)) {
         for (unsigned int write = 0; write < 2; write++) {
             uint32_t bit = bitmap_msr_bit(MSR_SPEC_CTRL, write != 0);
             overlay->page[bit / 64] |= UINT64_C(1) << bit % 64;
@@ -200,7 +203,7 @@ static enum nvmx_status msr_bitmap(struct merge *m, uint32_t *bits) {
     enum nvmx_status status = overlay_merge(m->vcpu, &m->v->msr_bitmap, m->v->value[NVMX_F_MSR_BITMAP_ADDRESS], host,
                                             with_virtual ? &virtual_bits : NULL, &exits_all);
     if (status == NVMX_OK && !exits_all) {
-        keep_msrs(m->vcpu, &m->v->msr_bitmap);
+        keep_msrs(m->vcpu, m->v, &m->v->msr_bitmap);
         *bits |= PROC_MSR_BITMAPS;
         merge_put(m, NVMX_F_MSR_BITMAP_ADDRESS, m->v->msr_bitmap.hpa);
     }
@@ -378,9 +381,26 @@ bool merge_pages_stand(const struct merge *m) {
     return !m->controls && m->v->pages_alone && vpid_stands(m) && ept_stands(m);
 }
 
-static enum nvmx_status all_pages(struct merge *m, uint32_t *bits) {
-    enum nvmx_status status = apic_pages(m);
+/*
+ * What vmcs01 protects of IA32_SPEC_CTRL a load from vmcs12 would overwrite. And of the MSR-list instructions L1's protection of it could only be kept by
+ * carrying out a list's entry here.
+ */
+static enum nvmx_status spec_ctrl(const struct merge *m) {
+    bool loads = (m->v->value[NVMX_F_VM_ENTRY_CONTROLS] & ENTRY_SPEC_CTRL) != 0 ||
+                 ((exit_controls(m->v) >> 32) & EXIT2_SPEC_CTRL) != 0;
+    uint64_t host = host_tertiary(m->host);
+    uint64_t l1 = tertiary_controls(m->v);
+    bool lists = (l1 & host & PROC3_MSR_LIST) != 0 && (l1 & PROC3_SPEC_CTRL) != 0;
 
+    return (loads && (host & PROC3_SPEC_CTRL) != 0) || lists ? NVMX_E_UNSUPPORTED : NVMX_OK;
+}
+
+static enum nvmx_status all_pages(struct merge *m, uint32_t *bits) {
+    enum nvmx_status status = spec_ctrl(m);
+
+    if (status == NVMX_OK) {
+        status = apic_pages(m);
+    }
     if (status == NVMX_OK) {
         status = msr_bitmap(m, bits);
     }
@@ -449,7 +469,7 @@ enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32
                                    v->msr_bitmap.has_virtual ? &virtual_bits : NULL, bit);
 
     if (status == NVMX_OK) {
-        keep_msrs(vcpu, &v->msr_bitmap);
+        keep_msrs(vcpu, v, &v->msr_bitmap);
     }
     return status;
 }

@@ -35,6 +35,8 @@ static const uint32_t core_encoding[CORE_COUNT] = {
 #undef X
 };
 
+/* Secondary VM-exit controls. */
+#define EXIT2(bit) (32 + (bit))
 #define HOST_GATE(name, bit, msr)                                                                                      \
     { NVMX_F_GUEST_##name, NVMX_F_GUEST_##name, bit, 0xff, 0xff, msr }
 
@@ -53,6 +55,7 @@ const struct gate gates[GATE_COUNT] = {
     [GATE_SSP] = {NVMX_F_GUEST_SSP, NVMX_F_HOST_SSP, 20, 0xff, 28, 0},
     [GATE_INTERRUPT_SSP_TABLE] = {NVMX_F_GUEST_INTERRUPT_SSP_TABLE_ADDR, NVMX_F_HOST_INTERRUPT_SSP_TABLE_ADDR, 20, 0xff,
                                   28, 0},
+    [GATE_SPEC_CTRL] = {NVMX_F_GUEST_SPEC_CTRL, NVMX_F_HOST_SPEC_CTRL, 24, 0xff, EXIT2(2), 0x48},
     /* The host's alone. */
     [GATE_RTIT_CTL] = HOST_GATE(RTIT_CTL, 18, 0x570),
     [GATE_FRED_CONFIG] = HOST_GATE(FRED_CONFIG, 23, 0x1d4),
@@ -63,7 +66,6 @@ const struct gate gates[GATE_COUNT] = {
     [GATE_FRED_SSP1] = HOST_GATE(FRED_SSP1, 23, 0x1d1),
     [GATE_FRED_SSP2] = HOST_GATE(FRED_SSP2, 23, 0x1d2),
     [GATE_FRED_SSP3] = HOST_GATE(FRED_SSP3, 23, 0x1d3),
-    [GATE_SPEC_CTRL] = HOST_GATE(SPEC_CTRL, 24, 0x48),
 };
 
 static const struct gate *gate_of(unsigned int slot) {
@@ -77,20 +79,20 @@ static const struct gate *gate_of(unsigned int slot) {
 
 /* Does an exit of L2 store this guest-state field into vmcs12? */
 static bool saved_on_exit(const struct vmcs12 *v, unsigned int slot) {
-    uint64_t exit_controls = v->value[NVMX_F_VM_EXIT_CONTROLS];
+    uint64_t controls = v->value[NVMX_F_VM_EXIT_CONTROLS];
 
     switch (nvmx_field_info(slot)->merge) {
     case NVMX_MERGE_COPY:
         break;
     case NVMX_MERGE_GATED: {
         const struct gate *gate = gate_of(slot);
-        return gate != NULL && (gate->exit_save >= 32 || ((exit_controls >> gate->exit_save) & 1) != 0);
+        return gate != NULL && (gate->exit_save >= 32 || ((controls >> gate->exit_save) & 1) != 0);
     }
     default:
         return slot == NVMX_F_GUEST_CR0 || slot == NVMX_F_GUEST_CR4;
     }
     if (slot == NVMX_F_PREEMPTION_TIMER_VALUE) {
-        return (exit_controls & EXIT_SAVE_TIMER) != 0;
+        return (controls & EXIT_SAVE_TIMER) != 0;
     }
     if (slot == NVMX_F_GUEST_INTERRUPT_STATUS) {
         return (secondary_controls(v) & PROC2_VIRTUAL_INTERRUPTS) != 0;

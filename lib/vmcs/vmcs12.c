@@ -298,7 +298,7 @@ enum {
 #define IS_HOST_STATE(encoding) ((((encoding) >> 10) & 3) == 3)
 #define IN_L1_STATE(encoding)                                                                                          \
     ((IS_HOST_STATE(encoding) && (encoding) != NVMX_VMCS_HOST_RIP && (encoding) != NVMX_VMCS_HOST_RSP) ||              \
-     (encoding) == NVMX_VMCS_VM_EXIT_CONTROLS)
+     (encoding) == NVMX_VMCS_VM_EXIT_CONTROLS || (encoding) == NVMX_VMCS_SECONDARY_VM_EXIT_CONTROLS)
 #define BY_VALUE(encoding)                                                                                             \
     ((encoding) == NVMX_VMCS_PRIMARY_CONTROLS || (encoding) == NVMX_VMCS_GUEST_RFLAGS ||                               \
      (encoding) == NVMX_VMCS_GUEST_RIP)

@@ -69,7 +69,7 @@ static bool is_selected(const struct scenario *s) {
 }
 
 static bool is_offered(const struct scenario *s) {
-    struct controls base = {0, s->kind == WITH_L2 ? PROC_SECONDARY : 0, s->kind == WITH_L2 ? PROC2_EPT : 0, 0, 0};
+    struct controls base = {0, s->kind == WITH_L2 ? PROC_SECONDARY : 0, s->kind == WITH_L2 ? PROC2_EPT : 0, 0, 0, 0};
     static const struct controls none;
     if (!controls_offered(&base, &none) || !controls_offered(&s->on, &s->off)) {
         report_skipped("a control");

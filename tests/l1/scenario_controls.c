@@ -367,6 +367,38 @@ static void move_and_set_up(struct l2 *l2) {
     execute_setup(l2);
 }
 
+/* -- IA32_SPEC_CTRL behind a mask and a shadow ------------------------------------------------------------------------------ */
+
+enum { MSR_SPEC_CTRL = 0x48, IBRS = 1, STIBP = 2, SSBD = 4 };
+static uint8_t passing[4096] __attribute__((aligned(4096)));
+
+DEFINE_L2_CODE(spec_ctrl,
+    "mov $0x48, %ecx\n rdmsr\n mov %eax, %esi\n mov %edx, %edi\n"
+    "mov $6, %eax\n xor %edx, %edx\n wrmsr\n xor %eax, %eax\n rdmsr\n" EXIT "vmcall\n"
+    "mov $0x48, %ecx\n mov $0x80000000, %eax\n xor %edx, %edx\n" EXIT "wrmsr\n");
+
+static void spec_ctrl_body(struct l2 *l2) {
+    static const struct expected_exit vmcall = VMCALL_EXIT("vmcall");
+    static const struct expected_exit refused = {
+        .name = "reserved_bit", .point = 2, .exit = {.interruption = EVENT_HARDWARE_CODE(13)}};
+    memset(passing, 0, sizeof passing);
+    vmwrite(MSR_BITMAP, (uint64_t)passing);
+    vmwrite(EXCEPTION_BITMAP, 1u << 13);
+    vmwrite(SPEC_CTRL_MASK, IBRS);
+    vmwrite(SPEC_CTRL_SHADOW, SSBD);
+    wrmsr(MSR_SPEC_CTRL, IBRS);
+    if (l2_expect(l2, &vmcall)) {
+        step_equal("shadow_at_first", l2->regs.gpr[RSI] | l2->regs.gpr[RDI] << 32, SSBD);
+        step_equal("read_back", l2->regs.gpr[RAX], STIBP | SSBD);
+        step_equal("shadow", vmread(SPEC_CTRL_SHADOW), STIBP | SSBD);
+        step_equal("protected", rdmsr(MSR_SPEC_CTRL), IBRS | STIBP | SSBD);
+        then_skip(l2);
+        l2_expect(l2, &refused);
+        step_equal("unchanged", rdmsr(MSR_SPEC_CTRL), IBRS | STIBP | SSBD);
+    }
+    wrmsr(MSR_SPEC_CTRL, 0);
+}
+
 /* -- TSC scaling ----------------------------------------------------------------------------------------------------------- */
 
 /* How many ticks a loop takes: against the same loop without scaling, whatever the processor's clock is. */
@@ -545,6 +577,8 @@ static const struct scenario table[] = {
     SCENARIO("controls.mbec", execute, .on = {.proc2 = PROC2_MBEC}, .ept_vpid = 1, .setup = move_and_set_up),
     SCENARIO("controls.shadow", shadow, .on = {.proc2 = PROC2_VMCS_SHADOWING}, .setup = shadow_setup),
     SCENARIO_BODY("controls.shadow_refused", shadow_refused, shadow_refused_body, .on = {.proc2 = PROC2_VMCS_SHADOWING}),
+    SCENARIO_BODY("strict.spec_ctrl", spec_ctrl, spec_ctrl_body, .only_by_name = true,
+         .on = {.proc = PROC_MSR_BITMAPS | PROC_TERTIARY, .proc3 = PROC3_SPEC_CTRL}),
     SCENARIO_BODY("controls.tsc_scaling", scaling, scaling_body, .on = {.proc = PROC_TSC_OFFSET}),
 };
 DEFINE_SCENARIOS(controls, table);

@@ -462,6 +462,42 @@ static const struct expected_exit timer_hlt_exits[] = {
     {.name = NAME, .kind = WITH_L2, L2_CODE(interrupt), EXITS(EXIT_TABLE), .setup = SETUP, __VA_ARGS__}
 enum { HLT_STATE = 1 << 6 };
 
+/* What is due at an entry comes in the SDM's order (7.9, 28.2): debug trap, preemption timer, NMI window, interrupt window. */
+enum { DUE_DEBUG = 1, DUE_TIMER = 2, DUE_NMI_WINDOW = 4, DUE_INTERRUPT_WINDOW = 8, DUE_ALL = 15 };
+static const char *const due_names[] = {
+    "none", "d", "t", "dt", "n", "dn", "tn", "dtn", "i", "di", "ti", "dti", "ni", "dni", "tni", "dtni",
+};
+
+static struct expected_exit first_of(uint32_t due) {
+    struct expected_exit expected = {.name = due_names[due], .point = NO_POINT};
+    if ((due & DUE_DEBUG) != 0) {
+        expected.exit.interruption = EVENT_HARDWARE(DB);
+        expected.exit.qualification = 1;
+    } else if ((due & DUE_TIMER) != 0) {
+        expected.exit.reason = REASON_PREEMPTION_TIMER;
+    } else {
+        expected.exit.reason = (due & DUE_NMI_WINDOW) != 0 ? REASON_NMI_WINDOW : REASON_INTERRUPT_WINDOW;
+    }
+    return expected;
+}
+
+static void order_body(struct l2 *l2) {
+    uint64_t start = vmread(GUEST_RIP);
+    vmwrite(EXCEPTION_BITMAP, 1u << DB);
+    set_if();
+    for (uint32_t due = 1; due <= DUE_ALL; due++) {
+        struct expected_exit expected = first_of(due);
+        vmcs_set(PROC_CONTROLS, 0, PROC_NMI_WINDOW | PROC_INTERRUPT_WINDOW);
+        vmcs_set(PROC_CONTROLS, (due & DUE_NMI_WINDOW) != 0 ? PROC_NMI_WINDOW : 0, 0);
+        vmcs_set(PROC_CONTROLS, (due & DUE_INTERRUPT_WINDOW) != 0 ? PROC_INTERRUPT_WINDOW : 0, 0);
+        vmwrite(PREEMPTION_TIMER, (due & DUE_TIMER) != 0 ? 0 : 0x40000000);
+        vmwrite(GUEST_PENDING_DEBUG, (due & DUE_DEBUG) != 0 ? 0x1001 : 0); /* B0, and it was enabled */
+        vmwrite(GUEST_INTERRUPTIBILITY, 0);
+        vmwrite(GUEST_RIP, start);
+        l2_expect(l2, &expected);
+    }
+}
+
 static const struct scenario table[] = {
     SCENARIO_BODY("event.inject", idle, inject_all),
     SCENARIO_BODY("event.inject_intercepted", idle, inject_intercepted),
@@ -492,6 +528,8 @@ static const struct scenario table[] = {
     SCENARIO_BODY("event.halted_inject", halted, halted_inject, .misc = HLT_STATE),
     SCENARIO("strict.mtf", mtf, .on = {.proc = PROC_MTF}, .only_by_name = true),
     SCENARIO_BODY("strict.mtf_injection", idle, mtf_injection, .on = {.proc = PROC_MTF}, .only_by_name = true),
+    SCENARIO_BODY("event.order", idle, order_body, .on = {.pin = PIN_PREEMPTION_TIMER | PIN_NMI | PIN_VIRTUAL_NMI,
+         .proc = PROC_NMI_WINDOW | PROC_INTERRUPT_WINDOW}),
     SCENARIO("event.timer_zero", timer_zero, .on = {.pin = PIN_PREEMPTION_TIMER}, .setup = timer_zero_setup),
     SCENARIO("event.timer_saved", timer_saved, .on = {.pin = PIN_PREEMPTION_TIMER,
          .exit = EXIT_SAVE_PREEMPTION_TIMER},

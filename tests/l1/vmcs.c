@@ -67,6 +67,7 @@ static struct controls base_controls(void) {
 bool controls_offered(const struct controls *on, const struct controls *off) {
     const struct controls *may = &cap.may, *must = &cap.must;
     return (on->pin & ~may->pin) == 0 && (on->proc & ~may->proc) == 0 && (on->proc2 & ~may->proc2) == 0 &&
+           (on->proc3 & ~may->proc3) == 0 &&
            (on->exit & ~may->exit) == 0 && (on->entry & ~may->entry) == 0 && (off->pin & must->pin) == 0 &&
            (off->proc & must->proc) == 0 && (off->proc2 & must->proc2) == 0 && (off->exit & must->exit) == 0 &&
            (off->entry & must->entry) == 0;
@@ -94,6 +95,9 @@ void vmcs_prepare(struct vmcs_region *region, const struct controls *on, const s
     vmwrite(PIN_CONTROLS, (c.pin | on->pin) & ~off->pin);
     vmwrite(PROC_CONTROLS, (c.proc | on->proc) & ~off->proc);
     vmwrite(PROC2_CONTROLS, (c.proc2 | on->proc2) & ~off->proc2);
+    if (on->proc3 != 0) {
+        vmwrite(PROC3_CONTROLS, on->proc3);
+    }
     vmwrite(EXIT_CONTROLS, (c.exit | on->exit) & ~off->exit);
     vmwrite(ENTRY_CONTROLS, (c.entry | on->entry) & ~off->entry);
     if ((cap.may.proc2 & PROC2_EPT) != 0) {

@@ -24,13 +24,16 @@ void vmx_discover(void) {
     cap.revision = (uint32_t)rdmsr(MSR_VMX_BASIC) & 0x7fffffff;
     uint64_t pin = true_controls(0x481, 0x48d), proc = true_controls(0x482, 0x48e);
     uint64_t exit = true_controls(0x483, 0x48f), entry = true_controls(0x484, 0x490);
-    cap.must = (struct controls){(uint32_t)pin, (uint32_t)proc, 0, (uint32_t)exit, (uint32_t)entry};
+    cap.must = (struct controls){(uint32_t)pin, (uint32_t)proc, 0, (uint32_t)exit, (uint32_t)entry, 0};
     cap.may = (struct controls){(uint32_t)(pin >> 32), (uint32_t)(proc >> 32), 0, (uint32_t)(exit >> 32),
-                                (uint32_t)(entry >> 32)};
+                                (uint32_t)(entry >> 32), 0};
     cap.misc = rdmsr(MSR_VMX_MISC);
     cap.io_info = (rdmsr(MSR_VMX_BASIC) >> 54 & 1) != 0;
     if ((cap.may.proc & PROC_SECONDARY) != 0) {
         cap.may.proc2 = (uint32_t)(rdmsr(MSR_VMX_PROC2) >> 32);
+    }
+    if ((cap.may.proc & PROC_TERTIARY) != 0) {
+        cap.may.proc3 = (uint32_t)rdmsr(MSR_VMX_PROC3);
     }
     if ((cap.may.proc2 & (PROC2_EPT | PROC2_VPID)) != 0) {
         cap.ept_vpid = rdmsr(MSR_VMX_EPT_VPID_CAP);

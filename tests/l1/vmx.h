@@ -17,6 +17,7 @@ enum vmcs_field {
     EXIT_MSR_LOAD = 0x2008, ENTRY_MSR_LOAD = 0x200a, TSC_OFFSET = 0x2010, VIRTUAL_APIC = 0x2012, POSTED_DESCRIPTOR = 0x2016,
     PML_ADDRESS = 0x200e, APIC_ACCESS = 0x2014, VM_FUNCTION_CONTROLS = 0x2018, EPT_POINTER = 0x201a,
     EPTP_LIST = 0x2024, VMREAD_BITMAP = 0x2026, VMWRITE_BITMAP = 0x2028, VE_AREA = 0x202a, TSC_MULTIPLIER = 0x2032,
+    PROC3_CONTROLS = 0x2034, SPEC_CTRL_MASK = 0x204a, SPEC_CTRL_SHADOW = 0x204c,
     EOI_EXIT0 = 0x201c, EOI_EXIT1 = 0x201e, EOI_EXIT2 = 0x2020, EOI_EXIT3 = 0x2022, XSS_EXITING_BITMAP = 0x202c,
     GUEST_PHYSICAL_ADDRESS = 0x2400,
     VMCS_LINK_POINTER = 0x2800, GUEST_DEBUGCTL = 0x2802, GUEST_PAT = 0x2804, GUEST_EFER = 0x2806,
@@ -61,6 +62,7 @@ enum { /* primary processor-based */
     PROC_MTF = 1u << 27, PROC_MSR_BITMAPS = 1u << 28, PROC_MONITOR = 1u << 29, PROC_PAUSE = 1u << 30,
 };
 #define PROC_SECONDARY (1u << 31)
+enum { PROC_TERTIARY = 1u << 17, PROC3_SPEC_CTRL = 1u << 7 };
 enum { /* secondary processor-based */
     PROC2_APIC_ACCESSES = 1u << 0, PROC2_EPT = 1u << 1, PROC2_DESCRIPTOR_TABLE = 1u << 2, PROC2_RDTSCP = 1u << 3,
     PROC2_X2APIC = 1u << 4, PROC2_VPID = 1u << 5, PROC2_WBINVD = 1u << 6, PROC2_UNRESTRICTED = 1u << 7,
@@ -80,7 +82,7 @@ enum { /* VM-entry */
 
 /* One bit set of every control field. */
 struct controls {
-    uint32_t pin, proc, proc2, exit, entry;
+    uint32_t pin, proc, proc2, exit, entry, proc3;
 };
 
 /* Outcome of a VMX instruction (SDM 33.2): a fault, or the arithmetic flags and the error number. */

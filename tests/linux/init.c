@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The only process of the Linux that runs as L1: loads KVM's modules, runs kvm-guest (and kvm-smp, where there are several processors), powers off.
+ * The only process of the Linux that runs as L1: loads KVM's modules, runs linux-guest if that is there, else kvm-guest (and
+ * kvm-smp, where there are several processors), powers off.
  *
  * Module parameters come from the kernel's command line ("kvm_intel.ept=0", "kvm.ignore_msrs=1"), words
- * after "--" there go to kvm-guest. "kvm_sets=ept=0:vpid=0,pml=0" there: the guests run once more for each set, with kvm_intel
+ * after "--" there go to the program. "kvm_sets=ept=0:vpid=0,pml=0" there: the guests run once more for each set, with kvm_intel
  * loaded anew with these parameters. The last line is "exit-status: N", which bindings/baremetal/boot reads.
  */
 #include <errno.h>
@@ -169,6 +170,7 @@ static int run_sets(char **arguments) {
 }
 
 int main(int argc, char **argv) {
+    static char linux_guest[] = "/linux-guest";
     struct utsname name;
     (void)argc;
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -183,6 +185,10 @@ int main(int argc, char **argv) {
     load_module("irqbypass");
     load_module("kvm");
     load_module("kvm_intel");
+    if (access(linux_guest, X_OK) == 0) {
+        argv[0] = linux_guest;
+        power_off(run(argv));
+    }
     int status = run_guests(argv);
     power_off(status != 0 ? status : run_sets(argv));
 }

@@ -63,6 +63,8 @@ enum sim_call {
     SIM_EPT02_INVALIDATE,
     SIM_SPECULATION_BARRIER,
     SIM_TRACE,
+    SIM_TSC,
+    SIM_DEADLINE,
     SIM_CALLS,
 };
 
@@ -129,6 +131,7 @@ struct sim_options {
     bool translate;           /* give the translate callback */
     bool queue_exception;     /* give the queue_exception callback */
     bool host_composes;       /* give ept02_root and ept02_invalidate */
+    bool deadline;            /* give tsc and deadline */
     bool hidden;              /* VMX is not exposed to L1 */
     bool no_vpid;             /* no VPIDs for L2 */
     uint32_t loads_on_entry;  /* more VM-entry controls of vmcs01, promised to the library */
@@ -194,6 +197,8 @@ struct sim {
     uint32_t vectors_next, vectors_count;
     uint64_t eptp02_given;    /* with host_composes: what ept02_root answers */
     uint64_t eptp12_asked;    /* and was asked last */
+    bool barrier_to_l2;       /* of the last speculation barrier */
+    uint64_t tsc, deadline;   /* with options.deadline: time now, and what was asked for last */
     int queued_vector;        /* with queue_exception: -1, or the vector queued and not yet delivered */
     int32_t queued_error_code;
 };

@@ -152,8 +152,9 @@ static void ept02_invalidate(void *ctx, enum nvmx_flush kind, uint64_t eptp12) {
 }
 
 static void speculation_barrier(void *ctx, bool to_l2) {
-    (void)to_l2;
-    sim_of_vcpu(ctx)->count[SIM_SPECULATION_BARRIER]++;
+    struct sim *sim = sim_of_vcpu(ctx);
+    sim->count[SIM_SPECULATION_BARRIER]++;
+    sim->barrier_to_l2 = to_l2;
 }
 
 static void trace(void *ctx, struct nvmx_trace_record *record) {
@@ -162,6 +163,18 @@ static void trace(void *ctx, struct nvmx_trace_record *record) {
     if (sim->count[SIM_TRACE] < SIM_LOG)
         sim->trace[sim->count[SIM_TRACE]] = *record;
     sim->count[SIM_TRACE]++;
+}
+
+static uint64_t tsc(void *ctx) {
+    struct sim *sim = sim_of_vcpu(ctx);
+    sim->count[SIM_TSC]++;
+    return sim->tsc;
+}
+
+static void deadline(void *ctx, uint64_t at) {
+    struct sim *sim = sim_of_vcpu(ctx);
+    sim->count[SIM_DEADLINE]++;
+    sim->deadline = at;
 }
 
 void sim_host_callbacks(struct sim *sim) {
@@ -179,6 +192,10 @@ void sim_host_callbacks(struct sim *sim) {
         host->translate = translate;
     if (sim->options.queue_exception)
         host->queue_exception = queue_exception;
+    if (sim->options.deadline) {
+        host->tsc = tsc;
+        host->deadline = deadline;
+    }
     if (sim->options.host_composes) {
         host->ept02_root = ept02_root;
         host->ept02_invalidate = ept02_invalidate;

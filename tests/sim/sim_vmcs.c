@@ -198,6 +198,7 @@ static void set_information(struct sim *sim, const struct nvmx_l2_exit_info *inf
         {NVMX_F_VM_EXIT_INSTRUCTION_INFORMATION, info->instruction_info},
         {NVMX_F_GUEST_LINEAR_ADDRESS, info->guest_linear_address},
         {NVMX_F_GUEST_PHYSICAL_ADDRESS, info->guest_physical_address},
+        {NVMX_F_MSR_DATA, info->msr_data},
     };
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
         sim_set(sim, sim->selected, all[i].slot, all[i].value);

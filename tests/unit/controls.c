@@ -459,7 +459,7 @@ Test(controls, encls_bitmaps_are_united_and_split) {
     sim_free(sim);
 }
 
-/* -- LOADIWKEY, the only tertiary control ------------------------------------------------------------------------------------------------ */
+/* -- LOADIWKEY ------------------------------------------------------------------------------------------------ */
 
 static struct nvmx_caps tertiary_machine(void) {
     struct nvmx_caps machine;
@@ -475,7 +475,7 @@ Test(controls, loadiwkey_exits_to_whoever_asked) {
     for (unsigned int who = 0; who < 4; who++) {
         bool l1 = (who & 1) != 0, host = (who & 2) != 0;
         struct sim *sim = l1_ready(&(struct sim_options){.machine = &machine});
-        cr_expect_eq(nvmx_l1_caps(sim->vm)->msr[NVMX_CAP_PROCBASED3], 1);
+        cr_expect_eq(nvmx_l1_caps(sim->vm)->msr[NVMX_CAP_PROCBASED3], 1 | PROC3_SPEC_CTRL, "of 0x93");
         host_sets(sim, NVMX_F_PRIMARY_CONTROLS, vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) | PROC_TERTIARY);
         host_sets(sim, NVMX_F_TERTIARY_CONTROLS, 0x92 | (host ? 1 : 0));
         l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_TERTIARY);

@@ -3,6 +3,8 @@
 #include "machine.h"
 
 #define ALWAYS 0xffu
+/* Secondary VM-exit controls. */
+#define EXIT2(bit) (32 + (bit))
 
 static const struct {
     const char *what;
@@ -20,6 +22,7 @@ static const struct {
     {"UINV", NVMX_F_GUEST_UINV, NVMX_F_GUEST_UINV, 19, ALWAYS, 27, 0, 0x41, 0, 0x42, 0x43},
     {"S_CET", NVMX_F_GUEST_S_CET, NVMX_F_HOST_S_CET, 20, ALWAYS, 28, 0, 1, 2, 4, 8},
     {"SSP", NVMX_F_GUEST_SSP, NVMX_F_HOST_SSP, 20, ALWAYS, 28, 0, 0x1000, 0x2000, 0x3000, 0x4000},
+    {"SPEC_CTRL", NVMX_F_GUEST_SPEC_CTRL, NVMX_F_HOST_SPEC_CTRL, 24, ALWAYS, EXIT2(2), 0x48, 1, 2, 4, 3},
     {"SSP table", NVMX_F_GUEST_INTERRUPT_SSP_TABLE_ADDR, NVMX_F_HOST_INTERRUPT_SSP_TABLE_ADDR, 20, ALWAYS, 28, 0, 0x1000,
      0x2000, 0x3000, 0x4000},
 };
@@ -33,17 +36,33 @@ static struct nvmx_caps all_state(void) {
     sim_machine(&machine);
     for (size_t i = 0; i < COUNT(rows); i++) {
         machine.msr[NVMX_CAP_ENTRY] |= UINT64_C(1) << (32 + rows[i].entry_load);
-        machine.msr[NVMX_CAP_EXIT] |= UINT64_C(1) << (32 + rows[i].exit_load);
+        if (rows[i].exit_load >= 32) {
+            machine.msr[NVMX_CAP_EXIT] |= (uint64_t)EXIT_SECONDARY << 32;
+            machine.msr[NVMX_CAP_EXIT2] |= UINT64_C(1) << (rows[i].exit_load - 32);
+        } else {
+            machine.msr[NVMX_CAP_EXIT] |= UINT64_C(1) << (32 + rows[i].exit_load);
+        }
         if (rows[i].exit_save != ALWAYS)
             machine.msr[NVMX_CAP_EXIT] |= UINT64_C(1) << (32 + rows[i].exit_save);
     }
     machine.msr[NVMX_CAP_TRUE_ENTRY] |= machine.msr[NVMX_CAP_ENTRY] & UINT64_C(0xffffffff00000000);
     machine.msr[NVMX_CAP_TRUE_EXIT] |= machine.msr[NVMX_CAP_EXIT] & UINT64_C(0xffffffff00000000);
     machine.lbr_ctl_valid = 0x7f000f;
+    machine.spec_ctrl_valid = 7;
     return machine;
 }
 
-#define ALL_LOADS (1u << 13 | 1u << 14 | 1u << 16 | 1u << 19 | 1u << 20 | 1u << 21 | 1u << 22)
+#define ALL_LOADS (1u << 13 | 1u << 14 | 1u << 16 | 1u << 19 | 1u << 20 | 1u << 21 | 1u << 22 | 1u << 24)
+
+/* vmcs12's exits load the row's state. */
+static void load_on_exit(struct sim *sim, size_t i) {
+    if (rows[i].exit_load < 32) {
+        l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, 1u << rows[i].exit_load);
+        return;
+    }
+    l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, EXIT_SECONDARY);
+    l1_sets(sim, NVMX_VMCS_SECONDARY_VM_EXIT_CONTROLS, 1u << (rows[i].exit_load - 32));
+}
 
 static struct sim *prepared(const struct nvmx_caps *machine, uint32_t host_loads) {
     return l1_ready(&(struct sim_options){.machine = machine, .loads_on_entry = host_loads});
@@ -55,7 +74,7 @@ Test(controls_state, loaded_saved_and_loaded_back) {
     for (size_t i = 0; i < COUNT(rows); i++) {
         struct sim *sim = prepared(&machine, ALL_LOADS);
         l1_sets(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, 1u << rows[i].entry_load);
-        l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, 1u << rows[i].exit_load);
+        load_on_exit(sim, i);
         if (rows[i].exit_save != ALWAYS)
             l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, 1u << rows[i].exit_save);
         l1_writes(sim, encoding(rows[i].guest), rows[i].a);
@@ -110,7 +129,7 @@ Test(controls_state, what_the_host_does_not_switch_is_written_as_msr) {
         cr_expect_eq(vmcs02(sim, rows[i].guest), rows[i].a, "%s", rows[i].what);
         l2_leaves(sim);
         cr_expect_eq(sim_msr(sim, rows[i].msr)->writes, 0, "%s", rows[i].what);
-        l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, 1u << rows[i].exit_load);
+        load_on_exit(sim, i);
         resume(sim);
         l2_leaves(sim);
         cr_expect_eq(sim_msr(sim, rows[i].msr)->writes, 1, "%s", rows[i].what);
@@ -125,13 +144,14 @@ Test(controls_state, exits_of_vmcs02_load_the_hosts_state_only) {
     struct sim *sim = prepared(&machine, ALL_LOADS);
     uint64_t host = vmcs01(sim, NVMX_F_VM_EXIT_CONTROLS);
     for (size_t i = 0; i < COUNT(rows); i++) {
-        l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, 1u << rows[i].exit_load);
+        load_on_exit(sim, i);
         if (rows[i].host != rows[i].guest)
             l1_writes(sim, encoding(rows[i].host), rows[i].b);
     }
     launch(sim);
     for (size_t i = 0; i < COUNT(rows); i++)
         cr_expect_eq((vmcs02(sim, NVMX_F_VM_EXIT_CONTROLS) ^ host) >> rows[i].exit_load & 1, 0, "%s", rows[i].what);
+    cr_expect_eq(vmcs02(sim, NVMX_F_SECONDARY_VM_EXIT_CONTROLS), 0);
     sim_free(sim);
 }
 
@@ -145,7 +165,9 @@ Test(controls_state, state_without_msr_needs_the_hosts_promise) {
             const struct nvmx_caps *l1 = nvmx_l1_caps(sim->vm);
             bool offered = rows[i].msr != 0 || promised;
             cr_expect_eq((l1->msr[NVMX_CAP_ENTRY] >> (32 + rows[i].entry_load)) & 1, offered, "%s", rows[i].what);
-            cr_expect_eq((l1->msr[NVMX_CAP_EXIT] >> (32 + rows[i].exit_load)) & 1, offered, "%s", rows[i].what);
+            uint32_t load = rows[i].exit_load;
+            uint32_t may = nvmx_caps_may_be_1(l1, load < 32 ? NVMX_CAP_EXIT : NVMX_CAP_EXIT2);
+            cr_expect_eq((may >> (load % 32)) & 1, offered, "%s", rows[i].what);
             sim_free(sim);
         }
     }

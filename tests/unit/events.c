@@ -119,6 +119,55 @@ Test(events, in_flight_goes_to_l1) {
     }
 }
 
+/*
+ * SDM 30.2.4, 7.15: an exception while an event is delivered. L1 gets both and composes a double fault itself; a host that intercepts the
+ * exception finds the event back in vmcs02, and puts in its place what it composes. A double fault or a triple fault that hardware composed is an
+ * exit like others.
+ */
+Test(events, exception_during_delivery) {
+    for (unsigned int l1 = 0; l1 < 2; l1++) {
+        struct sim *sim = l1_ready(NULL);
+        struct nvmx_l2_exit_info info = {.reason = NVMX_EXIT_EXCEPTION_OR_NMI,
+                                         .interruption_info = 0x80000b0d,
+                                         .interruption_error_code = 0x52,
+                                         .idt_vectoring_info = 0x80000b0b,
+                                         .idt_vectoring_error_code = 0x1234};
+        if (l1)
+            l1_writes(sim, NVMX_VMCS_EXCEPTION_BITMAP, 1u << 13);
+        else
+            host_sets(sim, NVMX_F_EXCEPTION_BITMAP, 1u << 13);
+        launch(sim);
+        cr_assert_eq(sim_exit_info(sim, &info), l1 ? NVMX_ENTER : NVMX_HOST);
+        if (l1) {
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_EXIT_INTERRUPTION_INFO), 0x80000b0d);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_EXIT_INTERRUPTION_ERROR_CODE), 0x52);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_IDT_VECTORING_INFO), 0x80000b0b);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_IDT_VECTORING_ERROR_CODE), 0x1234);
+            resume(sim);
+            cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO) >> 31, 0);
+        } else {
+            cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), 0x80000b0b);
+            cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE), 0x1234);
+            /* Two contributory exceptions: the host makes a double fault of them, and L1 wants those. */
+            sim_set(sim, sim->selected, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, 0x80000b08);
+            cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+            cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), 0x80000b08);
+        }
+        sim_free(sim);
+    }
+    struct sim *sim = l1_ready(NULL);
+    l1_writes(sim, NVMX_VMCS_EXCEPTION_BITMAP, 1u << 8);
+    launch(sim);
+    struct nvmx_l2_exit_info fault = {.reason = NVMX_EXIT_EXCEPTION_OR_NMI, .interruption_info = 0x80000b08};
+    cr_assert_eq(sim_exit_info(sim, &fault), NVMX_ENTER);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_EXIT_INTERRUPTION_INFO), 0x80000b08);
+    resume(sim);
+    cr_assert_eq(sim_exit(sim, NVMX_EXIT_TRIPLE_FAULT, 0, 0, 0), NVMX_ENTER);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), NVMX_EXIT_TRIPLE_FAULT);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_IDT_VECTORING_INFO), 0, "SDM 30.2.4: not during delivery");
+    sim_free(sim);
+}
+
 /* A host that finds the exit to be L1's after all gives it to L1: what was queued again must not be injected behind
  * L1's back. */
 Test(events, queued_again_and_then_reflected_by_the_host) {

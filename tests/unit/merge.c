@@ -30,6 +30,7 @@ struct origins {
     enum nvmx_field slot;
     uint32_t l1;     /* vmcs12 alone: features of L2, events that L1 waits for */
     uint32_t either; /* intercepts */
+    uint32_t both;   /* what the host may keep from L1 */
     uint32_t never;
     uint32_t always;
     uint32_t own; /* rules that have tests of their own */
@@ -55,7 +56,8 @@ static const struct origins origins[] = {
         .slot = NVMX_F_SECONDARY_CONTROLS,
         .l1 = B(0) | B(3) /* RDTSCP */ | B(4) | B(7) /* unrestricted */ | B(8) | B(9) | B(12) /* INVPCID */ |
               B(13) /* VMFUNC */ | B(20) /* XSAVES */ | B(22) /* MBEC */ | B(26) /* user wait */,
-        .either = B(2) | B(6) | B(10) | B(11) | B(15) | B(16) | B(25) /* TSC scaling */,
+        .either = B(2) | B(6) | B(10) | B(11) | B(15) | B(16) | B(25) /* TSC scaling */ | B(28) | B(31) /* timeout */,
+        .both = B(27) /* PCONFIG */,
         .never = B(14) /* shadowing */ | B(17) /* PML */ | B(18) /* #VE */ | B(21) /* PASID */ | B(23) /* SPP */,
         .always = B(1) /* EPT */,
         .own = B(5) /* VPID */,
@@ -63,8 +65,8 @@ static const struct origins origins[] = {
     {
         .slot = NVMX_F_VM_ENTRY_CONTROLS,
         .l1 = B(9) /* IA-32e mode guest */,
-        .either = B(2) | B(13) | B(14) | B(15),
-        .own = 0x01ff0000 /* registers of the host */,
+        .either = B(2) | B(13) | B(14) | B(15) | B(24) /* IA32_SPEC_CTRL */,
+        .own = 0x00ff0000 /* registers of the host */,
     },
     {
         .slot = NVMX_F_VM_EXIT_CONTROLS,
@@ -80,6 +82,8 @@ static uint32_t expected_bit(const struct origins *o, uint32_t bit, uint32_t hos
         return bit;
     if (o->l1 & bit)
         return l1 & bit;
+    if (o->both & bit)
+        return l1 & host & bit;
     return ((o->either & bit) ? (l1 | host) : host) & bit;
 }
 
@@ -89,6 +93,8 @@ Test(merge, origin_of_each_control) {
     sim_machine(&machine);
     machine.msr[NVMX_CAP_PINBASED] |= UINT64_C(1) << 39;
     machine.msr[NVMX_CAP_TRUE_PINBASED] |= UINT64_C(1) << 39;
+    machine.msr[NVMX_CAP_ENTRY] |= UINT64_C(1) << 56;
+    machine.msr[NVMX_CAP_TRUE_ENTRY] |= UINT64_C(1) << 56;
     struct sim *sim = l1_ready(&(struct sim_options){.machine = &machine});
     l1_writes(sim, NVMX_VMCS_VIRTUAL_APIC_ADDRESS, SIM_L1_VIRTUAL_APIC);
     l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, SIM_L1_APIC_ACCESS);
@@ -408,6 +414,7 @@ Test(merge, registers_of_the_host) {
 /* -- controls of the host with fields of their own
  * ------------------------------------------------------------------------------------- */
 
+/* L1 is offered none of it: what vmcs01 asks for holds in L2 too. */
 Test(merge, fields_of_the_hosts_controls) {
     struct nvmx_caps machine, mask;
     sim_machine(&machine);
@@ -421,6 +428,7 @@ Test(merge, fields_of_the_hosts_controls) {
     struct sim *sim = l1_ready(&(struct sim_options){.machine = &machine, .mask = &mask});
     for (unsigned int loadiwkey = 0; loadiwkey < 2; loadiwkey++) {
         both_merged(sim, NVMX_F_PRIMARY_CONTROLS, B(17), B(17), 0);
+        both_merged(sim, NVMX_F_SECONDARY_CONTROLS, B(27) | B(28) | B(31), B(27) | B(28) | B(31), 0);
         sim_set(sim, NVMX_VMCS01, NVMX_F_TERTIARY_CONTROLS, 0x10 | loadiwkey);
         sim_set(sim, NVMX_VMCS01, NVMX_F_PCONFIG_EXITING_BITMAP, 0x1111);
         sim_set(sim, NVMX_VMCS01, NVMX_F_ENCLV_EXITING_BITMAP, 0x2222);
@@ -429,7 +437,7 @@ Test(merge, fields_of_the_hosts_controls) {
         merge(sim);
         cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) >> 17 & 1, loadiwkey, "only the intercept of LOADIWKEY");
         cr_expect_eq(vmcs02(sim, NVMX_F_TERTIARY_CONTROLS), loadiwkey);
-        cr_expect_eq(vmcs02(sim, NVMX_F_PCONFIG_EXITING_BITMAP), 0x1111);
+        cr_expect_eq(vmcs02(sim, NVMX_F_SECONDARY_CONTROLS) >> 27, B(1) | B(4), "PCONFIG is L1's to enable");
         cr_expect_eq(vmcs02(sim, NVMX_F_ENCLV_EXITING_BITMAP), 0x2222);
         cr_expect_eq(vmcs02(sim, NVMX_F_INSTRUCTION_TIMEOUT_CONTROL), 0x3333);
         cr_expect_eq(vmcs02(sim, NVMX_F_SECONDARY_VM_EXIT_CONTROLS), 0x4);

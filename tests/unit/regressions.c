@@ -37,8 +37,12 @@ Test(regressions, speculation_barriers) {
     cr_expect_eq(sim->count[SIM_SPECULATION_BARRIER], 0);
     launch(sim);
     cr_expect_eq(sim->count[SIM_SPECULATION_BARRIER], 1);
+    cr_expect(sim->barrier_to_l2);
+    cr_assert_eq(sim_exit(sim, NVMX_EXIT_WBINVD, 0, 0, 2), NVMX_HOST);
+    cr_expect_eq(sim->count[SIM_SPECULATION_BARRIER], 1, "L1 does not run");
     l2_leaves(sim);
     cr_expect_eq(sim->count[SIM_SPECULATION_BARRIER], 2);
+    cr_expect_not(sim->barrier_to_l2);
     cr_expect_eq(sim_vmlaunch(sim), SIM_FAIL_VALID);
     cr_expect_eq(sim->count[SIM_SPECULATION_BARRIER], 2);
     sim_free(sim);

@@ -1,111 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Who gets an exit of L2: L1 by its controls, bitmaps and masks, or the host (SDM 28.1, 28.2). */
+/* Who gets an exit of L2: L1 by its controls, bitmaps and masks, or the host (SDM 28.1, 28.2). Every reason once each way: route_rows.c. */
 #include "exits/exits.h"
 #include "machine.h"
-
-/* -- by a control bit
- * -------------------------------------------------------------------------------------------------- */
-
-/*
- * Where L1's wish stands in vmcs12 (a control field and its bit), by the SDM, for exits that one bit decides. Others
- * have tests of their own, or are always L1's, or always the host's.
- */
-#define ALWAYS_L1   1u
-#define ALWAYS_HOST 2u
-#define OWN_TEST    3u
-
-static const struct {
-    uint8_t reason;
-    uint32_t field; /* encoding, or one of the above */
-    uint8_t bit;
-} wishes[] = {
-    {0, OWN_TEST, 0},
-    {1, OWN_TEST, 0},
-    {2, ALWAYS_L1, 0},
-    {3, ALWAYS_HOST, 0},
-    {4, ALWAYS_L1, 0},
-    {5, ALWAYS_HOST, 0},
-    {6, ALWAYS_HOST, 0},
-    {7, NVMX_VMCS_PRIMARY_CONTROLS, 2},
-    {8, NVMX_VMCS_PRIMARY_CONTROLS, 22},
-    {9, ALWAYS_L1, 0},
-    {10, ALWAYS_L1, 0},
-    {11, ALWAYS_L1, 0},
-    {12, NVMX_VMCS_PRIMARY_CONTROLS, 7},
-    {13, ALWAYS_L1, 0},
-    {14, NVMX_VMCS_PRIMARY_CONTROLS, 9},
-    {15, NVMX_VMCS_PRIMARY_CONTROLS, 11},
-    {16, NVMX_VMCS_PRIMARY_CONTROLS, 12},
-    {17, ALWAYS_HOST, 0},
-    {18, ALWAYS_L1, 0},
-    {19, ALWAYS_L1, 0},
-    {20, ALWAYS_L1, 0},
-    {21, ALWAYS_L1, 0},
-    {22, ALWAYS_L1, 0},
-    {23, ALWAYS_L1, 0},
-    {24, ALWAYS_L1, 0},
-    {25, ALWAYS_L1, 0},
-    {26, ALWAYS_L1, 0},
-    {27, ALWAYS_L1, 0},
-    {28, OWN_TEST, 0},
-    {29, NVMX_VMCS_PRIMARY_CONTROLS, 23},
-    {30, OWN_TEST, 0},
-    {31, OWN_TEST, 0},
-    {32, OWN_TEST, 0},
-    {33, OWN_TEST, 0},
-    {34, OWN_TEST, 0},
-    {35, ALWAYS_HOST, 0},
-    {36, NVMX_VMCS_PRIMARY_CONTROLS, 10},
-    {37, NVMX_VMCS_PRIMARY_CONTROLS, 27},
-    {38, ALWAYS_HOST, 0},
-    {39, NVMX_VMCS_PRIMARY_CONTROLS, 29},
-    {40, OWN_TEST, 0},
-    {41, ALWAYS_HOST, 0},
-    {42, ALWAYS_HOST, 0},
-    {43, NVMX_VMCS_PRIMARY_CONTROLS, 21},
-    {44, NVMX_VMCS_SECONDARY_CONTROLS, 0},
-    {45, NVMX_VMCS_SECONDARY_CONTROLS, 9},
-    {46, NVMX_VMCS_SECONDARY_CONTROLS, 2},
-    {47, NVMX_VMCS_SECONDARY_CONTROLS, 2},
-    {48, OWN_TEST, 0},
-    {49, OWN_TEST, 0},
-    {50, ALWAYS_L1, 0}, /* and see l2_has_no_instruction_that_l1_has_not */
-    {51, NVMX_VMCS_PRIMARY_CONTROLS, 12},
-    {52, NVMX_VMCS_PIN_BASED_CONTROLS, 6},
-    {53, ALWAYS_L1, 0},
-    {54, NVMX_VMCS_SECONDARY_CONTROLS, 6},
-    {55, ALWAYS_L1, 0},
-    {56, OWN_TEST, 0},
-    {57, NVMX_VMCS_SECONDARY_CONTROLS, 11},
-    {58, NVMX_VMCS_PRIMARY_CONTROLS, 9},
-    {59, OWN_TEST, 0},
-    {60, OWN_TEST, 0},
-    {61, NVMX_VMCS_SECONDARY_CONTROLS, 16},
-    {62, OWN_TEST, 0},
-    {63, OWN_TEST, 0},
-    {64, OWN_TEST, 0},
-    {65, NVMX_VMCS_SECONDARY_CONTROLS, 27},
-    {66, ALWAYS_HOST, 0},
-    {67, NVMX_VMCS_PRIMARY_CONTROLS, 12},
-    {68, NVMX_VMCS_PRIMARY_CONTROLS, 12},
-    {69, OWN_TEST, 0}, /* controls.c */
-    {70, ALWAYS_HOST, 0},
-    {71, ALWAYS_HOST, 0},
-    {72, ALWAYS_HOST, 0},
-    {73, ALWAYS_HOST, 0},
-    {74, ALWAYS_HOST, 0},
-    {75, ALWAYS_HOST, 0},
-    {76, ALWAYS_L1, 0},
-    {77, ALWAYS_L1, 0},
-    {78, ALWAYS_HOST, 0},
-    {79, ALWAYS_HOST, 0},
-    {80, ALWAYS_HOST, 0},
-    {81, ALWAYS_HOST, 0},
-    {82, ALWAYS_HOST, 0},
-    {83, ALWAYS_HOST, 0},
-    {84, ALWAYS_HOST, 0},
-    {85, ALWAYS_HOST, 0},
-};
 
 /* The routing looks at vmcs12 as it is: a control is set there without the checks that an entry would make. */
 static struct vmcs12 *current(struct sim *sim) {
@@ -129,33 +25,6 @@ static void routes_to(struct sim *sim, const struct nvmx_l2_exit_info *info, boo
 
 static uint64_t *control(struct sim *sim, uint32_t encoding) {
     return &current(sim)->value[nvmx_field_find(encoding, NULL)];
-}
-
-Test(route, every_reason_by_its_control) {
-    struct sim *sim = l2_running(NULL);
-    cr_assert_eq(COUNT(wishes), NVMX_EXIT_REASONS);
-    for (size_t i = 0; i < COUNT(wishes); i++) {
-        struct nvmx_l2_exit_info info = {.reason = wishes[i].reason};
-        const char *name = nvmx_exit_name(wishes[i].reason);
-        cr_assert_eq(wishes[i].reason, i);
-        if (wishes[i].field == ALWAYS_L1 || wishes[i].field == ALWAYS_HOST) {
-            routes_to(sim, &info, wishes[i].field == ALWAYS_L1, name);
-        } else if (wishes[i].field != OWN_TEST) {
-            uint64_t *field = control(sim, wishes[i].field), good = *field;
-            for (unsigned int set = 0; set < 2; set++) {
-                *field = (good & ~(UINT64_C(1) << wishes[i].bit)) | (uint64_t)set << wishes[i].bit;
-                bool wanted = nvmx_l1_intercepts(sim->vcpu, &info);
-                cr_expect_eq(wanted, set, "%s, bit %u", name, set);
-                enum nvmx_next next = sim_exit_info(sim, &info);
-                *field = good;
-                cr_expect_eq(nvmx_mode(sim->vcpu) == NVMX_MODE_ROOT, set, "%s, bit %u", name, set);
-                cr_expect_eq(next, set ? NVMX_ENTER : NVMX_HOST, "%s, bit %u", name, set);
-                if (nvmx_mode(sim->vcpu) == NVMX_MODE_ROOT)
-                    resume(sim);
-            }
-        }
-    }
-    sim_free(sim);
 }
 
 /* Secondary controls count only if the primary ones activate them. */

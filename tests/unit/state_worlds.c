@@ -151,7 +151,7 @@ static void timer_world(struct sim *sim) {
     l1_writes(sim, NVMX_VMCS_PREEMPTION_TIMER_VALUE, 5000);
 }
 
-static void timer_remainder(struct sim *sim) {
+static void remainder_of_the_timer(struct sim *sim) {
     timer_world(sim);
     launch(sim);
     sim_set(sim, sim->selected, NVMX_F_PREEMPTION_TIMER_VALUE, 1234);
@@ -263,7 +263,7 @@ const struct state_world state_worlds[] = {
     {"an exit reflected, then another VMCS", {0}, reflected_then_another},
     {"a window requested", {.external_interrupts = true}, window_requested},
     {"an interrupt injected", {.external_interrupts = true}, interrupt_injected},
-    {"the remainder of the preemption timer", {0}, timer_remainder},
+    {"the remainder of the preemption timer", {0}, remainder_of_the_timer},
     {"the timer forced", {.external_interrupts = true}, timer_forced},
     {"L2 in PAE paging", {0}, pae},
     {"L2 in PAE paging without EPT", {0}, pae_without_ept},

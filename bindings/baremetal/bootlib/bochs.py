@@ -15,9 +15,12 @@ import time
 
 from .errors import BAD_INPUT, CRASHED, NO_SPACE, POWERED_OFF, TIME_LIMIT, TOOL_MISSING, BootError
 
+# A folder that another Bochs was unpacked into (fetch-bochs): its loader, libraries, plugins and BIOS are used with it.
+PREFIX = os.environ.get("NVMX_BOCHS", "")
+LIBRARIES = "/usr/lib/x86_64-linux-gnu"
 BOCHS = "bochs-bin"
-BIOS = "/usr/share/bochs/BIOS-bochs-latest"
-VGA_BIOS = ["/usr/share/bochs/VGABIOS-lgpl-latest", "/usr/share/vgabios/vgabios.bin"]
+BIOS = PREFIX + "/usr/share/bochs/BIOS-bochs-latest"
+VGA_BIOS = [PREFIX + "/usr/share/bochs/VGABIOS-lgpl-latest", PREFIX + "/usr/share/vgabios/vgabios.bin"]
 # Bochs 2.7 allocates at most this much of the host's memory and swaps the rest to a file.
 MOST_HOST_MEMORY = 2048
 # The console's ncurses wants a terminal of some size; the text itself is never shown.
@@ -56,12 +59,29 @@ ENDINGS = [
 ]
 
 
+def command():
+    """The words that start Bochs."""
+    if not PREFIX:
+        return [BOCHS]
+    return [PREFIX + "/lib64/ld-linux-x86-64.so.2", "--library-path", PREFIX + LIBRARIES, PREFIX + "/usr/bin/" + BOCHS]
+
+
+def environment():
+    own = dict(os.environ, TERM="vt100", LC_ALL="C")
+    if PREFIX:
+        own.update(LTDL_LIBRARY_PATH=PREFIX + LIBRARIES + "/bochs/plugins", BXSHARE=PREFIX + "/usr/share/bochs")
+    return own
+
+
 def require_tools():
-    for tool, package in [(BOCHS, "bochs"), ("grub-mkimage", "grub-common"), ("xorriso", "xorriso")]:
+    if PREFIX and not all(os.path.exists(word) for word in command() if word.startswith("/")):
+        raise BootError(BAD_INPUT, f"NVMX_BOCHS={PREFIX} holds no Bochs: bindings/baremetal/fetch-bochs makes such a folder")
+    tools = [("grub-mkimage", "grub-common"), ("xorriso", "xorriso")]
+    for tool, package in tools if PREFIX else [(BOCHS, "bochs"), *tools]:
         if shutil.which(tool) is None:
             raise BootError(TOOL_MISSING, f"{tool} is not installed: apt-get install {package}")
     files = [(BIOS, "bochsbios"), ("/usr/lib/grub/i386-pc/multiboot.mod", "grub-pc-bin"), (vga_bios(), "vgabios")]
-    plugins = "/usr/lib/x86_64-linux-gnu/bochs/plugins"
+    plugins = PREFIX + LIBRARIES + "/bochs/plugins"
     if os.path.isdir(plugins):
         files.append((plugins + "/libbx_term_gui.so", "bochs-term"))
     for path, package in files:
@@ -78,8 +98,8 @@ def vga_bios():
 
 def models():
     """The CPU models that the installed Bochs knows."""
-    done = subprocess.run([BOCHS, "-q", "--help", "cpu"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, check=False)
+    done = subprocess.run([*command(), "-q", "--help", "cpu"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, env=environment(), check=False)
     _, _, listing = done.stdout.decode("utf-8", "replace").partition("Supported CPU models:")
     return re.findall(r"^(\w+)$", listing, re.MULTILINE)
 
@@ -123,8 +143,7 @@ class Machine:
         if self.pid == 0:
             try:
                 os.chdir(self.folder)
-                environment = dict(os.environ, TERM="vt100", LC_ALL="C")
-                os.execvpe(BOCHS, [BOCHS, "-q", "-f", "bochsrc", "-rc", "continue"], environment)
+                os.execvpe(command()[0], [*command(), "-q", "-f", "bochsrc", "-rc", "continue"], environment())
             finally:
                 os._exit(127)
         fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, SCREEN)
