@@ -144,8 +144,10 @@ static enum wants l1_wants(const struct l2 *s) {
     case 1:
         return s->host_owns_interrupts ? NO : yes_if(BIT(s->pin, 0));
     case 2: case 4: case 9: case 10: case 11: case 13: case 18: case 19: case 20: case 21: case 22: case 24: case 26: case 27:
-    case 50: case 53: case 55: case 76: case 77:
+    case 55: case 76: case 77:
         return YES;
+    case 50: case 53: /* INVEPT, INVVPID: #UD where L1's processor does not have them */
+        return yes_if(BIT(nvmx_l1_caps(s->m->sim->vm)->msr[NVMX_CAP_EPT_VPID], s->exit.reason == 50 ? 20 : 32));
     case 7:
         return yes_if(BIT(s->primary, 2));
     case 8:

@@ -321,3 +321,23 @@ Test(state_rules, every_reason_has_a_text) {
             cr_expect(strcmp(text, nvmx_state_reason_text((enum nvmx_state_reason)j)) != 0, "reasons %u and %u", i, j);
     }
 }
+
+/* Zeros behind a blob look like an empty record: the list ends where the blob does. */
+Test(state_rules, no_record_begins_where_the_blob_ends) {
+    static uint8_t room[65536];
+    struct sim *sim = sim_new(NULL);
+    struct nvmx_state_record record;
+    uint64_t offset = 0;
+    size_t bytes;
+    unsigned int count = 0;
+    cr_assert_eq(sim_launch(sim), SIM_L2);
+    uint8_t *blob = sim_save(sim, &bytes);
+    memcpy(room, blob, bytes);
+    while (count < 1000 && nvmx_state_next(room, bytes, &offset, &record)) {
+        cr_expect(record.offset + 8 <= bytes, "record %u at %lu of %zu bytes", count, record.offset, bytes);
+        count++;
+    }
+    cr_expect(count > 0 && count < 1000, "%u records", count);
+    free(blob);
+    sim_free(sim);
+}
