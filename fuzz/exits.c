@@ -107,12 +107,21 @@ static enum wants io(const struct l2 *s) {
     return yes_if(wanted);
 }
 
-static enum wants msr(const struct l2 *s, bool write) {
-    uint32_t index = (uint32_t)s->m->sim->regs.gpr[NVMX_RCX];
+static enum wants msr(const struct l2 *s, uint32_t index, bool write) {
     bool low = index <= 0x1fff, high = index >= 0xc0000000 && index <= 0xc0001fff;
     if (!BIT(s->primary, 28) || (!low && !high))
         return YES;
     return yes_if(page_bit(s, s->f[NVMX_F_MSR_BITMAP_ADDRESS], (write ? 2048u * 8 : 0u) + (high ? 1024u * 8 : 0u) + (index & 0x1fff)));
+}
+
+static uint64_t tertiary(const struct l2 *s) {
+    return BIT(s->primary, 17) ? s->f[NVMX_F_TERTIARY_CONTROLS] : 0;
+}
+
+/* PCONFIG and ENCLV: by leaf, as ENCLS. */
+static enum wants leaf(const struct l2 *s, unsigned int control, enum nvmx_field bitmap) {
+    uint32_t number = (uint32_t)s->m->sim->regs.gpr[NVMX_RAX];
+    return yes_if(BIT(s->secondary, control) && BIT(s->f[bitmap], number < 63 ? number : 63));
 }
 
 static enum wants xsaves(const struct l2 *s) {
@@ -154,12 +163,18 @@ static enum wants l1_wants(const struct l2 *s) {
         return yes_if(BIT(s->primary, 22));
     case 12:
         return yes_if(BIT(s->primary, 7));
-    case 14: case 58: /* INVLPG; INVPCID */
+    case 14:
         return yes_if(BIT(s->primary, 9));
+    case 58: /* INVPCID: #UD where it is not enabled, as the next ones */
+        return yes_if(BIT(s->primary, 9) && BIT(s->secondary, 12));
     case 15:
         return yes_if(BIT(s->primary, 11));
-    case 16: case 51: case 67: case 68: /* RDTSC, RDTSCP, UMWAIT, TPAUSE */
+    case 16:
         return yes_if(BIT(s->primary, 12));
+    case 51: /* RDTSCP */
+        return yes_if(BIT(s->primary, 12) && BIT(s->secondary, 3));
+    case 67: case 68: /* UMWAIT, TPAUSE */
+        return yes_if(BIT(s->primary, 12) && BIT(s->secondary, 26));
     case 23: case 25:
         return vmread(s);
     case 28:
@@ -169,7 +184,13 @@ static enum wants l1_wants(const struct l2 *s) {
     case 30:
         return io(s);
     case 31: case 32:
-        return msr(s, s->exit.reason == 32);
+        return msr(s, (uint32_t)s->m->sim->regs.gpr[NVMX_RCX], s->exit.reason == 32);
+    case 84: case 85: /* the immediate forms: the index is the qualification */
+        return msr(s, (uint32_t)s->exit.qualification, s->exit.reason == 85);
+    case 78: case 79: /* RDMSRLIST, WRMSRLIST: #UD where L1 does not enable them */
+        return BIT(tertiary(s), 6) ? msr(s, (uint32_t)s->exit.qualification, s->exit.reason == 79) : NO;
+    case 80: case 81: /* URDMSR, UWRMSR: the exit names no MSR, so that only without bitmaps it is certain */
+        return yes_if(!BIT(s->primary, 28));
     case 36:
         return yes_if(BIT(s->primary, 10));
     case 37:
@@ -209,7 +230,13 @@ static enum wants l1_wants(const struct l2 *s) {
     case 63: case 64:
         return xsaves(s);
     case 65:
-        return yes_if(BIT(s->secondary, 27));
+        return leaf(s, 27, NVMX_F_PCONFIG_EXITING_BITMAP);
+    case 70:
+        return leaf(s, 28, NVMX_F_ENCLV_EXITING_BITMAP);
+    case 75: /* instruction timeout: the shorter window's */
+        return BIT(s->secondary, 31) ? ANY : NO;
+    case 69: /* LOADIWKEY */
+        return yes_if(BIT(tertiary(s), 0));
     default: /* unknown, or of controls that L1 is not offered */
         return NO;
     }

@@ -96,9 +96,10 @@ enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row 
     };
     uint32_t encoding[sizeof(encodings) / sizeof(encodings[0])];
     uint64_t value[sizeof(encodings) / sizeof(encodings[0])];
+    uint32_t information = row->information;
     uint32_t count = 0;
 
-    if (row->information == 0) {
+    if (information == 0) {
         return NVMX_OK;
     }
     if (row->information == INFO_N) { /* most instructions */
@@ -107,7 +108,11 @@ enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row 
         info->instruction_length = (uint32_t)length;
         return status;
     }
-    for (uint32_t left = row->information; left != 0; left &= left - 1) {
+    /* The exits that have MSR data come from processors that have the field. */
+    if ((information & INFO_D) != 0 && !nvmx_set_has(&vcpu->vm->machine_fields, NVMX_F_MSR_DATA)) {
+        information &= ~INFO_D;
+    }
+    for (uint32_t left = information; left != 0; left &= left - 1) {
         encoding[count++] = encodings[__builtin_ctz(left)];
     }
     enum nvmx_status status = host_read_encoded(vcpu, count, encoding, value);
@@ -115,7 +120,7 @@ enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row 
         return status;
     }
     count = 0;
-    for (uint32_t left = row->information; left != 0; left &= left - 1) {
+    for (uint32_t left = information; left != 0; left &= left - 1) {
         store(info, left & (0u - left), value[count++]);
     }
     if ((row->information & INFO_I) != 0 && has_no_displacement(info)) {
