@@ -73,6 +73,8 @@ static bool is_pdpte(uint32_t slot) {
 
 /* Fields of a vmcs02 that may differ: where L0 keeps things, and what means nothing in this state. */
 static bool may_differ(const uint64_t *value, uint32_t slot) {
+    uint64_t event = value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO], type = event >> 8 & 7;
+
     switch (slot) {
     case NVMX_F_MSR_BITMAP_ADDRESS:
     case NVMX_F_IO_BITMAP_A_ADDRESS:
@@ -81,11 +83,12 @@ static bool may_differ(const uint64_t *value, uint32_t slot) {
     case NVMX_F_VPID:
     case NVMX_F_EXECUTIVE_VMCS_POINTER:
         return true;
-    case NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE:
-    case NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH:
-        return !(value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] >> 31);
+    case NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE: /* of an event that has one */
+        return !(event >> 31) || !(event >> 11 & 1);
+    case NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH: /* of a software interrupt or exception */
+        return !(event >> 31) || type < 4 || type > 6;
     case NVMX_F_VM_ENTRY_INTERRUPTION_INFO:
-        return !(value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] >> 31);
+        return !(event >> 31);
     case NVMX_F_VIRTUAL_APIC_ADDRESS:
     case NVMX_F_TPR_THRESHOLD:
         return !(value[NVMX_F_PRIMARY_CONTROLS] >> 21 & 1);

@@ -99,6 +99,10 @@ enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row 
     uint32_t information = row->information;
     uint32_t count = 0;
 
+    /* The exits that have MSR data come from processors that have the field. */
+    if ((information & INFO_D) != 0 && !nvmx_set_has(&vcpu->vm->machine_fields, NVMX_F_MSR_DATA)) {
+        information &= ~INFO_D;
+    }
     if (information == 0) {
         return NVMX_OK;
     }
@@ -107,10 +111,6 @@ enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row 
         enum nvmx_status status = host_read_encoded(vcpu, 1, &encodings[5], &length);
         info->instruction_length = (uint32_t)length;
         return status;
-    }
-    /* The exits that have MSR data come from processors that have the field. */
-    if ((information & INFO_D) != 0 && !nvmx_set_has(&vcpu->vm->machine_fields, NVMX_F_MSR_DATA)) {
-        information &= ~INFO_D;
     }
     for (uint32_t left = information; left != 0; left &= left - 1) {
         encoding[count++] = encodings[__builtin_ctz(left)];
