@@ -30,12 +30,12 @@ class TracingMachine(bochs.Machine):
 
     traces = 1
 
-    def __init__(self, folder, cpu, memory, ips):
+    def __init__(self, folder, cpu, memory, ips, cpus=1):
         self.trace = []
-        super().__init__(folder, cpu, memory, ips)
+        super().__init__(folder, cpu, memory, ips, cpus)
 
-    def write_configuration(self, cpu, memory, ips):
-        super().write_configuration(cpu, memory, ips)
+    def write_configuration(self, cpu, memory, ips, cpus):
+        super().write_configuration(cpu, memory, ips, cpus)
         with open(os.path.join(self.folder, "bochsrc"), "a", encoding="utf-8") as file:
             file.write("magic_break: enabled=1\n")
         with open(os.path.join(self.folder, "continue"), "w", encoding="utf-8") as file:

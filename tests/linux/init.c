@@ -17,6 +17,7 @@
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 static char command_line[4096];
@@ -24,6 +25,7 @@ static char command_line[4096];
 static _Noreturn void power_off(int status) {
     printf("exit-status: %d\n", status);
     fflush(stdout);
+    tcdrain(STDOUT_FILENO);
     sync();
     reboot(RB_POWER_OFF);
     for (;;) {
@@ -144,6 +146,16 @@ static int run_guests(char **arguments) {
     return status;
 }
 
+/* A VM that was closed just now may hold the module a little longer. */
+static void unload_kvm_intel(void) {
+    for (int tries = 100; syscall(SYS_delete_module, "kvm_intel", 0) != 0; tries--) {
+        if (errno != EAGAIN || tries == 0) {
+            fail("kvm_intel can't be unloaded");
+        }
+        usleep(100000);
+    }
+}
+
 /* Each set of "kvm_sets=", until one fails. */
 static int run_sets(char **arguments) {
     static const char key[] = "kvm_sets=";
@@ -159,9 +171,7 @@ static int run_sets(char **arguments) {
         for (char *comma = set; (comma = strchr(comma, ',')) != NULL;) {
             *comma = ' ';
         }
-        if (syscall(SYS_delete_module, "kvm_intel", 0) != 0) {
-            fail("kvm_intel can't be unloaded");
-        }
+        unload_kvm_intel();
         load_module_with("kvm_intel", set);
         status = run_guests(arguments);
         printf("init: set %s: %s\n", set, status == 0 ? "passed" : "FAILED");
