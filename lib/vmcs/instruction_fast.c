@@ -4,7 +4,7 @@
  * operation at CPL 0, nothing unusual pending, a field that exists, a memory operand that 4-level paging maps without
  * further ado. It does what instruction.c does in the phases of the SDM, in a fifth of the instructions. Whatever is
  * not of that kind it leaves untouched to instruction.c, which begins anew, as the processor does with an instruction
- * that it restarts; a test runs both ways on the same states.
+ * that it restarts.
  */
 #include "instruction.h"
 
