@@ -35,8 +35,8 @@ void skip_instruction(void) {
     uint64_t before = vmcs_get(NVMX_VMCS_GUEST_RIP), rip = before + vmcs_get(NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH);
     uint64_t blocking = vmcs_get(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE);
 
-    /* Only there does the mode matter: above 4 GiB it is 64-bit mode. */
-    if (RARELY(!(before >> 32) && rip >> 32))
+    /* Only there does the mode matter: outside 64-bit mode RIP has 32 bits. */
+    if (RARELY((before ^ rip) >> 32))
         rip = crossed_4g(rip);
     vmcs_put(NVMX_VMCS_GUEST_RIP, rip);
     if (RARELY(blocking & BLOCKING_STI_MOVSS))
@@ -68,14 +68,14 @@ void deliver_nmi(struct cpu *cpu) {
     if (blocking & (BLOCKING_NMI | BLOCKING_MOVSS) ||
         vmcs_get(NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO) & INTERRUPTION_VALID) {
         /* Tried again before the next entry, which virtual NMIs bring about in time. */
-        cpu->nmi_window = processors_count() > 1;
-        if (cpu->nmi_window)
+        cpu->exit.nmi_window = processors_count() > 1;
+        if (cpu->exit.nmi_window)
             vmcs01_nmi_window(true);
         return;
     }
     vmcs_put(NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO,
              VECTOR_NMI | TYPE_NMI << INTERRUPTION_TYPE_SHIFT | INTERRUPTION_VALID);
-    cpu->nmi_owed = false;
+    cpu->entry.nmi_owed = false;
 }
 
 /* An event whose delivery the exit interrupted has to be delivered again (SDM 30.2.4). */
@@ -113,7 +113,7 @@ bool exit_is_nmi(void) {
 static void handle_nmi(struct cpu *cpu) {
     if (!exit_is_nmi())
         panic("L0 intercepts no exceptions");
-    cpu->nmi_owed = true;
+    cpu->entry.nmi_owed = true;
 }
 
 /* The NMI that is owed is delivered before the next entry. */
@@ -126,9 +126,9 @@ static void handle_init(struct cpu *cpu) {
     if (acpi_is_bochs())
         processor_reset(cpu);
     /* One that came while the processor waited for a start-up IPI would have changed nothing, but stayed pending (SDM 29.7.2). */
-    if (cpu->started_up && vmcs_get(NVMX_VMCS_GUEST_RIP) == 0)
+    if (cpu->exit.started_up && vmcs_get(NVMX_VMCS_GUEST_RIP) == 0)
         return;
-    cpu->init_owed = true;
+    cpu->entry.init_owed = true;
 }
 
 static void handle_startup(struct cpu *cpu) {
@@ -136,7 +136,7 @@ static void handle_startup(struct cpu *cpu) {
         processor_reset(cpu);
     vmcs01_start_up((uint8_t)vmcs_get(NVMX_VMCS_EXIT_QUALIFICATION));
     cpu->waits_for_startup = false;
-    cpu->started_up = true;
+    cpu->exit.started_up = true;
 }
 
 static void handle_task_switch(struct cpu *cpu) {

@@ -3,6 +3,7 @@
 #ifndef HOST_H
 #define HOST_H
 
+#include <nvmx/exits.h>
 #include <nvmx/nvmx.h>
 
 #include "layout.h"
@@ -26,6 +27,26 @@ struct vmcs_slot {
     bool launched; /* VMRESUME, not VMLAUNCH, is due */
 };
 
+/* What makes an exit, or the entry after it, one that needs more than most do. Members that `any` tests together. */
+union exit_care {
+    struct {
+        bool several;    /* there is more than one processor */
+        bool watched;    /* options.watch */
+        bool launching;  /* the last entry was by VMLAUNCH: whether it succeeded shows only now */
+        bool nmi_window; /* vmcs01 has "NMI-window exiting" for an NMI that is owed */
+        bool started_up; /* a start-up IPI came, and no exit since */
+    };
+    uint64_t any;
+};
+union entry_care {
+    struct {
+        bool several;   /* there is more than one processor */
+        bool nmi_owed;  /* an NMI that L1 could not take yet */
+        bool init_owed; /* an INIT signal that L1 could not take yet */
+    };
+    uint32_t any;
+};
+
 /* One processor of the machine, and of L1. Lies at the top of its stack: see entry.S, which knows the first three
  * members. */
 struct cpu {
@@ -39,17 +60,16 @@ struct cpu {
     struct nvmx_vcpu *vcpu;
     uint32_t exit_reason;     /* of the exit being handled, all 32 bits */
     bool l1_in_vmx_operation; /* as vmcs01 is set up for */
-    bool nmi_owed;            /* an NMI that L1 could not take yet */
     bool has_run;             /* regs and the VMCS mean something */
+    bool shadow_active;       /* the shadow VMCS was selected, and not cleared since */
     struct traps *traps;
     uint64_t vmxon_region;
     uint32_t index;         /* 0: the boot processor */
     uint32_t apic_id;
     uint32_t faults_in_a_row; /* EPT violations at what is mapped, by the instruction at fault_rip */
     uint64_t fault_rip;
-    bool init_owed;         /* an INIT signal that L1 could not take yet */
-    bool nmi_window;        /* vmcs01 has "NMI-window exiting" for an NMI that is owed */
-    bool started_up;        /* a start-up IPI came, and no exit since */
+    union exit_care exit;
+    union entry_care entry;
     bool waits_for_startup; /* vmcs01 is in the wait-for-SIPI state */
     bool flush_due;         /* translations that EPT made are to be dropped before the next entry */
     volatile bool online;
@@ -280,6 +300,8 @@ enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out);
 
 #define REASON_EXCEPTION_OR_NMI 0u
 #define REASON_INIT             3u
+#define REASON_VMXOFF           26u
+#define REASON_VMXON            27u
 /* The exit that happened, of this reason, is an NMI. */
 bool exit_is_nmi(void);
 /* An exit that the library leaves to the host. */
@@ -332,7 +354,13 @@ void move_in(struct cpu *cpu);
 /* What L1 saw where it came from; NULL: it started here. */
 const struct nvmx_caps *move_caps(void);
 /* CPUID as L1 sees it, but for VMX and what CR4 decides. */
-struct cpuid cpuid_l1(uint32_t leaf, uint32_t subleaf);
+extern uint32_t cpuid_kept; /* leaves and subleaves of where L1 came from; 0: it started here */
+struct cpuid cpuid_of_kept(uint32_t leaf, uint32_t subleaf, struct cpuid here);
+static inline struct cpuid cpuid_l1(uint32_t leaf, uint32_t subleaf) {
+    struct cpuid here = cpuid(leaf, subleaf);
+
+    return RARELY(cpuid_kept) ? cpuid_of_kept(leaf, subleaf, here) : here;
+}
 /* A page of L1 was written to by libnvmx or for it. */
 void dirty_mark(uint64_t gpa1);
 /* A write to a page that is watched: true if it may go on now. */

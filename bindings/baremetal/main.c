@@ -216,10 +216,17 @@ static void make_vm(struct cpu *cpu) {
         panic("libnvmx does not start: %s", nvmx_status_text(status));
 }
 
+/* What holds for every exit and entry from the first one on. */
+static void cpu_take_care(struct cpu *cpu) {
+    cpu->exit.several = cpu->entry.several = processors_count() > 1;
+    cpu->exit.watched = options.watch;
+}
+
 void cpu_make(struct cpu *cpu) {
     const struct cpu *boot_cpu = &boot_processor.cpu;
     enum nvmx_status status;
 
+    cpu_take_care(cpu);
     cpu->vm = boot_cpu->vm;
     cpu->msr_bitmap = boot_cpu->msr_bitmap;
     memcpy(cpu->io_bitmap, boot_cpu->io_bitmap, sizeof cpu->io_bitmap);
@@ -256,18 +263,18 @@ static _Noreturn __attribute__((cold)) void stop(struct cpu *cpu) {
 
 /* Events that came while L1 could not take them. */
 static __attribute__((noinline, cold)) void deliver_owed(struct cpu *cpu) {
-    struct nvmx_pending pending = {.nmi = cpu->nmi_owed, .init = cpu->init_owed};
+    struct nvmx_pending pending = {.nmi = cpu->entry.nmi_owed, .init = cpu->entry.init_owed};
 
     if (nvmx_mode(cpu->vcpu) == NVMX_MODE_L2) {
         if (nvmx_enter(cpu->vcpu, &pending) == NVMX_STOP)
             stop(cpu);
-        cpu->nmi_owed = pending.nmi;
-        cpu->init_owed = pending.init;
+        cpu->entry.nmi_owed = pending.nmi;
+        cpu->entry.init_owed = pending.init;
         return;
     }
-    if (cpu->init_owed && !nvmx_init_blocked(cpu->vcpu))
+    if (cpu->entry.init_owed && !nvmx_init_blocked(cpu->vcpu))
         processor_init(cpu);
-    if (cpu->nmi_owed)
+    if (cpu->entry.nmi_owed)
         deliver_nmi(cpu);
     if (nvmx_enter(cpu->vcpu, NULL) == NVMX_STOP)
         stop(cpu);
@@ -285,25 +292,26 @@ static void be_in_guest(struct cpu *cpu) {
     cpu->in_guest = !waits;
 }
 
-static inline uint32_t enter(struct cpu *cpu) {
-    struct vmcs_slot *slot;
-    bool launch;
-
-    if (RARELY(cpu->nmi_pending)) {
-        cpu->nmi_pending = 0;
-        cpu->nmi_owed = true;
-    }
-    if (RARELY(cpu->nmi_owed || cpu->init_owed))
+static __attribute__((noinline, cold)) void enter_with_care(struct cpu *cpu) {
+    if (cpu->entry.nmi_owed || cpu->entry.init_owed)
         deliver_owed(cpu);
+    else if (nvmx_enter(cpu->vcpu, NULL) == NVMX_STOP)
+        stop(cpu);
+    if (cpu->entry.several)
+        be_in_guest(cpu);
+}
+
+/* An NMI that came meanwhile entry.S finds, and calls host_enter. */
+static inline uint32_t enter(struct cpu *cpu) {
+    if (RARELY(cpu->entry.any))
+        enter_with_care(cpu);
     else if (RARELY(nvmx_enter(cpu->vcpu, NULL) == NVMX_STOP))
         stop(cpu);
-    if (RARELY(processors_count() > 1))
-        be_in_guest(cpu);
-    slot = &cpu->slot[cpu->selected];
-    launch = !slot->launched;
-    slot->launched = true;
+    if (!RARELY(!cpu->slot[cpu->selected].launched))
+        return 0;
     cpu->has_run = true;
-    return launch;
+    cpu->exit.launching = true;
+    return 1;
 }
 
 static void count_exit(const struct cpu *cpu, bool from_l2, enum nvmx_next next) {
@@ -323,8 +331,6 @@ static __attribute__((noinline, cold)) void watched_exit(struct cpu *cpu) {
     if (next == NVMX_STOP)
         stop(cpu);
     count_exit(cpu, from_l2, next);
-    if (cpu->exit_reason != REASON_INIT)
-        cpu->started_up = false;
     if (next == NVMX_HOST)
         handle_exit(cpu);
     follow_mode(cpu);
@@ -337,33 +343,30 @@ static __attribute__((noinline, cold)) void watched_exit(struct cpu *cpu) {
 }
 
 static inline void exited(struct cpu *cpu) {
+    uint32_t reason = cpu->exit_reason;
+
     callbacks_left = CALLBACKS_PER_EXIT;
-    if (RARELY(cpu->nmi_window)) {
-        vmcs01_nmi_window(false);
-        cpu->nmi_window = false;
-    }
-    if (RARELY(cpu->exit_reason == REASON_INIT || options.watch)) {
-        watched_exit(cpu);
-        return;
-    }
-    switch (nvmx_exit(cpu->vcpu, cpu->exit_reason)) {
+    switch (nvmx_exit(cpu->vcpu, reason)) {
     case NVMX_ENTER:
         break;
     case NVMX_HOST:
-        cpu->started_up = false;
         handle_exit(cpu);
         break;
     case NVMX_STOP:
         stop(cpu);
     }
-    cpu->started_up = false;
-    follow_mode(cpu);
+    if (RARELY(reason == REASON_VMXOFF || reason == REASON_VMXON))
+        follow_mode(cpu);
 }
 
 uint32_t host_enter(struct cpu *cpu) {
     uint32_t launch;
 
     vm_lock(cpu);
+    if (cpu->nmi_pending) {
+        cpu->nmi_pending = 0;
+        cpu->entry.nmi_owed = true;
+    }
     launch = enter(cpu);
     vm_unlock();
     return launch;
@@ -380,16 +383,45 @@ static bool is_kick(struct cpu *cpu) {
     return true;
 }
 
-uint32_t host_exit(struct cpu *cpu) {
+/* A start-up IPI counts as the last exit until another comes, but for an INIT signal right behind it. */
+static void exited_with_care(struct cpu *cpu) {
+    bool started_up = cpu->exit.started_up && cpu->exit_reason == REASON_INIT;
+
+    if (cpu->exit.nmi_window) {
+        vmcs01_nmi_window(false);
+        cpu->exit.nmi_window = false;
+    }
+    cpu->exit.started_up = started_up;
+    if (cpu->exit.watched)
+        watched_exit(cpu);
+    else
+        exited(cpu);
+    if (started_up)
+        cpu->exit.started_up = false;
+}
+
+static __attribute__((noinline, cold)) uint32_t exit_with_care(struct cpu *cpu) {
     uint32_t launch;
 
     vm_lock(cpu);
     cpu->exit_reason = (uint32_t)vmcs_get(NVMX_VMCS_EXIT_REASON);
-    if (!is_kick(cpu))
-        exited(cpu);
+    /* An entry that failed leaves the launch state as it was (SDM 29.8). */
+    if (cpu->exit.launching)
+        cpu->slot[cpu->selected].launched = !(cpu->exit_reason & NVMX_EXIT_ENTRY_FAILURE);
+    cpu->exit.launching = false;
+    if (!cpu->exit.several || !is_kick(cpu))
+        exited_with_care(cpu);
     launch = enter(cpu);
     vm_unlock();
     return launch;
+}
+
+uint32_t host_exit(struct cpu *cpu) {
+    if (RARELY(cpu->exit.any))
+        return exit_with_care(cpu);
+    cpu->exit_reason = (uint32_t)vmcs_get(NVMX_VMCS_EXIT_REASON);
+    exited(cpu);
+    return enter(cpu);
 }
 
 uint32_t host_entry_failed(struct cpu *cpu, bool invalid) {
@@ -405,6 +437,7 @@ uint32_t host_entry_failed(struct cpu *cpu, bool invalid) {
         crash_report(NULL);
     reported = true;
     cpu->slot[cpu->selected].launched = false;
+    cpu->exit.launching = false;
     if (nvmx_entry_refused(cpu->vcpu, error) == NVMX_STOP)
         stop(cpu);
     error = enter(cpu);
@@ -428,6 +461,7 @@ void host_main(uint32_t information) {
 
     vmx_on(cpu);
     processors_start(cpu);
+    cpu_take_care(cpu);
     if (options.shake && processors_count() > 1)
         panic("option shake works with one processor, and this machine has %u", processors_count());
     if ((options.move_in || options.move_out) && processors_count() > 1)

@@ -7,7 +7,7 @@
 #include "move.h"
 
 static struct move_cpuid kept[MOVE_CPUID_MAX];
-static uint32_t kept_count;
+uint32_t cpuid_kept;
 
 /* -- text --------------------------------------------------------------------------------------------------------- */
 
@@ -83,7 +83,7 @@ bool move_cpuid_save(struct move_begin *begin) {
 
 void move_cpuid_use(const struct move_begin *begin) {
     memcpy(kept, begin->cpuid, sizeof kept);
-    kept_count = begin->cpuids;
+    cpuid_kept = begin->cpuids;
 }
 
 static const struct move_cpuid *find(const struct move_cpuid *table, uint32_t count, uint32_t leaf, uint32_t subleaf) {
@@ -97,13 +97,9 @@ static bool has_subleafs(uint32_t leaf) {
     return leaf == 4 || leaf == 7 || leaf == 0xb || leaf == 0xd || leaf == 0x1f;
 }
 
-struct cpuid cpuid_l1(uint32_t leaf, uint32_t subleaf) {
-    struct cpuid here = cpuid(leaf, subleaf);
-    const struct move_cpuid *there;
+struct cpuid cpuid_of_kept(uint32_t leaf, uint32_t subleaf, struct cpuid here) {
+    const struct move_cpuid *there = find(kept, cpuid_kept, leaf, has_subleafs(leaf) ? subleaf : 0);
 
-    if (!kept_count)
-        return here;
-    there = find(kept, kept_count, leaf, has_subleafs(leaf) ? subleaf : 0);
     if (!there)
         return (struct cpuid){0};
     if (leaf == 0xd && subleaf < 2) /* the size of what is enabled now */

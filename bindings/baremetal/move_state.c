@@ -223,7 +223,7 @@ const char *move_state_save(struct cpu *cpu, struct move_state *state) {
     if (why)
         return why;
     state->regs = cpu->regs;
-    state->nmi_owed = cpu->nmi_owed || cpu->nmi_pending;
+    state->nmi_owed = cpu->entry.nmi_owed || cpu->nmi_pending;
     vmcs_use(cpu, NVMX_VMCS01);
     fields_save(state);
     vmcs_use(cpu, nvmx_selected(cpu->vcpu));
@@ -304,7 +304,7 @@ const char *move_state_load(struct cpu *cpu, const struct move_state *state) {
         return "the XSAVE area or XCR0 is not one that this processor takes";
     debug_load(state);
     cpu->regs = state->regs;
-    cpu->nmi_owed = state->nmi_owed != 0;
+    cpu->entry.nmi_owed = state->nmi_owed != 0;
     return NULL;
 }
 

@@ -226,7 +226,7 @@ void processor_init(struct cpu *cpu) {
         panic("L1's boot processor got an INIT signal");
     nvmx_vcpu_reset(cpu->vcpu);
     cpu->l1_in_vmx_operation = false;
-    cpu->init_owed = cpu->nmi_owed = false;
+    cpu->entry.init_owed = cpu->entry.nmi_owed = false;
     vmcs01_wait_for_startup(cpu);
     nvmx_vmcs01_changed(cpu->vcpu);
     cpu->waits_for_startup = true;

@@ -71,7 +71,7 @@ void processor_reset(struct cpu *cpu) {
     processors_bring_out(cpu);
     save();
     for (uint32_t i = 0; i < SLOTS; i++) {
-        if (!vmclear(cpu->slot[i].hpa))
+        if (!vmclear(&cpu->slot[i].hpa))
             panic("VMCLEAR of VMCS %u failed", i);
         cpu->slot[i].launched = false;
     }

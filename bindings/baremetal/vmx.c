@@ -99,7 +99,7 @@ void vmx_on(struct cpu *cpu) {
     cpu->selected = SLOTS; /* none */
     for (uint32_t i = 0; i < SLOTS; i++) {
         cpu->slot[i].hpa = vmcs_region(i == NVMX_VMCS_SHADOW && vmx_has_secondary(PROC2_VMCS_SHADOWING));
-        if (!vmclear(cpu->slot[i].hpa))
+        if (!vmclear(&cpu->slot[i].hpa))
             panic("VMCLEAR of VMCS %u failed", i);
     }
 }
@@ -124,24 +124,29 @@ uint64_t vmcs_region(bool shadow) {
 void vmcs_clean(struct cpu *cpu, uint32_t slot) {
     uint32_t *region = phys_to_virt(cpu->slot[slot].hpa);
 
-    if (!vmclear(cpu->slot[slot].hpa))
+    if (!vmclear(&cpu->slot[slot].hpa))
         panic("VMCLEAR of VMCS %u failed", slot);
     memset(region, 0, PAGE_BYTES);
     *region = vmx.revision;
     cpu->slot[slot].launched = false;
     if (cpu->selected == slot)
         cpu->selected = SLOTS;
-    if (!vmclear(cpu->slot[slot].hpa)) /* from zeroes to whatever the processor calls clear */
+    if (!vmclear(&cpu->slot[slot].hpa)) /* from zeroes to whatever the processor calls clear */
         panic("VMCLEAR of VMCS %u failed", slot);
 }
 
 void vmcs_load(struct cpu *cpu, uint32_t slot) {
     /* What was written to the shadow VMCS must be in memory before L1 reads it through vmcs01's link pointer. */
-    if (cpu->selected == NVMX_VMCS_SHADOW && !vmclear(cpu->slot[NVMX_VMCS_SHADOW].hpa))
-        panic("VMCLEAR of the shadow VMCS failed");
-    if (!vmptrld(cpu->slot[slot].hpa))
+    if (slot == NVMX_VMCS01 && cpu->shadow_active) {
+        if (!vmclear(&cpu->slot[NVMX_VMCS_SHADOW].hpa))
+            panic("VMCLEAR of the shadow VMCS failed");
+        cpu->shadow_active = false;
+    }
+    if (!vmptrld(&cpu->slot[slot].hpa))
         panic("VMPTRLD of VMCS %u failed", slot);
     cpu->selected = slot;
+    if (slot == NVMX_VMCS_SHADOW)
+        cpu->shadow_active = true;
 }
 
 void flush_ept(void) {

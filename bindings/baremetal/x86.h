@@ -243,15 +243,16 @@ static inline bool vmxon(uint64_t hpa) {
     return ok;
 }
 
-static inline bool vmclear(uint64_t hpa) {
+/* These take the address from where it is kept. */
+static inline bool vmclear(const uint64_t *hpa) {
     bool ok;
-    __asm__ volatile("vmclear %1" : "=@cca"(ok) : "m"(hpa) : "memory");
+    __asm__ volatile("vmclear %1" : "=@cca"(ok) : "m"(*hpa) : "memory");
     return ok;
 }
 
-static inline bool vmptrld(uint64_t hpa) {
+static inline bool vmptrld(const uint64_t *hpa) {
     bool ok;
-    __asm__ volatile("vmptrld %1" : "=@cca"(ok) : "m"(hpa) : "memory");
+    __asm__ volatile("vmptrld %1" : "=@cca"(ok) : "m"(*hpa) : "memory");
     return ok;
 }
 
