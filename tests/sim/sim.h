@@ -144,6 +144,8 @@ struct sim_options {
 };
 
 struct sim {
+    struct sim *next;         /* of those that are alive */
+    bool being_made;
     struct sim_options options;
     struct nvmx_host host;
     struct nvmx_caps machine;
@@ -264,6 +266,31 @@ enum nvmx_next sim_enter(struct sim *sim, struct nvmx_pending *pending);
 void sim_shake(struct sim *sim, bool whole);
 /* Only the first half, into memory to be freed; the length in *bytes. Aborts if the library refuses. */
 uint8_t *sim_save(struct sim *sim, size_t *bytes);
+
+/* -- failing in a whole test, whatever simulations it makes (tests/sweep) ----------------------------------------------------------------- */
+
+struct sim_sweep {
+    bool on;
+    bool preparations;        /* callbacks of sim_vmxon_ready and sim_vmcs12, with which most tests begin, count too */
+    uint32_t preparing;
+    bool half;                /* vmcs_read and vmcs_write do a part of their work before they fail */
+    enum nvmx_status status;  /* of callbacks that fail, of those that give one */
+    uint64_t calls;           /* of callbacks that can fail, of all simulations; not while VM and vCPU are made */
+    uint64_t most;            /* beyond so many `too_many` is called; 0: no matter how many */
+    void (*too_many)(void);
+    uint64_t at[2];           /* these fail; 0: none */
+    uint32_t failed;          /* how many did */
+    enum sim_call call[2];    /* and which */
+    bool entering;            /* nvmx_enter runs */
+    bool at_entry;            /* one of them failed there */
+    struct sim *alive;
+    void (*ends)(struct sim *sim);       /* sim_free is about to destroy what still runs */
+    void (*gives_up)(void);              /* does not return: a helper of the simulation can't go on, because a callback failed */
+};
+extern struct sim_sweep sim_sweep; /* all 0 in unit tests and fuzzers */
+
+/* L1's operating system after a mishap: vmcs01, page tables, MSRs and ept01 are as sim_new makes them. The nested state stays. */
+void sim_repair(struct sim *sim);
 
 /* -- L1's side ------------------------------------------------------------------------------------------------------------------------ */
 

@@ -40,11 +40,24 @@ static uint64_t next_random(uint64_t *state) {
     return *state * UINT64_C(0x2545f4914f6cdd1d);
 }
 
+static bool sweep_fails(const struct sim *sim, enum sim_call call) {
+    if (!sim_sweep.on || sim->being_made || (sim_sweep.preparing && !sim_sweep.preparations))
+        return false;
+    sim_sweep.calls++;
+    if (sim_sweep.most && sim_sweep.calls > sim_sweep.most)
+        sim_sweep.too_many();
+    if (sim_sweep.calls != sim_sweep.at[0] && sim_sweep.calls != sim_sweep.at[1])
+        return false;
+    sim_sweep.call[sim_sweep.failed++ & 1] = call;
+    sim_sweep.at_entry = sim_sweep.at_entry || sim_sweep.entering;
+    return true;
+}
+
 bool sim_fails(struct sim *sim, enum sim_call call) {
     struct sim_fail *fail = &sim->fail;
     sim->count[call]++;
     sim->calls++;
-    bool now = (fail->at && sim->calls == fail->at) || (fail->from && sim->calls >= fail->from);
+    bool now = sweep_fails(sim, call) || (fail->at && sim->calls == fail->at) || (fail->from && sim->calls >= fail->from);
     if (fail->one_in) {
         if (fail->seed == 0)
             fail->seed = 1;
@@ -79,7 +92,7 @@ struct sim_msr *sim_msr(struct sim *sim, uint32_t index) {
 static enum nvmx_status msr_read(void *ctx, uint32_t index, uint64_t *value) {
     struct sim *sim = sim_of_vcpu(ctx);
     if (sim_fails(sim, SIM_MSR_READ))
-        return NVMX_E_HOST;
+        return sim_sweep.status;
     struct sim_msr *msr = find_msr(sim, index);
     if (!msr || msr->refuse_read)
         return NVMX_E_DENIED;
@@ -90,7 +103,7 @@ static enum nvmx_status msr_read(void *ctx, uint32_t index, uint64_t *value) {
 static enum nvmx_status msr_write(void *ctx, uint32_t index, uint64_t value) {
     struct sim *sim = sim_of_vcpu(ctx);
     if (sim_fails(sim, SIM_MSR_WRITE))
-        return NVMX_E_HOST;
+        return sim_sweep.status;
     struct sim_msr *msr = find_msr(sim, index);
     if (!msr || msr->refuse_write)
         return NVMX_E_DENIED;
@@ -125,8 +138,9 @@ static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t 
 /* Linear addresses are gpa1 with this callback (as L1's identity map has it); beyond the first GiB they fault. */
 static enum nvmx_status translate(void *ctx, uint64_t linear, uint32_t access, uint64_t *gpa1, uint32_t *error_code) {
     struct sim *sim = sim_of_vcpu(ctx);
+    *error_code = 0;
     if (sim_fails(sim, SIM_TRANSLATE))
-        return NVMX_E_HOST;
+        return sim_sweep.status;
     if (linear >> 30) {
         *error_code = (access & NVMX_ACCESS_WRITE) ? 2 : 0;
         return NVMX_E_DENIED;
@@ -138,7 +152,7 @@ static enum nvmx_status translate(void *ctx, uint64_t linear, uint32_t access, u
 static enum nvmx_status ept02_root(void *ctx, uint64_t eptp12, uint64_t *eptp02) {
     struct sim *sim = sim_of_vcpu(ctx);
     if (sim_fails(sim, SIM_EPT02_ROOT))
-        return NVMX_E_HOST;
+        return sim_sweep.status;
     sim->eptp12_asked = eptp12;
     *eptp02 = sim->eptp02_given;
     return NVMX_OK;
@@ -200,6 +214,23 @@ void sim_host_callbacks(struct sim *sim) {
         host->ept02_root = ept02_root;
         host->ept02_invalidate = ept02_invalidate;
     }
+}
+
+/* -- a whole test with failures ---------------------------------------------------------------------------------------------- */
+
+struct sim_sweep sim_sweep = {.status = NVMX_E_HOST};
+
+static void enlist(struct sim *sim) {
+    sim->next = sim_sweep.alive;
+    sim_sweep.alive = sim;
+}
+
+static void strike_off(const struct sim *sim) {
+    for (struct sim **at = &sim_sweep.alive; *at; at = &(*at)->next)
+        if (*at == sim) {
+            *at = sim->next;
+            return;
+        }
 }
 
 /* -- making and freeing ----------------------------------------------------------------------------------------------------------- */
@@ -306,10 +337,27 @@ static void make_bitmaps(struct sim *sim) {
     }
 }
 
+static void make(struct sim *sim) {
+    sim->status = sim_make_vm(sim);
+    if (sim->status != NVMX_OK) {
+        sim->vm = NULL;
+        return;
+    }
+    if (sim->options.shadow)
+        nvmx_shadow_bitmaps(sim->vm, sim->vmread_bitmap, sim->vmwrite_bitmap);
+    sim->status = sim_make_vcpu(sim);
+    if (sim->status != NVMX_OK) {
+        sim->vcpu = NULL;
+        return;
+    }
+    nvmx_wrmsr(sim->vcpu, NVMX_MSR_FEATURE_CONTROL, 5, true);
+}
+
 struct sim *sim_new(const struct sim_options *options) {
     struct sim *sim = calloc(1, sizeof(*sim));
     if (!sim)
         sim_broken("no memory for the simulation");
+    sim->being_made = true;
     if (options)
         sim->options = *options;
     if (sim->options.vmcs02_slots == 0)
@@ -330,19 +378,9 @@ struct sim *sim_new(const struct sim_options *options) {
     memset(sim->count, 0, sizeof(sim->count));
     sim->calls = 0;
     sim->fail = sim->options.fail;
-    sim->status = sim_make_vm(sim);
-    if (sim->status != NVMX_OK) {
-        sim->vm = NULL;
-        return sim;
-    }
-    if (sim->options.shadow)
-        nvmx_shadow_bitmaps(sim->vm, sim->vmread_bitmap, sim->vmwrite_bitmap);
-    sim->status = sim_make_vcpu(sim);
-    if (sim->status != NVMX_OK) {
-        sim->vcpu = NULL;
-        return sim;
-    }
-    nvmx_wrmsr(sim->vcpu, NVMX_MSR_FEATURE_CONTROL, 5, true);
+    enlist(sim);
+    make(sim);
+    sim->being_made = false;
     return sim;
 }
 
@@ -354,6 +392,9 @@ static void free_bitmaps(struct sim *sim) {
 }
 
 void sim_free(struct sim *sim) {
+    if (sim_sweep.ends)
+        sim_sweep.ends(sim);
+    strike_off(sim);
     if (sim->vcpu)
         nvmx_vcpu_destroy(sim->vcpu);
     if (sim->mapped)

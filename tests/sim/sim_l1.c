@@ -69,6 +69,8 @@ static enum sim_outcome outcome_of(const struct sim *sim, enum nvmx_next next, u
 }
 
 static enum sim_outcome execute(struct sim *sim, uint32_t reason, uint64_t qualification, uint32_t info, uint32_t length) {
+    if (nvmx_mode(sim->vcpu) == NVMX_MODE_L2 && sim_sweep.failed)
+        sim_sweep.gives_up();
     if (nvmx_mode(sim->vcpu) == NVMX_MODE_L2)
         sim_broken("a test executes an instruction of L1 while L2 runs");
     uint64_t rip = sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_RIP);
@@ -190,7 +192,7 @@ void sim_region(struct sim *sim, uint64_t gpa1) {
     sim_write32(sim, gpa1, (uint32_t)nvmx_l1_caps(sim->vm)->msr[NVMX_CAP_BASIC] & 0x7fffffff);
 }
 
-enum sim_outcome sim_vmxon_ready(struct sim *sim) {
+static enum sim_outcome vmxon_ready(struct sim *sim) {
     sim_region(sim, SIM_L1_VMXON);
     sim_region(sim, SIM_L1_VMCS_A);
     sim_region(sim, SIM_L1_VMCS_B);
@@ -199,6 +201,13 @@ enum sim_outcome sim_vmxon_ready(struct sim *sim) {
         outcome = sim_vmclear(sim, SIM_L1_VMCS_A);
     if (outcome == SIM_SUCCEED)
         outcome = sim_vmptrld(sim, SIM_L1_VMCS_A);
+    return outcome;
+}
+
+enum sim_outcome sim_vmxon_ready(struct sim *sim) {
+    sim_sweep.preparing++;
+    enum sim_outcome outcome = vmxon_ready(sim);
+    sim_sweep.preparing--;
     return outcome;
 }
 
@@ -352,11 +361,13 @@ static uint32_t write_guest_state(struct sim *sim) {
 
 uint32_t sim_vmcs12(struct sim *sim) {
     build_ept12(sim);
+    sim_sweep.preparing++;
     uint32_t bad = write_controls(sim);
     if (!bad)
         bad = write_host_state(sim);
     if (!bad)
         bad = write_guest_state(sim);
+    sim_sweep.preparing--;
     return bad;
 }
 

@@ -105,7 +105,7 @@ bool sim_ept01_find(const struct sim *sim, uint64_t gpa1, struct nvmx_ept01_mapp
 static enum nvmx_status ept01_lookup(void *ctx, uint64_t gpa1, struct nvmx_ept01_mapping *out) {
     struct sim *sim = sim_of_vm(ctx);
     if (sim_fails(sim, SIM_EPT01_LOOKUP))
-        return NVMX_E_HOST;
+        return sim_sweep.status;
     return sim_ept01_find(sim, gpa1, out) ? NVMX_OK : NVMX_E_UNMAPPED;
 }
 

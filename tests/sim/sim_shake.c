@@ -13,6 +13,10 @@ uint8_t *sim_save(struct sim *sim, size_t *bytes) {
         sim_broken("no memory for a blob");
     memset(blob, 0xee, room);
     enum nvmx_status status = nvmx_state_save(sim->vcpu, blob, room, bytes);
+    if (status != NVMX_OK && sim_sweep.failed) {
+        free(blob);
+        sim_sweep.gives_up();
+    }
     if (status != NVMX_OK)
         sim_broken("nvmx_state_save: %s", nvmx_status_text(status));
     return blob;
@@ -71,7 +75,12 @@ void sim_shake(struct sim *sim, bool whole) {
     restore(sim, blob, bytes);
     expect_same(sim, blob, bytes, "restored");
     if (nvmx_stop_reason(sim->vcpu) == NVMX_STOP_NONE) {
-        if (sim_enter(sim, NULL) != NVMX_ENTER)
+        bool entered = sim_enter(sim, NULL) == NVMX_ENTER;
+        if (!entered && sim_sweep.failed) {
+            free(blob);
+            sim_sweep.gives_up();
+        }
+        if (!entered)
             sim_broken("nvmx_enter after nvmx_state_restore: %s", nvmx_status_text(nvmx_stop_status(sim->vcpu)));
         expect_same(sim, blob, bytes, "restored and completed");
     }

@@ -93,7 +93,7 @@ static enum nvmx_status vmcs_select(void *ctx, uint32_t which) {
     struct sim *sim = sim_of_vcpu(ctx);
     must_be_a_vmcs(sim, which, "vmcs_select");
     if (sim_fails(sim, SIM_VMCS_SELECT))
-        return NVMX_E_HOST;
+        return sim_sweep.status;
     sim->selected = which;
     return NVMX_OK;
 }
@@ -111,7 +111,7 @@ static enum nvmx_status vmcs_reset(void *ctx, uint32_t which) {
     if (which < NVMX_VMCS02_FIRST)
         sim_broken("vmcs_reset of VMCS %u, which is the host's", which);
     if (sim_fails(sim, SIM_VMCS_RESET))
-        return NVMX_E_HOST;
+        return sim_sweep.status;
     sim_poison(sim, which);
     sim->vmcs[which].resets++;
     sim->vmcs[which].entries = 0;
@@ -129,8 +129,11 @@ static int accessible(struct sim *sim, uint32_t encoding) {
 
 static enum nvmx_status vmcs_read(void *ctx, uint32_t count, const uint32_t *encoding, uint64_t *value) {
     struct sim *sim = sim_of_vcpu(ctx);
-    if (sim_fails(sim, SIM_VMCS_READ))
-        return NVMX_E_HOST;
+    if (sim_fails(sim, SIM_VMCS_READ)) {
+        for (uint32_t i = 0; sim_sweep.half && i < count; i++)
+            value[i] = POISON;
+        return sim_sweep.status;
+    }
     for (uint32_t i = 0; i < count; i++) {
         int slot = accessible(sim, encoding[i]);
         if (slot < 0)
@@ -143,8 +146,11 @@ static enum nvmx_status vmcs_read(void *ctx, uint32_t count, const uint32_t *enc
 static enum nvmx_status vmcs_write(void *ctx, uint32_t count, const uint32_t *encoding, const uint64_t *value) {
     struct sim *sim = sim_of_vcpu(ctx);
     bool write_all = (sim->machine.msr[NVMX_CAP_MISC] >> 29) & 1;
-    if (sim_fails(sim, SIM_VMCS_WRITE))
-        return NVMX_E_HOST;
+    enum nvmx_status status = NVMX_OK;
+    if (sim_fails(sim, SIM_VMCS_WRITE)) {
+        status = sim_sweep.status;
+        count = sim_sweep.half ? count / 2 : 0;
+    }
     for (uint32_t i = 0; i < count; i++) {
         int slot = accessible(sim, encoding[i]);
         if (slot >= 0 && !write_all && nvmx_encoding_read_only(encoding[i])) {
@@ -159,7 +165,7 @@ static enum nvmx_status vmcs_write(void *ctx, uint32_t count, const uint32_t *en
         vmcs->value[slot] = value[i] & width_mask((unsigned int)slot);
         nvmx_set_add(&vmcs->written, (unsigned int)slot);
     }
-    return NVMX_OK;
+    return status;
 }
 
 void sim_vmcs_callbacks(struct sim *sim) {
@@ -181,6 +187,12 @@ static void check_entry(struct sim *sim) {
         sim_broken("VMCS %u is to be entered in mode %d", which, (int)nvmx_mode(sim->vcpu));
     if (l2 && sim->vmcs[which].resets == 0)
         sim_broken("vmcs02 %u is to be entered without a reset ever", which);
+}
+
+/* A host does not enter a vCPU that has stopped; a test that does not expect it to stop would. */
+static void stop_a_test_that_enters_a_stopped_vcpu(const struct sim *sim) {
+    if (sim_sweep.failed && nvmx_stop_reason(sim->vcpu) != NVMX_STOP_NONE)
+        sim_sweep.gives_up();
 }
 
 static void set_information(struct sim *sim, const struct nvmx_l2_exit_info *info) {
@@ -205,6 +217,7 @@ static void set_information(struct sim *sim, const struct nvmx_l2_exit_info *inf
 }
 
 enum nvmx_next sim_exit_info(struct sim *sim, const struct nvmx_l2_exit_info *info) {
+    stop_a_test_that_enters_a_stopped_vcpu(sim);
     check_entry(sim);
     struct sim_vmcs *vmcs = &sim->vmcs[sim->selected];
     vmcs->entries++;
@@ -230,7 +243,10 @@ enum nvmx_next sim_exit(struct sim *sim, uint32_t reason, uint64_t qualification
 }
 
 enum nvmx_next sim_enter(struct sim *sim, struct nvmx_pending *pending) {
+    stop_a_test_that_enters_a_stopped_vcpu(sim);
+    sim_sweep.entering = true;
     enum nvmx_next next = nvmx_enter(sim->vcpu, pending);
+    sim_sweep.entering = false;
     if (next == NVMX_HOST)
         sim_broken("nvmx_enter answered NVMX_HOST");
     if (next == NVMX_ENTER)
@@ -337,4 +353,22 @@ void sim_vmcs01(struct sim *sim) {
     sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_PAT, UINT64_C(0x0007040600070406));
     sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_GDTR_LIMIT, 0x7f);
     sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_IDTR_LIMIT, 0xfff);
+}
+
+void sim_repair(struct sim *sim) {
+    uint32_t selected = sim->selected;
+    uint64_t pointer = sim_get(sim, NVMX_VMCS01, NVMX_F_VMCS_LINK_POINTER);
+    sim_vmcs01(sim);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_VMCS_LINK_POINTER, pointer);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, 0);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, 0);
+    sim->selected = selected;
+    sim->ranges = 1;
+    sim->pages_max = SIM_PAGES;
+    sim->fail = (struct sim_fail){0};
+    for (uint32_t i = 0; i < sim->msrs; i++)
+        sim->msr[i].refuse_read = sim->msr[i].refuse_write = false;
+    sim_msr(sim, 0xc0000080)->value = 0xd00;
+    nvmx_vmcs01_changed(sim->vcpu);
+    nvmx_memory_changed(sim->vcpu, 0, SIM_RAM_BYTES);
 }

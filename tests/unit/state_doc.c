@@ -92,6 +92,7 @@ bool doc_has(const struct doc_record *record, uint32_t id) {
 }
 
 uint64_t doc_value(const struct doc_record *record, uint32_t id) {
+    cr_assert(record != NULL, "there is no such record");
     return doc_has(record, id) ? record->item[place_of(record, id)].value : 0;
 }
 

@@ -92,6 +92,7 @@ static void read_states(void) {
     struct taken *state = NULL;
     memset(&caps, 0, sizeof(caps));
     cr_assert(file != NULL, "no file of states");
+    state_count = 0;
     while (fgets(line, sizeof(line), file)) {
         char *value = strchr(line, ' ');
         line[strcspn(line, "\n")] = 0;
