@@ -41,15 +41,9 @@ for (( ; depth <= deepest; depth++)); do
     same "$depth" 1
 done
 
-cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/nvmx
-"$source_folder/tests/linux/fetch-kernel" "$cache/kernel" || fail 'no kernel'
-"$source_folder/tests/linux/build-initramfs" "$cache/kernel" "$scratch/initramfs" || fail 'no initramfs'
-read -r -a command_line <"$source_folder/tests/linux/command-line"
+prepare_linux
 for ((depth = 2; depth <= whole; depth++)); do
-    run linux 0 --levels "$depth" --timeout 1800 --module "$scratch/initramfs" "$cache/kernel/vmlinuz" "${command_line[@]}"
-    tr -d '\r' <"$scratch/linux.out" >"$scratch/report"
-    [ "$(grep -c '^nvmx: starting L1' "$scratch/report")" -eq "$depth" ] || fail 'Linux: not as many nvmx as asked for'
-    grep -q -E '^kvm-guest: all [1-9][0-9]* steps passed' "$scratch/report" ||
-        fail "Linux on $depth nvmx: KVM's guest did not pass: $(grep -m 1 FAILED "$scratch/report")"
-    printf 'Linux on %d nvmx: %s\n' "$depth" "$(grep -E '^kvm-guest: all ' "$scratch/report")"
+    linux "linux-$depth" --levels "$depth"
+    [ "$(grep -c '^nvmx: starting L1' "$scratch/linux-$depth.out")" -eq "$depth" ] || fail 'Linux: not as many nvmx as asked for'
+    printf 'Linux on %d nvmx: %s\n' "$depth" "$(grep -E '^kvm-guest: all ' "$scratch/linux-$depth.report")"
 done
