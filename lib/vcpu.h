@@ -311,9 +311,10 @@ enum l2_instruction {
     L2_INSTRUCTION_FAILED, /* a callback failed, and L2 can't go on */
 };
 struct l2_memory;
-/* vmcs02 is selected. `carry_out`: false: only decide. */
-enum l2_instruction instruction_of_l2(struct nvmx_vcpu *vcpu, uint32_t basic_reason, bool carry_out,
-                                      struct l1_fault *fault, struct l2_memory *memory);
+/* vmcs02 is selected. `information`: the instruction information of the exit, or of the instruction that the host asks about. `carry_out`:
+ * false: only decide. */
+enum l2_instruction instruction_of_l2(struct nvmx_vcpu *vcpu, uint32_t basic_reason, uint32_t information,
+                                      bool carry_out, struct l1_fault *fault, struct l2_memory *memory);
 
 /* Results of a VMX instruction (SDM 33.2), each written to vmcs01 with RIP advanced. They return NVMX_ENTER, or
  * NVMX_STOP. */

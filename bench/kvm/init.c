@@ -5,16 +5,14 @@
  *
  * Words "row=NAME" there go to the image as NAME. A variant's lines stand between "bench-variant: NAME" and "bench-variant: end". The last line is "exit-status: N".
  */
-#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mount.h>
-#include <sys/reboot.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
-#include <sys/wait.h>
 #include <unistd.h>
+
+#include "init-common.h"
 
 #define MOST_ROWS 30
 
@@ -29,31 +27,6 @@ static const struct {
     {"noshadow", "nested=1 ept=1 enable_shadow_vmcs=0"},
 };
 
-static _Noreturn void power_off(int status) {
-    printf("exit-status: %d\n", status);
-    fflush(stdout);
-    sync();
-    reboot(RB_POWER_OFF);
-    for (;;) {
-        pause();
-    }
-}
-
-static _Noreturn void fail(const char *what) {
-    printf("init: FAILED: %s: %s\n", what, strerror(errno));
-    power_off(1);
-}
-
-static void load_module(const char *name, const char *parameters) {
-    char path[64];
-    snprintf(path, sizeof(path), "/modules/%s.ko", name);
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0 || syscall(SYS_finit_module, file, parameters, 0) != 0) {
-        fail(path);
-    }
-    close(file);
-}
-
 static void report_parameter(const char *name) {
     char path[96], text[16] = "";
     snprintf(path, sizeof(path), "/sys/module/kvm_intel/parameters/%s", name);
@@ -65,28 +38,8 @@ static void report_parameter(const char *name) {
     printf("bench-host: kvm_intel.%s=%c\n", name, text[0]);
 }
 
-static int run(char *const arguments[]) {
-    int status = 0;
-    pid_t child = fork();
-    if (child < 0) {
-        fail("fork");
-    }
-    if (child == 0) {
-        execv(arguments[0], arguments);
-        fail(arguments[0]);
-    }
-    if (waitpid(child, &status, 0) != child) {
-        fail("waitpid");
-    }
-    if (WIFSIGNALED(status)) {
-        printf("init: FAILED: %s was killed by signal %d\n", arguments[0], WTERMSIG(status));
-        return 1;
-    }
-    return WEXITSTATUS(status);
-}
-
 static int run_variant(const char *word, const char *parameters) {
-    load_module("kvm_intel", parameters);
+    load_module_with("kvm_intel", parameters);
     printf("bench-variant: %s\n", word);
     report_parameter("nested");
     report_parameter("enable_shadow_vmcs");
@@ -103,15 +56,12 @@ int main(int argc, char **argv) {
     struct utsname name;
     int status = 0;
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (mount("proc", "/proc", "proc", 0, NULL) != 0 || mount("sysfs", "/sys", "sysfs", 0, NULL) != 0 ||
-        mount("devtmpfs", "/dev", "devtmpfs", 0, NULL) != 0) {
-        fail("mount");
-    }
+    mount_all();
     if (uname(&name) == 0) {
         printf("bench-host: %s %s\n", name.sysname, name.release);
     }
-    load_module("irqbypass", "");
-    load_module("kvm", "");
+    load_module_with("irqbypass", "");
+    load_module_with("kvm", "");
     for (int word = 1, used = 2; word < argc && used < MOST_ROWS + 2; word++) {
         if (strncmp(argv[word], "row=", 4) == 0) {
             command[used++] = argv[word] + 4;

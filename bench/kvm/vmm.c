@@ -8,10 +8,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/kvm.h>
 #include <stdarg.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,10 +17,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "kvm.h"
+
 #define MIB               (1u << 20)
 #define MEMORY_SIZE       (128u * MIB)
 #define LARGE_PAGE        (2u * MIB)
-#define TSS_ADDRESS       0xfffbd000u
 #define MULTIBOOT_MAGIC   0x1badb002u
 #define LOADER_MAGIC      0x2badb002u
 #define MULTIBOOT_SEARCH  8192u
@@ -32,7 +30,6 @@
 #define COMMAND_SIZE      0x700u
 #define COM1              0x3f8u
 #define LINE_STATUS_EMPTY 0x60u
-#define MAX_CPUID         256
 #define MSR_FEATURE_CONTROL 0x3au
 
 static struct {
@@ -41,7 +38,7 @@ static struct {
     struct kvm_run *run;
 } machine;
 
-static _Noreturn void __attribute__((format(printf, 1, 2))) fail(const char *format, ...) {
+void fail(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     fflush(stdout);
@@ -52,22 +49,10 @@ static _Noreturn void __attribute__((format(printf, 1, 2))) fail(const char *for
     exit(1);
 }
 
-static int call(int file, unsigned long request, const char *name, void *argument) {
-    int result = ioctl(file, request, argument);
-    if (result < 0) {
-        fail("%s: %s", name, strerror(errno));
-    }
-    return result;
-}
-
-#define CALL(file, request, argument)      call(file, request, #request, argument)
-#define CALL_NUMBER(file, request, number) CALL(file, request, (void *)(uintptr_t)(number))
-
 /* -- the machine ------------------------------------------------------------------------------------------------------------ */
 
 /* Memory in large pages and all there, so that no fault of the VMM's own process is measured. */
 static void create_memory(void) {
-    struct kvm_userspace_memory_region region = {.memory_size = MEMORY_SIZE};
     uint8_t *reserved = mmap(NULL, MEMORY_SIZE + LARGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     uintptr_t at;
     if (reserved == MAP_FAILED) {
@@ -80,33 +65,20 @@ static void create_memory(void) {
     }
     madvise(machine.memory, MEMORY_SIZE, MADV_HUGEPAGE);
     memset(machine.memory, 0, MEMORY_SIZE);
-    region.userspace_addr = (uintptr_t)machine.memory;
-    CALL(machine.vm, KVM_SET_USER_MEMORY_REGION, &region);
+    kvm_give_memory(machine.vm, machine.memory, MEMORY_SIZE);
 }
 
 static void create_vm(void) {
-    machine.kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-    if (machine.kvm < 0) {
-        fail("/dev/kvm: %s", strerror(errno));
-    }
-    if (CALL_NUMBER(machine.kvm, KVM_GET_API_VERSION, 0) != KVM_API_VERSION) {
-        fail("another version of KVM's API than %d", KVM_API_VERSION);
-    }
-    machine.vm = CALL_NUMBER(machine.kvm, KVM_CREATE_VM, 0);
-    CALL_NUMBER(machine.vm, KVM_SET_TSS_ADDR, TSS_ADDRESS);
+    machine.kvm = kvm_open();
+    machine.vm = kvm_create_vm(machine.kvm);
     CALL_NUMBER(machine.vm, KVM_CREATE_IRQCHIP, 0);
     create_memory();
 }
 
 /* Everything that KVM can give, VMX with it. */
 static void set_cpuid(void) {
-    struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + MAX_CPUID * sizeof(cpuid->entries[0]));
+    struct kvm_cpuid2 *cpuid = kvm_supported_cpuid(machine.kvm);
     bool vmx = false;
-    if (cpuid == NULL) {
-        fail("out of memory");
-    }
-    cpuid->nent = MAX_CPUID;
-    CALL(machine.kvm, KVM_GET_SUPPORTED_CPUID, cpuid);
     for (uint32_t i = 0; i < cpuid->nent; i++) {
         vmx = vmx || (cpuid->entries[i].function == 1 && cpuid->entries[i].ecx & 1u << 5);
     }
@@ -119,11 +91,7 @@ static void set_cpuid(void) {
 
 /* As the firmware of a machine leaves it: VMXON allowed outside SMX, locked. KVM's own VMX capability MSRs stay as they are. */
 static void set_msrs(void) {
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry;
-    } msrs = {.head.nmsrs = 1, .entry = {.index = MSR_FEATURE_CONTROL, .data = 5}};
-    if (CALL(machine.vcpu, KVM_SET_MSRS, &msrs) != 1) {
+    if (!kvm_msr_write(machine.vcpu, MSR_FEATURE_CONTROL, 5)) {
         fail("KVM refuses IA32_FEATURE_CONTROL");
     }
 }
@@ -137,12 +105,7 @@ static struct kvm_segment flat(uint16_t selector, uint8_t type) {
 static void create_vcpu(uint32_t entry) {
     struct kvm_sregs special;
     struct kvm_regs registers = {.rip = entry, .rflags = 2, .rax = LOADER_MAGIC, .rbx = INFO_ADDRESS};
-    machine.vcpu = CALL_NUMBER(machine.vm, KVM_CREATE_VCPU, 0);
-    int size = CALL_NUMBER(machine.kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-    machine.run = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, machine.vcpu, 0);
-    if (machine.run == MAP_FAILED) {
-        fail("mmap of the vCPU: %s", strerror(errno));
-    }
+    machine.vcpu = kvm_create_vcpu(machine.kvm, machine.vm, 0, &machine.run);
     set_cpuid();
     set_msrs();
     CALL(machine.vcpu, KVM_GET_SREGS, &special);
@@ -297,14 +260,8 @@ static bool handle_exit(void) {
         return true;
     case KVM_EXIT_INTR:
         return true;
-    case KVM_EXIT_FAIL_ENTRY:
-        fail("KVM_EXIT_FAIL_ENTRY, hardware reason %#llx", run->fail_entry.hardware_entry_failure_reason);
-    case KVM_EXIT_INTERNAL_ERROR:
-        fail("KVM_EXIT_INTERNAL_ERROR, suberror %u", run->internal.suberror);
-    case KVM_EXIT_SHUTDOWN:
-        fail("KVM_EXIT_SHUTDOWN: the guest had a triple fault");
     default:
-        fail("KVM exit %u", run->exit_reason);
+        kvm_unexpected(run);
     }
 }
 

@@ -43,9 +43,8 @@ bool dirty_fault(uint64_t gpa1) {
 static uint64_t pages_of_l1(bool mark) {
     uint64_t last = 0;
 
-    for (uint64_t gpa1 = 0; gpa1 < memory_direct_end(); gpa1 += PAGE_BYTES) {
-        if (!memory_is_usable(gpa1, gpa1 + PAGE_BYTES))
-            continue;
+    for (uint64_t gpa1 = memory_usable_from(0); gpa1 < memory_direct_end();
+         gpa1 = memory_usable_from(gpa1 + PAGE_BYTES)) {
         last = gpa1 / PAGE_BYTES + 1;
         if (mark)
             dirty_mark(gpa1);

@@ -145,6 +145,20 @@ bool memory_is_usable(uint64_t start, uint64_t end) {
     return false;
 }
 
+uint64_t memory_usable_from(uint64_t gpa1) {
+    uint64_t next = direct_end;
+
+    if (gpa1 < direct_end && memory_is_usable(gpa1, gpa1 + 4 * KIB))
+        return gpa1;
+    for (uint32_t i = 0; i < map.count; i++) {
+        uint64_t start = (map.region[i].start + 4 * KIB - 1) & ~(4 * KIB - 1);
+
+        if (start > gpa1 && start < next && memory_is_usable(start, start + 4 * KIB))
+            next = start;
+    }
+    return next;
+}
+
 struct memory_region memory_recent; /* whole pages */
 
 bool memory_is_l1_page(uint64_t gpa1) {

@@ -51,6 +51,8 @@ bool memory_is_ram(uint64_t start, uint64_t end);
 bool memory_is_own(uint64_t start, uint64_t end);
 /* Likewise, with ACPI's memory and the first 640 KiB: what behaves as memory and is not L0's. */
 bool memory_is_usable(uint64_t start, uint64_t end);
+/* The first such page at gpa1, which is aligned, or above it; memory_direct_end() if there is none. For loops that must not walk through holes. */
+uint64_t memory_usable_from(uint64_t gpa1);
 
 /*
  * Choose L0's range (as high as possible below 4 GiB; own_mib MiB, 0: by the machine's size), move the running image

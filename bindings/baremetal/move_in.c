@@ -75,9 +75,8 @@ static const char *check_cpu(struct cpu *cpu, void *vm, void *vcpu) {
 }
 
 static void clear_memory(void) {
-    for (uint64_t gpa1 = 0; gpa1 < memory_direct_end(); gpa1 += PAGE_BYTES)
-        if (memory_is_usable(gpa1, gpa1 + PAGE_BYTES))
-            memset(phys_to_virt(gpa1), 0, PAGE_BYTES);
+    for (uint64_t gpa1 = memory_usable_from(0); gpa1 < memory_direct_end(); gpa1 = memory_usable_from(gpa1 + PAGE_BYTES))
+        memset(phys_to_virt(gpa1), 0, PAGE_BYTES);
 }
 
 static const char *begin(struct cpu *cpu, uint32_t bytes) {

@@ -26,7 +26,7 @@ enum route route_shadow_vmcs(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t 
     if ((secondary_controls(v) & PROC2_VMCS_SHADOWING) == 0) {
         return ROUTE_L1;
     }
-    enum l2_instruction result = instruction_of_l2(vcpu, reason, hardware, &fault, &memory);
+    enum l2_instruction result = instruction_of_l2(vcpu, reason, info->instruction_info, hardware, &fault, &memory);
     if (memory.access.log != NULL) {
         v->value[NVMX_F_PML_INDEX] = log.index;
     }

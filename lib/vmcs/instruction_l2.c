@@ -110,14 +110,16 @@ static enum l2_instruction finish(struct instruction *in, struct verdict verdict
     return instruction_end(in, flags) == NVMX_OK ? L2_INSTRUCTION_DONE : L2_INSTRUCTION_FAILED;
 }
 
-enum l2_instruction instruction_of_l2(struct nvmx_vcpu *vcpu, uint32_t basic_reason, bool carry_out,
-                                      struct l1_fault *fault, struct l2_memory *memory) {
+enum l2_instruction instruction_of_l2(struct nvmx_vcpu *vcpu, uint32_t basic_reason, uint32_t information,
+                                      bool carry_out, struct l1_fault *fault, struct l2_memory *memory) {
     struct batch out;
     struct instruction in = {.out = &out, .vmcs = vcpu->selected};
     bool exits = true;
     enum nvmx_status status = instruction_begin(
         vcpu, basic_reason == NVMX_REASON_VMREAD ? &vmread_row : &vmwrite_row, NULL, &in);
     in.paging.l2 = memory;
+    /* Where nothing exited, vmcs02 has the information of an earlier exit. */
+    nvmx_decode_information(basic_reason, information, 0, &in.operand);
     if (status == NVMX_OK) {
         status = decide(&in, &exits);
     }

@@ -8,16 +8,12 @@
     echo 'not run: NVMX_FULL=1 boots Linux as L2, which takes minutes'
     exit 0
 }
-cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/nvmx
-mkdir -p "$cache"
-"$source_folder/tests/linux/fetch-kernel" "$cache/kernel" || fail 'no kernel'
-"$source_folder/tests/linux/build-initramfs" --linux-guest "$cache/kernel" "$scratch/initramfs" || fail 'no initramfs'
-read -r -a command_line <"$source_folder/tests/linux/command-line"
+prepare_linux --linux-guest
 
 for name in direct nvmx; do
     how=()
     [ $name = nvmx ] || how=(--direct)
-    run $name 0 "${how[@]}" --memory 768 --timeout 1800 --module "$scratch/initramfs" "$cache/kernel/vmlinuz" "${command_line[@]}" -- \
+    run $name 0 "${how[@]}" --memory 768 --timeout 1800 --module "$scratch/initramfs" "$kernel/vmlinuz" "${command_line[@]}" -- \
         "${command_line[@]}"
     tr -d '\r' <"$scratch/$name.out" | grep -E '^(L2|linux-guest): ' >"$scratch/$name.all"
     sed -E 's/\[ *[0-9]+\.[0-9]+\]/[time]/; /exits to user space$/d' "$scratch/$name.all" >"$scratch/$name.report"

@@ -7,12 +7,8 @@
 sets='ept=0,unrestricted_guest=0,vpid=0,enable_shadow_vmcs=0'
 [ -z "${NVMX_FULL:-}" ] || sets='ept=0:ept=0,vpid=0:vpid=0:unrestricted_guest=0:eptad=0:flexpriority=0:enable_apicv=0:enable_shadow_vmcs=0:preemption_timer=0:pml=0:emulate_invalid_guest_state=0:nested=0:nested=1:ple_gap=0:vnmi=0:nested_early_check=1:ept=0,unrestricted_guest=0,vpid=0,flexpriority=0,enable_apicv=0,preemption_timer=0,pml=0'
 
-cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/nvmx
-mkdir -p "$cache"
-"$source_folder/tests/linux/fetch-kernel" "$cache/kernel" || fail 'no kernel'
-"$source_folder/tests/linux/build-initramfs" "$cache/kernel" "$scratch/initramfs" || fail 'no initramfs'
-read -r -a command_line <"$source_folder/tests/linux/command-line"
-run linux 0 --memory 512 --timeout 1800 --module "$scratch/initramfs" "$cache/kernel/vmlinuz" "${command_line[@]}" "kvm_sets=$sets"
+prepare_linux
+run linux 0 --memory 512 --timeout 1800 --module "$scratch/initramfs" "$kernel/vmlinuz" "${command_line[@]}" "kvm_sets=$sets"
 tr -d '\r' <"$scratch/linux.out" >"$scratch/report"
 grep -q '^nvmx: ' "$scratch/report" || fail 'L0 said nothing: was it there?'
 IFS=':' read -r -a each <<<"$sets"

@@ -47,20 +47,8 @@ done
 same l1
 taken l1 50
 
-cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/nvmx
-mkdir -p "$cache"
-"$source_folder/tests/linux/fetch-kernel" "$cache/kernel" || fail 'no kernel'
-"$source_folder/tests/linux/build-initramfs" "$cache/kernel" "$scratch/initramfs" || fail 'no initramfs'
-read -r -a command_line <"$source_folder/tests/linux/command-line"
-linux() { # NAME, option...
-    local name=$1
-    shift
-    run "$name" 0 --stats --memory 512 --timeout 800 "$@" --module "$scratch/initramfs" "$cache/kernel/vmlinuz" "${command_line[@]}"
-    tr -d '\r' <"$scratch/$name.out" | grep -E '^(L2|kvm-guest): ' >"$scratch/$name.report"
-    grep -q -E '^kvm-guest: all [1-9][0-9]* steps passed' "$scratch/$name.report" ||
-        fail "$name: L2 did not pass: $(grep -m 1 FAILED "$scratch/$name.report")"
-}
-linux linux-plain
-linux linux --l0-option resize=3,1
+prepare_linux
+linux linux-plain --stats
+linux linux --stats --l0-option resize=3,1
 same linux
 taken linux 100

@@ -30,25 +30,13 @@ diff -u "$scratch/plain.report" "$scratch/shaken.report" || fail 'the small L1 n
 printf 'l1: %d lines are the same\n' "$(wc -l <"$scratch/shaken.report")"
 saves shaken 500
 
-cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/nvmx
-mkdir -p "$cache"
-"$source_folder/tests/linux/fetch-kernel" "$cache/kernel" || fail 'no kernel'
-"$source_folder/tests/linux/build-initramfs" "$cache/kernel" "$scratch/initramfs" || fail 'no initramfs'
-read -r -a command_line <"$source_folder/tests/linux/command-line"
-linux() { # NAME, option...
-    local name=$1
-    shift
-    run "$name" 0 --stats --memory 512 --timeout 800 "$@" --module "$scratch/initramfs" "$cache/kernel/vmlinuz" "${command_line[@]}"
-    tr -d '\r' <"$scratch/$name.out" | grep -E '^(L2|kvm-guest): ' >"$scratch/$name.report"
-    grep -q -E '^kvm-guest: all [1-9][0-9]* steps passed' "$scratch/$name.report" ||
-        fail "$name: L2 did not pass: $(grep -m 1 FAILED "$scratch/$name.report")"
-}
+prepare_linux
 if [ -n "$full" ]; then
-    linux linux-plain
-    linux linux-shaken --l0-option shake=2,1
+    linux linux-plain --stats
+    linux linux-shaken --stats --l0-option shake=2,1
     diff -u "$scratch/linux-plain.report" "$scratch/linux-shaken.report" || fail 'Linux or its guest noticed'
     saves linux-shaken 10000
 else
-    linux linux-shaken --l0-option shake=20,1
+    linux linux-shaken --stats --l0-option shake=20,1
     saves linux-shaken 500
 fi

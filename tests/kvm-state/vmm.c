@@ -29,35 +29,19 @@ static void complete_exit(void) {
     machine.run->immediate_exit = 0;
 }
 
-static bool read_msr(uint32_t index, uint64_t *value) {
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry;
-    } msrs = {.head.nmsrs = 1, .entry = {.index = index}};
-
-    if (CALL(machine.vcpu, KVM_GET_MSRS, &msrs) != 1) {
-        return false;
-    }
-    *value = msrs.entry.data;
-    return true;
-}
-
 static void print_msr(const char *name, uint32_t index) {
     uint64_t value;
 
-    if (read_msr(index, &value)) {
+    if (kvm_msr_read(machine.vcpu, index, &value)) {
         printf("kvm-state: %s %llx\n", name, (unsigned long long)value);
     }
 }
 
 static uint32_t cpuid_eax(uint32_t function) {
-    struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + MAX_CPUID * sizeof(cpuid->entries[0]));
+    struct kvm_cpuid2 *cpuid = kvm_supported_cpuid(machine.kvm);
     uint32_t eax = 0;
 
-    if (cpuid == NULL) {
-        fail("out of memory");
-    }
-    cpuid->nent = MAX_CPUID;
+    cpuid->nent = KVM_MAX_CPUID;
     CALL(machine.vcpu, KVM_GET_CPUID2, cpuid);
     for (uint32_t i = 0; i < cpuid->nent; i++) {
         eax = cpuid->entries[i].function == function ? cpuid->entries[i].eax : eax;
@@ -71,7 +55,7 @@ static void print_capabilities(void) {
     for (uint32_t index = 0x480; index <= 0x493; index++) {
         uint64_t value;
 
-        if (read_msr(index, &value)) {
+        if (kvm_msr_read(machine.vcpu, index, &value)) {
             printf("kvm-state: %x %llx\n", index, (unsigned long long)value);
         }
     }

@@ -11,32 +11,13 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mount.h>
-#include <sys/reboot.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
-#include <sys/wait.h>
-#include <termios.h>
 #include <unistd.h>
 
+#include "init-common.h"
+
 static char command_line[4096];
-
-static _Noreturn void power_off(int status) {
-    printf("exit-status: %d\n", status);
-    fflush(stdout);
-    tcdrain(STDOUT_FILENO);
-    sync();
-    reboot(RB_POWER_OFF);
-    for (;;) {
-        pause();
-    }
-}
-
-static _Noreturn void fail(const char *what) {
-    printf("init: FAILED: %s: %s\n", what, strerror(errno));
-    power_off(1);
-}
 
 static size_t read_text(const char *path, char *text, size_t size) {
     int file = open(path, O_RDONLY | O_CLOEXEC);
@@ -75,21 +56,15 @@ static void module_parameters(const char *name, char *parameters, size_t size) {
     }
 }
 
-static void load_module_with(const char *name, const char *parameters) {
-    char path[64];
-    snprintf(path, sizeof(path), "/modules/%s.ko", name);
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0 || syscall(SYS_finit_module, file, parameters, 0) != 0) {
-        fail(path);
-    }
-    close(file);
+static void load_and_say(const char *name, const char *parameters) {
+    load_module_with(name, parameters);
     printf("init: module %s loaded%s%s\n", name, parameters[0] ? " with " : "", parameters);
 }
 
 static void load_module(const char *name) {
     char parameters[1024];
     module_parameters(name, parameters, sizeof(parameters));
-    load_module_with(name, parameters);
+    load_and_say(name, parameters);
 }
 
 static void report_cpu(void) {
@@ -111,26 +86,6 @@ static void report_cpu(void) {
         *end = 0;
     }
     printf("init: %s\n", flags);
-}
-
-static int run(char *const arguments[]) {
-    int status = 0;
-    pid_t child = fork();
-    if (child < 0) {
-        fail("fork");
-    }
-    if (child == 0) {
-        execv(arguments[0], arguments);
-        fail(arguments[0]);
-    }
-    if (waitpid(child, &status, 0) != child) {
-        fail("waitpid");
-    }
-    if (WIFSIGNALED(status)) {
-        printf("init: FAILED: %s was killed by signal %d\n", arguments[0], WTERMSIG(status));
-        return 1;
-    }
-    return WEXITSTATUS(status);
 }
 
 /* kvm-guest, and kvm-smp if there are processors for it. */
@@ -172,7 +127,7 @@ static int run_sets(char **arguments) {
             *comma = ' ';
         }
         unload_kvm_intel();
-        load_module_with("kvm_intel", set);
+        load_and_say("kvm_intel", set);
         status = run_guests(arguments);
         printf("init: set %s: %s\n", set, status == 0 ? "passed" : "FAILED");
     }
@@ -184,9 +139,7 @@ int main(int argc, char **argv) {
     struct utsname name;
     (void)argc;
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (mount("proc", "/proc", "proc", 0, NULL) != 0 || mount("devtmpfs", "/dev", "devtmpfs", 0, NULL) != 0) {
-        fail("mount");
-    }
+    mount_all();
     if (uname(&name) == 0) {
         printf("init: %s %s is up\n", name.sysname, name.release);
     }

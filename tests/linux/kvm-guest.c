@@ -6,21 +6,16 @@
  * The last line is "kvm-guest: all N steps passed" (exit status 0) or "kvm-guest: FAILED: ..." (1).
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/kvm.h>
 #include <stdarg.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 
+#include "kvm.h"
 #include "protocol.h"
 
 #define MAX_VALUES 4
-#define MAX_CPUID  128
 /* A guest that runs wild must not print for ever. */
 #define MAX_EXITS 2000
 
@@ -61,7 +56,7 @@ static struct {
     bool interrupt_wanted, second_interrupt;
 } machine;
 
-static _Noreturn void __attribute__((format(printf, 1, 2))) fail(const char *format, ...) {
+void fail(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     printf("kvm-guest: FAILED: ");
@@ -71,50 +66,17 @@ static _Noreturn void __attribute__((format(printf, 1, 2))) fail(const char *for
     exit(1);
 }
 
-static int call(int file, unsigned long request, const char *name, void *argument) {
-    int result = ioctl(file, request, argument);
-    if (result < 0) {
-        fail("%s: %s", name, strerror(errno));
-    }
-    return result;
-}
-
-#define CALL(file, request, argument)      call(file, request, #request, argument)
-#define CALL_NUMBER(file, request, number) CALL(file, request, (void *)(uintptr_t)(number))
-
 static void create_vm(void) {
-    machine.kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-    if (machine.kvm < 0) {
-        fail("/dev/kvm: %s", strerror(errno));
-    }
-    int version = CALL_NUMBER(machine.kvm, KVM_GET_API_VERSION, 0);
-    if (version != KVM_API_VERSION) {
-        fail("KVM API version %d instead of %d", version, KVM_API_VERSION);
-    }
-    printf("kvm-guest: /dev/kvm works, API version %d\n", version);
-    machine.vm = CALL_NUMBER(machine.kvm, KVM_CREATE_VM, 0);
-    CALL_NUMBER(machine.vm, KVM_SET_TSS_ADDR, 0xfffbd000);
-    machine.memory = mmap(NULL, MEMORY_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (machine.memory == MAP_FAILED) {
-        fail("mmap: %s", strerror(errno));
-    }
+    machine.kvm = kvm_open();
+    printf("kvm-guest: /dev/kvm works, API version %d\n", KVM_API_VERSION);
+    machine.vm = kvm_create_vm(machine.kvm);
+    machine.memory = kvm_make_memory(machine.vm, MEMORY_SIZE);
     memcpy(machine.memory + GUEST_BASE, guest_start, (size_t)(guest_end - guest_start));
-    struct kvm_userspace_memory_region region = {
-        .memory_size = MEMORY_SIZE,
-        .userspace_addr = (uintptr_t)machine.memory,
-    };
-    CALL(machine.vm, KVM_SET_USER_MEMORY_REGION, &region);
 }
 
 /* Offers the guest what KVM supports, with our own values in the leaf that the guest looks at. */
 static void set_cpuid(void) {
-    size_t size = sizeof(struct kvm_cpuid2) + MAX_CPUID * sizeof(struct kvm_cpuid_entry2);
-    struct kvm_cpuid2 *cpuid = calloc(1, size);
-    if (cpuid == NULL) {
-        fail("no memory");
-    }
-    cpuid->nent = MAX_CPUID;
-    CALL(machine.kvm, KVM_GET_SUPPORTED_CPUID, cpuid);
+    struct kvm_cpuid2 *cpuid = kvm_supported_cpuid(machine.kvm);
     struct kvm_cpuid_entry2 *leaf = NULL;
     for (unsigned i = 0; i < cpuid->nent; i++) {
         if (cpuid->entries[i].function == CPUID_LEAF) {
@@ -133,20 +95,9 @@ static void set_cpuid(void) {
 }
 
 static void create_vcpu(void) {
-    struct kvm_sregs special;
-    struct kvm_regs registers = {.rip = GUEST_BASE, .rflags = 2};
-    machine.vcpu = CALL_NUMBER(machine.vm, KVM_CREATE_VCPU, 0);
-    int size = CALL_NUMBER(machine.kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-    machine.run = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, machine.vcpu, 0);
-    if (machine.run == MAP_FAILED) {
-        fail("mmap of the vCPU: %s", strerror(errno));
-    }
+    machine.vcpu = kvm_create_vcpu(machine.kvm, machine.vm, 0, &machine.run);
     set_cpuid();
-    CALL(machine.vcpu, KVM_GET_SREGS, &special);
-    special.cs.base = 0;
-    special.cs.selector = 0;
-    CALL(machine.vcpu, KVM_SET_SREGS, &special);
-    CALL(machine.vcpu, KVM_SET_REGS, &registers);
+    kvm_start_at(machine.vcpu, GUEST_BASE);
 }
 
 static void check_memory(void) {
@@ -316,14 +267,8 @@ static bool handle_exit(void) {
         printf("kvm-guest: exit %u: KVM_EXIT_IRQ_WINDOW_OPEN\n", machine.exits);
         inject();
         return true;
-    case KVM_EXIT_FAIL_ENTRY:
-        fail("KVM_EXIT_FAIL_ENTRY, hardware reason %#llx", run->fail_entry.hardware_entry_failure_reason);
-    case KVM_EXIT_INTERNAL_ERROR:
-        fail("KVM_EXIT_INTERNAL_ERROR, suberror %u", run->internal.suberror);
-    case KVM_EXIT_SHUTDOWN:
-        fail("KVM_EXIT_SHUTDOWN: the guest had a triple fault");
     default:
-        fail("KVM exit %u", run->exit_reason);
+        kvm_unexpected(run);
     }
 }
 

@@ -6,13 +6,9 @@
  * The last line is "kvm-smp: all N values are right" (exit status 0) or "kvm-smp: FAILED: ..." (1).
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/kvm.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdarg.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,10 +16,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "kvm.h"
 #include "smp-protocol.h"
 
 #define VCPUS     2
-#define MAX_CPUID 128
 #define RESULTS   8
 #define PAGE      4096
 
@@ -50,10 +46,9 @@ static struct {
     struct kvm_run *run[VCPUS];
     uint32_t result[RESULTS];
     unsigned results;
-    size_t run_bytes;
 } machine;
 
-static _Noreturn void __attribute__((format(printf, 1, 2))) fail(const char *format, ...) {
+void fail(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     printf("kvm-smp: FAILED: ");
@@ -63,50 +58,25 @@ static _Noreturn void __attribute__((format(printf, 1, 2))) fail(const char *for
     _exit(1);
 }
 
-static int call(int file, unsigned long request, const char *name, void *argument) {
-    int result = ioctl(file, request, argument);
-    if (result < 0) {
-        fail("%s: %s", name, strerror(errno));
-    }
-    return result;
-}
-
-#define CALL(file, request, argument)      call(file, request, #request, argument)
-#define CALL_NUMBER(file, request, number) CALL(file, request, (void *)(uintptr_t)(number))
-
 static volatile uint32_t *word(uint32_t offset) {
     return (volatile uint32_t *)(machine.memory + SMP_WORDS + offset);
 }
 
 static void create_vm(void) {
-    machine.kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-    if (machine.kvm < 0) {
-        fail("/dev/kvm: %s", strerror(errno));
-    }
-    machine.vm = CALL_NUMBER(machine.kvm, KVM_CREATE_VM, 0);
-    CALL_NUMBER(machine.vm, KVM_SET_TSS_ADDR, 0xfffbd000);
+    machine.kvm = kvm_open();
+    machine.vm = kvm_create_vm(machine.kvm);
     CALL_NUMBER(machine.vm, KVM_CREATE_IRQCHIP, 0);
-    machine.memory = mmap(NULL, SMP_MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    machine.memory = kvm_make_memory(machine.vm, SMP_MEMORY);
     machine.pages = memfd_create("pages", MFD_CLOEXEC);
-    if (machine.memory == MAP_FAILED || machine.pages < 0 || ftruncate(machine.pages, 2 * PAGE) != 0) {
+    if (machine.pages < 0 || ftruncate(machine.pages, 2 * PAGE) != 0) {
         fail("no memory: %s", strerror(errno));
     }
     memcpy(machine.memory + SMP_CODE, smp_guest_start, (size_t)(smp_guest_end - smp_guest_start));
-    struct kvm_userspace_memory_region region = {
-        .memory_size = SMP_MEMORY,
-        .userspace_addr = (uintptr_t)machine.memory,
-    };
-    CALL(machine.vm, KVM_SET_USER_MEMORY_REGION, &region);
 }
 
 /* What KVM supports, and for each vCPU its own APIC identifier. */
 static void set_cpuid(uint32_t id) {
-    struct kvm_cpuid2 *cpuid = calloc(1, sizeof(struct kvm_cpuid2) + MAX_CPUID * sizeof(struct kvm_cpuid_entry2));
-    if (cpuid == NULL) {
-        fail("no memory");
-    }
-    cpuid->nent = MAX_CPUID;
-    CALL(machine.kvm, KVM_GET_SUPPORTED_CPUID, cpuid);
+    struct kvm_cpuid2 *cpuid = kvm_supported_cpuid(machine.kvm);
     for (uint32_t i = 0; i < cpuid->nent; i++) {
         struct kvm_cpuid_entry2 *entry = &cpuid->entries[i];
         if (entry->function == 1) {
@@ -120,21 +90,10 @@ static void set_cpuid(uint32_t id) {
 }
 
 static void create_vcpu(uint32_t id) {
-    machine.vcpu[id] = CALL_NUMBER(machine.vm, KVM_CREATE_VCPU, id);
-    machine.run_bytes = (size_t)CALL_NUMBER(machine.kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-    machine.run[id] = mmap(NULL, machine.run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, machine.vcpu[id], 0);
-    if (machine.run[id] == MAP_FAILED) {
-        fail("mmap of struct kvm_run: %s", strerror(errno));
-    }
+    machine.vcpu[id] = kvm_create_vcpu(machine.kvm, machine.vm, id, &machine.run[id]);
     set_cpuid(id);
     if (id == 0) { /* the other begins when its start-up IPI comes */
-        struct kvm_regs registers = {.rip = SMP_CODE, .rflags = 2};
-        struct kvm_sregs special;
-        CALL(machine.vcpu[id], KVM_GET_SREGS, &special);
-        special.cs.base = 0;
-        special.cs.selector = 0;
-        CALL(machine.vcpu[id], KVM_SET_SREGS, &special);
-        CALL(machine.vcpu[id], KVM_SET_REGS, &registers);
+        kvm_start_at(machine.vcpu[id], SMP_CODE);
     }
 }
 

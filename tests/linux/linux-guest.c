@@ -7,8 +7,6 @@
  * "linux-guest: FAILED: ..." (1).
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/kvm.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,8 +16,6 @@
 
 #include "linux-guest.h"
 
-#define TSS_ADDRESS 0xfffbd000u
-#define MAX_CPUID   256
 #define COM1        0x3f8u
 #define COM1_LINE   4u
 #define CMOS_DATA   0x71u
@@ -42,46 +38,19 @@ void fail(const char *format, ...) {
     exit(1);
 }
 
-static int call(int file, unsigned long request, const char *name, void *argument) {
-    int result = ioctl(file, request, argument);
-    if (result < 0) {
-        fail("%s: %s", name, strerror(errno));
-    }
-    return result;
-}
-
-#define CALL(file, request, argument)      call(file, request, #request, argument)
-#define CALL_NUMBER(file, request, number) CALL(file, request, (void *)(uintptr_t)(number))
-
 static void create_vm(void) {
-    machine.kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-    if (machine.kvm < 0) {
-        fail("/dev/kvm: %s", strerror(errno));
-    }
-    machine.vm = CALL_NUMBER(machine.kvm, KVM_CREATE_VM, 0);
-    CALL_NUMBER(machine.vm, KVM_SET_TSS_ADDR, TSS_ADDRESS);
-    CALL_NUMBER(machine.vm, KVM_CREATE_IRQCHIP, 0);
     struct kvm_pit_config timer = {0};
+    machine.kvm = kvm_open();
+    machine.vm = kvm_create_vm(machine.kvm);
+    CALL_NUMBER(machine.vm, KVM_CREATE_IRQCHIP, 0);
     CALL(machine.vm, KVM_CREATE_PIT2, &timer);
-    machine.memory = mmap(NULL, MEMORY_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (machine.memory == MAP_FAILED) {
-        fail("mmap: %s", strerror(errno));
-    }
+    machine.memory = kvm_make_memory(machine.vm, MEMORY_SIZE);
     madvise(machine.memory, MEMORY_SIZE, MADV_HUGEPAGE);
-    struct kvm_userspace_memory_region region = {.memory_size = MEMORY_SIZE, .userspace_addr = (uintptr_t)machine.memory};
-    CALL(machine.vm, KVM_SET_USER_MEMORY_REGION, &region);
 }
 
 static void create_vcpu(void) {
-    struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + MAX_CPUID * sizeof(cpuid->entries[0]));
-    machine.vcpu = CALL_NUMBER(machine.vm, KVM_CREATE_VCPU, 0);
-    int size = CALL_NUMBER(machine.kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-    machine.run = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, machine.vcpu, 0);
-    if (machine.run == MAP_FAILED || cpuid == NULL) {
-        fail("no memory for the vCPU");
-    }
-    cpuid->nent = MAX_CPUID;
-    CALL(machine.kvm, KVM_GET_SUPPORTED_CPUID, cpuid);
+    struct kvm_cpuid2 *cpuid = kvm_supported_cpuid(machine.kvm);
+    machine.vcpu = kvm_create_vcpu(machine.kvm, machine.vm, 0, &machine.run);
     for (uint32_t i = 0; i < cpuid->nent; i++) {
         if (cpuid->entries[i].function == 1) {
             cpuid->entries[i].ecx |= HYPERVISOR;
@@ -159,14 +128,8 @@ static bool handle_exit(void) {
         return true;
     case KVM_EXIT_INTR:
         return true;
-    case KVM_EXIT_FAIL_ENTRY:
-        fail("KVM_EXIT_FAIL_ENTRY, hardware reason %#llx", run->fail_entry.hardware_entry_failure_reason);
-    case KVM_EXIT_INTERNAL_ERROR:
-        fail("KVM_EXIT_INTERNAL_ERROR, suberror %u", run->internal.suberror);
-    case KVM_EXIT_SHUTDOWN:
-        fail("KVM_EXIT_SHUTDOWN: the guest had a triple fault");
     default:
-        fail("KVM exit %u", run->exit_reason);
+        kvm_unexpected(run);
     }
 }
 

@@ -3,9 +3,7 @@
 #ifndef LINUX_GUEST_H
 #define LINUX_GUEST_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "kvm.h"
 
 #define MIB         (1u << 20)
 #define MEMORY_SIZE (192u * MIB)
@@ -31,8 +29,6 @@ struct machine {
     struct kvm_run *run;
     uint64_t exits;
 };
-
-_Noreturn void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* linux-guest-load.c: the kernel, its initramfs and what the boot protocol wants; registers as it says (64-bit entry). */
 void load_linux(struct machine *machine, const char *kernel, const char *initramfs, const char *command_line);

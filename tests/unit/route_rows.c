@@ -19,7 +19,7 @@ struct row {
     struct nvmx_l2_exit_info info;
     uint64_t rax, rcx, xss;
     uint64_t at, memory; /* L1's memory */
-    bool only_hardware;  /* nvmx_l1_intercepts does not know: it takes from vmcs02 what an exit leaves there, and does not walk ept12 */
+    bool only_hardware;  /* nvmx_l1_intercepts does not know: it does not walk ept12 */
     bool refused;        /* an entry failure, not an exit */
 };
 
