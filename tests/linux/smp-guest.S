@@ -47,6 +47,7 @@ first:
     movw $SMP_STACK0, %sp
     movw $ABSOLUTE(on_ipi), IPI_VECTOR * 4
     movw $0, IPI_VECTOR * 4 + 2
+    sti
     write_msr X2APIC_ICR, ICR_INIT, 1
     write_msr X2APIC_ICR, (ICR_STARTUP | (SMP_CODE >> 12)), 1
     xorl %edi, %edi                     /* its number */
@@ -67,6 +68,7 @@ first:
 
 second:
     movw $SMP_STACK1, %sp
+    sti
     movl $1, WORD(WORD_ONLINE)
     movl $1, %edi
     call both
