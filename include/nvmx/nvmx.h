@@ -78,7 +78,9 @@ struct nvmx_vcpu_config {
     struct nvmx_regs *regs;   /* L1's or L2's registers, whichever runs; the host owns them */
     uint64_t shadow_hpa;      /* hpa of the shadow VMCS if vmcs01 uses VMCS shadowing, else NVMX_NO_ADDRESS */
     uint16_t vmcs02_slots;    /* 1..NVMX_VMCS02_MAX: how many vmcs02 the host keeps */
-    uint16_t vpid02_first;    /* first of the VPIDs that the host gives for L2 on this vCPU; 0: no VPIDs (hardware flushes) */
+    /* First of the VPIDs that the host gives for L2 on this vCPU; 0: no VPIDs (hardware flushes). Their translations are kept from one exit to a later entry, and
+     * L1's INVVPID flushes where it is executed: a host that lets the vCPU go on on another processor drops there what that one has of them. */
+    uint16_t vpid02_first;
     uint16_t vpid02_count;    /* how many, from vpid02_first on: at most 16 */
     uint16_t reserved;        /* 0 */
     /* The bitmap pages (4096 bytes each) that vmcs01 uses, as the host reads them; they may change between calls. NULL: vmcs01 uses none
