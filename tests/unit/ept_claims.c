@@ -7,15 +7,7 @@
 #include <sys/mman.h>
 
 #include "ept/ept.h"
-#include "ept_world.h"
-
-#include <criterion/criterion.h>
-
-#define EPTP12 UINT64_C(0x1e)
-#define GPA2   UINT64_C(0x5000)
-
-static const struct world_access reading = {.kind = 1, .linear = true};
-static const struct world_access writing = {.kind = 2, .linear = true};
+#include "ept_simple.h"
 
 static struct {
     struct world *w;
@@ -34,20 +26,6 @@ static void on_fault(int number) {
     between.meanwhile(between.w);
 }
 
-/* gpa2 page n is gpa1 page 512 + n, in 4K pages of ept01. */
-static struct world *simple(void) {
-    struct world *w = world_new(WORLD_CAPS_PLAIN, 0);
-
-    world_set01(w, 0, 1024, 7, 6, false, 12);
-    w->l1[0][0] = 0x1407;
-    w->l1[1][0] = 0x2407;
-    w->l1[2][0] = 0x3407;
-    for (uint64_t i = 0; i < 512; i++) {
-        w->l1[3][i] = (512 + i) << 12 | 0x437;
-    }
-    return w;
-}
-
 /* The table that maps 4K pages at GPA2. */
 static struct ept_table *lowest(const struct world *w) {
     struct ept_table *table = w->ept->root[0].top;
@@ -56,21 +34,6 @@ static struct ept_table *lowest(const struct world *w) {
         table = (struct ept_table *)(uintptr_t)table->composed[ept_index(GPA2, table->level)];
     }
     return table;
-}
-
-static uint64_t root(struct world *w, unsigned int user) {
-    uint64_t eptp02 = 0;
-
-    cr_assert_eq(nvmx_ept_root(w->ept, &w, user, EPTP12, false, &eptp02), NVMX_OK);
-    return eptp02;
-}
-
-static enum nvmx_ept_verdict fault_at(struct world *w, uint64_t gpa2, uint64_t qualification) {
-    struct nvmx_ept_access access = {.eptp12 = EPTP12, .gpa2 = gpa2, .qualification = qualification};
-    struct nvmx_ept_fault fault;
-
-    root(w, 0);
-    return nvmx_ept_fault(w->ept, &w, &access, &fault);
 }
 
 static void page_5_moves(struct world *w) {
@@ -84,7 +47,7 @@ static void page_5_is_protected(struct world *w) {
 static void l1_changes_entry_5(struct world *w) {
     w->l1[3][5] = UINT64_C(0x206) << 12 | 0x437;
     nvmx_ept_invept(w->ept, &w, false, EPTP12);
-    root(w, 1);
+    root_of(w, 1, EPTP12);
 }
 
 /* What the host or L1 was told to be gone stays gone: the claim is spoilt, and L2 tries again. */
@@ -96,25 +59,26 @@ Test(ept, a_spoilt_claim_maps_nothing) {
     } rows[] = {{page_5_moves, 0x205, 7}, {page_5_is_protected, 0x205, 5}, {l1_changes_entry_5, 0x206, 7}};
 
     for (unsigned int i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        struct world *w = simple();
+        struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+        struct nvmx_ept_fault fault;
         struct world_translation t;
         uint64_t hpa, type, qualification;
 
-        cr_assert_eq(fault_at(w, 0x6000, 0x181), NVMX_EPT_RETRY); /* the tables are there */
+        cr_assert_eq(fault_at(w, EPTP12, 0x6000, 0x181, &fault), NVMX_EPT_RETRY); /* the tables are there */
         between.w = w;
         between.page = lowest(w)->composed;
         between.meanwhile = rows[i].meanwhile;
         between.faults = 0;
         signal(SIGSEGV, on_fault);
         cr_assert_eq(mprotect(between.page, 4096, PROT_READ), 0);
-        cr_expect_eq(fault_at(w, GPA2, 0x181), NVMX_EPT_RETRY);
+        cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x181, &fault), NVMX_EPT_RETRY);
         signal(SIGSEGV, SIG_DFL);
         cr_assert_eq(between.faults, 1, "row %u: nothing came between", i);
-        cr_expect(!world_walk02(w, root(w, 0), GPA2, &t), "row %u: mapped", i);
-        cr_expect_eq(fault_at(w, GPA2, 0x181), NVMX_EPT_RETRY, "row %u", i);
-        cr_assert(world_cpu(w, 0, root(w, 0), GPA2, &reading, &hpa, &type, &qualification), "row %u", i);
+        cr_expect(!world_walk02(w, root_of(w, 0, EPTP12), GPA2, &t), "row %u: mapped", i);
+        cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x181, &fault), NVMX_EPT_RETRY, "row %u", i);
+        cr_assert(world_cpu(w, 0, root_of(w, 0, EPTP12), GPA2, &reading, &hpa, &type, &qualification), "row %u", i);
         cr_expect_eq(hpa >> 12, w->ept01[rows[i].gpa1_page].pfn, "row %u", i);
-        cr_expect_eq(world_cpu(w, 0, root(w, 0), GPA2, &writing, &hpa, &type, &qualification), (rows[i].rights & 2) != 0, "row %u", i);
+        cr_expect_eq(world_cpu(w, 0, root_of(w, 0, EPTP12), GPA2, &writing, &hpa, &type, &qualification), (rows[i].rights & 2) != 0, "row %u", i);
         world_delete(w);
     }
 }
