@@ -78,8 +78,8 @@ struct nvmx_vcpu_config {
     struct nvmx_regs *regs;   /* L1's or L2's registers, whichever runs; the host owns them */
     uint64_t shadow_hpa;      /* hpa of the shadow VMCS if vmcs01 uses VMCS shadowing, else NVMX_NO_ADDRESS */
     uint16_t vmcs02_slots;    /* 1..NVMX_VMCS02_MAX: how many vmcs02 the host keeps */
-    /* First of the VPIDs that the host gives for L2 on this vCPU; 0: no VPIDs (hardware flushes). Their translations are kept from one exit to a later entry, and
-     * L1's INVVPID flushes where it is executed: a host that lets the vCPU go on on another processor drops there what that one has of them. */
+    /* First of the VPIDs that the host gives for L2 on this vCPU; 0: no VPIDs (hardware flushes). Their translations are kept from one exit to a
+     * later entry, and L1's INVVPID flushes where it is executed: a host that lets the vCPU go on on another processor drops there what it has of them. */
     uint16_t vpid02_first;
     uint16_t vpid02_count;    /* how many, from vpid02_first on: at most 16 */
     uint16_t reserved;        /* 0 */
@@ -255,8 +255,8 @@ NVMX_API enum nvmx_status nvmx_memory_changed(struct nvmx_vcpu *vcpu, uint64_t g
 
 /*
  * The same where only the right to write was withdrawn, as for a log of what L1 and L2 change: what ept02 maps can still be read there, and of the pages that
- * `vcpu` holds only those go (by unmap_page, as dirtied) that the processor writes to by itself: the virtual-APIC page and the posted-interrupt descriptor. L2's
- * next write to the range comes as an exit to NVMX_HOST with reason 48 and nvmx_host_fault_gpa1; the host notes the page, gives the right
+ * `vcpu` holds only those go (by unmap_page, as dirtied) that the processor writes to by itself: the virtual-APIC page and the posted-interrupt descriptor.
+ * L2's next write to the range comes as an exit to NVMX_HOST with reason 48 and nvmx_host_fault_gpa1; the host notes the page, gives the right
  * back and enters again (no call is needed for rights that are only gained). What the library writes for L1 comes by unmap_page.
  */
 NVMX_API enum nvmx_status nvmx_memory_protected(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes);

@@ -247,12 +247,13 @@ static void run(unsigned int vcpus, uint64_t operations, uint32_t fails, uint64_
            "%llu vCPUs destroyed, %llu late timers\n",
            vcpus, fails, (unsigned long long)entries, (unsigned long long)accesses, (unsigned long long)faults, (unsigned long long)changes,
            (unsigned long long)deaths, (unsigned long long)fired);
-    if (entries < operations / 20 || accesses < operations / 10 || faults < operations / 100 || changes < operations / 1000 || deaths < operations / 2000 || fired == 0)
+    if (entries < operations / 20 || accesses < operations / 10 || faults < operations / 100 || changes < operations / 1000 ||
+        deaths < operations / 2000 || fired == 0)
         fail("this shows nothing");
     vm_delete(vm);
 }
 
-#define OPERATIONS_SHORT 20000u
+#define OPERATIONS_SHORT 10000u
 #define OPERATIONS_FULL  1000000u
 
 int main(int argc, char **argv) {
