@@ -2,6 +2,9 @@
 /*
  * Two vCPUs in real mode: the first starts the second by INIT and a start-up IPI, then both do the same things at the same time
  * (smp-protocol.h). It is linked into kvm-smp as data and copied to SMP_CODE, where both begin.
+ *
+ * Who waits does so with interrupts enabled. Bochs 2.7 doesn't look at external-interrupt exiting when it enters a guest whose RFLAGS.IF is clear, so a
+ * guest that spins there keeps L1's interrupts off its processor until it sets IF, and an L1 that waits for that processor waits for ever.
  */
 #include "smp-protocol.h"
 
@@ -134,6 +137,7 @@ both:
 8:  incl %ebp
     cmpl $IPIS, %ebp
     jbe 5b
+    sti
     ret
 
 call_other:
