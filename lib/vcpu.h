@@ -441,12 +441,12 @@ enum nvmx_status merge_read_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Write vmcs02 of the current vmcs12 for an entry to L2 (checks passed) and select it. `pdpte`: what PAE paging without
  * EPT loads, or NULL. */
 enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *pdpte);
-/* Take the pages that vmcs02 uses in place again (after nvmx_memory_changed). vmcs02 is selected. */
+/* Take the pages that vmcs02 uses in place again (after nvmx_memory_changed or _protected). vmcs02 is selected. */
 enum nvmx_status merge_pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* vmcs12's EPTP changed while L2 runs (EPTP switching): vmcs02 follows. vmcs02 is selected. */
 enum nvmx_status merge_switch_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
-/* Release pages of L1 in [gpa1, gpa1 + bytes). */
-void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes);
+/* Release pages of L1 in [gpa1, gpa1 + bytes): all, or those that the processor writes to. */
+void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes, bool only_written);
 /* An MSR (by its bit of the bitmap) that exits from L2 whatever the bitmaps say: IA32_SPEC_CTRL where bits of it are protected. */
 bool merge_keeps_msr(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t bit);
 /* Neither L1 nor the host intercepts this MSR or port access of L2: let it through from now on. */

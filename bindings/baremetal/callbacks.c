@@ -104,6 +104,10 @@ static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t 
         if (vmx_has_ept(EPT_CAP_INVVPID_ADDRESS) && invvpid(INVVPID_ADDRESS, value, linear))
             return;
         /* fall through */
+    case NVMX_FLUSH_VPID_BUT_GLOBALS:
+        if (kind == NVMX_FLUSH_VPID_BUT_GLOBALS && vmx_has_ept(EPT_CAP_INVVPID_BUT_GLOBALS) && invvpid(INVVPID_BUT_GLOBALS, value, 0))
+            return;
+        /* fall through */
     case NVMX_FLUSH_VPID:
         if (vmx_has_ept(EPT_CAP_INVVPID_SINGLE) && invvpid(INVVPID_SINGLE, value, 0))
             return;

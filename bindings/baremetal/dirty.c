@@ -52,9 +52,9 @@ static uint64_t pages_of_l1(bool mark) {
     return last;
 }
 
-static void changed(struct cpu *cpu, uint64_t gpa1, uint64_t bytes) {
+static void protect(struct cpu *cpu, uint64_t gpa1, uint64_t bytes) {
     ept01_flush();
-    if (nvmx_memory_changed(cpu->vcpu, gpa1, bytes) != NVMX_OK)
+    if (nvmx_memory_protected(cpu->vcpu, gpa1, bytes) != NVMX_OK)
         panic("libnvmx can't follow a change of memory");
 }
 
@@ -74,12 +74,12 @@ bool dirty_start(struct cpu *cpu) {
     for (uint64_t page = 0; page < pages; page++)
         if (is_marked(page) && !ept01_set(page * PAGE_BYTES, ept01_hpa(page * PAGE_BYTES), READ_EXECUTE))
             return false;
-    changed(cpu, 0, pages * PAGE_BYTES);
+    protect(cpu, 0, pages * PAGE_BYTES);
     return true;
 }
 
 void dirty_settle(struct cpu *cpu) {
-    changed(cpu, 0, dirty.pages * PAGE_BYTES);
+    protect(cpu, 0, dirty.pages * PAGE_BYTES);
 }
 
 uint64_t dirty_left(void) {
@@ -110,7 +110,7 @@ uint64_t dirty_take(struct cpu *cpu) {
     dirty.left--;
     if (ept01_find(gpa1, &mapping) == NVMX_OK && mapping.access & NVMX_ACCESS_WRITE) {
         ept01_set(gpa1, ept01_hpa(gpa1), READ_EXECUTE);
-        changed(cpu, gpa1, PAGE_BYTES);
+        protect(cpu, gpa1, PAGE_BYTES);
     }
     return gpa1;
 }

@@ -270,13 +270,14 @@ enum { ACTIVITY_ACTIVE = 0, ACTIVITY_WAIT_FOR_SIPI = 3 };
 #define EPT_CAP_INVVPID_ADDRESS  40
 #define EPT_CAP_INVVPID_SINGLE   41
 #define EPT_CAP_INVVPID_ALL      42
+#define EPT_CAP_INVVPID_BUT_GLOBALS 43
 
 #define VPID01                   1
 #define VPID02_COUNT             16
 
 /* Types of INVEPT and INVVPID. */
 enum { INVEPT_SINGLE = 1, INVEPT_ALL = 2 };
-enum { INVVPID_ADDRESS = 0, INVVPID_SINGLE = 1, INVVPID_ALL = 2 };
+enum { INVVPID_ADDRESS = 0, INVVPID_SINGLE = 1, INVVPID_ALL = 2, INVVPID_BUT_GLOBALS = 3 };
 
 /* -- ept01 (ept01.c) ---------------------------------------------------------------------------------------------- */
 

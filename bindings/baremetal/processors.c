@@ -4,8 +4,8 @@
  * L0, and lets each wait for L1's start-up IPI as a guest: INIT and start-up IPIs that L1 sends through its own local
  * APICs reach L0 as VM exits.
  *
- * One lock (the VM's) is held from each exit to the next entry: libnvmx wants the calls for the vCPUs of a VM one after
- * the other. Whoever holds it can bring all others out of their guests by an NMI: they wait for the lock then, and what
+ * One lock (the VM's) is held from each exit to the next entry. libnvmx doesn't ask for it; ept01, the page pool and the
+ * console are so kept simple. Whoever holds it can bring all others out of their guests by an NMI: they wait for the lock then, and what
  * the holder changes (page tables, above all) is in force when they go on.
  */
 #include "console.h"

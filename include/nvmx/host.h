@@ -42,6 +42,7 @@ enum nvmx_flush {
     NVMX_FLUSH_VPID_ADDRESS, /* those of one linear address: value = VPID02, linear = the address */
     NVMX_FLUSH_EPT_HERE,     /* as NVMX_FLUSH_EPT, of the calling vCPU alone */
     NVMX_FLUSH_EPT_ALL_HERE, /* as NVMX_FLUSH_EPT_ALL, of the calling vCPU alone */
+    NVMX_FLUSH_VPID_BUT_GLOBALS, /* as NVMX_FLUSH_VPID, but global translations may stay (as INVVPID single-context retaining globals) */
 };
 
 /*

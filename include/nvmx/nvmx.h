@@ -8,8 +8,16 @@
  * Whatever concerns VMX happens in between. The rest of this header answers questions that only the library can answer
  * (what RDMSR of a VMX MSR gives, whether a CR4 value is legal, whether L1 intercepts an instruction).
  *
- * Threading: calls for one vCPU come from one thread at a time; calls for different vCPUs of a VM are serialised by the host unless a
- * function says otherwise. Nothing here allocates, locks, or keeps global state.
+ * Threading: calls for one vCPU come one at a time, from whatever thread. Calls for different vCPUs of a VM need no lock of the host: they share only the
+ * VM, which does not change after nvmx_vm_init but for its composition (ept.h), and the host's callbacks, which must stand it. nvmx_vm_init, nvmx_vm_destroy
+ * and nvmx_vcpu_init, _destroy of the VM's vCPUs: the first before and the second after all else; the others as calls for that vCPU.
+ *
+ * Locks: the library has one, in the composition, and calls nothing while it holds it. So the host may hold any lock of its own while it calls a function,
+ * and take any in a callback, but not the same one in both, unless the function calls no callback that takes it: nvmx_memory_changed and _protected call
+ * only unmap_page, page_free, page_pointer and tlb_flush, and may be called under the lock that guards ept01. tlb_flush may wait for processors that run
+ * L1 or L2 to leave, not for one that is inside the library or waits for a lock that the caller holds.
+ *
+ * Nothing here allocates or keeps global state.
  */
 #ifndef NVMX_NVMX_H
 #define NVMX_NVMX_H
@@ -70,7 +78,9 @@ struct nvmx_vcpu_config {
     struct nvmx_regs *regs;   /* L1's or L2's registers, whichever runs; the host owns them */
     uint64_t shadow_hpa;      /* hpa of the shadow VMCS if vmcs01 uses VMCS shadowing, else NVMX_NO_ADDRESS */
     uint16_t vmcs02_slots;    /* 1..NVMX_VMCS02_MAX: how many vmcs02 the host keeps */
-    uint16_t vpid02_first;    /* first of the VPIDs that the host gives for L2 on this vCPU; 0: no VPIDs (hardware flushes) */
+    /* First of the VPIDs that the host gives for L2 on this vCPU; 0: no VPIDs (hardware flushes). Their translations are kept from one exit to a
+     * later entry, and L1's INVVPID flushes where it is executed: a host that lets the vCPU go on on another processor drops there what it has of them. */
+    uint16_t vpid02_first;
     uint16_t vpid02_count;    /* how many, from vpid02_first on: at most 16 */
     uint16_t reserved;        /* 0 */
     /* The bitmap pages (4096 bytes each) that vmcs01 uses, as the host reads them; they may change between calls. NULL: vmcs01 uses none
@@ -236,10 +246,21 @@ NVMX_API void nvmx_a20m(struct nvmx_vcpu *vcpu, bool asserted);
 NVMX_API void nvmx_vmcs01_changed(struct nvmx_vcpu *vcpu);
 
 /*
- * ept01 changed for [gpa1, gpa1 + bytes): unmapped, moved, protected or made accessible. ept02 follows before this returns, and pages
- * that vcpu holds there are released and taken anew at its next entry. Call it for every vCPU of the VM, none of them running.
+ * ept01 changed for [gpa1, gpa1 + bytes), and ept01_lookup and map_page answer accordingly: unmapped, moved, protected or made accessible. Before this
+ * returns ept02 follows for all vCPUs, whether or not they run (tlb_flush reaches them), and the pages that `vcpu` holds there for its vmcs02s (bitmaps, APIC
+ * pages, posted-interrupt descriptors) are released; its next nvmx_enter takes them anew. So it is called for every vCPU of the VM, for each as any other call
+ * for it: while it is out of L1 and L2, before it is entered again. When it has returned for all, nothing of the range is used any more as it was. Pages
+ * that are mapped for a moment only are no concern: the host keeps them until unmap_page, as always. NVMX_E_INVALID: an empty range, or one past the end.
  */
 NVMX_API enum nvmx_status nvmx_memory_changed(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes);
+
+/*
+ * The same where only the right to write was withdrawn, as for a log of what L1 and L2 change: what ept02 maps can still be read there, and of the pages that
+ * `vcpu` holds only those go (by unmap_page, as dirtied) that the processor writes to by itself: the virtual-APIC page and the posted-interrupt descriptor.
+ * L2's next write to the range comes as an exit to NVMX_HOST with reason 48 and nvmx_host_fault_gpa1; the host notes the page, gives the right
+ * back and enters again (no call is needed for rights that are only gained). What the library writes for L1 comes by unmap_page.
+ */
+NVMX_API enum nvmx_status nvmx_memory_protected(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes);
 
 /* The two bitmaps for VMCS shadowing (4096 bytes each): bit clear = L1's VMREAD/VMWRITE of that encoding does not exit. */
 NVMX_API void nvmx_shadow_bitmaps(const struct nvmx_vm *vm, uint8_t *vmread_bitmap, uint8_t *vmwrite_bitmap);

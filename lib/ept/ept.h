@@ -38,7 +38,10 @@
 #define EPT_Q_USER_MODE       (UINT64_C(1) << 9)
 #define EPT_Q_ADVANCED        (UINT64_C(7) << 9)
 #define EPT_Q_NMI_UNBLOCKING  (UINT64_C(1) << 12)
+#define EPT_Q_SHADOW_STACK    (UINT64_C(1) << 13)
 #define EPT_Q_ASYNCHRONOUS    (UINT64_C(1) << 16)
+
+#define ENTRY_LOAD_CET        20u /* VM-entry control that comes with shadow stacks */
 
 #define EPT_USERS          256u
 #define EPT_ROOTS          (EPT_USERS + 16u) /* one for each user, and some that nobody uses now */

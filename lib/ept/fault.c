@@ -75,6 +75,9 @@ static uint64_t qualification12(const struct nvmx_ept *ept, const struct ept_wal
     if (linear == (EPT_Q_LINEAR | EPT_Q_FINAL) && (ept->l1.msr[NVMX_CAP_EPT_VPID] >> EPT_CAP_ADVANCED_INFO & 1) != 0) {
         result |= request->qualification & EPT_Q_ADVANCED;
     }
+    if ((ept->l1.msr[NVMX_CAP_ENTRY] >> (32 + ENTRY_LOAD_CET) & 1) != 0) {
+        result |= request->qualification & EPT_Q_SHADOW_STACK; /* else the bit is undefined */
+    }
     return result | (request->qualification & (EPT_Q_NMI_UNBLOCKING | EPT_Q_ASYNCHRONOUS));
 }
 

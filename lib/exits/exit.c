@@ -144,13 +144,28 @@ enum nvmx_next nvmx_entry_refused(struct nvmx_vcpu *vcpu, uint32_t vm_instructio
     return status == NVMX_OK ? vm_fail_valid(vcpu, vm_instruction_error) : stop(vcpu, NVMX_STOP_HOST, status);
 }
 
+static bool is_range(uint64_t gpa1, uint64_t bytes) {
+    return bytes != 0 && gpa1 + bytes - 1 >= gpa1;
+}
+
 enum nvmx_status nvmx_memory_changed(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes) {
-    if (bytes == 0 || gpa1 + bytes - 1 < gpa1) {
+    if (!is_range(gpa1, bytes)) {
         return NVMX_E_INVALID;
     }
     if (vcpu->vm->ept != NULL) {
         nvmx_ept_memory_changed(vcpu->vm->ept, vcpu->ctx, gpa1, bytes);
     }
-    merge_release_range(vcpu, gpa1, bytes);
+    merge_release_range(vcpu, gpa1, bytes, false);
+    return NVMX_OK;
+}
+
+enum nvmx_status nvmx_memory_protected(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes) {
+    if (!is_range(gpa1, bytes)) {
+        return NVMX_E_INVALID;
+    }
+    if (vcpu->vm->ept != NULL) {
+        nvmx_ept_memory_protected(vcpu->vm->ept, vcpu->ctx, gpa1, bytes);
+    }
+    merge_release_range(vcpu, gpa1, bytes, true);
     return NVMX_OK;
 }

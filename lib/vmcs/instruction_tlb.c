@@ -51,8 +51,14 @@ struct verdict invvpid_before(struct instruction *in) {
     return check_type(in, INVVPID_ADDRESS, INVVPID_SINGLE_BUT_GLOBALS, INVVPID_TYPES);
 }
 
-/* Only a VPID12 that has a VPID02 can have left anything in the TLB. Global translations go as well: more may be
- * dropped. */
+static const uint8_t invvpid_flush[] = {
+    [INVVPID_ADDRESS] = NVMX_FLUSH_VPID_ADDRESS,
+    [INVVPID_SINGLE] = NVMX_FLUSH_VPID,
+    [INVVPID_ALL] = NVMX_FLUSH_VPID,
+    [INVVPID_SINGLE_BUT_GLOBALS] = NVMX_FLUSH_VPID_BUT_GLOBALS,
+};
+
+/* Only a VPID12 that has a VPID02 can have left anything in this processor's TLB. */
 static void flush_vpid12(struct nvmx_vcpu *vcpu, uint32_t type, uint16_t vpid12, uint64_t linear) {
     const unsigned int max = sizeof(vcpu->vpid12_of) / sizeof(vcpu->vpid12_of[0]);
     for (unsigned int i = 0; i < vcpu->vpid02_count && i < max; i++) {
@@ -60,8 +66,7 @@ static void flush_vpid12(struct nvmx_vcpu *vcpu, uint32_t type, uint16_t vpid12,
         if (user == 0 || (type != INVVPID_ALL && user != vpid12)) {
             continue;
         }
-        host_flush(vcpu, type == INVVPID_ADDRESS ? NVMX_FLUSH_VPID_ADDRESS : NVMX_FLUSH_VPID,
-                   (uint64_t)vcpu->vpid02_first + i, type == INVVPID_ADDRESS ? linear : 0);
+        host_flush(vcpu, invvpid_flush[type], (uint64_t)vcpu->vpid02_first + i, type == INVVPID_ADDRESS ? linear : 0);
     }
 }
 

@@ -484,7 +484,7 @@ enum nvmx_status merge_heat_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigne
  * ---------------------------------------------------------------------------------------------------------------------
  */
 
-void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes) {
+void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes, bool only_written) {
     for (unsigned int i = 0; i < vcpu->vmcs02_slots; i++) {
         struct vmcs12 *v = &vcpu->vmcs12[i];
 
@@ -492,7 +492,7 @@ void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes) 
             uint64_t pinned = v->pin[p].gpa1;
             bool apart = pinned >= gpa1 ? pinned - gpa1 >= bytes : gpa1 - pinned >= NVMX_PAGE_SIZE;
 
-            if (pinned != NVMX_NO_ADDRESS && !apart) {
+            if (pinned != NVMX_NO_ADDRESS && !apart && (!only_written || is_written(p))) {
                 unpin(vcpu, v, p);
                 v->pages_merged = v->pages_alone = false;
                 vcpu->pages_changed = true;

@@ -5,7 +5,7 @@
  *
  * Module parameters come from the kernel's command line ("kvm_intel.ept=0", "kvm.ignore_msrs=1"), words
  * after "--" there go to the program. "kvm_sets=ept=0:vpid=0,pml=0" there: the guests run once more for each set, with kvm_intel
- * loaded anew with these parameters. The last line is "exit-status: N", which bindings/baremetal/boot reads.
+ * loaded anew with these parameters. "only_smp" there: without kvm-guest. The last line is "exit-status: N", which bindings/baremetal/boot reads.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -93,7 +93,7 @@ static int run_guests(char **arguments) {
     static char one[] = "/kvm-guest", two[] = "/kvm-smp";
     char *second[] = {two, NULL};
     arguments[0] = one;
-    int status = run(arguments);
+    int status = strstr(command_line, "only_smp") != NULL ? 0 : run(arguments);
     if (status == 0 && sysconf(_SC_NPROCESSORS_ONLN) > 1) {
         printf("init: %ld processors\n", sysconf(_SC_NPROCESSORS_ONLN));
         status = run(second);

@@ -23,6 +23,8 @@
 #define RESULTS   8
 #define PAGE      4096
 
+#define POLLS_BEFORE_REPORT 200 /* who waits for the end sees how far it is */
+
 extern const uint8_t smp_guest_start[], smp_guest_end[];
 
 static const struct {
@@ -141,8 +143,12 @@ static void move_page(uint32_t number) {
         mmap(at, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, machine.pages, offset) != at) {
         fail("page %u: %s", number, strerror(errno));
     }
-    while (*word(WORD_SEEN) < number) {
+    for (unsigned int polls = 1; *word(WORD_SEEN) < number; polls++) {
         usleep(500); /* the processors are for the vCPUs */
+        if (polls % POLLS_BEFORE_REPORT == 0) {
+            printf("kvm-smp: vCPU 1 has started %u, turns %u, additions %u, interrupts %u and %u, page %u of %u seen\n", *word(WORD_ONLINE), *word(WORD_TURN),
+                   *word(WORD_SUM), *word(WORD_IPIS), *word(WORD_IPIS + 4), *word(WORD_SEEN), number);
+        }
     }
 }
 

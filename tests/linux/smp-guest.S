@@ -2,6 +2,9 @@
 /*
  * Two vCPUs in real mode: the first starts the second by INIT and a start-up IPI, then both do the same things at the same time
  * (smp-protocol.h). It is linked into kvm-smp as data and copied to SMP_CODE, where both begin.
+ *
+ * Who waits does so with interrupts enabled. Bochs 2.7 doesn't look at external-interrupt exiting when it enters a guest whose RFLAGS.IF is clear, so a
+ * guest that spins there keeps L1's interrupts off its processor until it sets IF, and an L1 that waits for that processor waits for ever.
  */
 #include "smp-protocol.h"
 
@@ -47,6 +50,7 @@ first:
     movw $SMP_STACK0, %sp
     movw $ABSOLUTE(on_ipi), IPI_VECTOR * 4
     movw $0, IPI_VECTOR * 4 + 2
+    sti
     write_msr X2APIC_ICR, ICR_INIT, 1
     write_msr X2APIC_ICR, (ICR_STARTUP | (SMP_CODE >> 12)), 1
     xorl %edi, %edi                     /* its number */
@@ -67,6 +71,7 @@ first:
 
 second:
     movw $SMP_STACK1, %sp
+    sti
     movl $1, WORD(WORD_ONLINE)
     movl $1, %edi
     call both
@@ -132,6 +137,7 @@ both:
 8:  incl %ebp
     cmpl $IPIS, %ebp
     jbe 5b
+    sti
     ret
 
 call_other:

@@ -157,6 +157,8 @@ struct sim {
     struct sim_context vcpu_context;
     void *vm_memory;
     void *vcpu_memory;
+    uint64_t operand;         /* gpa1 where the helpers put memory operands: SIM_L1_OPERAND */
+    void *user;               /* of the test */
 
     /* failing */
     struct sim_fail fail;

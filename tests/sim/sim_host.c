@@ -365,6 +365,7 @@ struct sim *sim_new(const struct sim_options *options) {
     sim->vm_context = (struct sim_context){SIM_VM_MAGIC, sim};
     sim->vcpu_context = (struct sim_context){SIM_VCPU_MAGIC, sim};
     sim->queued_vector = -1;
+    sim->operand = SIM_L1_OPERAND;
     sim->eptp02_given = UINT64_C(0x710000000) | 0x5e;
     if (sim->options.machine)
         sim->machine = *sim->options.machine;

@@ -87,8 +87,8 @@ static uint32_t memory_operand(const struct sim *sim) {
 }
 
 static enum sim_outcome with_m64(struct sim *sim, uint32_t reason, uint64_t operand) {
-    sim_write64(sim, SIM_L1_OPERAND, operand);
-    return execute(sim, reason, SIM_L1_OPERAND, memory_operand(sim), 4);
+    sim_write64(sim, sim->operand, operand);
+    return execute(sim, reason, sim->operand, memory_operand(sim), 4);
 }
 
 enum sim_outcome sim_vmxon(struct sim *sim, uint64_t gpa1) {
@@ -105,7 +105,7 @@ enum sim_outcome sim_vmptrld(struct sim *sim, uint64_t gpa1) {
 
 enum sim_outcome sim_vmptrst(struct sim *sim, uint64_t *gpa1) {
     enum sim_outcome outcome = with_m64(sim, REASON_VMPTRST, 0);
-    *gpa1 = sim_read64(sim, SIM_L1_OPERAND);
+    *gpa1 = sim_read64(sim, sim->operand);
     return outcome;
 }
 
@@ -166,10 +166,10 @@ enum sim_outcome sim_vmwrite(struct sim *sim, uint32_t encoding, uint64_t value)
 }
 
 static enum sim_outcome with_m128(struct sim *sim, uint32_t reason, uint64_t type, uint64_t low, uint64_t high) {
-    sim_write64(sim, SIM_L1_OPERAND, low);
-    sim_write64(sim, SIM_L1_OPERAND + 8, high);
+    sim_write64(sim, sim->operand, low);
+    sim_write64(sim, sim->operand + 8, high);
     sim->regs.gpr[NVMX_RCX] = type;
-    return execute(sim, reason, SIM_L1_OPERAND, memory_operand(sim) | RCX_IS_REG2, 5);
+    return execute(sim, reason, sim->operand, memory_operand(sim) | RCX_IS_REG2, 5);
 }
 
 enum sim_outcome sim_invept(struct sim *sim, uint64_t type, uint64_t eptp, uint64_t reserved) {

@@ -288,6 +288,17 @@ static void area_busy(struct sim *sim) {
     sim_write32(sim, AREA + 4, 1);
 }
 
+static void real_mode(struct sim *sim) {
+    const struct nvmx_caps *caps = nvmx_l1_caps(sim->vm);
+    cr_assert((caps->msr[NVMX_CAP_PROCBASED2] >> 39 & 1) != 0, "L1 has unrestricted guests");
+    l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_UNRESTRICTED);
+    l1_clears(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, ENTRY_IA32E);
+    l1_writes(sim, NVMX_VMCS_GUEST_CR0, 0x30);
+    l1_writes(sim, NVMX_VMCS_GUEST_EFER, 0);
+    l1_writes(sim, NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS, 0x9b);
+    l1_writes(sim, NVMX_VMCS_GUEST_CS_LIMIT, 0xffff);
+}
+
 static void no_area(struct sim *sim) {
     l1_writes(sim, NVMX_VMCS_VIRTUALIZATION_EXCEPTION_INFORMATION_ADDRESS, 0x20000000);
 }
@@ -313,6 +324,7 @@ Test(controls, violation_that_is_not_converted_exits) {
         {"event in flight", NULL, 0x9000, 0, 0x80000021},
         {"asynchronous", NULL, 0x9000, ASYNCHRONOUS, 0},
         {"beyond the walk", NULL, UINT64_C(1) << 48, 0, 0},
+        {"real mode", real_mode, 0x9000, 0, 0},
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
         struct sim *sim = with_ve();

@@ -168,3 +168,45 @@ Test(enter_memory, callbacks_fail) {
         sim_free(sim);
     }
 }
+
+/* For a log of what is written: bitmaps stay, the virtual APIC, which the processor writes to, comes back as dirtied and is taken anew. */
+Test(enter_memory, protection_leaves_what_is_only_read) {
+    struct sim *sim = l2_with_pages();
+    cr_assert_eq(sim_exit(sim, NVMX_EXIT_EXTERNAL_INTERRUPT, 0, 0, 0), NVMX_HOST);
+    cr_expect_eq(nvmx_memory_protected(sim->vcpu, SIM_L1_IO_BITMAP_A, 0), NVMX_E_INVALID);
+    cr_expect_eq(nvmx_memory_protected(sim->vcpu, UINT64_MAX - 0xfff, 0x1001), NVMX_E_INVALID);
+    cr_assert_eq(nvmx_memory_protected(sim->vcpu, SIM_L1_IO_BITMAP_A, 0x2000), NVMX_OK); /* both bitmaps */
+    cr_expect_eq(sim->mapped, 3);
+    cr_assert_eq(nvmx_memory_protected(sim->vcpu, SIM_L1_IO_BITMAP_A, 0x3000), NVMX_OK);
+    cr_expect_eq(sim->mapped, 2);
+    cr_expect_eq(sim->mapped_read[SIM_L1_VIRTUAL_APIC / 0x1000], 0);
+    cr_expect_eq(sim->mapped_write[SIM_L1_VIRTUAL_APIC / 0x1000], 0);
+    sim_ept01(sim, SIM_L1_VIRTUAL_APIC, 0x1000, OTHER_HPA, 12, ALL_ACCESS, 6);
+    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    cr_expect_eq(sim->mapped, 3);
+    cr_expect_eq(vmcs02(sim, NVMX_F_VIRTUAL_APIC_ADDRESS), OTHER_HPA);
+    sim_free(sim);
+}
+
+/* L2 reads on without an exit; its first write is the host's, who gives the right back and says nothing. */
+Test(enter_memory, protection_of_what_l2_writes) {
+    struct sim *sim = l2_running(NULL);
+    struct nvmx_l2_exit_info violation = {
+        .reason = NVMX_EXIT_EPT_VIOLATION, .qualification = 0x182, .guest_physical_address = 0x5000};
+    uint64_t gpa1 = sim_gpa1_of(0x5000);
+    cr_assert_eq(sim_exit_info(sim, &violation), NVMX_ENTER);
+    cr_assert_eq(ept02_leaf(sim, 0x5000) & 7, 7);
+    uint64_t flushes = sim->count[SIM_TLB_FLUSH];
+    sim_ept01(sim, gpa1, 0x1000, SIM_HPA_OFFSET + gpa1, 12, NVMX_ACCESS_READ | NVMX_ACCESS_EXECUTE, 6);
+    cr_assert_eq(nvmx_memory_protected(sim->vcpu, gpa1, 0x1000), NVMX_OK);
+    cr_expect_eq(ept02_leaf(sim, 0x5000) & 7, 5);
+    cr_expect(sim->count[SIM_TLB_FLUSH] > flushes);
+    violation.qualification = 0x1aa; /* a write; readable, executable */
+    cr_expect_eq(sim_exit_info(sim, &violation), NVMX_HOST);
+    cr_expect_eq(nvmx_host_fault_gpa1(sim->vcpu), gpa1);
+    sim_ept01(sim, gpa1, 0x1000, SIM_HPA_OFFSET + gpa1, 12, ALL_ACCESS, 6);
+    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    cr_expect_eq(sim_exit_info(sim, &violation), NVMX_ENTER);
+    cr_expect_eq(ept02_leaf(sim, 0x5000) & 7, 7);
+    sim_free(sim);
+}

@@ -210,6 +210,7 @@ Test(instruction, invvpid_flushes_exactly_what_it_names) {
     } rows[] = {
         {0, 7, 2}, {1, 7, 2}, {2, 0, 10}, {2, 7, 10}, {3, 7, 2}, {1, 9, 8}, {1, 8, 0}, {0, 0xffff, 0},
     };
+    static const enum nvmx_flush kinds[] = {NVMX_FLUSH_VPID_ADDRESS, NVMX_FLUSH_VPID, NVMX_FLUSH_VPID, NVMX_FLUSH_VPID_BUT_GLOBALS};
     for (size_t i = 0; i < COUNT(rows); i++) {
         struct sim *sim = ready(NULL);
         unsigned int flushed = 0;
@@ -220,7 +221,7 @@ Test(instruction, invvpid_flushes_exactly_what_it_names) {
         cr_expect_eq(sim_invvpid(sim, rows[i].type, rows[i].vpid12, UINT64_C(0xffff900000001000)), SIM_SUCCEED);
         for (uint64_t f = 0; f < sim->count[SIM_TLB_FLUSH]; f++) {
             flushed |= 1u << (sim->flush[f].value - sim->vcpu->vpid02_first);
-            cr_expect_eq(sim->flush[f].kind, rows[i].type == 0 ? NVMX_FLUSH_VPID_ADDRESS : NVMX_FLUSH_VPID);
+            cr_expect_eq(sim->flush[f].kind, kinds[rows[i].type]);
             cr_expect_eq(sim->flush[f].linear, rows[i].type == 0 ? UINT64_C(0xffff900000001000) : 0);
         }
         cr_expect_eq(flushed, rows[i].flushed, "row %zu: %#x", i, flushed);

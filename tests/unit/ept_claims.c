@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Another processor comes between the claim of a slot and its publication (lib/ept/slot.c). No callback is made there, so the page of `composed` is
+ * made read-only: the store to it, which is the last before the slot is published, faults, and what the other processor does happens in the handler.
+ */
+#include <signal.h>
+#include <sys/mman.h>
+
+#include "ept/ept.h"
+#include "ept_simple.h"
+
+static struct {
+    struct world *w;
+    void *page; /* that is read-only */
+    void (*meanwhile)(struct world *w);
+    unsigned int faults;
+} between;
+
+static void on_fault(int number) {
+    (void)number;
+    /* A store elsewhere comes again and again: end it. */
+    if (++between.faults > 1 || mprotect(between.page, 4096, PROT_READ | PROT_WRITE) != 0) {
+        signal(SIGSEGV, SIG_DFL);
+        return;
+    }
+    between.meanwhile(between.w);
+}
+
+/* The table that maps 4K pages at GPA2. */
+static struct ept_table *lowest(const struct world *w) {
+    struct ept_table *table = w->ept->root[0].top;
+
+    while (table->level > 1) {
+        table = (struct ept_table *)(uintptr_t)table->composed[ept_index(GPA2, table->level)];
+    }
+    return table;
+}
+
+static void page_5_moves(struct world *w) {
+    world_set01(w, 0x205, 1, 7, 6, false, 12);
+}
+
+static void page_5_is_protected(struct world *w) {
+    world_protect01(w, 0x205, 1);
+}
+
+static void l1_changes_entry_5(struct world *w) {
+    w->l1[3][5] = UINT64_C(0x206) << 12 | 0x437;
+    nvmx_ept_invept(w->ept, &w, false, EPTP12);
+    root_of(w, 1, EPTP12);
+}
+
+/* What the host or L1 was told to be gone stays gone: the claim is spoilt, and L2 tries again. */
+Test(ept, a_spoilt_claim_maps_nothing) {
+    static const struct {
+        void (*meanwhile)(struct world *w);
+        uint64_t gpa1_page; /* that L2 reaches afterwards */
+        uint64_t rights;
+    } rows[] = {{page_5_moves, 0x205, 7}, {page_5_is_protected, 0x205, 5}, {l1_changes_entry_5, 0x206, 7}};
+
+    for (unsigned int i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+        struct nvmx_ept_fault fault;
+        struct world_translation t;
+        uint64_t hpa, type, qualification;
+
+        cr_assert_eq(fault_at(w, EPTP12, 0x6000, 0x181, &fault), NVMX_EPT_RETRY); /* the tables are there */
+        between.w = w;
+        between.page = lowest(w)->composed;
+        between.meanwhile = rows[i].meanwhile;
+        between.faults = 0;
+        signal(SIGSEGV, on_fault);
+        cr_assert_eq(mprotect(between.page, 4096, PROT_READ), 0);
+        cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x181, &fault), NVMX_EPT_RETRY);
+        signal(SIGSEGV, SIG_DFL);
+        cr_assert_eq(between.faults, 1, "row %u: nothing came between", i);
+        cr_expect(!world_walk02(w, root_of(w, 0, EPTP12), GPA2, &t), "row %u: mapped", i);
+        cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x181, &fault), NVMX_EPT_RETRY, "row %u", i);
+        cr_assert(world_cpu(w, 0, root_of(w, 0, EPTP12), GPA2, &reading, &hpa, &type, &qualification), "row %u", i);
+        cr_expect_eq(hpa >> 12, w->ept01[rows[i].gpa1_page].pfn, "row %u", i);
+        cr_expect_eq(world_cpu(w, 0, root_of(w, 0, EPTP12), GPA2, &writing, &hpa, &type, &qualification), (rows[i].rights & 2) != 0, "row %u", i);
+        world_delete(w);
+    }
+}
