@@ -289,7 +289,8 @@ struct sim_sweep {
     void (*ends)(struct sim *sim);       /* sim_free is about to destroy what still runs */
     void (*gives_up)(void);              /* does not return: a helper of the simulation can't go on, because a callback failed */
 };
-extern struct sim_sweep sim_sweep; /* all 0 in unit tests and fuzzers */
+/* Of the thread that runs the test; off in unit tests, in fuzzers, and in tests with several threads. */
+extern _Thread_local struct sim_sweep sim_sweep;
 
 /* L1's operating system after a mishap: vmcs01, page tables, MSRs and ept01 are as sim_new makes them. The nested state stays. */
 void sim_repair(struct sim *sim);

@@ -218,7 +218,7 @@ void sim_host_callbacks(struct sim *sim) {
 
 /* -- a whole test with failures ---------------------------------------------------------------------------------------------- */
 
-struct sim_sweep sim_sweep = {.status = NVMX_E_HOST};
+_Thread_local struct sim_sweep sim_sweep = {.status = NVMX_E_HOST};
 
 static void enlist(struct sim *sim) {
     sim->next = sim_sweep.alive;
