@@ -113,6 +113,7 @@ struct walk {
     bool shared[LEVELS_MAX]; /* the same entry as in the translation of the operand's first page */
     unsigned int size_shift; /* of the page found */
     uint64_t page_gpa1;
+    uint64_t path; /* US and RW of all entries, XD of any; walk_tables only */
 };
 
 static uint64_t bit_range(unsigned int high, unsigned int low) {
@@ -126,6 +127,16 @@ static unsigned int physical_bits(const struct nvmx_vcpu *vcpu) {
 
 #define QUALIFICATION_LINEAR (UINT64_C(1) << 7)
 #define QUALIFICATION_FINAL  (UINT64_C(1) << 8)
+
+/* Bits 11:9 (SDM table 30-7): what L2's own page tables say of the linear address; lib/ept drops them where L1's processor does not say it. */
+#define QUALIFICATION_USER            (UINT64_C(1) << 9)
+#define QUALIFICATION_WRITABLE        (UINT64_C(1) << 10)
+#define QUALIFICATION_EXECUTE_DISABLE (UINT64_C(1) << 11)
+
+static uint64_t advanced_information(uint64_t path) {
+    return ((path & ENTRY_US) != 0 ? QUALIFICATION_USER : 0) | ((path & ENTRY_RW) != 0 ? QUALIFICATION_WRITABLE : 0) |
+           ((path & ENTRY_XD) != 0 ? QUALIFICATION_EXECUTE_DISABLE : 0);
+}
 
 /* Of an L2 the physical address becomes L1's. `access`: the kind, as in an exit qualification. */
 static inline bool to_gpa1(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, uint64_t linear, uint64_t access,
@@ -327,6 +338,7 @@ static bool walk_tables(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, 
     const struct format format = paging_format(vcpu, paging, linear);
     uint64_t table = format.root;
     uint64_t path = ENTRY_RW | ENTRY_US;
+    uint64_t execute_disable = 0;
     if (!paging->long_mode && (paging->cr4 & CR4_PAE) && (paging->pdpte[(linear >> 30) & 3] & ENTRY_P) == 0) {
         return page_fault(fault, linear, error);
     }
@@ -354,7 +366,9 @@ static bool walk_tables(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, 
             return page_fault(fault, linear, error | PF_P | PF_RSVD);
         }
         path &= entry;
+        execute_disable |= format.entry_bytes == 8 ? entry & ENTRY_XD : 0;
         if (leaf) {
+            walk->path = (path & (ENTRY_RW | ENTRY_US)) | execute_disable;
             walk->size_shift = shift;
             walk->page_gpa1 = leaf_address(vcpu, &format, level, shift, entry);
             const bool key = key_permits(vcpu, paging, path, entry, write);
@@ -395,12 +409,14 @@ static uint64_t walked_address(const struct walk *walk, uint64_t linear) {
     return walk->page_gpa1 + (linear & ((UINT64_C(1) << walk->size_shift) - 1));
 }
 
-/* gpa1[0] of the first byte; gpa1[1] of the second page if `count` is 2. */
+/* gpa1[0] of the first byte; gpa1[1] of the second page if `count` is 2. path[] likewise, for an L2: as in struct walk. */
 static enum l1_access translate_by_walk(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, const uint64_t *linear,
-                                        unsigned int count, bool write, uint64_t *gpa1, struct l1_fault *fault) {
+                                        unsigned int count, bool write, uint64_t *gpa1, uint64_t *path,
+                                        struct l1_fault *fault) {
     struct walk walk[2];
     const bool second = count == 2;
     walk[0].count = walk[1].count = 0;
+    path[0] = path[1] = ENTRY_RW | ENTRY_US;
     if ((paging->cr0 & CR0_PG) == 0) {
         gpa1[0] = linear[0];
         gpa1[1] = linear[count - 1];
@@ -420,6 +436,8 @@ static enum l1_access translate_by_walk(struct nvmx_vcpu *vcpu, const struct l1_
             return flags;
         }
     }
+    path[0] = usual ? 0 : walk[0].path;
+    path[1] = second ? walk[1].path : 0;
     gpa1[0] = walked_address(&walk[0], linear[0]);
     gpa1[1] = walked_address(&walk[second ? 1 : 0], linear[count - 1]);
     return L1_ACCESS_DONE;
@@ -451,9 +469,11 @@ static enum l1_access translate(struct nvmx_vcpu *vcpu, const struct l1_paging *
     if (paging->l2 == NULL && vcpu->vm->host.translate != NULL) {
         return translate_by_host(vcpu, linear, count, write, gpa1, fault);
     }
-    enum l1_access result = translate_by_walk(vcpu, paging, linear, count, write, gpa1, fault);
+    uint64_t path[2];
+    enum l1_access result = translate_by_walk(vcpu, paging, linear, count, write, gpa1, path, fault);
     for (unsigned int i = 0; i < count && result == L1_ACCESS_DONE; i++) {
-        if (!to_gpa1(vcpu, paging, linear[i], access, &gpa1[i], fault)) {
+        uint64_t said = paging->l2 != NULL ? advanced_information(path[i]) : 0;
+        if (!to_gpa1(vcpu, paging, linear[i], access | said, &gpa1[i], fault)) {
             result = L1_ACCESS_FAULT;
         }
     }

@@ -399,9 +399,9 @@ Test(controls_shadow, ept_violations_of_operands_exit) {
         uint32_t exit;
         uint64_t qualification, address;
     } rows[] = {
-        {"operand not there, VMREAD", NVMX_EXIT_VMREAD, OPERAND, 0, 48, 0x182, OPERAND + 0x18},
-        {"operand read-only, VMREAD", NVMX_EXIT_VMREAD, OPERAND, 0x35, 48, 0x1aa, OPERAND + 0x18},
-        {"operand not there, VMWRITE", NVMX_EXIT_VMWRITE, OPERAND, 0, 48, 0x181, OPERAND + 0x18},
+        {"operand not there, VMREAD", NVMX_EXIT_VMREAD, OPERAND, 0, 48, 0x582, OPERAND + 0x18},
+        {"operand read-only, VMREAD", NVMX_EXIT_VMREAD, OPERAND, 0x35, 48, 0x5aa, OPERAND + 0x18},
+        {"operand not there, VMWRITE", NVMX_EXIT_VMWRITE, OPERAND, 0, 48, 0x581, OPERAND + 0x18},
         {"page table not there", NVMX_EXIT_VMWRITE, L2_PT, 0, 48, 0x81, L2_PT + (OPERAND >> 12) * 8},
         {"page table read-only", NVMX_EXIT_VMWRITE, L2_PT, 0x31, 48, 0x8b, L2_PT + (OPERAND >> 12) * 8},
         {"misconfigured", NVMX_EXIT_VMREAD, OPERAND, 0x32, 49, 0, OPERAND + 0x18},
@@ -419,6 +419,42 @@ Test(controls_shadow, ept_violations_of_operands_exit) {
         cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RIP), 0x1000, "%s", rows[i].what);
         cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RFLAGS) & RF, RF, "%s", rows[i].what);
         sim_free(sim);
+    }
+}
+
+/* What L2's own page tables say of the operand's address (SDM table 30-7, bits 11:9), where the processor says so of its violations. */
+Test(controls_shadow, advanced_information_of_operands) {
+    static const struct {
+        const char *what;
+        uint64_t table, page, said; /* bits of two entries; 11:9 */
+    } rows[] = {
+        {"supervisor, read/write", 3, 3, 0x400},
+        {"user, read/write", 7, 7, 0x600},
+        {"user in the page's entry only", 3, 7, 0x400},
+        {"read-only", 3, 1, 0},
+        {"read-only by the table", 1, 3, 0},
+        {"execute-disable", 3, UINT64_C(0x8000000000000003), 0xc00},
+        {"execute-disable by the table", UINT64_C(0x8000000000000003), 3, 0xc00},
+    };
+    for (unsigned int offered = 0; offered < 2; offered++) {
+        struct nvmx_caps mask;
+        sim_machine(&mask);
+        mask.msr[NVMX_CAP_EPT_VPID] &= ~(uint64_t)(offered ? 0 : 1u << 22);
+        for (size_t i = 0; i < COUNT(rows); i++) {
+            struct sim *sim = prepared(&(struct sim_options){.mask = &mask});
+            uint64_t base = sim_gpa1_of(0);
+            for (unsigned int level = 0; level < 2; level++)
+                sim_write64(sim, base + L2_PML4 + level * 0x1000, (L2_PML4 + (level + 1) * 0x1000) | 7);
+            sim_write64(sim, base + L2_PML4 + 0x2000, (L2_PML4 + 0x3000) | rows[i].table);
+            sim_write64(sim, l2_entry(OPERAND), OPERAND | rows[i].page);
+            sim_msr(sim, 0xc0000080)->value |= 0x800; /* NXE */
+            sim_write64(sim, ept_entry(OPERAND), 0);
+            launch(sim);
+            l1_gets(sim, with_memory(sim, NVMX_EXIT_VMWRITE, OPERAND + 0x18), NVMX_EXIT_EPT_VIOLATION);
+            uint64_t said = l1_reads(sim, NVMX_VMCS_EXIT_QUALIFICATION);
+            cr_expect_eq(said, 0x181 | (offered ? rows[i].said : 0), "%s, offered %u: %#lx", rows[i].what, offered, said);
+            sim_free(sim);
+        }
     }
 }
 
