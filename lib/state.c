@@ -102,7 +102,7 @@ static uint32_t list_slots(const struct nvmx_field_set *set, const struct nvmx_f
 static enum nvmx_status read_l2_values(struct nvmx_vcpu *vcpu, const struct state_l2_fields *fields, uint64_t *value) {
     const struct nvmx_field_set *machine = &vcpu->vm->machine_fields;
     uint8_t slots[NVMX_FIELD_COUNT + 3];
-    uint64_t read[NVMX_FIELD_COUNT + 3];
+    uint64_t *read = vcpu->scratch.value;
     uint32_t count = list_slots(&fields->always, machine, slots, 0);
 
     count = list_slots(&fields->pdptes, machine, slots, count);

@@ -5,6 +5,9 @@
 
 #include <nvmx/state.h>
 
+/* A function with an array of all fields: its caller's frame must not grow by it (NVMX_STACK_BYTES). */
+#define NOINLINE __attribute__((noinline))
+
 #define STATE_MAGIC UINT64_C(0x54415453584d564e) /* "NVMXSTAT" */
 #define STATE_HEADER_BYTES 24u
 #define STATE_TRAILER_BYTES 8u
@@ -84,6 +87,9 @@ void state_l2_fields(const struct nvmx_field_set *exists, struct state_l2_fields
 
 /* Values of a record of VMCS fields by slot; the others become 0. */
 void state_values(const struct nvmx_state_record *record, uint64_t *value);
+
+/* One of them; 0 if it is not there. For functions that can't afford an array of all fields on a kernel's stack. */
+uint64_t state_value(const struct nvmx_state_record *record, unsigned int slot);
 
 /* The fields that a record names. */
 void state_fields_of(const struct nvmx_state_record *record, struct nvmx_field_set *out);

@@ -311,8 +311,19 @@ void state_fields_of(const struct nvmx_state_record *record, struct nvmx_field_s
     }
 }
 
+uint64_t state_value(const struct nvmx_state_record *record, unsigned int slot) {
+    for (uint32_t i = 0; i < record->items; i++) {
+        struct state_item item = state_item_at(record, i);
+
+        if (item.id == field_encoding[slot]) {
+            return item.value & nvmx_field_mask(slot);
+        }
+    }
+    return 0;
+}
+
 /* All that must be there, and nothing else. */
-static enum nvmx_state_reason check_l2_fields(struct check *c, const uint64_t *vmcs12, const uint64_t *l2) {
+static NOINLINE enum nvmx_state_reason check_l2_fields(struct check *c, const uint64_t *vmcs12) {
     const struct nvmx_state_record *record = &c->view->l2;
     bool ia32e = (record->head[0] & NVMX_STATE_L2_IA32E) != 0;
     struct state_l2_fields fields;
@@ -320,7 +331,7 @@ static enum nvmx_state_reason check_l2_fields(struct check *c, const uint64_t *v
 
     state_l2_fields(&c->exists, &fields);
     struct nvmx_field_set due = fields.always;
-    if (state_uses_pae(l2[NVMX_F_GUEST_CR0], l2[NVMX_F_GUEST_CR4], ia32e)) {
+    if (state_uses_pae(state_value(record, NVMX_F_GUEST_CR0), state_value(record, NVMX_F_GUEST_CR4), ia32e)) {
         add_all(&due, &fields.pdptes);
     }
     if ((vmcs12[NVMX_F_PIN_BASED_CONTROLS] & PIN_PREEMPTION_TIMER) != 0) {
@@ -354,13 +365,16 @@ static void allow_gates(struct nvmx_caps *caps) {
 }
 
 /* What the processor would be given to enter: vmcs12's controls, L2's state, the event that waits for it. */
-static void compose(const struct nvmx_state_record *record, const uint64_t *l2, uint64_t *field) {
+static void compose(const struct nvmx_state_record *record, uint64_t *field) {
     struct nvmx_field_set there;
 
     state_fields_of(record, &there);
-    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
-        if (nvmx_set_has(&there, slot)) {
-            field[slot] = l2[slot];
+    for (uint32_t i = 0; i < record->items; i++) {
+        struct state_item item = state_item_at(record, i);
+        int slot = nvmx_field_find(item.id, NULL);
+
+        if (slot >= 0 && slot < NVMX_FIELD_COUNT) {
+            field[slot] = item.value & nvmx_field_mask((unsigned int)slot);
         }
     }
     field[NVMX_F_VM_ENTRY_CONTROLS] &= ~(uint64_t)ENTRY_IA32E;
@@ -406,7 +420,7 @@ static enum nvmx_state_reason check_entry(struct check *c, const struct nvmx_cap
 
 static enum nvmx_state_reason check_l2(struct check *c, const struct nvmx_vcpu *vcpu) {
     struct state_view *view = c->view;
-    uint64_t l2[NVMX_FIELD_COUNT], field[NVMX_FIELD_COUNT];
+    uint64_t field[NVMX_FIELD_COUNT];
     struct state_l2_fields fields;
     uint64_t flags = view->l2.head[0];
 
@@ -421,10 +435,9 @@ static enum nvmx_state_reason check_l2(struct check *c, const struct nvmx_vcpu *
         NVMX_STATE_VMCS_LAUNCHED) {
         return refuse(c, NVMX_STATE_MODE, view->vmcs[view->current].offset, 0);
     }
-    state_values(&view->l2, l2);
     state_values(&view->vmcs[view->current], field);
-    TRY(check_l2_fields(c, field, l2));
-    compose(&view->l2, l2, field);
+    TRY(check_l2_fields(c, field));
+    compose(&view->l2, field);
     TRY(check_entry(c, &view->caps, field));
     return vcpu != NULL ? check_entry(c, &vcpu->vm->caps, field) : NVMX_STATE_OK;
 }

@@ -63,18 +63,43 @@ static void note_field(struct nvmx_kvm_report *report, unsigned int slot) {
 
 /* -- to KVM ------------------------------------------------------------------------------------------------------------------------------ */
 
-static void put_region(const uint64_t *value, uint64_t flags, uint8_t *region, struct nvmx_kvm_report *report) {
+static void put_head(uint64_t flags, uint8_t *region, struct nvmx_vmcs12_layout *layout) {
+    nvmx_kvm_layout(layout);
+    memset(region, 0, PAGE);
+    put(region, 4, layout->revision | ((flags & NVMX_STATE_VMCS_SHADOW) != 0 ? SHADOW_INDICATOR : 0));
+    put(region + REGION_LAUNCH_STATE, 4, (flags & NVMX_STATE_VMCS_LAUNCHED) != 0 ? 1 : 0);
+}
+
+static void put_field(const struct nvmx_vmcs12_layout *layout, unsigned int slot, uint64_t value, uint8_t *region,
+                      struct nvmx_kvm_report *report) {
+    if (layout->offset[slot] != 0) {
+        put(region + layout->offset[slot], width_of(slot), value);
+    } else if (value != 0 && report != NULL) {
+        note_field(report, slot);
+    }
+}
+
+static NOINLINE void put_region(const uint64_t *value, uint64_t flags, uint8_t *region, struct nvmx_kvm_report *report) {
     struct nvmx_vmcs12_layout layout;
 
-    nvmx_kvm_layout(&layout);
-    memset(region, 0, PAGE);
-    put(region, 4, layout.revision | ((flags & NVMX_STATE_VMCS_SHADOW) != 0 ? SHADOW_INDICATOR : 0));
-    put(region + REGION_LAUNCH_STATE, 4, (flags & NVMX_STATE_VMCS_LAUNCHED) != 0 ? 1 : 0);
+    put_head(flags, region, &layout);
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
-        if (layout.offset[slot] != 0) {
-            put(region + layout.offset[slot], width_of(slot), value[slot]);
-        } else if (value[slot] != 0 && report != NULL) {
-            note_field(report, slot);
+        put_field(&layout, slot, value[slot], region, report);
+    }
+}
+
+/* An active VMCS as a region. */
+static NOINLINE void put_record(const struct nvmx_state_record *record, uint64_t more_flags, uint8_t *region,
+                                struct nvmx_kvm_report *report) {
+    struct nvmx_vmcs12_layout layout;
+
+    put_head(record->head[1] | more_flags, region, &layout);
+    for (uint32_t i = 0; i < record->items; i++) {
+        struct state_item item = state_item_at(record, i);
+        int slot = nvmx_field_find(item.id, NULL);
+
+        if (slot >= 0 && slot < NVMX_FIELD_COUNT) {
+            put_field(&layout, (unsigned int)slot, item.value & nvmx_field_mask((unsigned int)slot), region, report);
         }
     }
 }
@@ -95,47 +120,50 @@ static bool stored(const uint64_t *vmcs12, const struct nvmx_field_set *there, u
 }
 
 /* KVM's vmcs12 of a running L2 is as an exit at this moment would leave it. */
-static void overlay_l2(const struct state_view *view, uint64_t *vmcs12, const uint64_t *l2, const struct nvmx_field_set *there) {
+static void overlay_l2(const struct state_view *view, uint64_t *vmcs12, const struct nvmx_field_set *there) {
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
         if (stored(vmcs12, there, slot)) {
-            vmcs12[slot] = l2[slot];
+            vmcs12[slot] = state_value(&view->l2, slot);
         }
     }
     vmcs12[NVMX_F_VM_ENTRY_CONTROLS] &= ~(uint64_t)ENTRY_IA32E;
     vmcs12[NVMX_F_VM_ENTRY_CONTROLS] |= (view->l2.head[0] & NVMX_STATE_L2_IA32E) != 0 ? ENTRY_IA32E : 0;
 }
 
-static void fill_elsewhere(const struct state_view *view, const uint64_t *l2, const struct nvmx_field_set *there,
-                           struct nvmx_kvm_elsewhere *out, struct nvmx_kvm_report *report) {
+static void fill_elsewhere(const struct state_view *view, const struct nvmx_field_set *there, struct nvmx_kvm_elsewhere *out,
+                           struct nvmx_kvm_report *report) {
     static const uint8_t carried[] = {NVMX_F_GUEST_EFER, NVMX_F_GUEST_PAT, NVMX_F_GUEST_DEBUGCTL,
                                       NVMX_F_GUEST_PERF_GLOBAL_CTRL, NVMX_F_GUEST_DR7};
-    uint64_t event = l2[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
+    const struct nvmx_state_record *l2 = &view->l2;
+    uint64_t event = state_value(l2, NVMX_F_VM_ENTRY_INTERRUPTION_INFO);
 
     out->caps = view->caps;
     out->feature_control = view->vcpu[NVMX_STATE_VCPU_FEATURE_CONTROL];
     report->notes |= view->has_profile ? NVMX_KVM_ELSEWHERE_L1 : 0;
-    out->efer = l2[NVMX_F_GUEST_EFER];
-    out->pat = l2[NVMX_F_GUEST_PAT];
-    out->debugctl = l2[NVMX_F_GUEST_DEBUGCTL];
-    out->perf_global_ctrl = l2[NVMX_F_GUEST_PERF_GLOBAL_CTRL];
-    out->dr7 = l2[NVMX_F_GUEST_DR7];
-    memcpy(out->pdpte, &l2[NVMX_F_GUEST_PDPTE0], sizeof(out->pdpte));
+    out->efer = state_value(l2, NVMX_F_GUEST_EFER);
+    out->pat = state_value(l2, NVMX_F_GUEST_PAT);
+    out->debugctl = state_value(l2, NVMX_F_GUEST_DEBUGCTL);
+    out->perf_global_ctrl = state_value(l2, NVMX_F_GUEST_PERF_GLOBAL_CTRL);
+    out->dr7 = state_value(l2, NVMX_F_GUEST_DR7);
+    for (unsigned int i = 0; i < 4; i++) {
+        out->pdpte[i] = state_value(l2, NVMX_F_GUEST_PDPTE0 + i);
+    }
     for (unsigned int i = 0; i < sizeof(carried); i++) {
         report->notes |= nvmx_set_has(there, carried[i]) ? NVMX_KVM_ELSEWHERE_L2 : 0;
     }
     if ((event & EVENT_VALID) != 0 && event != EVENT_MTF) {
         out->event_info = (uint32_t)event;
-        out->event_error_code = (uint32_t)l2[NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE];
-        out->event_length = (uint32_t)l2[NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH];
+        out->event_error_code = (uint32_t)state_value(l2, NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE);
+        out->event_length = (uint32_t)state_value(l2, NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH);
         report->notes |= NVMX_KVM_ELSEWHERE_EVENT;
     }
 }
 
-static void put_deadline(const struct state_view *view, const uint64_t *l2, uint64_t l1_tsc, uint8_t *kvm) {
+static void put_deadline(const struct state_view *view, uint64_t l1_tsc, uint8_t *kvm) {
     uint64_t rate = view->caps.msr[NVMX_CAP_MISC] & 31;
     /* Rounded up: the timer must not run out early. */
     uint64_t round = (UINT64_C(1) << KVM_TIMER_SHIFT) - 1;
-    uint64_t left = ((l2[NVMX_F_PREEMPTION_TIMER_VALUE] << rate) + round) >> KVM_TIMER_SHIFT;
+    uint64_t left = ((state_value(&view->l2, NVMX_F_PREEMPTION_TIMER_VALUE) << rate) + round) >> KVM_TIMER_SHIFT;
 
     put(kvm + KVM_VMX_FLAGS, 4, KVM_HAS_DEADLINE);
     put(kvm + KVM_DEADLINE, 8, (l1_tsc >> KVM_TIMER_SHIFT) + left);
@@ -163,10 +191,7 @@ static bool put_shadow(const struct state_view *view, uint64_t gpa1, const void 
     uint32_t i = active(view, gpa1);
 
     if (i < view->vmcs_count) {
-        uint64_t value[NVMX_FIELD_COUNT];
-
-        state_values(&view->vmcs[i], value);
-        put_region(value, view->vmcs[i].head[1] | NVMX_STATE_VMCS_SHADOW, region, report);
+        put_record(&view->vmcs[i], NVMX_STATE_VMCS_SHADOW, region, report);
         return true;
     }
     if (page != NULL) {
@@ -189,23 +214,21 @@ static void note_stop_and_revision(const struct state_view *view, struct nvmx_kv
 /* Flags of the header for a running L2, its timer, and what is elsewhere. */
 static uint32_t put_l2(const struct state_view *view, uint64_t *vmcs12, struct nvmx_kvm_elsewhere *elsewhere, uint8_t *kvm,
                        struct nvmx_kvm_report *report) {
-    uint64_t l2[NVMX_FIELD_COUNT];
     struct nvmx_field_set there = {{0}};
     uint32_t flags = KVM_GUEST_MODE;
 
-    state_values(&view->l2, l2);
     state_fields_of(&view->l2, &there);
-    overlay_l2(view, vmcs12, l2, &there);
-    fill_elsewhere(view, l2, &there, elsewhere, report);
+    overlay_l2(view, vmcs12, &there);
+    fill_elsewhere(view, &there, elsewhere, report);
     flags |= (view->l2.head[0] & NVMX_STATE_L2_ENTRY_PENDING) != 0 ? KVM_RUN_PENDING : 0;
-    flags |= l2[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] == EVENT_MTF ? KVM_MTF_PENDING : 0;
+    flags |= state_value(&view->l2, NVMX_F_VM_ENTRY_INTERRUPTION_INFO) == EVENT_MTF ? KVM_MTF_PENDING : 0;
     if (nvmx_set_has(&there, NVMX_F_PREEMPTION_TIMER_VALUE)) {
-        put_deadline(view, l2, elsewhere->l1_tsc, kvm);
+        put_deadline(view, elsewhere->l1_tsc, kvm);
     }
     return flags;
 }
 
-static void put_current(const struct state_view *view, const void *shadow, struct nvmx_kvm_elsewhere *elsewhere, uint8_t *kvm,
+static NOINLINE void put_current(const struct state_view *view, const void *shadow, struct nvmx_kvm_elsewhere *elsewhere, uint8_t *kvm,
                         size_t *used, struct nvmx_kvm_report *report) {
     const struct nvmx_state_record *current = &view->vmcs[view->current];
     uint64_t vmcs12[NVMX_FIELD_COUNT];
@@ -261,7 +284,6 @@ enum nvmx_status nvmx_state_to_kvm(const void *blob, size_t bytes, const void *s
 
 bool nvmx_state_kvm_region(const void *blob, size_t bytes, uint32_t index, uint64_t *gpa1, void *region) {
     struct state_view view;
-    uint64_t value[NVMX_FIELD_COUNT];
 
     if (state_view(blob, bytes, NULL, &view, NULL) != NVMX_STATE_OK) {
         return false;
@@ -271,8 +293,7 @@ bool nvmx_state_kvm_region(const void *blob, size_t bytes, uint32_t index, uint6
         return false;
     }
     *gpa1 = view.vmcs[index].head[0];
-    state_values(&view.vmcs[index], value);
-    put_region(value, view.vmcs[index].head[1], region, NULL);
+    put_record(&view.vmcs[index], 0, region, NULL);
     return true;
 }
 
@@ -310,36 +331,68 @@ static enum nvmx_status read_header(const uint8_t *kvm, size_t bytes, struct kvm
     return needs_current && view->current == NULL ? NVMX_E_INVALID : NVMX_OK;
 }
 
-/* A region's values; what L1 can't have is lost. */
-static bool read_region(const uint8_t *region, const struct nvmx_field_set *exists, bool shadow, uint64_t *value, uint64_t *flags,
-                        struct nvmx_kvm_report *report) {
-    struct nvmx_vmcs12_layout layout;
+/* What a region says of itself; false: it is not KVM's, or not of that kind. */
+static bool read_head(const uint8_t *region, bool shadow, uint64_t *flags) {
     uint64_t revision = get(region, 4);
+    bool is_shadow = (revision & SHADOW_INDICATOR) != 0;
 
-    nvmx_kvm_layout(&layout);
-    memset(value, 0, NVMX_FIELD_COUNT * sizeof(value[0]));
     *flags = (get(region + REGION_LAUNCH_STATE, 4) != 0 ? NVMX_STATE_VMCS_LAUNCHED : 0u) |
-             ((revision & SHADOW_INDICATOR) != 0 ? NVMX_STATE_VMCS_SHADOW : 0u);
-    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
-        uint64_t found = layout.offset[slot] != 0 ? get(region + layout.offset[slot], width_of(slot)) : 0;
-
-        if (nvmx_set_has(exists, slot)) {
-            value[slot] = found;
-        } else if (found != 0) {
-            note_field(report, slot);
-        }
-    }
-    return (revision & ~(uint64_t)SHADOW_INDICATOR) == NVMX_KVM_REVISION && shadow == ((revision & SHADOW_INDICATOR) != 0);
+             (is_shadow ? NVMX_STATE_VMCS_SHADOW : 0u);
+    return (revision & ~(uint64_t)SHADOW_INDICATOR) == NVMX_KVM_REVISION && shadow == is_shadow;
 }
 
-static void write_vmcs(struct state_writer *w, uint64_t gpa1, uint64_t flags, const uint64_t *value) {
+/* A field of a region; what L1 can't have is lost. */
+static uint64_t read_field(const struct nvmx_vmcs12_layout *layout, const uint8_t *region, unsigned int slot,
+                           const struct nvmx_field_set *exists, struct nvmx_kvm_report *report) {
+    uint64_t found = layout->offset[slot] != 0 ? get(region + layout->offset[slot], width_of(slot)) : 0;
+
+    if (found != 0 && !nvmx_set_has(exists, slot)) {
+        note_field(report, slot);
+        return 0;
+    }
+    return found;
+}
+
+static NOINLINE void read_region(const uint8_t *region, const struct nvmx_field_set *exists, uint64_t *value,
+                                 struct nvmx_kvm_report *report) {
+    struct nvmx_vmcs12_layout layout;
+
+    nvmx_kvm_layout(&layout);
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        value[slot] = read_field(&layout, region, slot, exists, report);
+    }
+}
+
+static void open_vmcs(struct state_writer *w, uint64_t gpa1, uint64_t flags) {
     state_open(w, NVMX_STATE_TAG_VMCS);
     state_word(w, gpa1);
     state_word(w, flags);
+}
+
+static void write_vmcs(struct state_writer *w, uint64_t gpa1, uint64_t flags, const uint64_t *value) {
+    open_vmcs(w, gpa1, flags);
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
         state_item_unless_0(w, field_encoding[slot], value[slot]);
     }
     state_close(w);
+}
+
+/* The shadow VMCS, straight from its region. False: it is not KVM's. */
+static NOINLINE bool write_shadow(struct state_writer *w, const uint8_t *region, uint64_t gpa1,
+                                  const struct nvmx_field_set *exists, struct nvmx_kvm_report *report) {
+    struct nvmx_vmcs12_layout layout;
+    uint64_t flags;
+
+    if (!read_head(region, true, &flags)) {
+        return false;
+    }
+    nvmx_kvm_layout(&layout);
+    open_vmcs(w, gpa1, flags);
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        state_item_unless_0(w, field_encoding[slot], read_field(&layout, region, slot, exists, report));
+    }
+    state_close(w);
+    return true;
 }
 
 static uint64_t timer_left(const struct kvm_view *view, const struct nvmx_kvm_elsewhere *elsewhere, uint64_t value) {
@@ -402,7 +455,7 @@ static void fields_from_kvm(const struct nvmx_field_set *exists, const uint64_t 
     }
 }
 
-static void write_l2(struct state_writer *w, const struct kvm_view *view, const struct nvmx_kvm_elsewhere *elsewhere,
+static NOINLINE void write_l2(struct state_writer *w, const struct kvm_view *view, const struct nvmx_kvm_elsewhere *elsewhere,
                      const struct nvmx_field_set *exists, const uint64_t *vmcs12, bool launched) {
     uint64_t l2[NVMX_FIELD_COUNT];
     struct nvmx_field_set has;
@@ -446,18 +499,17 @@ static void write_vcpu(struct state_writer *w, const struct kvm_view *view, cons
 /* False: a region is not KVM's. */
 static bool write_regions(struct state_writer *w, const struct kvm_view *view, const struct nvmx_kvm_elsewhere *elsewhere,
                           struct nvmx_kvm_report *report) {
-    uint64_t vmcs12[NVMX_FIELD_COUNT], shadow[NVMX_FIELD_COUNT], flags, shadow_flags;
+    uint64_t vmcs12[NVMX_FIELD_COUNT], flags;
     struct nvmx_field_set exists;
 
     nvmx_fields_existing(&elsewhere->caps, &exists);
-    if (!read_region(view->current, &exists, (get(view->current, 4) & SHADOW_INDICATOR) != 0, vmcs12, &flags, report)) {
+    if (!read_head(view->current, (get(view->current, 4) & SHADOW_INDICATOR) != 0, &flags)) {
         return false;
     }
-    if (view->shadow != NULL && uses_shadow(vmcs12)) {
-        if (!read_region(view->shadow, &exists, true, shadow, &shadow_flags, report)) {
-            return false;
-        }
-        write_vmcs(w, vmcs12[NVMX_F_VMCS_LINK_POINTER], shadow_flags, shadow);
+    read_region(view->current, &exists, vmcs12, report);
+    if (view->shadow != NULL && uses_shadow(vmcs12) &&
+        !write_shadow(w, view->shadow, vmcs12[NVMX_F_VMCS_LINK_POINTER], &exists, report)) {
+        return false;
     }
     bool l2 = (view->flags & KVM_GUEST_MODE) != 0;
     write_vmcs(w, view->vmcs12, flags | (l2 ? NVMX_STATE_VMCS_LAUNCHED : 0u), vmcs12);

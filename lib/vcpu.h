@@ -202,6 +202,12 @@ struct restored {
     uint64_t value[NVMX_FIELD_COUNT];
 };
 
+/* Arrays of all fields that would be too much for a kernel's stack. Each use ends before a function that has another one is called. */
+struct scratch {
+    uint32_t encoding[NVMX_FIELD_COUNT + 3]; /* host_read_many's */
+    uint64_t value[NVMX_FIELD_COUNT + 3];    /* of its callers */
+};
+
 /* Trace records (trace.c). */
 struct traced {
     bool on;         /* the host has the callback */
@@ -267,6 +273,9 @@ struct nvmx_vcpu {
 
     struct vmcs12 vmcs12[NVMX_VMCS02_MAX];
     struct restored restored;
+    struct scratch scratch;
+    uint32_t merge_encoding[NVMX_FIELD_COUNT + 4]; /* a merge in progress (vmcs/merge.h) */
+    uint64_t merge_value[NVMX_FIELD_COUNT + 4];
     struct nvmx_counts counts;
     struct traced traced;
 };

@@ -5,8 +5,8 @@
 usage: stack.py SOURCE [CC]
 
 Compiles lib/ with gcc's -fcallgraph-info (frames and calls of each function) as the freestanding archive is compiled, and adds up the deepest way from each function of
-the public headers. A call through a pointer counts as the deepest function whose address a table or a function of the same file holds; a host's callback is the host's
-own and counts as nothing. Fails if a way ends in itself, if a frame has no fixed size, or if more is needed than include/nvmx/nvmx.h states (NVMX_STACK_BYTES).
+the public headers. A call through a pointer counts as the deepest function whose address a table or a function of the same file holds; a host's callback (a line that
+says `host.` or CALLBACK) is the host's own and counts as nothing. Fails if a way ends in itself, if a frame has no fixed size, or if more is needed than include/nvmx/nvmx.h states (NVMX_STACK_BYTES).
 """
 import re
 import subprocess
@@ -16,9 +16,8 @@ from pathlib import Path
 
 FLAGS = ["-std=c11", "-O2", "-ffreestanding", "-fno-stack-protector", "-mgeneral-regs-only", "-fcf-protection=none", "-fcallgraph-info=su", "-fstack-usage"]
 INDIRECT = "__indirect_call"
+CALLBACK = re.compile(r"host(\.|->)|CALLBACK\(")
 RETURN_ADDRESS = 8
-
-
 
 
 def compile_all(source, cc, folder):
@@ -28,6 +27,13 @@ def compile_all(source, cc, folder):
         name = "_".join(file.relative_to(source).with_suffix("").parts)
         subprocess.run([cc, *FLAGS, f"-I{source}/include", f"-I{source}/lib", "-c", str(file), "-o", f"{folder}/{name}.o"], check=True, cwd=folder)
         yield name
+
+
+def is_callback(place):
+    """Does the source call the host at FILE:LINE:COLUMN? The statement may go over two lines."""
+    file, line, _ = place.rsplit(":", 2)
+    lines = Path(file).read_text().splitlines()
+    return any(CALLBACK.search(text) for text in lines[int(line) - 1:int(line) + 1])
 
 
 def read_graph(folder, name):
@@ -40,8 +46,9 @@ def read_graph(folder, name):
             frames[title] = int(size.group(1)) + RETURN_ADDRESS
             if size.group(2) not in ("static", "dynamic,bounded"):
                 dynamic.append(title)
-    for caller, callee in re.findall(r'edge: \{ sourcename: "([^"]+)" targetname: "([^"]+)"', text):
-        calls.append((caller, callee))
+    for caller, callee, place in re.findall(r'edge: \{ sourcename: "([^"]+)" targetname: "([^"]+)"(?: label: "([^"]+)")?', text):
+        if callee != INDIRECT or not is_callback(place):
+            calls.append((caller, callee))
     return frames, calls, dynamic
 
 

@@ -39,7 +39,7 @@ struct nvmx_vcpu;
  * Most stack that a call into the library uses, in bytes, as gcc compiles it for x86-64 with -O2; what a callback of the host's uses comes on top.
  * A test adds it up from the compiler's own account (tests/stack.py).
  */
-#define NVMX_STACK_BYTES 10240
+#define NVMX_STACK_BYTES 4096
 
 /* Where vmcs12 fields lie in L1's VMCS regions. A host with a layout of its own (a migration ABI) gives it; else NULL: ours. */
 struct nvmx_vmcs12_layout {

@@ -12,8 +12,8 @@ struct merge {
     const uint64_t *host; /* vmcs01's controls, by slot */
     bool controls;        /* vmcs02's controls are merged anew */
     uint32_t count;       /* of what is to be written: every field once, PDPTEs perhaps twice */
-    uint32_t encoding[NVMX_FIELD_COUNT + 4];
-    uint64_t value[NVMX_FIELD_COUNT + 4];
+    uint32_t *encoding;
+    uint64_t *value;
 };
 
 static inline void merge_begin(struct merge *m, struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
@@ -22,6 +22,8 @@ static inline void merge_begin(struct merge *m, struct nvmx_vcpu *vcpu, struct v
     m->host = vcpu->host_control;
     m->controls = false;
     m->count = 0;
+    m->encoding = vcpu->merge_encoding;
+    m->value = vcpu->merge_value;
 }
 
 /* vmcs02's field shall be written, whatever it is known to hold. */

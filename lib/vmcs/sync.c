@@ -229,7 +229,7 @@ enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
 /* Fetch those of `which` that are stale. */
 static enum nvmx_status sync_some(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct nvmx_field_set *which) {
     uint8_t slots[NVMX_FIELD_COUNT];
-    uint64_t value[NVMX_FIELD_COUNT];
+    uint64_t *value = vcpu->scratch.value;
     uint32_t count = 0;
     uint32_t before = vcpu->selected;
 

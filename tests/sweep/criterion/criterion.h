@@ -46,6 +46,6 @@ _Noreturn void scenario_end(const char *file, int line, const char *what, const 
 #define cr_expect_str_neq(a, b, ...) cr_expect(strcmp(a, b) != 0, __VA_ARGS__)
 #define cr_assert_str_neq(a, b, ...) cr_assert(strcmp(a, b) != 0, __VA_ARGS__)
 #define cr_expect_arr_eq(a, b, bytes, ...) cr_expect(memcmp(a, b, bytes) == 0, __VA_ARGS__)
-#define cr_log_info(...) ((void)0)
+#define cr_log_info(...) ((void)(false && printf(__VA_ARGS__)))
 
 #endif
