@@ -31,6 +31,7 @@
 #define NVMX_EPT_ACCESSED     (UINT64_C(1) << 8)
 #define NVMX_EPT_DIRTY        (UINT64_C(1) << 9)
 #define NVMX_EPT_USER_EXECUTE (UINT64_C(1) << 10)
+#define NVMX_EPT_SHADOW_STACK (UINT64_C(1) << 60) /* supervisor shadow stack */
 #define NVMX_EPT_SUPPRESS_VE  (UINT64_C(1) << 63)
 #define NVMX_EPTP_AD          (UINT64_C(1) << 6)
 

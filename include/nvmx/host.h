@@ -4,7 +4,8 @@
  *
  * Every callback gets the context of the vCPU (nvmx_vcpu_config.ctx) first, or that of the VM (nvmx_vm_config.ctx) where the call
  * concerns the whole VM; each says which. The library holds no lock while it calls, calls only from inside a call of the host
- * into it, and only on the thread that made that call. A callback may fail at any time, any number of times: the library then
+ * into it, and only on the thread that made that call; where a host makes calls for several vCPUs at the same time, callbacks come at the same time,
+ * those with the VM's context too. A callback may fail at any time, any number of times: the library then
  * refuses the operation, undoes what it began, and passes the status on where a caller can see it. A callback must not call back
  * into the library for the same vCPU.
  */

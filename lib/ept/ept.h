@@ -39,6 +39,7 @@
 #define EPT_Q_ADVANCED        (UINT64_C(7) << 9)
 #define EPT_Q_NMI_UNBLOCKING  (UINT64_C(1) << 12)
 #define EPT_Q_SHADOW_STACK    (UINT64_C(1) << 13)
+#define EPT_Q_SHADOW_LEAF     (UINT64_C(1) << 14)
 #define EPT_Q_ASYNCHRONOUS    (UINT64_C(1) << 16)
 
 #define ENTRY_LOAD_CET        20u /* VM-entry control that comes with shadow stacks */
@@ -242,11 +243,12 @@ struct ept_walk {
     unsigned int level;         /* of the last one */
     uint64_t table[6];          /* gpa1 of the tables */
     uint64_t entry[6];          /* above `from`: as remembered by ept02 */
-    uint64_t rights;            /* AND of bits 2:0 (and 10 with mbec) of all; 0 if an entry was not present */
+    uint64_t rights;            /* AND of bits 2:0 (and 10 with mbec) of all; 0 if an entry was not present. Bit 60: see shadow_stack */
     uint64_t above;             /* the same without the last entry */
     uint64_t gpa1;
     bool mbec;
     bool ad;      /* EPTP12 enables accessed and dirty flags */
+    bool shadow_stack; /* EPTP12 enables supervisor shadow-stack control: bit 60 of a leaf under writable entries is a right */
     bool dirtied; /* the leaf's dirty flag went from 0 to 1 by this walk */
     bool five_levels;
     unsigned int ahead_want; /* entries that are to be read behind the leaf */

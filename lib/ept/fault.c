@@ -48,12 +48,24 @@ struct request {
     uint64_t access;        /* EPT_Q_ACCESS bits */
     uint64_t execute;       /* a fetch needs one of these */
     bool misconfiguration;
+    bool shadow_stack; /* an access of a supervisor shadow stack where EPTP12 controls these */
     struct nvmx_ept_log *log;
 };
 
 #define LOG_ENTRIES 512u
 
+/* A processor with this control has advanced information, too, which tells supervisor from user mode. */
+static bool shadow_stack_access(const struct nvmx_ept_access *access) {
+    uint64_t what = EPT_Q_SHADOW_STACK | EPT_Q_LINEAR | EPT_Q_FINAL;
+
+    return (access->eptp12 & EPTP_SHADOW_STACK) != 0 && (access->qualification & (what | EPT_Q_USER_MODE)) == what;
+}
+
+/* SDM 31.3.3.2. A page of a supervisor shadow stack need not be writable. */
 static bool permits(uint64_t rights, const struct request *request) {
+    if (request->shadow_stack) {
+        return (rights & NVMX_EPT_READ) != 0 && (rights & NVMX_EPT_SHADOW_STACK) != 0;
+    }
     return ((request->access & EPT_Q_READ) == 0 || (rights & NVMX_EPT_READ) != 0) &&
            ((request->access & EPT_Q_WRITE) == 0 || (rights & NVMX_EPT_WRITE) != 0) &&
            ((request->access & EPT_Q_FETCH) == 0 || (rights & request->execute) != 0);
@@ -78,6 +90,9 @@ static uint64_t qualification12(const struct nvmx_ept *ept, const struct ept_wal
     if ((ept->l1.msr[NVMX_CAP_ENTRY] >> (32 + ENTRY_LOAD_CET) & 1) != 0) {
         result |= request->qualification & EPT_Q_SHADOW_STACK; /* else the bit is undefined */
     }
+    if (walk->shadow_stack && walk->result == NVMX_EPT_LEAF && (walk->entry[walk->level] & NVMX_EPT_SHADOW_STACK) != 0) {
+        result |= EPT_Q_SHADOW_LEAF;
+    }
     return result | (request->qualification & (EPT_Q_NMI_UNBLOCKING | EPT_Q_ASYNCHRONOUS));
 }
 
@@ -86,16 +101,16 @@ static uint64_t qualification12(const struct nvmx_ept *ept, const struct ept_wal
 
 uint64_t ept_common_rights(const struct nvmx_ept *ept, const struct ept_walk *walk, uint64_t rights12, uint64_t leaf12,
                            uint32_t access01, bool write) {
-    uint64_t rights = rights12 & (EPT_RWX | (walk->mbec ? NVMX_EPT_USER_EXECUTE : 0));
+    uint64_t rights = rights12 & (EPT_RWX | NVMX_EPT_SHADOW_STACK | (walk->mbec ? NVMX_EPT_USER_EXECUTE : 0));
 
     if (walk->ad && !write && (leaf12 & NVMX_EPT_DIRTY) == 0) {
-        rights &= ~NVMX_EPT_WRITE; /* the first write has to come back here and set the dirty flag */
+        rights &= ~(NVMX_EPT_WRITE | NVMX_EPT_SHADOW_STACK); /* the first write has to come back here and set the dirty flag */
     }
     if ((access01 & NVMX_ACCESS_READ) == 0) {
         rights &= ~NVMX_EPT_READ;
     }
     if ((access01 & NVMX_ACCESS_WRITE) == 0 || (rights & NVMX_EPT_READ) == 0) {
-        rights &= ~NVMX_EPT_WRITE;
+        rights &= ~(NVMX_EPT_WRITE | NVMX_EPT_SHADOW_STACK);
     }
     if ((access01 & NVMX_ACCESS_EXECUTE) == 0) {
         rights &= ~(NVMX_EPT_EXECUTE | NVMX_EPT_USER_EXECUTE);
@@ -125,10 +140,15 @@ static enum nvmx_ept_verdict failed(struct nvmx_ept_fault *fault, enum nvmx_stat
     return NVMX_EPT_FAILED;
 }
 
+/* A shadow stack is mapped for reads and writes alike, so that both count. */
+static bool is_write(const struct request *request) {
+    return (request->access & EPT_Q_WRITE) != 0 || request->shadow_stack;
+}
+
 /* Map the page that ept12 grants, as far as ept01 does. */
 static enum nvmx_ept_verdict grant(struct nvmx_ept *ept, const struct request *request, const struct ept_walk *walk,
                                    struct nvmx_ept_fault *fault) {
-    bool write = (request->access & EPT_Q_WRITE) != 0;
+    bool write = is_write(request);
     struct nvmx_ept01_mapping mapping = {0};
     enum nvmx_status status;
     uint64_t rights;
@@ -184,7 +204,7 @@ enum flags {
 /* Accessed and dirty flags of ept12, where it has them, and the log. */
 static enum flags set_flags(struct nvmx_ept *ept, void *vcpu_ctx, const struct request *request,
                             struct ept_walk *walk) {
-    bool write = (request->access & EPT_Q_WRITE) != 0;
+    bool write = is_write(request);
 
     if (!walk->ad) {
         return FLAGS_SET;
@@ -303,6 +323,7 @@ enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const
         request.qualification = access->qualification;
         request.access = needed_access(access->qualification, (access->eptp12 & NVMX_EPTP_AD) != 0);
         request.execute = needed_execute(ept, access->qualification, access->mbec);
+        request.shadow_stack = shadow_stack_access(access);
         request.ahead = ept_stream_window(root, access->gpa2);
     }
     for (unsigned int attempt = 0; attempt < ROOM_ATTEMPTS; attempt++) {

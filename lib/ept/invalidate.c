@@ -9,7 +9,7 @@
 /* Bits of an entry that mean something; L1 may use the others as it likes. */
 static uint64_t meaning(uint64_t root_key) {
     return EPT_ADDRESS | 0xff | (ept_key_mbec(root_key) ? NVMX_EPT_USER_EXECUTE : 0) |
-           ((root_key & NVMX_EPTP_AD) != 0 ? EPT_AD : 0);
+           ((root_key & NVMX_EPTP_AD) != 0 ? EPT_AD : 0) | ((root_key & EPTP_SHADOW_STACK) != 0 ? NVMX_EPT_SHADOW_STACK : 0);
 }
 
 /* Is a slot still what follows from its entry of ept12? One that is being filled is not. */

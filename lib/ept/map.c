@@ -50,7 +50,7 @@ static uint64_t entry12_at(const struct ept_walk *walk, unsigned int level) {
 }
 
 /* Bits of the entry of a large page that its parts are made from. */
-#define SPLIT_MEANING (EPT_ADDRESS | 0xff | NVMX_EPT_USER_EXECUTE)
+#define SPLIT_MEANING (EPT_ADDRESS | 0xff | NVMX_EPT_USER_EXECUTE | NVMX_EPT_SHADOW_STACK)
 
 /* What next_table looks for below a slot. */
 struct wanted_table {
@@ -156,10 +156,12 @@ static struct ept_table *next_table(struct ept_op *op, struct ept_table *parent,
 /* -- leaves
  * ------------------------------------------------------------------------------------------------------------------------ */
 
+#define LEAF_RIGHTS (EPT_RIGHTS | NVMX_EPT_SHADOW_STACK)
+
 /* Rights that are only gained need no flush: an EPT violation drops the old translation by itself (SDM 31.4.3.1). */
 static bool loses(unsigned int level, uint64_t old, uint64_t hw) {
-    return ept_is_present(old) && (ept_is_reference(level, old) || ((old ^ hw) & ~(EPT_RIGHTS | EPT_AD)) != 0 ||
-                                   (old & ~hw & EPT_RIGHTS) != 0);
+    return ept_is_present(old) && (ept_is_reference(level, old) || ((old ^ hw) & ~(LEAF_RIGHTS | EPT_AD)) != 0 ||
+                                   (old & ~hw & LEAF_RIGHTS) != 0);
 }
 
 static enum ept_mapped write_leaf(struct ept_op *op, struct ept_table *table, unsigned int index, uint64_t hw,

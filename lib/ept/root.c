@@ -122,12 +122,12 @@ static struct ept_root *root_place(struct nvmx_ept *ept, struct ept_table **reti
     return place;
 }
 
-/* EPTP02 (SDM 27.6.11): ept02's tables are write-back memory where the machine allows; walk length and A/D flags are
- * ept12's. */
+/* EPTP02 (SDM 27.6.11): ept02's tables are write-back memory where the machine allows; walk length, A/D flags and
+ * shadow-stack control are ept12's. */
 static uint64_t make_eptp02(const struct nvmx_ept *ept, uint64_t eptp12, uint64_t top_hpa) {
     bool write_back = (ept->machine.msr[NVMX_CAP_EPT_VPID] >> EPT_CAP_WB & 1) != 0;
 
-    return (top_hpa & EPT_ADDRESS) | (eptp12 & (0x38 | NVMX_EPTP_AD)) | (write_back ? 6 : 0);
+    return (top_hpa & EPT_ADDRESS) | (eptp12 & (0x38 | NVMX_EPTP_AD | EPTP_SHADOW_STACK)) | (write_back ? 6 : 0);
 }
 
 /* Under the lock: make the root of `top`, which is used once. NULL: no place. */

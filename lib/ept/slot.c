@@ -130,12 +130,12 @@ void ept_slot_protect(struct ept_op *op, struct ept_table *table, unsigned int i
             ept_slot_clear(op, table, index); /* empty, or claimed for what is out of date now */
             return;
         }
-        if (ept_is_reference(table->level, hw) || (hw & NVMX_EPT_WRITE) == 0) {
+        if (ept_is_reference(table->level, hw) || (hw & (NVMX_EPT_WRITE | NVMX_EPT_SHADOW_STACK)) == 0) {
             return;
         }
         ept_announce(op);
         ept_want_flush(op, op->root != NULL ? op->root->eptp02 : EPT_FLUSH_ALL);
-        if (swap(&table->hw[index], hw, hw & ~NVMX_EPT_WRITE)) {
+        if (swap(&table->hw[index], hw, hw & ~(NVMX_EPT_WRITE | NVMX_EPT_SHADOW_STACK))) {
             return;
         }
     }

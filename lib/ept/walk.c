@@ -113,6 +113,7 @@ void ept_walk_start(struct ept_walk *walk, uint64_t eptp12, bool mbec) {
     walk->rights = EPT_RWX | (mbec ? NVMX_EPT_USER_EXECUTE : 0);
     walk->mbec = mbec;
     walk->ad = (eptp12 & NVMX_EPTP_AD) != 0;
+    walk->shadow_stack = (eptp12 & EPTP_SHADOW_STACK) != 0;
 }
 
 void ept_walk_run(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, uint64_t gpa2) {
@@ -144,6 +145,9 @@ void ept_walk_run(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, u
     if (walk->result == NVMX_EPT_LEAF) {
         uint64_t offset = ept_level_bytes(walk->level) - 1;
         walk->gpa1 = (walk->entry[walk->level] & EPT_ADDRESS & ~offset) | (gpa2 & offset);
+        if (walk->shadow_stack && (walk->above & NVMX_EPT_WRITE) != 0) {
+            walk->rights |= walk->entry[walk->level] & NVMX_EPT_SHADOW_STACK;
+        }
     }
 }
 

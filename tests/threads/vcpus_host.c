@@ -32,6 +32,13 @@ uint32_t below(uint64_t *random, uint32_t limit) {
 
 static struct nvmx_host callbacks; /* as the simulated host has them; the same for all */
 
+static _Thread_local bool told; /* of a change of memory just now: see nvmx.h, which callbacks may come */
+
+static void not_while_told(const char *callback) {
+    if (told)
+        fail("a change of memory calls %s", callback);
+}
+
 static struct vm *vm_of(const struct sim *sim) {
     return sim->user;
 }
@@ -39,6 +46,7 @@ static struct vm *vm_of(const struct sim *sim) {
 static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) {
     struct vm *vm = vm_of(sim_of_vcpu(ctx));
 
+    not_while_told("map_page");
     pthread_mutex_lock(&vm->lock);
     void *page = callbacks.map_page(&vm->sim->vcpu_context, gpa1, access, hpa);
     pthread_mutex_unlock(&vm->lock);
@@ -56,6 +64,7 @@ static void unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied) {
 static enum nvmx_status ept01_lookup(void *ctx, uint64_t gpa1, struct nvmx_ept01_mapping *out) {
     struct vm *vm = vm_of(sim_of_vm(ctx));
 
+    not_while_told("ept01_lookup");
     if (gpa1 >= FIRST && gpa1 - FIRST < MOVING_PAGES * NVMX_PAGE_SIZE) {
         uint64_t entry = load(&vm->ept01[(gpa1 - FIRST) / NVMX_PAGE_SIZE]);
 
@@ -72,6 +81,7 @@ static enum nvmx_status ept01_lookup(void *ctx, uint64_t gpa1, struct nvmx_ept01
 static void *page_alloc(void *ctx, uint64_t *hpa) {
     struct vm *vm = vm_of(sim_of_vm(ctx));
 
+    not_while_told("page_alloc");
     pthread_mutex_lock(&vm->lock);
     void *page = callbacks.page_alloc(ctx, hpa);
     pthread_mutex_unlock(&vm->lock);
@@ -185,8 +195,10 @@ void hear_of_changes(struct vcpu *vcpu) {
     if (load(&vcpu->asked) == vcpu->done)
         return;
     struct change change = vm->change;
+    told = true;
     enum nvmx_status status = change.protects ? nvmx_memory_protected(vcpu->sim->vcpu, change.gpa1, change.bytes)
                                               : nvmx_memory_changed(vcpu->sim->vcpu, change.gpa1, change.bytes);
+    told = false;
     if (status != NVMX_OK)
         fail("a change of memory is refused: %s", nvmx_status_text(status));
     /* Nothing that this vCPU used in place is held any more. */

@@ -133,3 +133,113 @@ Test(ept, shadow_stack_accesses_are_told) {
     free(memory);
     world_delete(w);
 }
+
+/* -- supervisor shadow stacks: SDM 31.3.3.2, bit 60 of leaves under an EPTP with bit 7 --------------------------------------------------------- */
+
+#define SSS_CAPS  (AD_CAPS | WORLD_CAPS_ADVANCED | (1u << 23))
+#define EPTP12_SSS (EPTP12 | 0x80)
+#define SSS       NVMX_EPT_SHADOW_STACK
+#define SS_READ   UINT64_C(0x2181) /* a shadow-stack access in supervisor mode */
+#define SS_WRITE  UINT64_C(0x2182)
+#define USER_MODE UINT64_C(0x200)
+
+/* A page whose entry has these rights, in ept12 and in ept01. */
+static struct world *with_stack(uint64_t rights12, uint8_t rights01) {
+    struct world *w = simple(SSS_CAPS, 0);
+
+    w->l1[3][5] = (w->l1[3][5] & ~UINT64_C(7)) | rights12;
+    world_set01(w, 0x205, 1, rights01, 6, false, 12);
+    return w;
+}
+
+static uint64_t leaf02(struct world *w, uint64_t eptp12) {
+    uint64_t table = root_of(w, 0, eptp12), entry = 0;
+
+    for (unsigned int shift = 39; shift >= 12; shift -= 9) {
+        entry = ((const uint64_t *)w->host.page_pointer(w, table & UINT64_C(0x000ffffffffff000)))[GPA2 >> shift & 511];
+        if ((entry & 7) == 0) {
+            return 0;
+        }
+        table = entry;
+    }
+    return entry;
+}
+
+Test(ept, supervisor_shadow_stacks) {
+    static const struct {
+        const char *what;
+        uint64_t eptp12, rights12;
+        uint8_t rights01;
+        uint64_t access;
+        enum nvmx_ept_verdict verdict;
+        uint64_t qualification; /* of L1_VIOLATION, without bit 13, which this L1 does not have */
+        uint64_t leaf;          /* rights of ept02 after a RETRY */
+    } rows[] = {
+        {"read", EPTP12_SSS, 1 | SSS, 7, SS_READ, NVMX_EPT_RETRY, 0, 1 | SSS},
+        {"write to a page that is not writable", EPTP12_SSS, 1 | SSS, 7, SS_WRITE, NVMX_EPT_RETRY, 0, 1 | SSS},
+        {"a plain write to it", EPTP12_SSS, 1 | SSS, 7, 0x182, NVMX_EPT_L1_VIOLATION, 0x418a, 0},
+        {"a plain read maps it, too", EPTP12_SSS, 1 | SSS, 7, 0x181, NVMX_EPT_RETRY, 0, 1 | SSS},
+        {"without bit 60", EPTP12_SSS, 7, 7, SS_READ, NVMX_EPT_L1_VIOLATION, 0x1b9, 0},
+        {"execute-only", EPTP12_SSS, 4 | SSS, 7, SS_READ, NVMX_EPT_L1_VIOLATION, 0x41a1, 0},
+        {"of a user, as a plain write", EPTP12_SSS, 1 | SSS, 7, SS_WRITE | USER_MODE, NVMX_EPT_L1_VIOLATION, 0x438a, 0},
+        {"of a user, as a plain read", EPTP12_SSS, 1, 7, SS_READ | USER_MODE, NVMX_EPT_RETRY, 0, 1},
+        {"bit 7 of the EPTP clear: bit 60 is ignored", EPTP12, 1 | SSS, 7, SS_WRITE, NVMX_EPT_L1_VIOLATION, 0x18a, 0},
+        {"bit 7 of the EPTP clear: a write", EPTP12, 3 | SSS, 7, SS_WRITE, NVMX_EPT_RETRY, 0, 3},
+        {"not writable in ept01", EPTP12_SSS, 1 | SSS, 5, SS_READ, NVMX_EPT_HOST_FAULT, 0, 0},
+        {"not writable in ept01, a plain read", EPTP12_SSS, 1 | SSS, 5, 0x181, NVMX_EPT_RETRY, 0, 1},
+    };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct world *w = with_stack(rows[i].rights12, rows[i].rights01);
+        struct nvmx_ept_fault fault;
+
+        cr_assert(nvmx_eptp_valid(&w->l1_caps, rows[i].eptp12));
+        cr_expect_eq(root_of(w, 0, rows[i].eptp12) & 0x80, rows[i].eptp12 & 0x80, "%s", rows[i].what);
+        enum nvmx_ept_verdict verdict = fault_at(w, rows[i].eptp12, GPA2, rows[i].access, &fault);
+        cr_expect_eq(verdict, rows[i].verdict, "%s: %d", rows[i].what, (int)verdict);
+        if (verdict == NVMX_EPT_L1_VIOLATION) {
+            cr_expect_eq(fault.qualification, rows[i].qualification, "%s: %#llx", rows[i].what, (unsigned long long)fault.qualification);
+        } else if (verdict == NVMX_EPT_RETRY) {
+            cr_expect_eq(leaf02(w, rows[i].eptp12) & (7 | SSS), rows[i].leaf, "%s: %#llx", rows[i].what,
+                         (unsigned long long)leaf02(w, rows[i].eptp12));
+        }
+        world_delete(w);
+    }
+}
+
+/* A table above that is not writable makes it none; and what changes is followed. */
+Test(ept, supervisor_shadow_stacks_follow_changes) {
+    struct world *w = with_stack(1 | SSS, 7);
+    struct nvmx_ept_fault fault;
+
+    w->l1[2][0] &= ~NVMX_EPT_WRITE;
+    cr_expect_eq(fault_at(w, EPTP12_SSS, GPA2, SS_READ, &fault), NVMX_EPT_L1_VIOLATION);
+    cr_expect_eq(fault.qualification, 0x4189);
+    w->l1[2][0] |= NVMX_EPT_WRITE;
+    nvmx_ept_invept(w->ept, &w, false, EPTP12_SSS);
+    cr_expect_eq(fault_at(w, EPTP12_SSS, GPA2, SS_READ, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(leaf02(w, EPTP12_SSS) & (7 | SSS), 1 | SSS);
+    world_protect01(w, 0x205, 1);
+    cr_expect_eq(leaf02(w, EPTP12_SSS) & (7 | SSS), 1, "a shadow stack would be written to");
+    world_set01(w, 0x205, 1, 7, 6, false, 12);
+    cr_expect_eq(fault_at(w, EPTP12_SSS, GPA2, SS_READ, &fault), NVMX_EPT_RETRY);
+    w->l1[3][5] &= ~SSS;
+    nvmx_ept_invept(w->ept, &w, false, EPTP12_SSS);
+    cr_expect_eq(leaf02(w, EPTP12_SSS) & SSS, 0, "the comparison sees bit 60");
+    world_delete(w);
+}
+
+/* With accessed and dirty flags the first access sets both: ept02 can't let reads through and hold writes. */
+Test(ept, supervisor_shadow_stacks_and_dirty_flags) {
+    struct world *w = with_stack(1 | SSS, 7);
+    struct nvmx_ept_fault fault;
+    const uint64_t eptp12 = EPTP12_SSS | NVMX_EPTP_AD;
+
+    cr_expect_eq(fault_at(w, eptp12, GPA2, 0x181, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(w->l1[3][5] & 0x300, 0x100);
+    cr_expect_eq(leaf02(w, eptp12) & (7 | SSS), 1, "no shadow stack before the dirty flag is set");
+    cr_expect_eq(fault_at(w, eptp12, GPA2, SS_WRITE, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(w->l1[3][5] & 0x300, 0x300);
+    cr_expect_eq(leaf02(w, eptp12) & (7 | SSS), 1 | SSS);
+    world_delete(w);
+}
