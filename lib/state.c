@@ -215,7 +215,8 @@ static enum nvmx_status save_l2(struct state_writer *w, struct nvmx_vcpu *vcpu) 
     }
     state_open(w, NVMX_STATE_TAG_L2);
     state_word(w, (vcpu->entry_pending ? NVMX_STATE_L2_ENTRY_PENDING : 0u) |
-                      (vcpu->launching ? NVMX_STATE_L2_LAUNCHING : 0u) | (l2.ia32e ? NVMX_STATE_L2_IA32E : 0u));
+                      (vcpu->launching ? NVMX_STATE_L2_LAUNCHING : 0u) | (l2.ia32e ? NVMX_STATE_L2_IA32E : 0u) |
+                      (vcpu->bus_lock ? NVMX_STATE_L2_BUS_LOCK : 0u));
     state_word(w, 0);
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
         if (nvmx_set_has(&l2.has, slot)) {
@@ -281,6 +282,7 @@ static void restore_vmcs(struct nvmx_vcpu *vcpu, const struct nvmx_state_record 
 static void restore_l2(struct nvmx_vcpu *vcpu, const struct nvmx_state_record *record) {
     vcpu->entry_pending = (record->head[0] & NVMX_STATE_L2_ENTRY_PENDING) != 0;
     vcpu->launching = (record->head[0] & NVMX_STATE_L2_LAUNCHING) != 0;
+    vcpu->bus_lock = (record->head[0] & NVMX_STATE_L2_BUS_LOCK) != 0;
     vcpu->restored.ia32e = (record->head[0] & NVMX_STATE_L2_IA32E) != 0;
     state_values(record, vcpu->restored.value);
     state_fields_of(record, &vcpu->restored.has);

@@ -141,7 +141,8 @@ static enum nvmx_state_reason take_vmcs(struct check *c, const struct nvmx_state
 }
 
 static enum nvmx_state_reason take_l2(struct check *c, const struct nvmx_state_record *record) {
-    const uint64_t known = NVMX_STATE_L2_ENTRY_PENDING | NVMX_STATE_L2_LAUNCHING | NVMX_STATE_L2_IA32E;
+    const uint64_t known = NVMX_STATE_L2_ENTRY_PENDING | NVMX_STATE_L2_LAUNCHING | NVMX_STATE_L2_IA32E |
+                           NVMX_STATE_L2_BUS_LOCK;
 
     if ((record->head[0] & ~known) != 0 || record->head[1] != 0) {
         return refuse(c, NVMX_STATE_RESERVED, record->offset, record->tag);
@@ -418,6 +419,11 @@ static enum nvmx_state_reason check_entry(struct check *c, const struct nvmx_cap
     return refuse(c, NVMX_STATE_ENTRY_CHECK, view->l2.offset, 0);
 }
 
+static bool wants_bus_locks(const uint64_t *field) {
+    return (field[NVMX_F_PRIMARY_CONTROLS] & PROC_SECONDARY) != 0 &&
+           (field[NVMX_F_SECONDARY_CONTROLS] & PROC2_BUS_LOCK) != 0;
+}
+
 static enum nvmx_state_reason check_l2(struct check *c, const struct nvmx_vcpu *vcpu) {
     struct state_view *view = c->view;
     uint64_t field[NVMX_FIELD_COUNT];
@@ -436,6 +442,9 @@ static enum nvmx_state_reason check_l2(struct check *c, const struct nvmx_vcpu *
         return refuse(c, NVMX_STATE_MODE, view->vmcs[view->current].offset, 0);
     }
     state_values(&view->vmcs[view->current], field);
+    if ((flags & NVMX_STATE_L2_BUS_LOCK) != 0 && !wants_bus_locks(field)) {
+        return refuse(c, NVMX_STATE_MODE, view->l2.offset, 0);
+    }
     TRY(check_l2_fields(c, field));
     compose(&view->l2, field);
     TRY(check_entry(c, &view->caps, field));

@@ -221,6 +221,7 @@ static uint32_t put_l2(const struct state_view *view, uint64_t *vmcs12, struct n
     overlay_l2(view, vmcs12, &there);
     fill_elsewhere(view, &there, elsewhere, report);
     flags |= (view->l2.head[0] & NVMX_STATE_L2_ENTRY_PENDING) != 0 ? KVM_RUN_PENDING : 0;
+    report->notes |= (view->l2.head[0] & NVMX_STATE_L2_BUS_LOCK) != 0 ? NVMX_KVM_LOST_BUS_LOCK : 0;
     flags |= state_value(&view->l2, NVMX_F_VM_ENTRY_INTERRUPTION_INFO) == EVENT_MTF ? KVM_MTF_PENDING : 0;
     if (nvmx_set_has(&there, NVMX_F_PREEMPTION_TIMER_VALUE)) {
         put_deadline(view, elsewhere->l1_tsc, kvm);
@@ -553,6 +554,7 @@ const char *nvmx_kvm_note_text(uint32_t note) {
         "VMCS fields that the other side has no place for",
         "that L1's processor has stopped",
         "the shadow VMCS of L2: give the page at the VMCS link pointer",
+        "that L2 locked the bus and L1 has yet to be told",
     };
 
     for (unsigned int i = 0; i < NVMX_KVM_NOTES; i++) {

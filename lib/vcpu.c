@@ -218,6 +218,7 @@ static void power_up(struct nvmx_vcpu *vcpu) {
     vcpu->window_requested = 0;
     vcpu->timer_forced = false;
     vcpu->timer_deadline = NVMX_NO_DEADLINE;
+    vcpu->bus_lock = false;
     vcpu->pages_changed = false;
     vcpu->restored.pending = false;
 }

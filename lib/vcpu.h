@@ -72,6 +72,7 @@ struct pin {
 #define PROC2_USER_WAIT (1u << 26)
 #define PROC2_PCONFIG (1u << 27)
 #define PROC2_ENCLV (1u << 28)
+#define PROC2_BUS_LOCK (1u << 30)
 #define PROC2_TIMEOUT (1u << 31)
 #define PROC3_LOADIWKEY (1u << 0)
 #define PROC3_MSR_LIST (1u << 6)
@@ -258,6 +259,7 @@ struct nvmx_vcpu {
     bool timer_forced;            /* vmcs02's preemption timer is at 0 to make L2 exit at once (exits/event.c) */
     uint64_t saved_timer;         /* vmcs12's timer meanwhile */
     uint64_t timer_deadline;      /* of a timer by deadline; NVMX_NO_DEADLINE: it does not run */
+    bool bus_lock;                /* L2 locked the bus, and L1, which wants to know, saw no exit since */
     bool pages_changed;           /* pages that a vmcs02 used in place were released while L2 runs on it */
     bool launching;               /* with entry_pending: by VMLAUNCH, so that the launch state is clear again if hardware refuses */
     uint32_t window_requested;    /* window-exiting bits that vmcs02 has beside its own primary controls */

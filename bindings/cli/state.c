@@ -15,7 +15,8 @@
 
 #define OWN_ROOM (1u << 17)
 /* Notes of a conversion that mean a loss; the others name what goes another way. */
-#define LOSSES (NVMX_KVM_LOST_REVISION | NVMX_KVM_LOST_FIELDS | NVMX_KVM_LOST_STOP | NVMX_KVM_LOST_SHADOW)
+#define LOSSES                                                                                                         \
+    (NVMX_KVM_LOST_REVISION | NVMX_KVM_LOST_FIELDS | NVMX_KVM_LOST_STOP | NVMX_KVM_LOST_SHADOW | NVMX_KVM_LOST_BUS_LOCK)
 
 struct options {
     const char *action, *file[2], *elsewhere, *shadow;

@@ -152,9 +152,10 @@ static void title_of(const struct nvmx_state_record *record, char *out, size_t s
                  flags & NVMX_STATE_VMCS_SHADOW ? ", shadow VMCS" : "");
         break;
     case NVMX_STATE_TAG_L2:
-        snprintf(out, size, "L2%s%s%s", flags & NVMX_STATE_L2_ENTRY_PENDING ? ", entry pending" : "",
+        snprintf(out, size, "L2%s%s%s%s", flags & NVMX_STATE_L2_ENTRY_PENDING ? ", entry pending" : "",
                  flags & NVMX_STATE_L2_LAUNCHING ? " (VMLAUNCH)" : "",
-                 flags & NVMX_STATE_L2_IA32E ? ", IA-32e mode" : "");
+                 flags & NVMX_STATE_L2_IA32E ? ", IA-32e mode" : "",
+                 flags & NVMX_STATE_L2_BUS_LOCK ? ", a bus lock to be told" : "");
         break;
     default:
         snprintf(out, size, "record with tag %" PRIu32, record->tag);

@@ -77,6 +77,7 @@ struct nvmx_state_error {
 #define NVMX_STATE_L2_ENTRY_PENDING 1u /* L1 executed VMLAUNCH or VMRESUME, and L2 has not run since */
 #define NVMX_STATE_L2_LAUNCHING 2u     /* it was VMLAUNCH */
 #define NVMX_STATE_L2_IA32E 4u         /* EFER.LMA of L2 */
+#define NVMX_STATE_L2_BUS_LOCK 8u      /* L2 locked the bus, and L1 has not heard of it yet */
 
 struct nvmx_state_record {
     uint32_t tag;

@@ -43,7 +43,8 @@ struct nvmx_kvm_elsewhere {
 #define NVMX_KVM_LOST_FIELDS 32u      /* fields that the other side has no place for, not 0: see fields[] */
 #define NVMX_KVM_LOST_STOP 64u        /* that L1's processor stopped: VMX abort or shutdown */
 #define NVMX_KVM_LOST_SHADOW 128u     /* the shadow VMCS at L2's link pointer is not active, and no page of it was given */
-#define NVMX_KVM_NOTES 8u
+#define NVMX_KVM_LOST_BUS_LOCK 256u   /* that L1 has yet to be told of a bus lock of L2 */
+#define NVMX_KVM_NOTES 9u
 
 #define NVMX_KVM_FIELDS 32u
 struct nvmx_kvm_report {

@@ -170,8 +170,10 @@ enum nvmx_next reflect_without_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, ui
     if (status != NVMX_OK) {
         return stop(vcpu, NVMX_STOP_HOST, status);
     }
+    struct nvmx_l2_exit_info with = *info;
+    with.reason = bus_lock_noted(vcpu, v, info->reason);
     nvmx_set_remove(&v->known, NVMX_F_VM_ENTRY_INTERRUPTION_INFO);
-    return reflect(vcpu, v, information, info);
+    return reflect(vcpu, v, information, &with);
 }
 
 /* L2's own readiness for an event. */
@@ -320,8 +322,8 @@ static enum nvmx_next deliver_events(struct nvmx_vcpu *vcpu, struct vmcs12 *v, s
 }
 
 /*
- * In the SDM's order (7.9, 28.2, 29.6, 29.7): what the entry injects; INIT; a pending MTF exit, which is injected too but comes after INIT; debug traps; the
- * preemption timer; NMI window, NMI; interrupt window, interrupt.
+ * In the SDM's order (7.9, 28.2, 29.6, 29.7): what the entry injects; a bus lock that L1 has not heard of; INIT; a pending MTF exit, which is injected
+ * too but comes after INIT; debug traps; the preemption timer; NMI window, NMI; interrupt window, interrupt.
  */
 static enum nvmx_next deliver_in_order(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct readiness *r,
                                        struct nvmx_pending *pending) {
@@ -330,6 +332,9 @@ static enum nvmx_next deliver_in_order(struct nvmx_vcpu *vcpu, struct vmcs12 *v,
 
     if (injects && !trap_flag) {
         return go_on(vcpu, exit_at_once(vcpu, v));
+    }
+    if (vcpu->bus_lock) {
+        return reflect_event(vcpu, v, NVMX_EXIT_BUS_LOCK, 0, 0);
     }
     if (pending->init) {
         pending->init = false;
@@ -353,7 +358,7 @@ static enum nvmx_next deliver(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct n
     struct readiness r;
     enum nvmx_status status;
 
-    if (!pending->init && !pending->sipi && !pending->nmi && !pending->interrupt && !timer_over) {
+    if (!pending->init && !pending->sipi && !pending->nmi && !pending->interrupt && !timer_over && !vcpu->bus_lock) {
         return NVMX_ENTER;
     }
     status = read_readiness(vcpu, v, &r);
@@ -365,7 +370,7 @@ static enum nvmx_next deliver(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct n
     if (r.activity == ACTIVITY_WAIT_FOR_SIPI) {
         return has_sipi ? reflect_event(vcpu, v, NVMX_EXIT_STARTUP_IPI, 0, pending->sipi_vector) : NVMX_ENTER;
     }
-    if (!pending->init && !pending->nmi && !pending->interrupt && !timer_over) {
+    if (!pending->init && !pending->nmi && !pending->interrupt && !timer_over && !vcpu->bus_lock) {
         return NVMX_ENTER;
     }
     return deliver_in_order(vcpu, v, &r, pending);
@@ -399,7 +404,7 @@ static COLD enum nvmx_next enter_with_care(struct nvmx_vcpu *vcpu, struct nvmx_p
 
 enum nvmx_next nvmx_enter(struct nvmx_vcpu *vcpu, struct nvmx_pending *pending) {
     bool care = vcpu->stop != NVMX_STOP_NONE || vcpu->restored.pending || vcpu->pages_changed || pending != NULL ||
-                vcpu->timer_deadline != NVMX_NO_DEADLINE;
+                vcpu->timer_deadline != NVMX_NO_DEADLINE || vcpu->bus_lock;
 
     return RARE(care) ? enter_with_care(vcpu, pending) : NVMX_ENTER;
 }

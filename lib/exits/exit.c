@@ -39,6 +39,7 @@ static enum nvmx_next finish(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum rout
 /* Hardware did not enter: of vmcs02 nothing is known, and the launch state is what it was (SDM 29.8). */
 static void entry_undone(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     timer_cancel(vcpu);
+    vcpu->bus_lock = false;
     v->known = (struct nvmx_field_set){{0}};
     v->checked = 0;
     v->controls_merged = false;
@@ -63,6 +64,17 @@ static enum nvmx_next hardware_refused(struct nvmx_vcpu *vcpu, struct vmcs12 *v,
     return reflect_entry_failure(vcpu, v, reason, qualification, true);
 }
 
+/*
+ * Bus locks are L1's to hear of if it asked. An exit that L1 does not see must not swallow one: it comes with the next that L1 sees, or by an exit of its
+ * own at the next entry (event.c).
+ */
+uint32_t bus_lock_noted(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t reason) {
+    bool wanted = (secondary_controls(v) & PROC2_BUS_LOCK) != 0;
+
+    vcpu->bus_lock = wanted && (vcpu->bus_lock || (reason & REASON_BUS_LOCK) != 0);
+    return (reason & ~REASON_BUS_LOCK) | (vcpu->bus_lock ? REASON_BUS_LOCK : 0);
+}
+
 enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
     struct vmcs12 *v = vmcs12_current(vcpu);
     uint32_t reason = exit_reason & 0xffff;
@@ -74,6 +86,9 @@ enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
 
     exit_information_init(&info, exit_reason & ~NVMX_EXIT_ENTRY_FAILURE);
     vcpu->host_fault_gpa1 = NVMX_NO_ADDRESS;
+    if (RARE((exit_reason & REASON_BUS_LOCK) != 0 || vcpu->bus_lock)) {
+        info.reason = bus_lock_noted(vcpu, v, info.reason);
+    }
     if (RARE(vcpu->timer_forced || vcpu->window_requested != 0)) {
         status = event_exit(vcpu, v, reason, &handled);
     }

@@ -17,6 +17,9 @@
 #define INFO_I (1u << 6)
 #define INFO_D (1u << 7)
 
+/* Exit-reason bit 26 (SDM 27.9.1): L2 locked the bus before. */
+#define REASON_BUS_LOCK (1u << 26)
+
 enum exit_who {
     WHO_HOST = 0,
     WHO_ALWAYS,
@@ -131,6 +134,9 @@ static inline void exit_information_init(struct nvmx_l2_exit_info *info, uint32_
 }
 /* Read what is valid on the exit from the selected vmcs02. */
 enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row *row, struct nvmx_l2_exit_info *info);
+
+/* A bus lock that came with this exit, or before with one that L1 did not see: the exit reason as L1 would get it. */
+uint32_t bus_lock_noted(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t reason);
 
 /* Give L1 an exit (reflect.c). vmcs02 is selected. */
 enum nvmx_next reflect(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t information,

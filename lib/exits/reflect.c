@@ -53,7 +53,7 @@ static enum nvmx_next resume_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool f
 static void store_information(struct vmcs12 *v, uint8_t information, const struct nvmx_l2_exit_info *info) {
     uint64_t *value = v->value;
 
-    value[NVMX_F_EXIT_REASON] = info->reason & (0xffffu | REASON_ENCLAVE);
+    value[NVMX_F_EXIT_REASON] = info->reason & (0xffffu | REASON_BUS_LOCK | REASON_ENCLAVE);
     value[NVMX_F_EXIT_QUALIFICATION] = (information & INFO_Q) != 0 ? info->qualification : 0;
     value[NVMX_F_VM_EXIT_INTERRUPTION_INFO] = (information & INFO_V) != 0 ? info->interruption_info : 0;
     value[NVMX_F_IDT_VECTORING_INFO] = (information & INFO_O) != 0 ? info->idt_vectoring_info : 0;
@@ -96,6 +96,7 @@ enum nvmx_next reflect(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t informa
         return stop(vcpu, NVMX_STOP_HOST, status);
     }
     timer_end(vcpu, v);
+    vcpu->bus_lock = false;
     store_information(v, information, info);
     vcpu->counts.reflected++;
     uint32_t count = (uint32_t)v->value[NVMX_F_VM_EXIT_MSR_STORE_COUNT];

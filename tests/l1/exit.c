@@ -19,6 +19,7 @@ static const struct {
     [REASON_NMI_WINDOW] = {"NMI window", 0},
     [REASON_TASK_SWITCH] = {"task switch", 0},
     [REASON_CPUID] = {"CPUID", LENGTH},
+    [REASON_GETSEC] = {"GETSEC", LENGTH},
     [REASON_HLT] = {"HLT", LENGTH},
     [REASON_INVD] = {"INVD", LENGTH},
     [REASON_INVLPG] = {"INVLPG", LENGTH},
@@ -64,7 +65,14 @@ static const struct {
     [REASON_VMFUNC] = {"VMFUNC", LENGTH},
     [REASON_RDSEED] = {"RDSEED", LENGTH | RANDOM_FORM},
     [REASON_PML_FULL] = {"page-modification log full", 0},
+    [REASON_XSAVES] = {"XSAVES", LENGTH | MEMORY_FORM},
+    [REASON_XRSTORS] = {"XRSTORS", LENGTH | MEMORY_FORM},
+    /* They have instruction information, too, but not in Bochs 3.0. */
+    [REASON_UMWAIT] = {"UMWAIT", LENGTH},
+    [REASON_TPAUSE] = {"TPAUSE", LENGTH},
 };
+
+#define ADVANCED_INFORMATION (1ul << 22)         /* of IA32_VMX_EPT_VPID_CAP */
 
 enum { IO_IN = 1u << 3, IO_STRING = 1u << 4 };
 
@@ -136,7 +144,9 @@ void exit_reduce(struct exit_info *e) {
     reduce_event(&e->interruption, &e->error_code, 0x80001fff);
     reduce_event(&e->vectoring, &e->vectoring_error, 0x80000fff);
     if (basic == REASON_EPT_VIOLATION) {
-        e->qualification &= 0x11bf;             /* 11:9 are an extra, 6 needs MBEC, 15:13 newer features */
+        bool said = (e->qualification & 0x180) == 0x180 && (cap.ept_vpid & ADVANCED_INFORMATION) != 0;
+        e->advanced = said ? e->qualification >> 9 & 7 : 0;
+        e->qualification &= 0x11bf;             /* 11:9 are apart, 6 needs MBEC, 15:13 newer features */
     }
     if (basic == REASON_PML_FULL) {
         e->qualification &= 0x11000;
@@ -189,5 +199,6 @@ void exit_print(const struct exit_info *e) {
     print_field("info", e->instruction);
     print_field("linear", e->linear);
     print_field("phys", e->physical);
+    print_field("paging", e->advanced);
     print(" at %ld", e->rip);
 }

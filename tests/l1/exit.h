@@ -10,7 +10,7 @@
 
 enum {
     REASON_EXCEPTION_NMI = 0, REASON_EXTERNAL_INTERRUPT = 1, REASON_TRIPLE_FAULT = 2, REASON_INTERRUPT_WINDOW = 7,
-    REASON_NMI_WINDOW = 8, REASON_TASK_SWITCH = 9, REASON_CPUID = 10, REASON_HLT = 12, REASON_INVD = 13,
+    REASON_NMI_WINDOW = 8, REASON_TASK_SWITCH = 9, REASON_CPUID = 10, REASON_GETSEC = 11, REASON_HLT = 12, REASON_INVD = 13,
     REASON_INVLPG = 14, REASON_RDPMC = 15, REASON_RDTSC = 16, REASON_VMCALL = 18, REASON_VMCLEAR = 19,
     REASON_VMLAUNCH = 20, REASON_VMPTRLD = 21, REASON_VMPTRST = 22, REASON_VMREAD = 23, REASON_VMRESUME = 24,
     REASON_VMWRITE = 25, REASON_VMXOFF = 26, REASON_VMXON = 27, REASON_CR = 28, REASON_DR = 29, REASON_IO = 30,
@@ -21,7 +21,8 @@ enum {
     REASON_EPT_MISCONFIG = 49, REASON_INVEPT = 50, REASON_RDTSCP = 51, REASON_PREEMPTION_TIMER = 52,
     REASON_INVVPID = 53, REASON_WBINVD = 54, REASON_XSETBV = 55, REASON_APIC_WRITE = 56,
     REASON_RDRAND = 57, REASON_INVPCID = 58,
-    REASON_VMFUNC = 59, REASON_RDSEED = 61, REASON_PML_FULL = 62, REASON_COUNT = 70,
+    REASON_VMFUNC = 59, REASON_RDSEED = 61, REASON_PML_FULL = 62,
+    REASON_XSAVES = 63, REASON_XRSTORS = 64, REASON_UMWAIT = 67, REASON_TPAUSE = 68, REASON_COUNT = 70,
 };
 
 /* 440EH of an exit with a memory operand in 64-bit code (SDM vol. 3C, 30.2.5): parts to be ORed. */
@@ -54,6 +55,7 @@ struct exit_info {
     uint64_t instruction;               /* 440EH */
     uint64_t linear, physical;          /* 640AH, 2400H */
     int64_t rip;                        /* relative to the start of the scenario's code */
+    uint64_t advanced;                  /* bits 11:9 of an EPT violation's qualification, where they are offered: printed, not expected */
 };
 
 /* The fields of the current VMCS; code is the address that rip is relative to. */

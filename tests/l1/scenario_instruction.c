@@ -77,6 +77,19 @@ static const struct expected_exit xsetbv_exits[] = {
     {.name = "xsetbv", .exit = {.reason = REASON_XSETBV, .length = 3}},
 };
 
+/* Before anything else of GETSEC, if CR4 has SMXE. */
+DEFINE_L2_CODE(getsec, "xor %eax, %eax\n xor %ebx, %ebx\n" EXIT ".byte 0x0f, 0x37\n");
+static bool may_set_smxe(void) {
+    return (rdmsr(MSR_VMX_CR4_FIXED1) & CR4_SMXE) != 0;
+}
+static void set_smxe(struct l2 *l2) {
+    (void)l2;
+    vmcs_set(GUEST_CR4, CR4_SMXE, 0);
+}
+static const struct expected_exit getsec_exits[] = {
+    {.name = "getsec", .exit = {.reason = REASON_GETSEC, .length = 2}},
+};
+
 /* VMX instructions of L2: never executed, whatever their operands; L2's CR4.VMXE is set. */
 DEFINE_L2_CODE(vmx,
     "mov $0x7100, %ebx\n mov $3, %ecx\n mov $0x681e, %r9d\n" EXIT "vmxoff\n" EXIT "vmlaunch\n"
@@ -465,6 +478,36 @@ static const struct expected_exit enabled_exits[] = {
     VMCALL_EXIT("end", .then = check_xsaves),
 };
 
+/* A component that is asked for, enabled in IA32_XSS and in the bitmap: CET's user state. */
+DEFINE_L2_CODE(xsaves, "mov $0x7000, %ebx\n xor %edx, %edx\n mov $0x100, %eax\n xsaves (%rbx)\n"
+    "mov $0x800, %eax\n" EXIT "xsaves (%rbx)\n" EXIT "xrstors 8(%rbx)\n");
+enum { XSS_CET_USER = 1u << 11 };
+static bool has_xss_cet(void) {
+    uint32_t leaf[4];
+    cpuid(0xd, 1, leaf);
+    return has_xsave() && (leaf[2] & XSS_CET_USER) != 0;
+}
+static void set_xss(struct l2 *l2) {
+    intercept_ud(l2);
+    wrmsr(MSR_XSS, XSS_CET_USER);
+    vmwrite(XSS_EXITING_BITMAP, XSS_CET_USER);
+}
+static void clear_xss(struct l2 *l2) {
+    (void)l2;
+    wrmsr(MSR_XSS, 0);
+}
+#define XSAVE_OPERAND (MEM(0) | INFO_NO_INDEX | INFO_BASE(RBX))
+static const struct expected_exit xsaves_exits[] = {
+    {.name = "xsaves", .exit = {.reason = REASON_XSAVES, .length = 3, .instruction = XSAVE_OPERAND}},
+    {.name = "xrstors", .exit = {.reason = REASON_XRSTORS, .length = 4, .qualification = 8, .instruction = XSAVE_OPERAND}},
+};
+
+DEFINE_L2_CODE(user_wait, EXIT "tpause %r9d\n" EXIT "umwait %ecx\n");
+static const struct expected_exit user_wait_exits[] = {
+    {.name = "tpause", .exit = {.reason = REASON_TPAUSE, .length = 5, .instruction = R9 << 3}},
+    {.name = "umwait", .exit = {.reason = REASON_UMWAIT, .length = 4, .instruction = RCX << 3}},
+};
+
 /* PAUSE in a loop: an exit once the window is over; a single one isn't. */
 DEFINE_L2_CODE(pause_loop, "pause\n" EXIT "vmcall\n 1: " EXIT "pause\n jmp 1b\n");
 
@@ -501,6 +544,7 @@ static const struct scenario table[] = {
     SCENARIO("cpuid", cpuid, .setup = 0),
     {.name = "registers", .kind = WITH_L2, L2_CODE(registers), EXITS(register_exits)},
     SCENARIO("xsetbv", xsetbv, .setup = set_osxsave, .offered = has_xsave),
+    SCENARIO("getsec", getsec, .setup = set_smxe, .offered = may_set_smxe),
     SCENARIO("vmx_in_l2", vmx, .setup = 0),
     {.name = "vmx_in_l2.rip_relative", .kind = WITH_L2, L2_CODE(vmx_rip), .body = vmx_rip_body},
     SCENARIO("io.unconditional", io, .on = {.proc = PROC_IO}),
@@ -527,6 +571,8 @@ static const struct scenario table[] = {
          .setup = intercept_ud,
              .offered = has_xsave),
     SCENARIO("enabled", enabled, .on = {.proc2 = PROC2_RDTSCP | PROC2_INVPCID | PROC2_XSAVES}, .setup = no_xss_exits),
+    SCENARIO("xsaves", xsaves, .on = {.proc2 = PROC2_XSAVES}, .setup = set_xss, .finish = clear_xss, .offered = has_xss_cet),
+    SCENARIO("user_wait", user_wait, .on = {.proc = PROC_RDTSC, .proc2 = PROC2_USER_WAIT}),
     SCENARIO("pause_loop", pause_loop, .on = {.proc2 = PROC2_PAUSE_LOOP}, .setup = pause_loop_setup),
     SCENARIO("cpl3", cpl3, .on = {.proc = PROC_IO | PROC_HLT}, .setup = intercept_gp),
 };

@@ -70,6 +70,7 @@ enum { /* secondary processor-based */
     PROC2_RDRAND = 1u << 11, PROC2_INVPCID = 1u << 12, PROC2_VMFUNC = 1u << 13,
     PROC2_VMCS_SHADOWING = 1u << 14, PROC2_RDSEED = 1u << 16, PROC2_PML = 1u << 17, PROC2_VE = 1u << 18,
     PROC2_XSAVES = 1u << 20, PROC2_MBEC = 1u << 22, PROC2_TSC_SCALING = 1u << 25,
+    PROC2_USER_WAIT = 1u << 26,
 };
 enum { /* VM-exit */
     EXIT_SAVE_DEBUG = 1u << 2, EXIT_HOST64 = 1u << 9, EXIT_ACKNOWLEDGE = 1u << 15, EXIT_SAVE_PAT = 1u << 18,

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Controls about single instructions that few processors have: PCONFIG, ENCLV, the MSR-list instructions, PBNDKB, IA32_SPEC_CTRL, and the time that an
- * instruction may take.
+ * instruction may take; bus locks.
  */
+#include <nvmx/state.h>
+#include <stdlib.h>
+
 #include "machine.h"
 
-#define PROC2_ALL (PROC2_PCONFIG | PROC2_ENCLV | PROC2_TIMEOUT)
+#define PROC2_ALL (PROC2_PCONFIG | PROC2_ENCLV | PROC2_BUS_LOCK | PROC2_TIMEOUT)
 #define PROC3_ALL (PROC3_MSR_LIST | PROC3_SPEC_CTRL | PROC3_PBNDKB)
 #define GP_0      0x80000b0du
 
@@ -132,6 +135,109 @@ Test(controls_instructions, the_shorter_window_counts) {
                      "row %zu", i);
         sim_free(sim);
     }
+}
+
+/* -- bus locks ---------------------------------------------------------------------------------------------------------------------------------- */
+
+#define BUS_LOCK (1u << 26)
+
+static struct sim *locking(bool l1, bool host) {
+    struct sim *sim = rich();
+    if (host)
+        host_adds(sim, NVMX_F_SECONDARY_CONTROLS, PROC2_BUS_LOCK);
+    if (l1)
+        l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_BUS_LOCK);
+    launch(sim);
+    cr_assert_eq((vmcs02(sim, NVMX_F_SECONDARY_CONTROLS) & PROC2_BUS_LOCK) != 0, l1 || host);
+    return sim;
+}
+
+static void l1_sees(struct sim *sim, enum nvmx_next next, uint32_t reason) {
+    cr_assert_eq(next, NVMX_ENTER);
+    cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_ROOT);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), reason, "%#lx", l1_reads(sim, NVMX_VMCS_EXIT_REASON));
+}
+
+/* Bit 26 comes with the exit that L1 sees, and is nobody's but L1's. */
+Test(controls_instructions, bus_locks_come_with_exits_of_l1) {
+    for (unsigned int who = 0; who < 4; who++) {
+        bool l1 = who & 1;
+        struct sim *sim = locking(l1, who & 2);
+        l1_sees(sim, sim_exit(sim, NVMX_EXIT_CPUID | BUS_LOCK, 0, 0, 2), NVMX_EXIT_CPUID | (l1 ? BUS_LOCK : 0));
+        resume(sim);
+        l1_sees(sim, sim_exit(sim, NVMX_EXIT_CPUID, 0, 0, 2), NVMX_EXIT_CPUID);
+        resume(sim);
+        enum nvmx_next next = sim_exit(sim, NVMX_EXIT_BUS_LOCK | BUS_LOCK, 0, 0, 0);
+        if (l1)
+            l1_sees(sim, next, NVMX_EXIT_BUS_LOCK | BUS_LOCK);
+        else
+            cr_expect_eq(next, NVMX_HOST);
+        sim_free(sim);
+    }
+}
+
+/* With an exit that is the host's, or that the library deals with, it comes by an exit of its own before L2 goes on. */
+Test(controls_instructions, bus_locks_survive_exits_that_l1_does_not_see) {
+    static const struct {
+        const char *what;
+        struct nvmx_l2_exit_info info;
+    } rows[] = {
+        {"the host's, unread", {.reason = NVMX_EXIT_INIT_SIGNAL | BUS_LOCK}},
+        {"the host's by L1's controls", {.reason = NVMX_EXIT_WBINVD | BUS_LOCK, .instruction_length = 2}},
+        {"dealt with", {.reason = NVMX_EXIT_EPT_VIOLATION | BUS_LOCK, .qualification = 0x181, .guest_physical_address = 0x5000}},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        for (unsigned int l1 = 0; l1 < 2; l1++) {
+            struct sim *sim = locking(l1 != 0, true);
+            (void)sim_exit_info(sim, &rows[i].info);
+            cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2, "%s", rows[i].what);
+            size_t bytes;
+            uint8_t *blob = sim_save(sim, &bytes);
+            cr_assert_eq(nvmx_state_restore(sim->vcpu, blob, bytes, NULL), NVMX_STATE_OK, "%s", rows[i].what);
+            free(blob);
+            enum nvmx_next next = sim_enter(sim, NULL);
+            if (l1) {
+                l1_sees(sim, next, NVMX_EXIT_BUS_LOCK | BUS_LOCK);
+                resume(sim);
+            }
+            cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+            cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2, "%s: only once", rows[i].what);
+            l1_sees(sim, sim_exit(sim, NVMX_EXIT_CPUID, 0, 0, 2), NVMX_EXIT_CPUID);
+            sim_free(sim);
+        }
+    }
+}
+
+/* An event that goes back into vmcs02 is delivered first; an exit of L1's on the way takes the bit. INIT comes after. */
+Test(controls_instructions, bus_locks_wait_for_an_injection) {
+    for (unsigned int exits = 0; exits < 2; exits++) {
+        struct sim *sim = locking(true, false);
+        struct nvmx_l2_exit_info info = {.reason = NVMX_EXIT_EPT_VIOLATION | BUS_LOCK, .qualification = 0x181,
+                                         .guest_physical_address = 0x5000, .idt_vectoring_info = 0x80000030};
+        struct nvmx_pending pending = {.init = true};
+        cr_assert_eq(sim_exit_info(sim, &info), NVMX_ENTER);
+        cr_assert_eq(sim_enter(sim, &pending), NVMX_ENTER);
+        cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2);
+        cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), 0x80000030);
+        if (exits) {
+            l1_sees(sim, sim_exit(sim, NVMX_EXIT_CPUID, 0, 0, 2), NVMX_EXIT_CPUID | BUS_LOCK);
+        } else {
+            cr_assert_eq(sim_exit(sim, NVMX_EXIT_PREEMPTION_TIMER, 0, 0, 0), NVMX_ENTER);
+            l1_sees(sim, sim_enter(sim, &pending), NVMX_EXIT_BUS_LOCK | BUS_LOCK);
+        }
+        cr_expect(pending.init);
+        resume(sim);
+        l1_sees(sim, sim_enter(sim, &pending), NVMX_EXIT_INIT_SIGNAL);
+        sim_free(sim);
+    }
+}
+
+/* An exit that the host found itself takes it, too. */
+Test(controls_instructions, bus_locks_come_with_exits_of_the_host) {
+    struct sim *sim = locking(true, false);
+    cr_assert_eq(sim_exit(sim, NVMX_EXIT_WBINVD | BUS_LOCK, 0, 0, 2), NVMX_HOST);
+    l1_sees(sim, nvmx_l2_exit(sim->vcpu, &(struct nvmx_l2_exit_info){.reason = NVMX_EXIT_HLT}), NVMX_EXIT_HLT | BUS_LOCK);
+    sim_free(sim);
 }
 
 /* -- MSR lists of instructions ---------------------------------------------------------------------------------------------------------------- */

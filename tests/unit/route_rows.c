@@ -94,7 +94,7 @@ Test(route_rows, who_gets_each_exit) {
     sim_machine(&machine);
     machine.msr[NVMX_CAP_PROCBASED] |= UINT64_C(1) << 49;
     machine.msr[NVMX_CAP_TRUE_PROCBASED] |= UINT64_C(1) << 49;
-    machine.msr[NVMX_CAP_PROCBASED2] |= (uint64_t)(PROC2_PCONFIG | PROC2_ENCLV | PROC2_TIMEOUT) << 32;
+    machine.msr[NVMX_CAP_PROCBASED2] |= (uint64_t)(PROC2_PCONFIG | PROC2_ENCLV | PROC2_BUS_LOCK | PROC2_TIMEOUT) << 32;
     machine.msr[NVMX_CAP_PROCBASED3] = PROC3_LOADIWKEY | PROC3_MSR_LIST;
     for (size_t i = 0; i < COUNT(rows); i++) {
         struct sim *sim = l2_running(&(struct sim_options){.machine = &machine});
