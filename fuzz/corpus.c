@@ -182,6 +182,63 @@ static void seeds_operand(void) {
         }
 }
 
+/* firmware, changes of the machine, of the mask, machine and VM facts, vendor, memory, room, numbers */
+static void seeds_model(void) {
+    for (size_t bit = 0; bit < 64; bit++)
+        for (size_t which = 0; which < 24; which += bit < 32 ? 1u : 3u) {
+            uint8_t seed[] = {low(bit & 7), 1, low(which | (bit & 32)), 4, low(bit & 31), 1, low((which + bit) % 20), 4, low(bit & 31),
+                              low(bit * 3 + 1), low(bit * 5 + 3), low(bit & 3), low(bit), 9, low(bit), low(which & 5), 2, 0x33, 0, 5, 0x80, 3, 7, low(bit), low(bit & 31)};
+            line(seed, sizeof(seed));
+        }
+    for (size_t facts = 0; facts < 256; facts++)
+        for (size_t vendor = 0; vendor < 4; vendor++) {
+            uint8_t seed[] = {low(facts & 7), 0, 0, low(facts), low(255 - facts), low(vendor), low(facts / 8), low(facts), 0, 0, 3, 0x31, 0, 5, 0x80, low(facts), low(facts)};
+            line(seed, sizeof(seed));
+        }
+}
+
+/* Violations of ept12 with what L1 may make of them: #VE, a log, execution by mode; and the newest processors with all their controls. */
+static void seeds_exits_more(void) {
+    static const uint8_t bundle[] = {0, 2, 3, 4, 6, 15, 16, 17, 18};
+    static const uint8_t qualification[] = {0x81, 0x82, 0x84, 0x01};
+    for (size_t profile = 0; profile < 64; profile += profile < 48 ? 12u : 1u)
+        for (size_t b = 0; b < sizeof(bundle); b++) {
+            for (size_t q = 0; q < sizeof(qualification); q++)
+                for (size_t page = 0; page < 3; page++) {
+                    uint8_t change = low((bundle[b] < 16 ? 0xf0u : 0xd8u) + bundle[b]);
+                    uint8_t seed[] = {low(profile), 0, 48, 0x21, 0, qualification[q], 0, 2, 0, 0x10, low(page == 1 ? 0x80 : page == 2 ? 0x20 : 0), 0, 0, 0x10, 0, 0, 0, 0,
+                                      1, 2, 3, change, 0xf4};
+                    line(seed, sizeof(seed));
+                }
+            for (size_t reason = 0; reason < NVMX_EXIT_REASONS; reason += b < 6 ? 7u : 1u) {
+                uint8_t change = low((bundle[b] < 16 ? 0xf0u : 0xd8u) + bundle[b]);
+                uint8_t seed[] = {low(profile), 0, low(reason), 0x20, 0x48, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x48, 2, 3, change};
+                line(seed, sizeof(seed));
+            }
+        }
+}
+
+static void seeds_exits_all(void) {
+    seeds_exits();
+    seeds_exits_more();
+}
+
+/* The newest processors, exits that the host gives, entries that hardware refuses. */
+static void seeds_program_more(void) {
+    for (size_t profile = 40; profile < 64; profile++)
+        for (size_t bundle = 0; bundle < 19; bundle++)
+            for (size_t way = 0; way < 4; way++) {
+                uint8_t seed[] = {low(profile), 0, 0, 1, 0, 2, 0, 12, 1, low((bundle < 16 ? 0xf0u : 0xd8u) + bundle), 9, low(way == 0 ? 7 : way == 1 ? 0 : 4), low(way == 1 ? 128 + 31 : bundle * 4),
+                                  0x21, 0, 0x48, 0, 0x48, 10, 7, low(bundle * 5), 0x13, 0, 0x81, 0, 0x20, 0, 0, 9, 240, 1, 10, 0, 0, 0, 4, 1};
+                line(seed, sizeof(seed));
+            }
+}
+
+static void seeds_program_all(void) {
+    seeds_program();
+    seeds_program_more();
+}
+
 static void text_seed(uint8_t options, const char *text) {
     uint8_t seed[MOST] = {options};
     size_t length = strlen(text);
@@ -209,7 +266,7 @@ static void seeds_explain(void) {
         "# a comment\n\nCR0 = 31\n",
     };
     for (uint8_t i = 0; i < sizeof(formats) / sizeof(formats[0]); i++)
-        for (uint8_t options = 0; options < 32; options = low(options * 2 + 1))
+        for (unsigned int options = 0; options < 32; options = options * 2 + 1)
             text_seed(low(options | (i & 3u) << 5), formats[i]);
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
         char text[200];
@@ -224,8 +281,8 @@ static void seeds_explain(void) {
 static const struct {
     const char *harness;
     void (*write)(void);
-} seeds[] = {{"vmcs_state", seeds_vmcs_state}, {"exits", seeds_exits}, {"program", seeds_program}, {"ept", seeds_ept},
-             {"state", seeds_state}, {"decode", seeds_decode}, {"race", seeds_race}, {"kvm", seeds_kvm}, {"explain", seeds_explain}, {"operand", seeds_operand}};
+} seeds[] = {{"vmcs_state", seeds_vmcs_state}, {"exits", seeds_exits_all}, {"program", seeds_program_all}, {"ept", seeds_ept},
+             {"state", seeds_state}, {"decode", seeds_decode}, {"race", seeds_race}, {"kvm", seeds_kvm}, {"explain", seeds_explain}, {"operand", seeds_operand}, {"model", seeds_model}};
 
 static int write_seeds(const char *harness) {
     for (size_t i = 0; i < sizeof(seeds) / sizeof(seeds[0]); i++)

@@ -88,7 +88,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     w->fail_percent = worlds[kind].fail;
     for (run.operation = 0; run.operation < 200 && fuzz_more(&in); run.operation++) {
-        w->random = spread(fuzz_u16(&in) | (uint64_t)fuzz_u8(&in) << 16);
+        uint64_t random = fuzz_u16(&in);
+        random |= (uint64_t)fuzz_u8(&in) << 16;
+        w->random = spread(random);
         fuzz_log("operation %u", run.operation);
         one_operation(&run);
     }

@@ -42,7 +42,7 @@ _Noreturn void fuzz_broken(const char *file, int line, const char *format, ...) 
 
 /* -- machines (machine.c) ----------------------------------------------------------------------------------------------------------------- */
 
-#define FUZZ_PROFILES 48u
+#define FUZZ_PROFILES 64u
 #define FUZZ_SHADOW_REGION 0xf000u /* in L1's memory: a shadow VMCS for L2 */
 
 /* A simulated host with the capabilities and options of one profile. It is kept between inputs; fuzz_machine makes it as new. */
@@ -55,6 +55,7 @@ struct fuzz_machine {
     uint32_t msrs;
     uint8_t host_bitmap[3][NVMX_PAGE_SIZE]; /* MSRs, ports */
     bool bitmaps_changed;
+    bool newest;                           /* the machine has the MSRs of everything that can be switched */
     uint8_t low_memory[0x14000];           /* L1's memory up to the end of ept12 */
     uint64_t field[NVMX_FIELD_COUNT];      /* a vmcs12 that passes all checks, every pointer in it a page of L1 */
     uint32_t pages_used;                   /* by page_alloc, outside VMX operation */

@@ -141,9 +141,10 @@ static void change_elsewhere(struct fuzz_input *in, struct nvmx_kvm_elsewhere *e
         *plain[which] = fuzz_value(in);
     else if (which == 9)
         elsewhere->event_info = 0x80000000u | fuzz_u16(in);
-    else if (which == 10)
-        elsewhere->caps.msr[fuzz_u8(in) % NVMX_CAP_MSRS] ^= fuzz_value(in);
-    else if (which == 11)
+    else if (which == 10) {
+        uint64_t *msr = &elsewhere->caps.msr[fuzz_u8(in) % NVMX_CAP_MSRS];
+        *msr ^= fuzz_value(in);
+    } else if (which == 11)
         elsewhere->event_error_code = fuzz_u32(in);
 }
 

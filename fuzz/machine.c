@@ -33,6 +33,26 @@ static void thin(struct nvmx_caps *mask, uint64_t *random, unsigned int percent)
         mask->msr[NVMX_CAP_PROCBASED] |= UINT64_C(1) << 63;
 }
 
+#define NEWEST_FIRST 48u /* profile */
+
+/* A processor with everything that the library can offer; but for a preemption timer, where the host counts time. */
+static void newest(struct fuzz_machine *m, unsigned int profile) {
+    const struct nvmx_cap_bit *bit;
+    for (size_t row = 0; (bit = nvmx_cap_bit(row)) != NULL; row++)
+        if (bit->emulated && bit->width == 1 && (bit->msr < 0x485 || bit->msr > 0x490) && bit->bit >= (bit->msr < 0x485 ? 32 : 0))
+            m->machine.msr[bit->msr - 0x480] |= UINT64_C(1) << bit->bit;
+    for (size_t row = 0; (bit = nvmx_cap_bit(row)) != NULL; row++)
+        if (bit->emulated && bit->width == 1 && (bit->msr == 0x48b || bit->msr == 0x48c))
+            m->machine.msr[bit->msr - 0x480] |= UINT64_C(1) << bit->bit;
+    m->options.deadline = profile % 4 == 1;
+    if (m->options.deadline)
+        m->machine.msr[NVMX_CAP_PINBASED] &= ~(UINT64_C(1) << 38);
+    for (unsigned int i = 0; i < 4; i++) /* the TRUE MSRs allow the same */
+        m->machine.msr[NVMX_CAP_TRUE_PINBASED + i] = (m->machine.msr[NVMX_CAP_PINBASED + i] & ~(uint64_t)UINT32_MAX) | (uint32_t)m->machine.msr[NVMX_CAP_TRUE_PINBASED + i];
+    m->machine.cpu = UINT32_MAX;
+    m->options.loads_on_entry = profile % 3 == 0 ? 1u << 20 | 1u << 19 : 0;
+}
+
 static void set_up(struct fuzz_machine *m, unsigned int profile) {
     uint64_t random = UINT64_C(0x9e3779b97f4a7c15) * (profile + 1);
     static const uint8_t percent[] = {0, 3, 12, 40};
@@ -54,6 +74,11 @@ static void set_up(struct fuzz_machine *m, unsigned int profile) {
         m->machine.msr[NVMX_CAP_TRUE_PINBASED] |= UINT64_C(1) << 39;
         m->machine.msr[NVMX_CAP_PROCBASED2] |= (UINT64_C(1) << 47) | (UINT64_C(1) << 54) | (UINT64_C(1) << 58);
         m->machine.cpu |= NVMX_CPU_SGX | NVMX_CPU_RTM;
+    }
+    if (profile >= NEWEST_FIRST) {
+        m->newest = true;
+        newest(m, profile);
+        return;
     }
     if (profile % 9 == 8) { /* an older one: without TRUE MSRs */
         m->machine.msr[NVMX_CAP_BASIC] &= ~(UINT64_C(1) << 55);
@@ -136,6 +161,9 @@ static bool make(struct fuzz_machine *m) {
         complete_vmcs01(sim);
     if (!sim->vcpu || sim_vmxon_ready(sim) != SIM_SUCCEED || sim_vmcs12(sim) != 0 || sim_vmclear(sim, SIM_L1_VMCS_A) != SIM_SUCCEED)
         return false;
+    for (unsigned int i = 0; m->newest && i < GATE_COUNT; i++)
+        if (gates[i].msr != 0)
+            (void)sim_msr(sim, gates[i].msr);
     memcpy(m->field, sim->ram + SIM_L1_VMCS_A + VMCS_REGION_FIELDS, sizeof(m->field));
     set_pointers(m);
     fill_lists(sim);
@@ -307,11 +335,12 @@ struct bundle_row {
     uint64_t clear, set;
 };
 #define BUNDLE_ROWS 24
+#define BUNDLES 19
 #define ALL_BITS UINT64_MAX
 #define SEGMENT16(name) {NVMX_F_GUEST_##name##_SELECTOR, ALL_BITS, 0x10}, {NVMX_F_GUEST_##name##_LIMIT, ALL_BITS, 0xffff}
 #define SECONDARY_ON {NVMX_F_PRIMARY_CONTROLS, 0, 1u << 31}
 
-static const struct bundle_row bundles[16][BUNDLE_ROWS] = {
+static const struct bundle_row bundles[BUNDLES][BUNDLE_ROWS] = {
     /* x2APIC mode */
     {{NVMX_F_PRIMARY_CONTROLS, 0, 1u << 31 | 1u << 21 | 1u << 28}, {NVMX_F_SECONDARY_CONTROLS, 1, 1u << 4}, {NVMX_F_TPR_THRESHOLD, ALL_BITS, 0}},
     /* the same with virtual interrupts and virtual registers */
@@ -352,6 +381,13 @@ static const struct bundle_row bundles[16][BUNDLE_ROWS] = {
     {{NVMX_F_PIN_BASED_CONTROLS, 0, 1u << 5 | 1u << 3 | 1}, {NVMX_F_PRIMARY_CONTROLS, 0, 1u << 22 | 1u << 2}},
     /* all state is loaded and saved */
     {{NVMX_F_VM_EXIT_CONTROLS, 0, 1u << 2 | 1u << 12 | 0xfu << 18 | 1u << 23}, {NVMX_F_VM_ENTRY_CONTROLS, 0, 1u << 2 | 0xfu << 13}},
+    /* IA32_SPEC_CTRL behind a mask, and lists of MSRs */
+    {{NVMX_F_PRIMARY_CONTROLS, 0, 1u << 31 | 1u << 17}, {NVMX_F_TERTIARY_CONTROLS, 0, 1u << 7 | 1u << 6 | 1}, {NVMX_F_SPEC_CTRL_MASK, ALL_BITS, 3}},
+    /* secondary VM-exit controls, and everything that can be loaded */
+    {{NVMX_F_VM_EXIT_CONTROLS, 0, 1u << 31 | 0xfffcu << 13}, {NVMX_F_VM_ENTRY_CONTROLS, 0, 0x7ffu << 13}, {NVMX_F_SECONDARY_VM_EXIT_CONTROLS, 0, 1u << 3}},
+    /* instructions of newer processors */
+    {SECONDARY_ON, {NVMX_F_SECONDARY_CONTROLS, 0, 1u << 15 | 1u << 26 | 1u << 27 | 1u << 28 | 1u << 31 | 1u << 12 | 1u << 20 | 1u << 11 | 1u << 16},
+     {NVMX_F_ENCLS_EXITING_BITMAP, ALL_BITS, 0x155}, {NVMX_F_ENCLV_EXITING_BITMAP, ALL_BITS, 0x155}, {NVMX_F_PCONFIG_EXITING_BITMAP, ALL_BITS, 0x155}},
 };
 
 static uint64_t settable(const struct nvmx_caps *caps, unsigned int slot) {
@@ -366,6 +402,10 @@ static uint64_t settable(const struct nvmx_caps *caps, unsigned int slot) {
         return nvmx_caps_may_be_1(caps, NVMX_CAP_EXIT);
     case NVMX_F_VM_ENTRY_CONTROLS:
         return nvmx_caps_may_be_1(caps, NVMX_CAP_ENTRY);
+    case NVMX_F_TERTIARY_CONTROLS:
+        return nvmx_caps_may_be_1(caps, NVMX_CAP_PROCBASED3);
+    case NVMX_F_SECONDARY_VM_EXIT_CONTROLS:
+        return nvmx_caps_may_be_1(caps, NVMX_CAP_EXIT2);
     default:
         return ALL_BITS;
     }
@@ -394,8 +434,8 @@ unsigned int fuzz_change_vmcs12(const struct fuzz_machine *m, struct fuzz_input 
     nvmx_fields_existing(check->caps, &exists);
     for (unsigned int i = 0; i < most && fuzz_more(in); i++) {
         uint8_t which = fuzz_u8(in);
-        if (which >= 0xf0) {
-            apply_bundle(m, check, field, which & 15u);
+        if (which >= 0xf0 || (which >= 0xe8 && which < 0xe8 + BUNDLES - 16)) {
+            apply_bundle(m, check, field, which >= 0xf0 ? which & 15u : 16u + which - 0xe8u);
             continue;
         }
         uint8_t how = fuzz_u8(in);

@@ -462,6 +462,13 @@ static struct before_exit snapshot(const struct model *o) {
     return before;
 }
 
+/* What the processor would have let L2 load: canonical addresses, a CR3 within the address width. */
+static uint64_t as_l2_can_have(enum nvmx_field slot, uint64_t value) {
+    if (slot == NVMX_F_GUEST_CR3)
+        return value & UINT64_C(0xfffffff000);
+    return slot == NVMX_F_GUEST_RIP || slot == NVMX_F_GUEST_FS_BASE ? (uint64_t)((int64_t)(value << 16) >> 16) : value;
+}
+
 static void do_l2_exit(struct model *o) {
     static const uint8_t reasons[] = {10, 10, 2, 0, 1, 7, 12, 28, 30, 31, 32, 48, 52, 18, 23, 25, 37, 43, 44, 55};
     static const enum nvmx_field changes[] = {NVMX_F_GUEST_RIP, NVMX_F_GUEST_RSP, NVMX_F_GUEST_CR3, NVMX_F_GUEST_FS_BASE, NVMX_F_GUEST_ES_SELECTOR};
@@ -478,8 +485,10 @@ static void do_l2_exit(struct model *o) {
         exit.interruption_info = 0x80000000u | fuzz_u16(o->in);
     if (kinds & 8)
         exit.idt_vectoring_info = 0x80000000u | (fuzz_u16(o->in) & 0xfffu);
-    if (kinds & 16)
-        sim_set(o->sim, which, changes[fuzz_u8(o->in) % 5], fuzz_value(o->in));
+    if (kinds & 16) {
+        enum nvmx_field changed = changes[fuzz_u8(o->in) % 5];
+        sim_set(o->sim, which, changed, as_l2_can_have(changed, fuzz_value(o->in)));
+    }
     if (kinds & 32)
         o->sim->regs.gpr[NVMX_RCX] = fuzz_value(o->in);
     if (kinds & 64)
@@ -519,6 +528,29 @@ static void do_entry_refused(struct model *o) {
         current(o)->launched = false;
     set_field(current(o), NVMX_F_VM_INSTRUCTION_ERROR, 7);
     fuzz_log("vmcs02 is refused");
+}
+
+/* The host saw something in L2 that is L1's, or hardware refuses L2's state. What L1's vmcs12 holds then is not modelled. */
+static void do_given_exit(struct model *o) {
+    uint8_t what = fuzz_u8(o->in);
+    struct nvmx_l2_exit_info exit = {.reason = what % 64u, .instruction_length = 2};
+    struct before_exit before = snapshot(o);
+    bool refused = o->pending && what >= 192;
+    if (what & 64)
+        exit.qualification = fuzz_value(o->in);
+    o->sim->calls = o->sim->failed = 0;
+    if (o->injects)
+        o->sim->fail.at = 1u + fuzz_u8(o->in) % 24u;
+    if (refused)
+        exit.reason = 0x80000021u + (what & 1);
+    fuzz_log("%s with reason %#x", refused ? "hardware refuses to enter" : "the host gives an exit", exit.reason);
+    enum nvmx_next next = refused ? sim_exit_info(o->sim, &exit) : nvmx_l2_exit(o->sim->vcpu, &exit);
+    FUZZ_HOLD(o->failed || o->sim->failed || next == NVMX_STOP || nvmx_mode(o->sim->vcpu) == NVMX_MODE_ROOT || next == NVMX_HOST, "L2 goes on after %#x", exit.reason);
+    if (nvmx_mode(o->sim->vcpu) == NVMX_MODE_ROOT && refused && o->launching)
+        current(o)->launched = false;
+    o->pending = o->pending && nvmx_mode(o->sim->vcpu) == NVMX_MODE_L2;
+    after_l2(o, "given", next, &before);
+    forget_all(o);
 }
 
 /* -- the host ---------------------------------------------------------------------------------------------------------------------------------- */
@@ -618,6 +650,7 @@ static void in_l2(struct model *o, uint8_t what) {
         modify_next(o);
         break;
     default:
+        do_given_exit(o);
         break;
     }
 }
