@@ -189,6 +189,8 @@ struct nvmx_vm {
     struct nvmx_field_set guest_state;     /* fields of the guest-state area that reach vmcs02, where L2 changes them */
     struct nvmx_field_set copied;          /* those with NVMX_MERGE_COPY that L1 has */
     struct nvmx_field_set controls;        /* fields from which vmcs02's controls are merged */
+    struct nvmx_field_set lone_controls;   /* of them, those that the others don't depend on */
+    uint32_t gates_exit_save, gates_entry_load; /* bits of the VM-exit and VM-entry controls that gates[] names */
     struct shadow_list shadowed;
     struct nvmx_ept *ept; /* NULL if the host composes */
     bool expose;
@@ -439,6 +441,8 @@ enum {
 extern const struct gate gates[GATE_COUNT];
 _Static_assert(GATE_COUNT <= GATES_MAX, "arrays by gate");
 
+/* What follows from the tables, once per VM. */
+void merge_sets(struct nvmx_vm *vm);
 /* vmcs01's control fields, read if they aren't known. vmcs01 must be selected unless they are. */
 enum nvmx_status host_controls_read(struct nvmx_vcpu *vcpu);
 static inline enum nvmx_status host_controls(struct nvmx_vcpu *vcpu) {

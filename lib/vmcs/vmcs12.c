@@ -301,7 +301,7 @@ enum {
      (encoding) == NVMX_VMCS_VM_EXIT_CONTROLS || (encoding) == NVMX_VMCS_SECONDARY_VM_EXIT_CONTROLS)
 #define BY_VALUE(encoding)                                                                                             \
     ((encoding) == NVMX_VMCS_PRIMARY_CONTROLS || (encoding) == NVMX_VMCS_GUEST_RFLAGS ||                               \
-     (encoding) == NVMX_VMCS_GUEST_RIP)
+     (encoding) == NVMX_VMCS_GUEST_RIP || (encoding) == NVMX_VMCS_EPT_POINTER)
 
 static const uint8_t touches[NVMX_FIELD_COUNT] = {
 #define FIELD(encoding, name, text, exists, group, merge, shadow)                                                      \
@@ -326,6 +326,8 @@ static uint32_t touch_more(const struct nvmx_vcpu *vcpu, unsigned int slot, uint
     }
     case NVMX_F_GUEST_RFLAGS: /* virtual-8086 mode changes the rules for every segment */
         return own | ((changed & RFLAGS_VM) != 0 ? 1u << NVMX_GROUP_SEGMENT : 0);
+    case NVMX_F_EPT_POINTER: /* no rule compares it with another field (SDM 29.2.1.1) */
+        return nvmx_eptp_valid(&vcpu->vm->caps, value) ? 0 : own;
     default: /* RIP */
         return changed >> 32 != 0 && value >> 32 != 0 ? own : 0;
     }
