@@ -102,6 +102,7 @@ enum pin_index { PIN_IO_A = 0, PIN_IO_B, PIN_VIRTUAL_APIC, PIN_APIC_ACCESS, PIN_
 /* What each exit of L2 reads into vmcs12's slots: some fields always (vmcs/sync.c), and those listed. */
 struct sync_list {
     uint32_t count;
+    uint32_t all; /* with those of `saved_later`, which follow */
     uint32_t encoding[NVMX_FIELD_COUNT];
     uint8_t slot[NVMX_FIELD_COUNT];
     struct nvmx_field_set fields;      /* all that is read */
@@ -113,6 +114,7 @@ struct sync_list {
 /* A recently used vmcs12 and the vmcs02 that runs it. */
 struct vmcs12 {
     uint64_t gpa1;             /* of the region in L1's memory; NVMX_NO_ADDRESS: the slot is free */
+    uint64_t was_gpa1;         /* of the one that had the slot before, where vmcs02 and all else here are still its; else NVMX_NO_ADDRESS */
     uint64_t last_use;         /* for LRU */
     bool launched;             /* launch state */
     bool is_shadow;            /* a shadow VMCS: L1 can't enter it */
@@ -206,8 +208,8 @@ struct restored {
 
 /* Arrays of all fields that would be too much for a kernel's stack. Each use ends before a function that has another one is called. */
 struct scratch {
-    uint32_t encoding[NVMX_FIELD_COUNT + 3]; /* host_read_many's */
-    uint64_t value[NVMX_FIELD_COUNT + 3];    /* of its callers */
+    uint32_t encoding[NVMX_FIELD_COUNT + 3]; /* of host_read_many, sync_some */
+    uint64_t value[NVMX_FIELD_COUNT + 3];    /* of their callers, fetch and refill */
 };
 
 /* Trace records (trace.c). */
@@ -217,7 +219,7 @@ struct traced {
     uint64_t callbacks, vmreads, vmwrites;
 };
 
-/* What vmcs01 said when L1 left it by VMRESUME: while L2 runs it stays so. Nothing was pending, and L1 was active. */
+/* What vmcs01 said when L1 left it by VMLAUNCH or VMRESUME: while L2 runs it stays so. Nothing was pending, and L1 was active. */
 struct l1_left {
     bool valid;
     uint64_t cs_rights;
@@ -467,6 +469,8 @@ enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32
 enum nvmx_status merge_heat_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int which, uint32_t bit);
 /* Release what a vmcs02 slot holds (pins, ept02 user, bitmaps). */
 void merge_release(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/* Release L1's pages alone: the next entry takes them anew. */
+void merge_release_pins(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Read the listed fields from the selected vmcs02 into vmcs12's slots, plus the learned ones; all other guest state
  * becomes stale. */
 enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v);

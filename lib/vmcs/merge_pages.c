@@ -440,10 +440,17 @@ enum nvmx_status merge_pages(struct merge *m) {
     return status;
 }
 
-void merge_release(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+void merge_release_pins(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     for (unsigned int i = 0; i < PIN_COUNT; i++) {
-        unpin(vcpu, v, i);
+        if (v->pin[i].gpa1 != NVMX_NO_ADDRESS) {
+            unpin(vcpu, v, i);
+            v->pages_merged = v->pages_alone = false;
+        }
     }
+}
+
+void merge_release(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    merge_release_pins(vcpu, v);
     overlay_free(vcpu, &v->msr_bitmap);
     overlay_free(vcpu, &v->io_bitmap[0]);
     overlay_free(vcpu, &v->io_bitmap[1]);

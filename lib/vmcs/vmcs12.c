@@ -5,6 +5,9 @@
  * A cached vmcs12 is an array of values, one per field; the region in L1's memory is read when VMPTRLD brings it into
  * the cache and written when it leaves (VMCLEAR, eviction, VMXOFF). In between L1's memory is not looked at:
  * SDM 27.11.1 leaves the contents of an active VMCS's region undefined. Each cached vmcs12 has its own vmcs02.
+ *
+ * A slot that is free keeps its vmcs02 and what is known of it. The next vmcs12 that gets it, mostly the same one, is
+ * what was there before with some fields written by L1: those in which its region differs.
  */
 #include "vcpu.h"
 
@@ -15,6 +18,7 @@
 void vmcs12_init(struct vmcs12 *v) {
     memset(v, 0, offsetof(struct vmcs12, sync));
     v->gpa1 = NVMX_NO_ADDRESS;
+    v->was_gpa1 = NVMX_NO_ADDRESS;
     for (unsigned int i = 0; i < PIN_COUNT; i++) {
         v->pin[i].gpa1 = NVMX_NO_ADDRESS;
     }
@@ -98,189 +102,8 @@ void vmcs12_abort(struct nvmx_vcpu *vcpu, uint32_t indicator) {
     }
 }
 
-/* -- the cache
- * ------------------------------------------------------------------------------------------------------------------ */
-
-static int find(const struct nvmx_vcpu *vcpu, uint64_t gpa1) {
-    for (int i = 0; i < vcpu->vmcs02_slots; i++) {
-        if (vcpu->vmcs12[i].gpa1 == gpa1) {
-            return i;
-        }
-    }
-    return -1;
-}
-
-/* A free place, else the least recently used one that is not current. One slot only: the current one. */
-static int victim(const struct nvmx_vcpu *vcpu) {
-    int best = -1;
-
-    for (int i = 0; i < vcpu->vmcs02_slots; i++) {
-        const struct vmcs12 *v = &vcpu->vmcs12[i];
-
-        if (v->gpa1 == NVMX_NO_ADDRESS) {
-            return i;
-        }
-        if (i != vcpu->current && (best < 0 || v->last_use < vcpu->vmcs12[best].last_use)) {
-            best = i;
-        }
-    }
-    return best >= 0 ? best : vcpu->current;
-}
-
-static void forget(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    merge_release(vcpu, v);
-    vmcs12_init(v);
-}
-
-/* Complete a cached vmcs12, put it into L1's memory and free its place. */
-static enum nvmx_status evict(struct nvmx_vcpu *vcpu, int index) {
-    struct vmcs12 *v = &vcpu->vmcs12[index];
-
-    if (v->gpa1 == NVMX_NO_ADDRESS) {
-        return NVMX_OK;
-    }
-    enum nvmx_status status = sync_all(vcpu, v);
-    if (status == NVMX_OK) {
-        store_region(vcpu, v);
-        forget(vcpu, v);
-        if (vcpu->current == index) {
-            vcpu->current = -1;
-        }
-    }
-    return status;
-}
-
-static void fill(const struct nvmx_vm *vm, struct vmcs12 *v, uint64_t gpa1, const uint8_t *region) {
-    uint32_t launch_state;
-
-    vmcs12_init(v);
-    v->gpa1 = gpa1;
-    memcpy(&launch_state, region + vm->layout.launch_state, sizeof(launch_state));
-    v->launched = launch_state != 0;
-    values_from_region(vm, region, v->value);
-    v->dirty = vm->exists;
-}
-
-/* L1's VMREAD and VMWRITE are of this one from now on, also where hardware carries them out: the shadow VMCS is linked
- * already if there was one. */
-static enum nvmx_status make_visible(struct nvmx_vcpu *vcpu, int index) {
-    bool linked = vcpu->current >= 0 && index >= 0;
-
-    vcpu->current = index;
-    enum nvmx_status status = shadow_push(vcpu);
-    return status == NVMX_OK && !linked ? shadow_relink(vcpu) : status;
-}
-
-static bool shadowing_offered(const struct nvmx_vm *vm) {
-    return (nvmx_caps_may_be_1(&vm->caps, NVMX_CAP_PROCBASED2) & PROC2_VMCS_SHADOWING) != 0;
-}
-
-/* The revision identifier and what follows are read through one mapping, each byte once. */
-enum vmcs12_result vmcs12_make_current(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
-    uint8_t *region = host_map(vcpu, gpa1, NVMX_ACCESS_READ, NULL);
-    uint32_t revision;
-
-    if (region == NULL) {
-        return VMCS12_BAD_REVISION;
-    }
-    memcpy(&revision, region, sizeof(revision));
-    bool is_shadow = (revision & SHADOW_INDICATOR) != 0;
-    if ((revision & ~SHADOW_INDICATOR) != vcpu->vm->layout.revision || (is_shadow && !shadowing_offered(vcpu->vm))) {
-        host_unmap(vcpu, gpa1, region, false);
-        return VMCS12_BAD_REVISION;
-    }
-    if (vmcs12_pointer(vcpu) == gpa1 && vmcs12_current(vcpu)->is_shadow == is_shadow) {
-        host_unmap(vcpu, gpa1, region, false);
-        vmcs12_current(vcpu)->last_use = ++vcpu->use_clock;
-        return VMCS12_OK;
-    }
-    enum nvmx_status status = shadow_pull(vcpu);
-    int index = find(vcpu, gpa1);
-    if (status == NVMX_OK && index < 0) {
-        index = victim(vcpu);
-        status = evict(vcpu, index);
-        if (status == NVMX_OK) {
-            fill(vcpu->vm, &vcpu->vmcs12[index], gpa1, region);
-        }
-    }
-    host_unmap(vcpu, gpa1, region, false);
-    if (status != NVMX_OK) {
-        return VMCS12_FAILED; /* completing the instruction selects vmcs01 again */
-    }
-    vcpu->vmcs12[index].is_shadow = is_shadow;
-    int before = vcpu->current;
-    if (make_visible(vcpu, index) == NVMX_OK) {
-        vcpu->vmcs12[index].last_use = ++vcpu->use_clock;
-        return VMCS12_OK;
-    }
-    return make_visible(vcpu, before) == NVMX_OK ? VMCS12_FAILED : VMCS12_LOST;
-}
-
-enum nvmx_status vmcs12_clear(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
-    int index = find(vcpu, gpa1);
-    enum nvmx_status status = NVMX_OK;
-
-    if (index < 0) {
-        store_dword(vcpu, gpa1, vcpu->vm->layout.launch_state, 0);
-        return NVMX_OK;
-    }
-    bool was_current = index == vcpu->current;
-    if (was_current) {
-        status = shadow_pull(vcpu);
-    }
-    if (status == NVMX_OK) {
-        status = sync_all(vcpu, &vcpu->vmcs12[index]);
-    }
-    if (status == NVMX_OK && was_current) {
-        vcpu->current = -1;
-        status = shadow_relink(vcpu);
-        vcpu->current = status == NVMX_OK ? -1 : index;
-    }
-    if (status != NVMX_OK) {
-        return status;
-    }
-    vcpu->vmcs12[index].launched = false;
-    return evict(vcpu, index);
-}
-
-void vmcs12_drop_all(struct nvmx_vcpu *vcpu, bool write_back) {
-    if (write_back && vcpu->current >= 0) {
-        /* What L1 wrote to the shadow VMCS is lost if the host fails here; L1 did not VMCLEAR before VMXOFF. */
-        (void)shadow_pull(vcpu);
-    }
-    for (int i = 0; i < vcpu->vmcs02_slots; i++) {
-        struct vmcs12 *v = &vcpu->vmcs12[i];
-
-        if (v->gpa1 == NVMX_NO_ADDRESS) {
-            continue;
-        }
-        if (write_back && sync_all(vcpu, v) == NVMX_OK) {
-            store_region(vcpu, v);
-        }
-        forget(vcpu, v);
-    }
-    vcpu->current = -1;
-}
-
-/* -- VMREAD, VMWRITE
- * ------------------------------------------------------------------------------------------------------------ */
-
-static enum nvmx_status read_value(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int slot, uint64_t *value) {
-    if (nvmx_set_has(&v->stale, slot)) {
-        nvmx_set_add(&v->learned, slot);
-        v->sync_ready = false;
-        enum nvmx_status status = sync_all(vcpu, v);
-        if (status != NVMX_OK) {
-            return status;
-        }
-    }
-    *value = v->value[slot];
-    return NVMX_OK;
-}
-
-enum nvmx_status vmcs12_read(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t *value) {
-    return read_value(vcpu, vmcs12_current(vcpu), slot, value);
-}
+/* -- a field is written
+ * ---------------------------------------------------------------------------------------------------------- */
 
 /* A change of these bits of the primary controls alone breaks no rule of SDM 29.2 that held before: interrupt-window
  * exiting and the monitor trap flag, if L1 may set them at all. */
@@ -349,6 +172,249 @@ static inline void write_value(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, u
     v->value[slot] = value;
     nvmx_set_add(&v->dirty, slot);
     nvmx_set_remove(&v->stale, slot);
+}
+
+static void write_if_new(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int slot, uint64_t value) {
+    if ((value & vcpu->vm->field_mask[slot]) != v->value[slot]) {
+        write_value(vcpu, v, slot, value);
+    }
+}
+
+/* -- the cache
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+static int find(const struct nvmx_vcpu *vcpu, uint64_t gpa1) {
+    for (int i = 0; i < vcpu->vmcs02_slots; i++) {
+        if (vcpu->vmcs12[i].gpa1 == gpa1) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+/* How well a place serves for gpa1. */
+enum { PLACE_CURRENT, PLACE_IN_USE, PLACE_OF_OTHER, PLACE_EMPTY, PLACE_OF_SAME };
+
+static int fitness(const struct nvmx_vcpu *vcpu, int index, uint64_t gpa1) {
+    const struct vmcs12 *v = &vcpu->vmcs12[index];
+
+    if (v->gpa1 != NVMX_NO_ADDRESS) {
+        return index == vcpu->current ? PLACE_CURRENT : PLACE_IN_USE;
+    }
+    return v->was_gpa1 == gpa1 ? PLACE_OF_SAME : v->was_gpa1 == NVMX_NO_ADDRESS ? PLACE_EMPTY : PLACE_OF_OTHER;
+}
+
+/* The place that fits best; of those alike the least recently used. */
+static int place_for(const struct nvmx_vcpu *vcpu, uint64_t gpa1) {
+    int best = 0;
+
+    for (int i = 1; i < vcpu->vmcs02_slots; i++) {
+        int better = fitness(vcpu, i, gpa1) - fitness(vcpu, best, gpa1);
+
+        if (better > 0 || (better == 0 && vcpu->vmcs12[i].last_use < vcpu->vmcs12[best].last_use)) {
+            best = i;
+        }
+    }
+    return best;
+}
+
+static void forget(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    merge_release(vcpu, v);
+    vmcs12_init(v);
+}
+
+/* Complete a cached vmcs12, put it into L1's memory and free its place. No page of L1 stays mapped for it. */
+static enum nvmx_status evict(struct nvmx_vcpu *vcpu, int index) {
+    struct vmcs12 *v = &vcpu->vmcs12[index];
+
+    if (v->gpa1 == NVMX_NO_ADDRESS) {
+        return NVMX_OK;
+    }
+    enum nvmx_status status = sync_all(vcpu, v);
+    if (status == NVMX_OK) {
+        store_region(vcpu, v);
+        merge_release_pins(vcpu, v);
+        v->was_gpa1 = v->gpa1;
+        v->gpa1 = NVMX_NO_ADDRESS;
+        if (vcpu->current == index) {
+            vcpu->current = -1;
+        }
+    }
+    return status;
+}
+
+#define BLOCK 4u /* fields that are compared at a time */
+
+/* Each byte of the region is read once: what differs is what is taken. */
+static void take_differences(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *fields) {
+    unsigned int slot = 0;
+
+    for (; slot + BLOCK <= NVMX_FIELD_COUNT; slot += BLOCK) {
+        uint64_t now[BLOCK];
+        uint64_t different = 0;
+
+        for (unsigned int i = 0; i < BLOCK; i++) {
+            now[i] = __atomic_load_n(&fields[slot + i], __ATOMIC_RELAXED);
+            different |= now[i] ^ v->value[slot + i];
+        }
+        for (unsigned int i = 0; RARE(different != 0) && i < BLOCK; i++) {
+            write_if_new(vcpu, v, slot + i, now[i]);
+        }
+    }
+    for (; slot < NVMX_FIELD_COUNT; slot++) {
+        write_if_new(vcpu, v, slot, __atomic_load_n(&fields[slot], __ATOMIC_RELAXED));
+    }
+}
+
+/* As if L1 had written the fields in which the region differs from what had the slot before. */
+static void refill(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, const uint8_t *region) {
+    if (gpa1 != v->was_gpa1) {
+        v->checked &= ~(1u << NVMX_GROUP_NONREGISTER); /* the link pointer is compared with gpa1 (SDM 29.3.1.5) */
+    }
+    if (vcpu->vm->plain_layout) {
+        take_differences(vcpu, v, (const uint64_t *)(const void *)(region + VMCS_REGION_FIELDS));
+    } else {
+        values_from_region(vcpu->vm, region, vcpu->scratch.value);
+        take_differences(vcpu, v, vcpu->scratch.value);
+    }
+}
+
+static void fill(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, const uint8_t *region) {
+    const struct nvmx_vm *vm = vcpu->vm;
+    uint32_t launch_state;
+
+    if (v->was_gpa1 != NVMX_NO_ADDRESS) {
+        refill(vcpu, v, gpa1, region);
+    } else {
+        vmcs12_init(v);
+        values_from_region(vm, region, v->value);
+        v->dirty = vm->exists;
+    }
+    v->gpa1 = gpa1;
+    v->was_gpa1 = NVMX_NO_ADDRESS;
+    memcpy(&launch_state, region + vm->layout.launch_state, sizeof(launch_state));
+    v->launched = launch_state != 0;
+}
+
+/* L1's VMREAD and VMWRITE are of this one from now on, also where hardware carries them out: the shadow VMCS is linked
+ * already if there was one. */
+static enum nvmx_status make_visible(struct nvmx_vcpu *vcpu, int index) {
+    bool linked = vcpu->current >= 0 && index >= 0;
+
+    vcpu->current = index;
+    enum nvmx_status status = shadow_push(vcpu);
+    return status == NVMX_OK && !linked ? shadow_relink(vcpu) : status;
+}
+
+static bool shadowing_offered(const struct nvmx_vm *vm) {
+    return (nvmx_caps_may_be_1(&vm->caps, NVMX_CAP_PROCBASED2) & PROC2_VMCS_SHADOWING) != 0;
+}
+
+/* The revision identifier and what follows are read through one mapping, each byte once. */
+enum vmcs12_result vmcs12_make_current(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
+    uint8_t *region = host_map(vcpu, gpa1, NVMX_ACCESS_READ, NULL);
+    uint32_t revision;
+
+    if (region == NULL) {
+        return VMCS12_BAD_REVISION;
+    }
+    memcpy(&revision, region, sizeof(revision));
+    bool is_shadow = (revision & SHADOW_INDICATOR) != 0;
+    if ((revision & ~SHADOW_INDICATOR) != vcpu->vm->layout.revision || (is_shadow && !shadowing_offered(vcpu->vm))) {
+        host_unmap(vcpu, gpa1, region, false);
+        return VMCS12_BAD_REVISION;
+    }
+    if (vmcs12_pointer(vcpu) == gpa1 && vmcs12_current(vcpu)->is_shadow == is_shadow) {
+        host_unmap(vcpu, gpa1, region, false);
+        vmcs12_current(vcpu)->last_use = ++vcpu->use_clock;
+        return VMCS12_OK;
+    }
+    enum nvmx_status status = shadow_pull(vcpu);
+    int index = find(vcpu, gpa1);
+    if (status == NVMX_OK && index < 0) {
+        index = place_for(vcpu, gpa1);
+        status = evict(vcpu, index);
+        if (status == NVMX_OK) {
+            fill(vcpu, &vcpu->vmcs12[index], gpa1, region);
+        }
+    }
+    host_unmap(vcpu, gpa1, region, false);
+    if (status != NVMX_OK) {
+        return VMCS12_FAILED; /* completing the instruction selects vmcs01 again */
+    }
+    vcpu->vmcs12[index].is_shadow = is_shadow;
+    int before = vcpu->current;
+    if (make_visible(vcpu, index) == NVMX_OK) {
+        vcpu->vmcs12[index].last_use = ++vcpu->use_clock;
+        return VMCS12_OK;
+    }
+    return make_visible(vcpu, before) == NVMX_OK ? VMCS12_FAILED : VMCS12_LOST;
+}
+
+enum nvmx_status vmcs12_clear(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
+    int index = find(vcpu, gpa1);
+    enum nvmx_status status = NVMX_OK;
+
+    if (index < 0) {
+        store_dword(vcpu, gpa1, vcpu->vm->layout.launch_state, 0);
+        return NVMX_OK;
+    }
+    bool was_current = index == vcpu->current;
+    if (was_current) {
+        status = shadow_pull(vcpu);
+    }
+    if (status == NVMX_OK) {
+        status = sync_all(vcpu, &vcpu->vmcs12[index]);
+    }
+    if (status == NVMX_OK && was_current) {
+        vcpu->current = -1;
+        status = shadow_relink(vcpu);
+        vcpu->current = status == NVMX_OK ? -1 : index;
+    }
+    if (status != NVMX_OK) {
+        return status;
+    }
+    vcpu->vmcs12[index].launched = false;
+    return evict(vcpu, index);
+}
+
+void vmcs12_drop_all(struct nvmx_vcpu *vcpu, bool write_back) {
+    if (write_back && vcpu->current >= 0) {
+        /* What L1 wrote to the shadow VMCS is lost if the host fails here; L1 did not VMCLEAR before VMXOFF. */
+        (void)shadow_pull(vcpu);
+    }
+    for (int i = 0; i < vcpu->vmcs02_slots; i++) {
+        struct vmcs12 *v = &vcpu->vmcs12[i];
+
+        if (v->gpa1 == NVMX_NO_ADDRESS && v->was_gpa1 == NVMX_NO_ADDRESS) {
+            continue;
+        }
+        if (write_back && v->gpa1 != NVMX_NO_ADDRESS && sync_all(vcpu, v) == NVMX_OK) {
+            store_region(vcpu, v);
+        }
+        forget(vcpu, v);
+    }
+    vcpu->current = -1;
+}
+
+/* -- VMREAD, VMWRITE
+ * ------------------------------------------------------------------------------------------------------------ */
+
+static enum nvmx_status read_value(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int slot, uint64_t *value) {
+    if (nvmx_set_has(&v->stale, slot)) {
+        nvmx_set_add(&v->learned, slot);
+        v->sync_ready = false;
+        enum nvmx_status status = sync_all(vcpu, v);
+        if (status != NVMX_OK) {
+            return status;
+        }
+    }
+    *value = v->value[slot];
+    return NVMX_OK;
+}
+
+enum nvmx_status vmcs12_read(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t *value) {
+    return read_value(vcpu, vmcs12_current(vcpu), slot, value);
 }
 
 void vmcs12_write(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t value) {
