@@ -227,13 +227,13 @@ Test(vmcs12, what_l1_changes_in_a_cleared_region_counts) {
     struct sim *sim = ran_once(false);
     cr_assert(sim_vmclear(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
     put_in_region(sim, SIM_L1_VMCS_A, NVMX_F_GUEST_RIP, 0x4321);
-    put_in_region(sim, SIM_L1_VMCS_A, NVMX_F_TSC_OFFSET, 0x777);
+    put_in_region(sim, SIM_L1_VMCS_A, NVMX_F_EXCEPTION_BITMAP, 1u << 3);
     put_in_region(sim, SIM_L1_VMCS_A, NVMX_F_HOST_FS_BASE, 0x5000);
     make_current(sim, SIM_L1_VMCS_A);
     cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RIP), 0x4321);
     launch(sim);
     cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RIP), 0x4321);
-    cr_expect_eq(vmcs02(sim, NVMX_F_TSC_OFFSET), 0x777 + vmcs01(sim, NVMX_F_TSC_OFFSET));
+    cr_expect(vmcs02(sim, NVMX_F_EXCEPTION_BITMAP) & 1u << 3);
     l2_leaves(sim);
     cr_expect_eq(vmcs01(sim, NVMX_F_GUEST_FS_BASE), 0x5000);
     sim_free(sim);
@@ -314,9 +314,8 @@ Test(vmcs12, the_link_pointer_is_checked_against_the_address_that_the_slot_has_n
 /* VMCLEAR gives the pages of L1 back that vmcs02 used in place; the launch takes them again. */
 Test(vmcs12, a_cleared_vmcs_keeps_no_page_of_l1) {
     struct sim *sim = l1_ready(&(struct sim_options){.vmcs02_slots = 2});
-    l1_writes(sim, NVMX_VMCS_IO_BITMAP_A_ADDRESS, SIM_L1_IO_BITMAP_A);
-    l1_writes(sim, NVMX_VMCS_IO_BITMAP_B_ADDRESS, SIM_L1_IO_BITMAP_B);
-    l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_IO_BITMAPS);
+    l1_writes(sim, NVMX_VMCS_VIRTUAL_APIC_ADDRESS, SIM_L1_VIRTUAL_APIC);
+    l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_TPR_SHADOW);
     uint64_t mapped = sim->mapped;
     launch(sim);
     l2_leaves(sim);
