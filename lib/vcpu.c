@@ -145,6 +145,7 @@ static enum nvmx_status vm_caps(struct nvmx_vm *vm, const struct nvmx_vm_config 
     }
     field_sets(vm);
     shadow_fields(vm);
+    merge_sets(vm);
     return status;
 }
 

@@ -103,6 +103,7 @@ enum pin_index { PIN_IO_A = 0, PIN_IO_B, PIN_VIRTUAL_APIC, PIN_APIC_ACCESS, PIN_
 /* What each exit of L2 reads into vmcs12's slots: some fields always (vmcs/sync.c), and those listed. */
 struct sync_list {
     uint32_t count;
+    uint32_t all; /* with those of `saved_later`, which follow */
     uint32_t encoding[NVMX_FIELD_COUNT];
     uint8_t slot[NVMX_FIELD_COUNT];
     struct nvmx_field_set fields;      /* all that is read */
@@ -114,6 +115,7 @@ struct sync_list {
 /* A recently used vmcs12 and the vmcs02 that runs it. */
 struct vmcs12 {
     uint64_t gpa1;             /* of the region in L1's memory; NVMX_NO_ADDRESS: the slot is free */
+    uint64_t was_gpa1;         /* of the one that had the slot before, where vmcs02 and all else here are still its; else NVMX_NO_ADDRESS */
     uint64_t last_use;         /* for LRU */
     bool launched;             /* launch state */
     bool is_shadow;            /* a shadow VMCS: L1 can't enter it */
@@ -190,6 +192,8 @@ struct nvmx_vm {
     struct nvmx_field_set guest_state;     /* fields of the guest-state area that reach vmcs02, where L2 changes them */
     struct nvmx_field_set copied;          /* those with NVMX_MERGE_COPY that L1 has */
     struct nvmx_field_set controls;        /* fields from which vmcs02's controls are merged */
+    struct nvmx_field_set lone_controls;   /* of them, those that the others don't depend on */
+    uint32_t gates_exit_save, gates_entry_load; /* bits of the VM-exit and VM-entry controls that gates[] names */
     struct shadow_list shadowed;
     struct nvmx_ept *ept; /* NULL if the host composes */
     bool expose;
@@ -205,8 +209,8 @@ struct restored {
 
 /* Arrays of all fields that would be too much for a kernel's stack. Each use ends before a function that has another one is called. */
 struct scratch {
-    uint32_t encoding[NVMX_FIELD_COUNT + 3]; /* host_read_many's */
-    uint64_t value[NVMX_FIELD_COUNT + 3];    /* of its callers */
+    uint32_t encoding[NVMX_FIELD_COUNT + 3]; /* of host_read_many, sync_some */
+    uint64_t value[NVMX_FIELD_COUNT + 3];    /* of their callers, fetch and refill */
 };
 
 /* Trace records (trace.c). */
@@ -216,7 +220,7 @@ struct traced {
     uint64_t callbacks, vmreads, vmwrites;
 };
 
-/* What vmcs01 said when L1 left it by VMRESUME: while L2 runs it stays so. Nothing was pending, and L1 was active. */
+/* What vmcs01 said when L1 left it by VMLAUNCH or VMRESUME: while L2 runs it stays so. Nothing was pending, and L1 was active. */
 struct l1_left {
     bool valid;
     uint64_t cs_rights;
@@ -441,6 +445,8 @@ enum {
 extern const struct gate gates[GATE_COUNT];
 _Static_assert(GATE_COUNT <= GATES_MAX, "arrays by gate");
 
+/* What follows from the tables, once per VM. */
+void merge_sets(struct nvmx_vm *vm);
 /* vmcs01's control fields, read if they aren't known. vmcs01 must be selected unless they are. */
 enum nvmx_status host_controls_read(struct nvmx_vcpu *vcpu);
 static inline enum nvmx_status host_controls(struct nvmx_vcpu *vcpu) {
@@ -465,6 +471,8 @@ enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32
 enum nvmx_status merge_heat_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int which, uint32_t bit);
 /* Release what a vmcs02 slot holds (pins, ept02 user, bitmaps). */
 void merge_release(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/* Release L1's pages alone: the next entry takes them anew. */
+void merge_release_pins(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Read the listed fields from the selected vmcs02 into vmcs12's slots, plus the learned ones; all other guest state
  * becomes stale. */
 enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v);

@@ -26,6 +26,8 @@ GROUPS = (
         Row("l2_cpuid_busy", "CPUID, L1 reads 18 fields and writes 4"),
         Row("l2_out", "OUT", None, 9410),
         Row("l2_vmcall", "VMCALL", None, 9410),
+        Row("l2_vmcall_0_fields", "VMCALL, L1 reads and writes nothing"),
+        Row("l2_vmcall_1_field", "VMCALL, L1 reads the exit reason alone"),
         Row("l2_rdmsr", "RDMSR, without MSR bitmap"),
         Row("l2_rdmsr_bitmap", "RDMSR, by MSR bitmap", None, 9599),
         Row("l2_wrmsr_bitmap", "WRMSR, by MSR bitmap"),
@@ -66,6 +68,7 @@ GROUPS = (
         Row("invvpid_resume_exit", "INVVPID, resume, exit"),
         Row("ept_one_changed", "one of 256 live entries changed, INVEPT, used"),
         Row("first_touch_4k", "first touch of a 4K page", None, 4588),
+        Row("first_touch_4k_apart", "first touch of a 4K page, 9 pages apart"),
         Row("first_touch_2m", "first touch of a 2M page", None, 5055),
     )),
 )

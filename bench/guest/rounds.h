@@ -10,10 +10,10 @@ struct bench_registers {
 };
 
 /* round.S. Where exits arrive: the reason, then next instruction; the same after reading all that a hypervisor may want to know;
- * the reason only. */
+ * the reason only; nothing. */
 uint64_t bench_round(const struct bench_registers *registers);
 uint64_t bench_launch(const struct bench_registers *registers);
-extern const uint8_t bench_exit[], bench_exit_busy[], bench_exit_stay[];
+extern const uint8_t bench_exit[], bench_exit_busy[], bench_exit_stay[], bench_exit_blind[];
 
 /* L2 of the rows that follow, in VMCS A, which becomes the current one. NULL `on`: no control beyond the usual. */
 void rounds_prepare(const uint8_t *code, const struct controls *on);

@@ -203,6 +203,8 @@ void rows_of_exits(void) {
     round_trips("l2_cpuid_busy", l2_cpuid, 0, bench_exit_busy);
     round_trips("l2_out", l2_out, &io, bench_exit);
     round_trips("l2_vmcall", l2_vmcall, 0, bench_exit);
+    round_trips("l2_vmcall_0_fields", l2_vmcall, 0, bench_exit_blind);
+    round_trips("l2_vmcall_1_field", l2_vmcall, 0, bench_exit_stay);
     round_trips("l2_rdmsr", l2_rdmsr, 0, bench_exit);
     round_trips("l2_rdmsr_bitmap", l2_rdmsr, &msr, bench_exit);
     round_trips("l2_wrmsr_bitmap", l2_wrmsr, &msr, bench_exit);

@@ -2,7 +2,7 @@
 /* EPT: invalidations, roots in turn, pages that L2 touches for the first time. */
 #include "rounds.h"
 
-enum { PAGES_4K = 512, PAGES_2M = 8, TOUCH_SAMPLES = 8, LIVE_PAGES = 256 };
+enum { PAGES_4K = 512, PAGES_APART = 56, PAGES_2M = 8, TOUCH_SAMPLES = 8, LIVE_PAGES = 256 };
 
 /* RAX = address, RDX = step, RCX = number of touches; a VMCALL at the end. */
 DEFINE_L2_CODE(touch, "1: mov (%rax), %rbx\n add %rdx, %rax\n dec %rcx\n jnz 1b\n 2: vmcall\n jmp 2b\n");
@@ -91,6 +91,13 @@ static void first_touch(const char *name, uint64_t page, uint32_t count, uint32_
         rounds_start(l2_touch, 0, l2_exit);
         map_hole(page, count, level);
         touch(L2_HOLE, page, 1); /* L2's own tables and code are mapped now */
+        if (measure_traced(name)) {
+            touch(L2_HOLE + page, page, 2);
+            magic_break();
+            touch(L2_HOLE + 3 * page, page, 1);
+            magic_break();
+            return;
+        }
         uint64_t first = touch_time(L2_HOLE + page, page, count - 1);
         uint64_t again = touch_time(L2_HOLE + page, page, count - 1);
         samples[i] = first > again ? first - again : 0;
@@ -107,5 +114,6 @@ void rows_of_memory(void) {
         two_roots();
     }
     first_touch("first_touch_4k", 0x1000, PAGES_4K, EPT_LEVEL_4K);
+    first_touch("first_touch_4k_apart", 0x9000, PAGES_APART, EPT_LEVEL_4K); /* nothing is mapped ahead */
     first_touch("first_touch_2m", 0x200000, PAGES_2M, EPT_LEVEL_2M);
 }

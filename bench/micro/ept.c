@@ -23,6 +23,7 @@
 
 struct bench {
     uint64_t (*table)[512];
+    uint64_t version[TABLES]; /* counts the writes to each table page, as a host does that has dirty flags */
     uint32_t tables;
     uint64_t eptp12[EPTPS], eptp02;
     struct nvmx_caps caps;
@@ -64,6 +65,11 @@ static void page_free(void *ctx, void *page, uint64_t hpa) {
     free(page);
 }
 
+static uint64_t page_version(void *ctx, uint64_t gpa1) {
+    const struct bench *b = ctx;
+    return gpa1 >> 12 < TABLES ? b->version[gpa1 >> 12] : 0;
+}
+
 static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t linear) {
     (void)ctx, (void)kind, (void)value, (void)linear;
 }
@@ -83,12 +89,18 @@ static uint64_t *entry12(struct bench *b, uint64_t eptp12, uint64_t gpa2, unsign
     return &table[gpa2 >> (12 + 9 * (level - 1)) & 511];
 }
 
+static void set12(struct bench *b, uint64_t eptp12, uint64_t gpa2, unsigned int level, uint64_t value) {
+    uint64_t *entry = entry12(b, eptp12, gpa2, level);
+    *entry = value;
+    b->version[(uint64_t)(entry - b->table[0]) / 512]++;
+}
+
 static void enter(struct bench *b, unsigned int user, unsigned int which) {
     if (nvmx_ept_root(b->ept, b, user, b->eptp12[which], false, &b->eptp02) != NVMX_OK)
         abort();
 }
 
-static struct bench *bench_new(unsigned int mapping_shift) {
+static struct bench *bench_with(unsigned int mapping_shift, bool knows_writes) {
     struct bench *b = calloc(1, sizeof(*b));
     struct nvmx_ept_config config = {.size = sizeof(config)};
     if (b == NULL || (b->table = aligned_alloc(4096, TABLES * 4096u)) == NULL)
@@ -99,16 +111,23 @@ static struct bench *bench_new(unsigned int mapping_shift) {
     b->caps.msr[NVMX_CAP_EPT_VPID] = 1u << 0 | 1u << 6 | 1u << 14 | 1u << 16 | 1u << 17;
     config.l1 = config.machine = &b->caps;
     b->host = (struct nvmx_host){.size = sizeof(b->host), .map_page = map_page, .unmap_page = unmap_page, .ept01_lookup = ept01_lookup,
-                                 .page_alloc = page_alloc, .page_free = page_free, .tlb_flush = tlb_flush};
+                                 .page_alloc = page_alloc, .page_free = page_free, .tlb_flush = tlb_flush,
+                                 .page_version = knows_writes ? page_version : NULL};
     b->memory = aligned_alloc(16, (nvmx_ept_size() + 15) & ~(size_t)15);
     if (nvmx_ept_init(b->memory, nvmx_ept_size(), &b->host, b, &config, &b->ept) != NVMX_OK)
         abort();
     for (unsigned int i = 0; i < EPTPS; i++)
         b->eptp12[i] = new_table(b) | 0x1e;
     for (uint64_t page = 0; page < PAGES; page++)
-        *entry12(b, b->eptp12[0], page << 12, 1) = LEAF(page);
+        set12(b, b->eptp12[0], page << 12, 1, LEAF(page));
+    for (unsigned int i = 0; i < TABLES; i++)
+        b->version[i]++; /* 0 would be: not known */
     enter(b, 0, 0);
     return b;
+}
+
+static struct bench *bench_new(unsigned int mapping_shift) {
+    return bench_with(mapping_shift, false);
 }
 
 static void bench_delete(struct bench *b) {
@@ -179,7 +198,7 @@ static void first_touch(const char *name, unsigned int mapping_shift, uint64_t s
     for (unsigned int s = 0; s < SAMPLES; s++) {
         struct bench *b = bench_new(mapping_shift);
         for (uint64_t i = 0; i < 512 && large; i++)
-            *entry12(b, b->eptp12[0], i << 21, 2) = LEAF(i << 9) | 0x80;
+            set12(b, b->eptp12[0], i << 21, 2, LEAF(i << 9) | 0x80);
         if (!large)
             for (uint64_t i = 0; i < 512; i += 8)
                 touch(b, i << 21); /* the tables are there */
@@ -198,14 +217,14 @@ static void first_touch(const char *name, unsigned int mapping_shift, uint64_t s
 }
 
 /* INVEPT, and what is done before L2 runs again. `changed`: every so many'th entry of ept12 gets another page first; 0: none. */
-static void invept(const char *name, uint64_t changed) {
-    struct bench *b = bench_new(21);
+static void invept(const char *name, uint64_t changed, bool knows_writes) {
+    struct bench *b = bench_with(21, knows_writes);
     double ns[SAMPLES];
     uint64_t violations = 0;
     touch_all(b, 0, PAGES);
     for (unsigned int s = 0; s < SAMPLES + 3; s++) {
         for (uint64_t page = 5; changed != 0 && page < PAGES; page += changed)
-            *entry12(b, b->eptp12[0], page << 12, 1) ^= UINT64_C(1) << 32;
+            set12(b, b->eptp12[0], page << 12, 1, *entry12(b, b->eptp12[0], page << 12, 1) ^ UINT64_C(1) << 32);
         double begin = now();
         nvmx_ept_invept(b->ept, b, false, b->eptp12[0]);
         enter(b, 0, 0);
@@ -277,9 +296,12 @@ int ept_alone(void) {
     first_touch("first_touch_4k_apart", 12, 9, false);
     first_touch("first_touch_4k_in_sequence", 21, 1, false);
     first_touch("first_touch_2m", 30, 512, true);
-    invept("invept_1g_nothing_changed", 0);
-    invept("invept_1g_one_changed", PAGES);
-    invept("invept_1g_all_changed", 1);
+    invept("invept_1g_nothing_changed", 0, false);
+    invept("invept_1g_one_changed", PAGES, false);
+    invept("invept_1g_all_changed", 1, false);
+    invept("invept_1g_nothing_changed_host_knows_writes", 0, true);
+    invept("invept_1g_one_changed_host_knows_writes", PAGES, true);
+    invept("invept_1g_all_changed_host_knows_writes", 1, true);
     switches();
     fillers("fill_1g_1_thread", 1);
     fillers("fill_1g_2_threads", 2);

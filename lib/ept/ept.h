@@ -90,6 +90,8 @@ struct ept_table {
     uint8_t state;
     uint64_t used[8]; /* a bit for each slot that was ever in use */
     uint8_t words;    /* a bit for each of those that is not 0 */
+    uint32_t version_at; /* `filling` when `version` was noted */
+    uint64_t version;    /* of the table page of ept12 by the host's page_version, or 0; see invalidate.c */
 };
 
 /* A sequence of violations: where the next one would be, and how many pages are mapped ahead of it. */

@@ -170,7 +170,7 @@ static void compare_many(struct ept_op *op, struct ept_table *table, const uint6
     }
 }
 
-static void compare_table(struct ept_op *op, struct ept_table *table, uint64_t mask, bool may_note) {
+static void compare_page(struct ept_op *op, struct ept_table *table, uint64_t mask, bool may_note) {
     uint64_t hpa;
     uint64_t *page = op->ept->host.map_page(op->vcpu_ctx, table->gpa1, NVMX_ACCESS_READ, &hpa);
 
@@ -184,6 +184,28 @@ static void compare_table(struct ept_op *op, struct ept_table *table, uint64_t m
         compare_many(op, table, page, mask, may_note);
     }
     op->ept->host.unmap_page(op->vcpu_ctx, table->gpa1, page, false);
+}
+
+/*
+ * A host that knows which pages were written spares even the reading. The number is asked for before the page is read, so a write in between shows at the
+ * next comparison. As with a digest it says nothing of slots that are filled after it was noted: they may be made of what the page held before.
+ */
+static void compare_table(struct ept_op *op, struct ept_table *table, uint64_t mask, bool may_note) {
+    uint32_t filled = __atomic_load_n(&table->filled, __ATOMIC_SEQ_CST);
+    bool idle = __atomic_load_n(&table->filling, __ATOMIC_SEQ_CST) == filled;
+    uint64_t version =
+        op->ept->host.page_version != NULL ? op->ept->host.page_version(op->vcpu_ctx, table->gpa1) : 0;
+
+    if (idle && version != 0 && ept_load(&table->version) == version &&
+        __atomic_load_n(&table->version_at, __ATOMIC_SEQ_CST) == filled) {
+        return;
+    }
+    compare_page(op, table, mask, may_note);
+    if (may_note && idle && version != 0) {
+        /* In this order: who reads the new number with the old `filled` finds that something was filled since. */
+        ept_store(&table->version, version);
+        __atomic_store_n(&table->version_at, filled, __ATOMIC_SEQ_CST);
+    }
 }
 
 /*

@@ -73,6 +73,8 @@ static void reset(struct ept_table *table) {
     ept_poke(&table->stamp, 0);
     table->digest = 0;
     table->digest_at = 0;
+    table->version = 0;
+    table->version_at = 0;
     table->filling = 0;
     table->filled = 0;
     table->words = 0;

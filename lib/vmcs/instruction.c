@@ -433,7 +433,8 @@ enum nvmx_next instruction_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {
     struct base_values is;
     enum nvmx_next next;
     is.count = 0;
-    if (basic_reason >= NVMX_REASON_VMREAD && basic_reason <= NVMX_REASON_VMWRITE &&
+    if (((basic_reason >= NVMX_REASON_VMREAD && basic_reason <= NVMX_REASON_VMWRITE) ||
+         basic_reason == NVMX_REASON_VMLAUNCH) &&
         instruction_fast(vcpu, basic_reason, &is, &next) == FAST_DONE) {
         return next;
     }

@@ -132,6 +132,7 @@ static inline unsigned int instruction_clamp(unsigned int index, unsigned int li
     return index & (unsigned int)mask;
 }
 
+#define NVMX_REASON_VMLAUNCH 20u
 #define NVMX_REASON_VMREAD   23u
 #define NVMX_REASON_VMRESUME 24u
 #define NVMX_REASON_VMWRITE  25u
@@ -178,7 +179,7 @@ bool instruction_offered(const struct nvmx_vcpu *vcpu, const struct instruction_
 enum nvmx_next instruction_conclude(struct nvmx_vcpu *vcpu, const struct instruction_row *row, const uint64_t *is,
                                     struct verdict verdict);
 
-/* VMREAD, VMWRITE or VMRESUME the short way (instruction_fast.c). What it has read is in *is, whatever it answers. */
+/* VMREAD, VMWRITE, VMLAUNCH or VMRESUME the short way (instruction_fast.c). What it has read is in *is, whatever it answers. */
 enum fast_outcome instruction_fast(struct nvmx_vcpu *vcpu, uint32_t basic_reason, struct base_values *is,
                                    enum nvmx_next *next);
 

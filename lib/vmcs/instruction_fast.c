@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The way of nearly every VMREAD, VMWRITE, VMRESUME, VMPTRLD, VMCLEAR, INVEPT and INVVPID: a 64-bit L1 in VMX root
+ * The way of nearly every VMREAD, VMWRITE, VMLAUNCH, VMRESUME, VMPTRLD, VMCLEAR, INVEPT and INVVPID: a 64-bit L1 in VMX root
  * operation at CPL 0, nothing unusual pending, a field that exists, a memory operand that 4-level paging maps without
  * further ado. It does what instruction.c does in the phases of the SDM, in a fifth of the instructions. Whatever is
  * not of that kind it leaves untouched to instruction.c, which begins anew, as the processor does with an instruction
@@ -82,10 +82,11 @@ static enum fast_outcome fast_access(struct nvmx_vcpu *vcpu, bool write, struct 
     return FAST_DONE;
 }
 
-static enum fast_outcome fast_resume(struct nvmx_vcpu *vcpu, struct base_values *is, enum nvmx_next *next) {
+/* VMLAUNCH, VMRESUME. */
+static enum fast_outcome fast_entry(struct nvmx_vcpu *vcpu, bool launch, struct base_values *is, enum nvmx_next *next) {
     const struct vmcs12 *v = vmcs12_current(vcpu);
 
-    if (!v->launched || v->is_shadow) {
+    if (v->launched == launch || v->is_shadow) {
         return FAST_NOT_USUAL;
     }
     enum nvmx_status status = host_read_encoded(vcpu, BASE_RIP, instruction_base, is->value);
@@ -286,6 +287,8 @@ enum fast_outcome instruction_fast(struct nvmx_vcpu *vcpu, uint32_t basic_reason
     if (vcpu->mode != NVMX_MODE_ROOT || vcpu->current < 0) {
         return FAST_NOT_USUAL;
     }
-    return basic_reason == NVMX_REASON_VMRESUME ? fast_resume(vcpu, is, next)
-                                                : fast_access(vcpu, basic_reason == NVMX_REASON_VMWRITE, is, next);
+    if (basic_reason == NVMX_REASON_VMRESUME || basic_reason == NVMX_REASON_VMLAUNCH) {
+        return fast_entry(vcpu, basic_reason == NVMX_REASON_VMLAUNCH, is, next);
+    }
+    return fast_access(vcpu, basic_reason == NVMX_REASON_VMWRITE, is, next);
 }

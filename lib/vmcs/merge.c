@@ -271,6 +271,17 @@ static bool controls_written(const struct merge *m) {
     return written != 0;
 }
 
+/* Controls were written: only such as stand alone, where all others are merged already? */
+static COLD bool only_lone_written(const struct merge *m) {
+    const struct nvmx_vm *vm = m->vcpu->vm;
+    uint64_t others = 0;
+
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        others |= m->v->dirty.word[w] & vm->controls.word[w] & ~vm->lone_controls.word[w];
+    }
+    return m->v->controls_merged && others == 0;
+}
+
 enum nvmx_status merge_write(struct merge *m, enum nvmx_status status) {
     if (status == NVMX_OK && m->count != 0) {
         status = host_write_encoded(m->vcpu, m->count, m->encoding, m->value);
@@ -305,6 +316,10 @@ static enum nvmx_status collect(struct merge *m, const uint64_t *pdpte) {
 
     m->controls = !v->controls_merged || controls_written(m);
     if (RARE(m->controls)) {
+        m->lone = only_lone_written(m);
+        m->controls = !m->lone;
+    }
+    if (RARE(m->controls)) {
         follow_controls(m);
     }
     if (RARE(inherits_over_stale(v) || loads_over_stale(m, pdpte))) {
@@ -315,6 +330,9 @@ static enum nvmx_status collect(struct merge *m, const uint64_t *pdpte) {
     }
     if (status == NVMX_OK && !merge_pages_stand(m)) {
         status = collect_controls(m);
+    }
+    if (RARE(m->lone) && status == NVMX_OK) {
+        status = merge_lone_controls(m);
     }
     if (RARE(status != NVMX_OK)) {
         return status;

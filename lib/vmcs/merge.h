@@ -11,6 +11,7 @@ struct merge {
     struct vmcs12 *v;
     const uint64_t *host; /* vmcs01's controls, by slot */
     bool controls;        /* vmcs02's controls are merged anew */
+    bool lone;            /* only those that depend on a few written fields are */
     uint32_t count;       /* of what is to be written: every field once, PDPTEs perhaps twice */
     uint32_t *encoding;
     uint64_t *value;
@@ -21,6 +22,7 @@ static inline void merge_begin(struct merge *m, struct nvmx_vcpu *vcpu, struct v
     m->v = v;
     m->host = vcpu->host_control;
     m->controls = false;
+    m->lone = false;
     m->count = 0;
     m->encoding = vcpu->merge_encoding;
     m->value = vcpu->merge_value;
@@ -54,8 +56,12 @@ enum nvmx_status merge_write(struct merge *m, enum nvmx_status status);
 enum nvmx_status merge_pages(struct merge *m);
 /* Nothing of that can have changed since the last entry. */
 bool merge_pages_stand(const struct merge *m);
+/* The EPTP alone. */
+enum nvmx_status merge_ept_root(struct merge *m);
 /* All control fields (merge_controls.c). */
 void merge_controls(struct merge *m);
+/* Those that depend on written fields of vm->lone_controls. */
+enum nvmx_status merge_lone_controls(struct merge *m);
 /* CR0 and CR4 as L2 reads them, which depends on guest state too. */
 void merge_read_shadows(struct merge *m);
 

@@ -168,9 +168,7 @@ static void put_exit_controls(struct merge *m) {
     if ((m->host[NVMX_F_PIN_BASED_CONTROLS] & PIN_EXTERNAL_INTERRUPT) == 0) {
         controls = (controls & ~EXIT_ACKNOWLEDGE) | (l1 & EXIT_ACKNOWLEDGE);
     }
-    for (unsigned int i = 0; i < GATE_COUNT; i++) {
-        controls |= gates[i].exit_save < 32 ? l1 & (1u << gates[i].exit_save) : 0;
-    }
+    controls |= l1 & m->vcpu->vm->gates_exit_save;
     /* The timer runs on over exits that L1 does not see; the host's own, if it has one, does not run in L2 (SDM 29.2.1.2). */
     controls &= ~EXIT_SAVE_TIMER;
     if ((pin_wishes(m) & PIN_PREEMPTION_TIMER) != 0) {
@@ -184,10 +182,7 @@ static void put_entry_controls(struct merge *m) {
     uint32_t l1 = (uint32_t)m->v->value[NVMX_F_VM_ENTRY_CONTROLS];
     uint32_t controls = (uint32_t)m->host[NVMX_F_VM_ENTRY_CONTROLS] & ~ENTRY_IA32E;
 
-    controls |= l1 & ENTRY_IA32E;
-    for (unsigned int i = 0; i < GATE_COUNT; i++) {
-        controls |= l1 & (1u << gates[i].entry_load);
-    }
+    controls |= l1 & (ENTRY_IA32E | m->vcpu->vm->gates_entry_load);
     merge_put(m, NVMX_F_VM_ENTRY_CONTROLS, controls);
 }
 
@@ -342,4 +337,56 @@ void merge_controls(struct merge *m) {
     put_tsc(m);
     put_apic(m);
     put_masks(m);
+}
+
+/* -- controls that stand alone ----------------------------------------------------------------------------------------------------- */
+
+/* A group of fields of vmcs12 from which `put` and nothing else makes fields of vmcs02. NULL: nothing is made of them here (merge_read_shadows looks at
+ * the read shadows at every entry). What counts for more than its own group is not here. */
+struct lone {
+    void (*put)(struct merge *m);
+    uint8_t count;
+    uint8_t slot[5];
+};
+
+static const struct lone lone[] = {
+    {put_exceptions, 3, {NVMX_F_EXCEPTION_BITMAP, NVMX_F_PAGE_FAULT_ERROR_CODE_MASK, NVMX_F_PAGE_FAULT_ERROR_CODE_MATCH}},
+    {put_tsc, 2, {NVMX_F_TSC_OFFSET, NVMX_F_TSC_MULTIPLIER}},
+    {put_masks, 2, {NVMX_F_CR0_GUEST_HOST_MASK, NVMX_F_CR4_GUEST_HOST_MASK}},
+    {put_cr3_targets,
+     5,
+     {NVMX_F_CR3_TARGET_COUNT, NVMX_F_CR3_TARGET_VALUE_0, NVMX_F_CR3_TARGET_VALUE_1, NVMX_F_CR3_TARGET_VALUE_2,
+      NVMX_F_CR3_TARGET_VALUE_3}},
+    {put_apic,
+     5,
+     {NVMX_F_TPR_THRESHOLD, NVMX_F_EOI_EXIT_BITMAP_0, NVMX_F_EOI_EXIT_BITMAP_1, NVMX_F_EOI_EXIT_BITMAP_2,
+      NVMX_F_EOI_EXIT_BITMAP_3}},
+    {NULL, 3, {NVMX_F_CR0_READ_SHADOW, NVMX_F_CR4_READ_SHADOW, NVMX_F_EPT_POINTER}},
+};
+enum { LONE_COUNT = sizeof(lone) / sizeof(lone[0]) };
+
+COLD enum nvmx_status merge_lone_controls(struct merge *m) {
+    for (unsigned int i = 0; i < LONE_COUNT; i++) {
+        bool written = false;
+
+        for (unsigned int k = 0; k < lone[i].count; k++) {
+            written = written || nvmx_set_has(&m->v->dirty, lone[i].slot[k]);
+        }
+        if (written && lone[i].put != NULL) {
+            lone[i].put(m);
+        }
+    }
+    return nvmx_set_has(&m->v->dirty, NVMX_F_EPT_POINTER) ? merge_ept_root(m) : NVMX_OK;
+}
+
+void merge_sets(struct nvmx_vm *vm) {
+    for (unsigned int i = 0; i < LONE_COUNT; i++) {
+        for (unsigned int k = 0; k < lone[i].count; k++) {
+            nvmx_set_add(&vm->lone_controls, lone[i].slot[k]);
+        }
+    }
+    for (unsigned int i = 0; i < GATE_COUNT; i++) {
+        vm->gates_exit_save |= gates[i].exit_save < 32 ? 1u << gates[i].exit_save : 0;
+        vm->gates_entry_load |= 1u << gates[i].entry_load;
+    }
 }

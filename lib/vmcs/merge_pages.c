@@ -287,7 +287,7 @@ static unsigned int ept_user(const struct nvmx_vcpu *vcpu, const struct vmcs12 *
     return vcpu->id * NVMX_VMCS02_MAX + (unsigned int)(v - vcpu->vmcs12);
 }
 
-static enum nvmx_status ept_root(struct merge *m) {
+enum nvmx_status merge_ept_root(struct merge *m) {
     struct nvmx_vcpu *vcpu = m->vcpu;
     uint32_t secondary = secondary_controls(m->v);
     bool l1_ept = (secondary & PROC2_EPT) != 0;
@@ -408,7 +408,7 @@ static enum nvmx_status all_pages(struct merge *m, uint32_t *bits) {
         status = io_bitmaps(m, bits);
     }
     if (status == NVMX_OK) {
-        status = ept_root(m);
+        status = merge_ept_root(m);
     }
     if (status == NVMX_OK) {
         vpid(m);
@@ -424,7 +424,7 @@ enum nvmx_status merge_pages(struct merge *m) {
     if (!but_for_msrs(m)) {
         status = all_pages(m, &bits);
     } else {
-        status = ept_stands(m) ? NVMX_OK : ept_root(m);
+        status = ept_stands(m) ? NVMX_OK : merge_ept_root(m);
         if (status == NVMX_OK && v->msr_bitmap.hot_count == 0 && !v->msr_bitmap.has_virtual) {
             return NVMX_OK;
         }
@@ -440,10 +440,17 @@ enum nvmx_status merge_pages(struct merge *m) {
     return status;
 }
 
-void merge_release(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+void merge_release_pins(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     for (unsigned int i = 0; i < PIN_COUNT; i++) {
-        unpin(vcpu, v, i);
+        if (v->pin[i].gpa1 != NVMX_NO_ADDRESS) {
+            unpin(vcpu, v, i);
+            v->pages_merged = v->pages_alone = false;
+        }
     }
+}
+
+void merge_release(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    merge_release_pins(vcpu, v);
     overlay_free(vcpu, &v->msr_bitmap);
     overlay_free(vcpu, &v->io_bitmap[0]);
     overlay_free(vcpu, &v->io_bitmap[1]);
@@ -518,7 +525,7 @@ enum nvmx_status merge_switch_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     struct merge m;
 
     merge_begin(&m, vcpu, v);
-    enum nvmx_status status = merge_write(&m, ept_root(&m));
+    enum nvmx_status status = merge_write(&m, merge_ept_root(&m));
     if (status == NVMX_OK && v->vpid02 != 0 && (secondary_controls(v) & PROC2_VPID) == 0) {
         host_flush(vcpu, NVMX_FLUSH_VPID, v->vpid02, 0);
     }

@@ -147,7 +147,13 @@ void sync_saved_fields(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     vcpu->saved_last = v->saved;
 }
 
-/* What every exit reads beside the core: what L1 read after earlier exits. */
+static void list_add(struct sync_list *list, uint32_t *count, unsigned int slot) {
+    list->encoding[*count] = field_encoding[slot];
+    list->slot[*count] = (uint8_t)slot;
+    ++*count;
+}
+
+/* What every exit reads beside the core: what L1 read after earlier exits. Then the rest, which leaves with the vmcs12. */
 static COLD void make_list(const struct nvmx_vm *vm, struct vmcs12 *v) {
     struct sync_list *list = &v->sync;
     struct nvmx_field_set core = {{0}};
@@ -165,11 +171,13 @@ static COLD void make_list(const struct nvmx_vm *vm, struct vmcs12 *v) {
         list->covers_shadow = list->covers_shadow && (list->saved_later.word[w] & vm->shadowed.fields.word[w]) == 0;
         list->lost.word[w] = vm->guest_state.word[w] & ~list->fields.word[w];
         for (uint64_t left = extra; left != 0; left &= left - 1) {
-            unsigned int slot = w * 64 + (unsigned int)__builtin_ctzll(left);
-
-            list->encoding[list->count] = field_encoding[slot];
-            list->slot[list->count] = (uint8_t)slot;
-            list->count++;
+            list_add(list, &list->count, w * 64 + (unsigned int)__builtin_ctzll(left));
+        }
+    }
+    list->all = list->count;
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        for (uint64_t left = list->saved_later.word[w]; left != 0; left &= left - 1) {
+            list_add(list, &list->all, w * 64 + (unsigned int)__builtin_ctzll(left));
         }
     }
     v->sync_ready = true;
@@ -226,40 +234,69 @@ enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     return NVMX_OK;
 }
 
-/* Fetch those of `which` that are stale. */
-static enum nvmx_status sync_some(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct nvmx_field_set *which) {
-    uint8_t slots[NVMX_FIELD_COUNT];
+/* Fetch the listed fields. VM-entry controls are never stale. */
+static enum nvmx_status fetch(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t count, const uint32_t *encoding,
+                              const uint8_t *slots) {
     uint64_t *value = vcpu->scratch.value;
-    uint32_t count = 0;
     uint32_t before = vcpu->selected;
-
-    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-        for (uint64_t stale = v->stale.word[w] & which->word[w]; stale != 0; stale &= stale - 1) {
-            slots[count++] = (uint8_t)(w * 64 + (unsigned int)__builtin_ctzll(stale));
-        }
-    }
-    if (count == 0) {
-        return NVMX_OK;
-    }
     enum nvmx_status status = host_select(vcpu, vmcs02_of(vcpu, v));
+
     if (status == NVMX_OK) {
-        status = host_read_many(vcpu, count, slots, value);
+        status = host_read_encoded(vcpu, count, encoding, value);
     }
     if (status == NVMX_OK) {
-        take(v, count, slots, value); /* VM-entry controls are never stale */
-        for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-            v->known.word[w] |= v->stale.word[w] & which->word[w];
-            v->stale.word[w] &= ~which->word[w];
-        }
+        take(v, count, slots, value);
     }
     enum nvmx_status back = host_select(vcpu, before);
     return status != NVMX_OK ? status : back;
 }
 
+/* Fetch those of `which` that are stale. */
+static enum nvmx_status sync_some(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct nvmx_field_set *which) {
+    uint32_t *encoding = vcpu->scratch.encoding;
+    uint8_t slots[NVMX_FIELD_COUNT];
+    uint32_t count = 0;
+
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        for (uint64_t stale = v->stale.word[w] & which->word[w]; stale != 0; stale &= stale - 1) {
+            unsigned int slot = w * 64 + (unsigned int)__builtin_ctzll(stale);
+
+            encoding[count] = field_encoding[slot];
+            slots[count++] = (uint8_t)slot;
+        }
+    }
+    enum nvmx_status status = count != 0 ? fetch(vcpu, v, count, encoding, slots) : NVMX_OK;
+    for (unsigned int w = 0; status == NVMX_OK && w < NVMX_FIELD_SET_WORDS; w++) {
+        v->known.word[w] |= v->stale.word[w] & which->word[w];
+        v->stale.word[w] &= ~which->word[w];
+    }
+    return status;
+}
+
+/* Nothing was fetched or written since the last exit: all that it left in vmcs02 is in one list. */
+static bool just_exited(const struct vmcs12 *v) {
+    uint64_t different = 0;
+
+    for (unsigned int w = 0; v->sync_ready && w < NVMX_FIELD_SET_WORDS; w++) {
+        different |= v->stale.word[w] ^ v->sync.saved_later.word[w];
+    }
+    return v->sync_ready && different == 0;
+}
+
 enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    const struct sync_list *list = &v->sync;
     struct nvmx_field_set all = v->stale;
 
-    return sync_some(vcpu, v, &all);
+    if (!just_exited(v) || list->all == list->count) {
+        return sync_some(vcpu, v, &all);
+    }
+    enum nvmx_status status =
+        fetch(vcpu, v, list->all - list->count, &list->encoding[list->count], &list->slot[list->count]);
+    for (unsigned int w = 0; status == NVMX_OK && w < NVMX_FIELD_SET_WORDS; w++) {
+        v->known.word[w] |= all.word[w];
+        v->stale.word[w] = 0;
+    }
+    return status;
 }
 
 /* Guest-state fields that are MSRs: those of gates, and the SYSENTER MSRs. */

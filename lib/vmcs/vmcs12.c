@@ -5,6 +5,9 @@
  * A cached vmcs12 is an array of values, one per field; the region in L1's memory is read when VMPTRLD brings it into
  * the cache and written when it leaves (VMCLEAR, eviction, VMXOFF). In between L1's memory is not looked at:
  * SDM 27.11.1 leaves the contents of an active VMCS's region undefined. Each cached vmcs12 has its own vmcs02.
+ *
+ * A slot that is free keeps its vmcs02 and what is known of it. The next vmcs12 that gets it, mostly the same one, is
+ * what was there before with some fields written by L1: those in which its region differs.
  */
 #include "vcpu.h"
 
@@ -15,6 +18,7 @@
 void vmcs12_init(struct vmcs12 *v) {
     memset(v, 0, offsetof(struct vmcs12, sync));
     v->gpa1 = NVMX_NO_ADDRESS;
+    v->was_gpa1 = NVMX_NO_ADDRESS;
     for (unsigned int i = 0; i < PIN_COUNT; i++) {
         v->pin[i].gpa1 = NVMX_NO_ADDRESS;
     }
@@ -98,6 +102,84 @@ void vmcs12_abort(struct nvmx_vcpu *vcpu, uint32_t indicator) {
     }
 }
 
+/* -- a field is written
+ * ---------------------------------------------------------------------------------------------------------- */
+
+/* A change of these bits of the primary controls alone breaks no rule of SDM 29.2 that held before: interrupt-window
+ * exiting and the monitor trap flag, if L1 may set them at all. */
+#define FREE_PRIMARY_BITS ((1u << 2) | (1u << 27))
+
+#define RFLAGS_VM         (UINT64_C(1) << 17)
+
+/* What a VMWRITE of a field touches beside its value and its group of checks. */
+enum {
+    TOUCHES_L1_STATE =
+        1u << 6, /* the host-state area but for RIP and RSP, which each exit takes anew, and the VM-exit controls */
+    TOUCHES_MORE = 1u << 7,                /* decided by its value: touch_more */
+    TOUCHES_CHECKS = TOUCHES_L1_STATE - 1, /* the groups */
+};
+#define IS_HOST_STATE(encoding) ((((encoding) >> 10) & 3) == 3)
+#define IN_L1_STATE(encoding)                                                                                          \
+    ((IS_HOST_STATE(encoding) && (encoding) != NVMX_VMCS_HOST_RIP && (encoding) != NVMX_VMCS_HOST_RSP) ||              \
+     (encoding) == NVMX_VMCS_VM_EXIT_CONTROLS || (encoding) == NVMX_VMCS_SECONDARY_VM_EXIT_CONTROLS)
+#define BY_VALUE(encoding)                                                                                             \
+    ((encoding) == NVMX_VMCS_PRIMARY_CONTROLS || (encoding) == NVMX_VMCS_GUEST_RFLAGS ||                               \
+     (encoding) == NVMX_VMCS_GUEST_RIP || (encoding) == NVMX_VMCS_EPT_POINTER)
+
+static const uint8_t touches[NVMX_FIELD_COUNT] = {
+#define FIELD(encoding, name, text, exists, group, merge, shadow)                                                      \
+    ((1u << NVMX_GROUP_##group) & TOUCHES_CHECKS) | (IN_L1_STATE(encoding) ? TOUCHES_L1_STATE : 0) |                   \
+        (BY_VALUE(encoding) ? TOUCHES_MORE : 0),
+#include <nvmx/vmcs_fields.def>
+#undef FIELD
+};
+_Static_assert(NVMX_GROUP_UNCHECKED == 6, "groups with checks come first and fit");
+
+/*
+ * Fields where it depends on what changes. RIP: where bits 63:32 stay as they are, or are 0, no rule (SDM 29.3.1.4)
+ * that held before is broken.
+ */
+static uint32_t touch_more(const struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t changed, uint64_t value) {
+    uint32_t own = touches[slot] & TOUCHES_CHECKS;
+
+    switch (slot) {
+    case NVMX_F_PRIMARY_CONTROLS: {
+        uint32_t may_be_1 = nvmx_caps_may_be_1(&vcpu->vm->caps, NVMX_CAP_PROCBASED);
+        return (changed & ~(uint64_t)(FREE_PRIMARY_BITS & may_be_1)) != 0 ? own : 0;
+    }
+    case NVMX_F_GUEST_RFLAGS: /* virtual-8086 mode changes the rules for every segment */
+        return own | ((changed & RFLAGS_VM) != 0 ? 1u << NVMX_GROUP_SEGMENT : 0);
+    case NVMX_F_EPT_POINTER: /* no rule compares it with another field (SDM 29.2.1.1) */
+        return nvmx_eptp_valid(&vcpu->vm->caps, value) ? 0 : own;
+    default: /* RIP */
+        return changed >> 32 != 0 && value >> 32 != 0 ? own : 0;
+    }
+}
+
+static inline void write_value(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int slot, uint64_t value) {
+    uint32_t touched = touches[slot];
+
+    value &= vcpu->vm->field_mask[slot];
+    if (RARE((touched & (TOUCHES_L1_STATE | TOUCHES_MORE)) != 0)) {
+        if ((touched & TOUCHES_L1_STATE) != 0) {
+            v->l1_state_ready = false;
+        }
+        if ((touched & TOUCHES_MORE) != 0) {
+            touched = touch_more(vcpu, slot, v->value[slot] ^ value, value);
+        }
+    }
+    v->checked &= ~(touched & TOUCHES_CHECKS);
+    v->value[slot] = value;
+    nvmx_set_add(&v->dirty, slot);
+    nvmx_set_remove(&v->stale, slot);
+}
+
+static void write_if_new(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int slot, uint64_t value) {
+    if ((value & vcpu->vm->field_mask[slot]) != v->value[slot]) {
+        write_value(vcpu, v, slot, value);
+    }
+}
+
 /* -- the cache
  * ------------------------------------------------------------------------------------------------------------------ */
 
@@ -110,21 +192,30 @@ static int find(const struct nvmx_vcpu *vcpu, uint64_t gpa1) {
     return -1;
 }
 
-/* A free place, else the least recently used one that is not current. One slot only: the current one. */
-static int victim(const struct nvmx_vcpu *vcpu) {
-    int best = -1;
+/* How well a place serves for gpa1. */
+enum { PLACE_CURRENT, PLACE_IN_USE, PLACE_OF_OTHER, PLACE_EMPTY, PLACE_OF_SAME };
 
-    for (int i = 0; i < vcpu->vmcs02_slots; i++) {
-        const struct vmcs12 *v = &vcpu->vmcs12[i];
+static int fitness(const struct nvmx_vcpu *vcpu, int index, uint64_t gpa1) {
+    const struct vmcs12 *v = &vcpu->vmcs12[index];
 
-        if (v->gpa1 == NVMX_NO_ADDRESS) {
-            return i;
-        }
-        if (i != vcpu->current && (best < 0 || v->last_use < vcpu->vmcs12[best].last_use)) {
+    if (v->gpa1 != NVMX_NO_ADDRESS) {
+        return index == vcpu->current ? PLACE_CURRENT : PLACE_IN_USE;
+    }
+    return v->was_gpa1 == gpa1 ? PLACE_OF_SAME : v->was_gpa1 == NVMX_NO_ADDRESS ? PLACE_EMPTY : PLACE_OF_OTHER;
+}
+
+/* The place that fits best; of those alike the least recently used. */
+static int place_for(const struct nvmx_vcpu *vcpu, uint64_t gpa1) {
+    int best = 0;
+
+    for (int i = 1; i < vcpu->vmcs02_slots; i++) {
+        int better = fitness(vcpu, i, gpa1) - fitness(vcpu, best, gpa1);
+
+        if (better > 0 || (better == 0 && vcpu->vmcs12[i].last_use < vcpu->vmcs12[best].last_use)) {
             best = i;
         }
     }
-    return best >= 0 ? best : vcpu->current;
+    return best;
 }
 
 static void forget(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
@@ -132,7 +223,7 @@ static void forget(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     vmcs12_init(v);
 }
 
-/* Complete a cached vmcs12, put it into L1's memory and free its place. */
+/* Complete a cached vmcs12, put it into L1's memory and free its place. No page of L1 stays mapped for it. */
 static enum nvmx_status evict(struct nvmx_vcpu *vcpu, int index) {
     struct vmcs12 *v = &vcpu->vmcs12[index];
 
@@ -142,7 +233,9 @@ static enum nvmx_status evict(struct nvmx_vcpu *vcpu, int index) {
     enum nvmx_status status = sync_all(vcpu, v);
     if (status == NVMX_OK) {
         store_region(vcpu, v);
-        forget(vcpu, v);
+        merge_release_pins(vcpu, v);
+        v->was_gpa1 = v->gpa1;
+        v->gpa1 = NVMX_NO_ADDRESS;
         if (vcpu->current == index) {
             vcpu->current = -1;
         }
@@ -150,15 +243,57 @@ static enum nvmx_status evict(struct nvmx_vcpu *vcpu, int index) {
     return status;
 }
 
-static void fill(const struct nvmx_vm *vm, struct vmcs12 *v, uint64_t gpa1, const uint8_t *region) {
+#define BLOCK 4u /* fields that are compared at a time */
+
+/* Each byte of the region is read once: what differs is what is taken. */
+static void take_differences(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *fields) {
+    unsigned int slot = 0;
+
+    for (; slot + BLOCK <= NVMX_FIELD_COUNT; slot += BLOCK) {
+        uint64_t now[BLOCK];
+        uint64_t different = 0;
+
+        for (unsigned int i = 0; i < BLOCK; i++) {
+            now[i] = __atomic_load_n(&fields[slot + i], __ATOMIC_RELAXED);
+            different |= now[i] ^ v->value[slot + i];
+        }
+        for (unsigned int i = 0; RARE(different != 0) && i < BLOCK; i++) {
+            write_if_new(vcpu, v, slot + i, now[i]);
+        }
+    }
+    for (; slot < NVMX_FIELD_COUNT; slot++) {
+        write_if_new(vcpu, v, slot, __atomic_load_n(&fields[slot], __ATOMIC_RELAXED));
+    }
+}
+
+/* As if L1 had written the fields in which the region differs from what had the slot before. */
+static void refill(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, const uint8_t *region) {
+    if (gpa1 != v->was_gpa1) {
+        v->checked &= ~(1u << NVMX_GROUP_NONREGISTER); /* the link pointer is compared with gpa1 (SDM 29.3.1.5) */
+    }
+    if (vcpu->vm->plain_layout) {
+        take_differences(vcpu, v, (const uint64_t *)(const void *)(region + VMCS_REGION_FIELDS));
+    } else {
+        values_from_region(vcpu->vm, region, vcpu->scratch.value);
+        take_differences(vcpu, v, vcpu->scratch.value);
+    }
+}
+
+static void fill(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, const uint8_t *region) {
+    const struct nvmx_vm *vm = vcpu->vm;
     uint32_t launch_state;
 
-    vmcs12_init(v);
+    if (v->was_gpa1 != NVMX_NO_ADDRESS) {
+        refill(vcpu, v, gpa1, region);
+    } else {
+        vmcs12_init(v);
+        values_from_region(vm, region, v->value);
+        v->dirty = vm->exists;
+    }
     v->gpa1 = gpa1;
+    v->was_gpa1 = NVMX_NO_ADDRESS;
     memcpy(&launch_state, region + vm->layout.launch_state, sizeof(launch_state));
     v->launched = launch_state != 0;
-    values_from_region(vm, region, v->value);
-    v->dirty = vm->exists;
 }
 
 /* L1's VMREAD and VMWRITE are of this one from now on, also where hardware carries them out: the shadow VMCS is linked
@@ -197,10 +332,10 @@ enum vmcs12_result vmcs12_make_current(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
     enum nvmx_status status = shadow_pull(vcpu);
     int index = find(vcpu, gpa1);
     if (status == NVMX_OK && index < 0) {
-        index = victim(vcpu);
+        index = place_for(vcpu, gpa1);
         status = evict(vcpu, index);
         if (status == NVMX_OK) {
-            fill(vcpu->vm, &vcpu->vmcs12[index], gpa1, region);
+            fill(vcpu, &vcpu->vmcs12[index], gpa1, region);
         }
     }
     host_unmap(vcpu, gpa1, region, false);
@@ -251,10 +386,10 @@ void vmcs12_drop_all(struct nvmx_vcpu *vcpu, bool write_back) {
     for (int i = 0; i < vcpu->vmcs02_slots; i++) {
         struct vmcs12 *v = &vcpu->vmcs12[i];
 
-        if (v->gpa1 == NVMX_NO_ADDRESS) {
+        if (v->gpa1 == NVMX_NO_ADDRESS && v->was_gpa1 == NVMX_NO_ADDRESS) {
             continue;
         }
-        if (write_back && sync_all(vcpu, v) == NVMX_OK) {
+        if (write_back && v->gpa1 != NVMX_NO_ADDRESS && sync_all(vcpu, v) == NVMX_OK) {
             store_region(vcpu, v);
         }
         forget(vcpu, v);
@@ -280,73 +415,6 @@ static enum nvmx_status read_value(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uns
 
 enum nvmx_status vmcs12_read(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t *value) {
     return read_value(vcpu, vmcs12_current(vcpu), slot, value);
-}
-
-/* A change of these bits of the primary controls alone breaks no rule of SDM 29.2 that held before: interrupt-window
- * exiting and the monitor trap flag, if L1 may set them at all. */
-#define FREE_PRIMARY_BITS ((1u << 2) | (1u << 27))
-
-#define RFLAGS_VM         (UINT64_C(1) << 17)
-
-/* What a VMWRITE of a field touches beside its value and its group of checks. */
-enum {
-    TOUCHES_L1_STATE =
-        1u << 6, /* the host-state area but for RIP and RSP, which each exit takes anew, and the VM-exit controls */
-    TOUCHES_MORE = 1u << 7,                /* decided by its value: touch_more */
-    TOUCHES_CHECKS = TOUCHES_L1_STATE - 1, /* the groups */
-};
-#define IS_HOST_STATE(encoding) ((((encoding) >> 10) & 3) == 3)
-#define IN_L1_STATE(encoding)                                                                                          \
-    ((IS_HOST_STATE(encoding) && (encoding) != NVMX_VMCS_HOST_RIP && (encoding) != NVMX_VMCS_HOST_RSP) ||              \
-     (encoding) == NVMX_VMCS_VM_EXIT_CONTROLS || (encoding) == NVMX_VMCS_SECONDARY_VM_EXIT_CONTROLS)
-#define BY_VALUE(encoding)                                                                                             \
-    ((encoding) == NVMX_VMCS_PRIMARY_CONTROLS || (encoding) == NVMX_VMCS_GUEST_RFLAGS ||                               \
-     (encoding) == NVMX_VMCS_GUEST_RIP)
-
-static const uint8_t touches[NVMX_FIELD_COUNT] = {
-#define FIELD(encoding, name, text, exists, group, merge, shadow)                                                      \
-    ((1u << NVMX_GROUP_##group) & TOUCHES_CHECKS) | (IN_L1_STATE(encoding) ? TOUCHES_L1_STATE : 0) |                   \
-        (BY_VALUE(encoding) ? TOUCHES_MORE : 0),
-#include <nvmx/vmcs_fields.def>
-#undef FIELD
-};
-_Static_assert(NVMX_GROUP_UNCHECKED == 6, "groups with checks come first and fit");
-
-/*
- * Fields where it depends on what changes. RIP: where bits 63:32 stay as they are, or are 0, no rule (SDM 29.3.1.4)
- * that held before is broken.
- */
-static uint32_t touch_more(const struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t changed, uint64_t value) {
-    uint32_t own = touches[slot] & TOUCHES_CHECKS;
-
-    switch (slot) {
-    case NVMX_F_PRIMARY_CONTROLS: {
-        uint32_t may_be_1 = nvmx_caps_may_be_1(&vcpu->vm->caps, NVMX_CAP_PROCBASED);
-        return (changed & ~(uint64_t)(FREE_PRIMARY_BITS & may_be_1)) != 0 ? own : 0;
-    }
-    case NVMX_F_GUEST_RFLAGS: /* virtual-8086 mode changes the rules for every segment */
-        return own | ((changed & RFLAGS_VM) != 0 ? 1u << NVMX_GROUP_SEGMENT : 0);
-    default: /* RIP */
-        return changed >> 32 != 0 && value >> 32 != 0 ? own : 0;
-    }
-}
-
-static inline void write_value(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int slot, uint64_t value) {
-    uint32_t touched = touches[slot];
-
-    value &= vcpu->vm->field_mask[slot];
-    if (RARE((touched & (TOUCHES_L1_STATE | TOUCHES_MORE)) != 0)) {
-        if ((touched & TOUCHES_L1_STATE) != 0) {
-            v->l1_state_ready = false;
-        }
-        if ((touched & TOUCHES_MORE) != 0) {
-            touched = touch_more(vcpu, slot, v->value[slot] ^ value, value);
-        }
-    }
-    v->checked &= ~(touched & TOUCHES_CHECKS);
-    v->value[slot] = value;
-    nvmx_set_add(&v->dirty, slot);
-    nvmx_set_remove(&v->stale, slot);
 }
 
 void vmcs12_write(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t value) {

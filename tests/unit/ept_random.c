@@ -366,6 +366,7 @@ static void random_run(uint64_t cap, bool mbec, uint32_t budget, unsigned int fa
 
     w->mbec = mbec;
     w->random = seed;
+    w->versions = seed % 2 != 0;
     fill(r, top);
     for (unsigned int i = 0; i < EPTPS; i++) {
         bool ad = (cap & WORLD_CAPS_AD) != 0 && i % 2 == 0;

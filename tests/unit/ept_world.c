@@ -135,6 +135,21 @@ static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t 
     }
 }
 
+/* Now and then the host does not know. */
+static uint64_t page_version(void *ctx, uint64_t gpa1) {
+    struct world *w = *(struct world **)ctx;
+    uint64_t page = gpa1 >> 12;
+
+    if (!w->versions || page >= WORLD_L1_PAGES || world_random(w, 50) == 0) {
+        return 0;
+    }
+    if (w->version[page] == 0 || memcmp(w->seen[page], w->l1[page], sizeof(w->l1[page])) != 0) {
+        memcpy(w->seen[page], w->l1[page], sizeof(w->l1[page]));
+        w->version[page]++;
+    }
+    return w->version[page];
+}
+
 void world_start(struct world *w, uint64_t ept_vpid_cap, uint32_t page_budget) {
     struct nvmx_ept_config config = {
         .size = sizeof(config), .page_budget = page_budget, .l1 = &w->l1_caps, .machine = &w->machine};
@@ -152,6 +167,7 @@ void world_start(struct world *w, uint64_t ept_vpid_cap, uint32_t page_budget) {
         .page_free = page_free,
         .page_pointer = page_pointer,
         .tlb_flush = tlb_flush,
+        .page_version = page_version,
     };
     w->memory = aligned_alloc(16, (nvmx_ept_size() + 15) & ~(size_t)15);
     cr_assert_eq(nvmx_ept_init(w->memory, nvmx_ept_size(), &w->host, w, &config, &w->ept), NVMX_OK);

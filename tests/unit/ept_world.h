@@ -54,6 +54,9 @@ struct world {
     void (*in_lookup)(struct world *w);
     void (*in_flush)(struct world *w);
     bool mbec;
+    bool versions; /* the host knows which pages of L1 were written: page_version */
+    uint64_t version[WORLD_L1_PAGES];
+    uint64_t seen[WORLD_L1_PAGES][512]; /* as they had that version */
 };
 
 /* An access of L2. */

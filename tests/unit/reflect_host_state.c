@@ -25,6 +25,7 @@ static void spoil_vmcs01(struct sim *sim) {
         if (guest_state && slot != NVMX_F_VMCS_LINK_POINTER && sim_has_field(sim, slot))
             sim_set(sim, NVMX_VMCS01, (enum nvmx_field)slot, UINT64_C(0x5555555555555555));
     }
+    nvmx_vmcs01_changed(sim->vcpu); /* else it is known to be as L1 left it */
 }
 
 enum { ES, CS, SS, DS, FS, GS, LDTR, TR };

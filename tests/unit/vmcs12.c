@@ -190,6 +190,144 @@ Test(vmcs12, vmclear_and_the_current_vmcs) {
     sim_free(sim);
 }
 
+/* -- a free slot keeps its vmcs02
+ * -------------------------------------------------------------------------------------------------------------- */
+
+static void put_in_region(struct sim *sim, uint64_t gpa1, enum nvmx_field slot, uint64_t value) {
+    memcpy(sim->ram + gpa1 + VMCS_REGION_FIELDS + 8 * (size_t)slot, &value, sizeof(value));
+}
+
+static void clear_and_load(struct sim *sim, uint64_t gpa1) {
+    cr_assert(sim_vmclear(sim, gpa1) == SIM_SUCCEED);
+    make_current(sim, gpa1);
+}
+
+/* An L1 whose L2 ran once, with one slot: VMCS A is current. */
+static struct sim *ran_once(bool shadow) {
+    struct sim *sim = l2_running(&(struct sim_options){.vmcs02_slots = 1, .shadow = shadow});
+    l2_leaves(sim);
+    return sim;
+}
+
+Test(vmcs12, launching_again_what_nobody_changed_costs_a_resume) {
+    for (unsigned int shadow = 0; shadow < 2; shadow++) {
+        struct sim *sim = ran_once(shadow != 0);
+        uint64_t resets = sim->count[SIM_VMCS_RESET];
+        clear_and_load(sim, SIM_L1_VMCS_A);
+        struct cost before = cost_now(sim);
+        launch(sim);
+        costs(sim, "launched again", before, (struct cost){.selects = 2, .reads = 3, .fields_read = 14, .writes = 1, .fields_written = 4});
+        cr_expect_eq(sim->count[SIM_VMCS_RESET], resets);
+        sim_free(sim);
+    }
+}
+
+/* Between VMCLEAR and VMPTRLD the region is L1's memory like any other. */
+Test(vmcs12, what_l1_changes_in_a_cleared_region_counts) {
+    struct sim *sim = ran_once(false);
+    cr_assert(sim_vmclear(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
+    put_in_region(sim, SIM_L1_VMCS_A, NVMX_F_GUEST_RIP, 0x4321);
+    put_in_region(sim, SIM_L1_VMCS_A, NVMX_F_EXCEPTION_BITMAP, 1u << 3);
+    put_in_region(sim, SIM_L1_VMCS_A, NVMX_F_HOST_FS_BASE, 0x5000);
+    make_current(sim, SIM_L1_VMCS_A);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RIP), 0x4321);
+    launch(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RIP), 0x4321);
+    cr_expect(vmcs02(sim, NVMX_F_EXCEPTION_BITMAP) & 1u << 3);
+    l2_leaves(sim);
+    cr_expect_eq(vmcs01(sim, NVMX_F_GUEST_FS_BASE), 0x5000);
+    sim_free(sim);
+}
+
+Test(vmcs12, what_l1_changes_in_a_cleared_region_is_checked) {
+    static const struct {
+        enum nvmx_field slot;
+        uint64_t value;
+        enum sim_outcome outcome;
+    } bad[] = {
+        {NVMX_F_PIN_BASED_CONTROLS, 0, SIM_FAIL_VALID},
+        {NVMX_F_PRIMARY_CONTROLS, 0, SIM_FAIL_VALID},
+        {NVMX_F_CR3_TARGET_COUNT, 5, SIM_FAIL_VALID},
+        {NVMX_F_HOST_CR4, 0, SIM_FAIL_VALID},
+        {NVMX_F_HOST_RIP, UINT64_C(0x8000000000000000), SIM_FAIL_VALID},
+        {NVMX_F_GUEST_RFLAGS, 0, SIM_ENTRY_FAILED},
+        {NVMX_F_GUEST_CS_ACCESS_RIGHTS, 0x10000, SIM_ENTRY_FAILED},
+        {NVMX_F_GUEST_ACTIVITY_STATE, 9, SIM_ENTRY_FAILED},
+        {NVMX_F_VM_ENTRY_INTERRUPTION_INFO, 0x80000100, SIM_FAIL_VALID},
+    };
+
+    for (unsigned int i = 0; i < COUNT(bad); i++) {
+        struct sim *sim = ran_once(false);
+        cr_assert(sim_vmclear(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
+        put_in_region(sim, SIM_L1_VMCS_A, bad[i].slot, bad[i].value);
+        make_current(sim, SIM_L1_VMCS_A);
+        enum sim_outcome outcome = sim_vmlaunch(sim);
+        cr_expect(outcome == bad[i].outcome, "%s: %s", nvmx_field_info(bad[i].slot)->name, sim_outcome_text(outcome));
+        sim_free(sim);
+    }
+}
+
+/* One slot, two VMCSs: each finds its own state in vmcs02. */
+Test(vmcs12, a_slot_that_goes_to_another_vmcs_holds_its_state) {
+    for (unsigned int shadow = 0; shadow < 2; shadow++) {
+        struct sim *sim = ran_once(shadow != 0);
+        uint64_t rip = l1_reads(sim, NVMX_VMCS_GUEST_RIP);
+        uint64_t base = l1_reads(sim, NVMX_VMCS_GUEST_FS_BASE);
+        cr_assert(sim_vmclear(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
+        sim_write(sim, SIM_L1_VMCS_B, sim->ram + SIM_L1_VMCS_A, 4096);
+        put_in_region(sim, SIM_L1_VMCS_B, NVMX_F_GUEST_RIP, rip + 0x100);
+        put_in_region(sim, SIM_L1_VMCS_B, NVMX_F_GUEST_FS_BASE, base + 0x9000);
+        put_in_region(sim, SIM_L1_VMCS_B, NVMX_F_EXCEPTION_BITMAP, 1u << 3);
+        make_current(sim, SIM_L1_VMCS_A);
+        launch(sim);
+        l2_leaves(sim);
+        make_current(sim, SIM_L1_VMCS_B);
+        launch(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RIP), rip + 0x100);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_FS_BASE), base + 0x9000);
+        cr_expect(vmcs02(sim, NVMX_F_EXCEPTION_BITMAP) & 1u << 3);
+        l2_leaves(sim);
+        make_current(sim, SIM_L1_VMCS_A);
+        resume(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RIP), rip);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_FS_BASE), base);
+        cr_expect(!(vmcs02(sim, NVMX_F_EXCEPTION_BITMAP) & 1u << 3));
+        sim_free(sim);
+    }
+}
+
+/* SDM 29.3.1.5: A's link pointer names B, which is allowed. The same fields in B name B itself. */
+Test(vmcs12, the_link_pointer_is_checked_against_the_address_that_the_slot_has_now) {
+    struct sim *sim = ran_once(false);
+    l1_writes(sim, NVMX_VMCS_VMCS_LINK_POINTER, SIM_L1_VMCS_B);
+    resume(sim);
+    l2_leaves(sim);
+    cr_assert(sim_vmclear(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
+    sim_write(sim, SIM_L1_VMCS_B, sim->ram + SIM_L1_VMCS_A, 4096);
+    make_current(sim, SIM_L1_VMCS_B);
+    cr_expect_eq(sim_vmlaunch(sim), SIM_ENTRY_FAILED);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), 0x80000021);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_QUALIFICATION), 4);
+    sim_free(sim);
+}
+
+/* VMCLEAR gives the pages of L1 back that vmcs02 used in place; the launch takes them again. */
+Test(vmcs12, a_cleared_vmcs_keeps_no_page_of_l1) {
+    struct sim *sim = l1_ready(&(struct sim_options){.vmcs02_slots = 2});
+    l1_writes(sim, NVMX_VMCS_VIRTUAL_APIC_ADDRESS, SIM_L1_VIRTUAL_APIC);
+    l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_TPR_SHADOW);
+    uint64_t mapped = sim->mapped;
+    launch(sim);
+    l2_leaves(sim);
+    cr_assert(sim->mapped > mapped);
+    cr_assert(sim_vmclear(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
+    cr_expect_eq(sim->mapped, mapped);
+    make_current(sim, SIM_L1_VMCS_A);
+    launch(sim);
+    cr_expect(sim->mapped > mapped);
+    sim_free(sim);
+}
+
 /* -- VMXOFF, destruction
  * -------------------------------------------------------------------------------------------------------------- */
 
