@@ -285,6 +285,7 @@ static void restore_l2(struct nvmx_vcpu *vcpu, const struct nvmx_state_record *r
     vcpu->bus_lock = (record->head[0] & NVMX_STATE_L2_BUS_LOCK) != 0;
     vcpu->restored.ia32e = (record->head[0] & NVMX_STATE_L2_IA32E) != 0;
     state_values(record, vcpu->restored.value);
+    state_event_without_rest(vcpu->restored.value);
     state_fields_of(record, &vcpu->restored.has);
 }
 

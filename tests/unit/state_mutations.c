@@ -209,6 +209,17 @@ static void drop_zeros(struct doc_record *record) {
     record->items = kept;
 }
 
+/* L2's event: without the valid bit nothing of it counts, an error code and a length only where it has them (SDM 27.8.3). */
+static void drop_what_no_event_has(struct doc_record *record) {
+    uint64_t info = doc_value(record, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO), type = info >> 8 & 7;
+    bool valid = info >> 31 & 1;
+    bool counts[] = {valid, valid && (info >> 11 & 1), valid && type >= 4 && type <= 6};
+    static const uint32_t id[] = {NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE, NVMX_VMCS_VM_ENTRY_INSTRUCTION_LENGTH};
+    for (unsigned int i = 0; i < 3; i++)
+        if (!counts[i] && doc_has(record, id[i]))
+            doc_set(record, id[i], 0);
+}
+
 /* Records that may be skipped are; "no address" is said by absence. */
 static void normalise(struct doc *doc) {
     for (uint32_t i = 0; i < doc->records; i++) {
@@ -218,6 +229,8 @@ static void normalise(struct doc *doc) {
             continue;
         }
         drop_zeros(record);
+        if (record->tag == 7)
+            drop_what_no_event_has(record);
         if (record->tag == 3)
             for (uint32_t id = 4; id <= 5; id++)
                 if (doc_value(record, id) == NVMX_NO_ADDRESS)
@@ -225,7 +238,7 @@ static void normalise(struct doc *doc) {
     }
 }
 
-/* Before it is completed: what came is kept as it came. */
+/* Before it is completed: what came is kept as it came, but for what means nothing. */
 static void expect_same_doc(struct sim *sim, struct doc *doc, uint32_t number) {
     static struct doc again;
     size_t bytes;
