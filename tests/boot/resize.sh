@@ -39,13 +39,13 @@ done
 [ -n "${NVMX_FULL:-}" ] || exit 0
 
 run l1-plain 0 --timeout 300 "$l1"
-run l1 0 --stats --l0-option resize=2,1 --timeout 600 "$l1"
+run l1 0 --stats --l0-option resize=4,1 --timeout 600 "$l1"
 for which in l1-plain l1; do
     tr -d '\r' <"$scratch/$which.out" | grep '^l1: ' >"$scratch/$which.report"
     [ "$(wc -l <"$scratch/$which.report")" -ge 500 ] || fail "$which: hardly a report"
 done
 same l1
-taken l1 50
+taken l1 10 # pages come back, and go again, mostly while L1 runs
 
 prepare_linux
 linux linux-plain --stats
