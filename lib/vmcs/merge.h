@@ -54,6 +54,10 @@ enum nvmx_status merge_write(struct merge *m, enum nvmx_status status);
 enum nvmx_status merge_pages(struct merge *m);
 /* Nothing of that can have changed since the last entry. */
 bool merge_pages_stand(const struct merge *m);
+/* The same of a vmcs12 whose controls did not change, and where v->pages_alone. */
+bool merge_pages_ready(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v);
+/* Of that what another processor's INVEPT can change. L2 has EPT, and the current vmcs12 is asked about. */
+bool merge_ept_ready(const struct nvmx_vcpu *vcpu);
 /* All control fields (merge_controls.c). */
 void merge_controls(struct merge *m);
 /* CR0 and CR4 as L2 reads them, which depends on guest state too. */
