@@ -145,7 +145,7 @@ void trace_record(struct nvmx_vcpu *vcpu, enum nvmx_trace_event event, uint64_t 
 /* An exit that made no record until now. */
 void trace_exit(struct nvmx_vcpu *vcpu, bool from_l2, uint32_t exit_reason, enum nvmx_next next);
 static inline void host_trace(struct nvmx_vcpu *vcpu, enum nvmx_trace_event event, uint64_t a, uint64_t b) {
-    if (vcpu->traced.on) {
+    if (vcpu->traces) {
         trace_record(vcpu, event, a, b);
     }
 }

@@ -162,7 +162,7 @@ void state_event_without_rest(uint64_t *value) {
 /* Requests for windows and the timer that makes L2 exit at once are not L2's: the host still has the event, and
  * nvmx_enter asks again. */
 static void without_requests(const struct nvmx_vcpu *vcpu, struct l2_state *l2) {
-    if (vcpu->timer_deadline != NVMX_NO_DEADLINE) {
+    if (vcpu->timer_runs) {
         l2->value[NVMX_F_PREEMPTION_TIMER_VALUE] = timer_remainder(vcpu) & nvmx_field_mask(NVMX_F_PREEMPTION_TIMER_VALUE);
     } else if (vcpu->timer_forced) {
         l2->value[NVMX_F_PREEMPTION_TIMER_VALUE] = vcpu->saved_timer & nvmx_field_mask(NVMX_F_PREEMPTION_TIMER_VALUE);
@@ -205,7 +205,7 @@ static enum nvmx_status save_l2(struct state_writer *w, struct nvmx_vcpu *vcpu) 
     struct l2_state l2;
     enum nvmx_status status = NVMX_OK;
 
-    if (vcpu->restored.pending) {
+    if (vcpu->restore_pending) {
         kept_l2(vcpu, &l2);
     } else {
         status = read_l2(vcpu, vmcs12_current(vcpu), &l2);
@@ -232,7 +232,7 @@ static enum nvmx_status pull(struct nvmx_vcpu *vcpu) {
     uint32_t before = vcpu->selected;
 
     bool nothing = vcpu->mode == NVMX_MODE_OFF || (vcpu->mode == NVMX_MODE_L2 && !vcpu->shadow_known);
-    if (nothing || vcpu->restored.pending) {
+    if (nothing || vcpu->restore_pending) {
         return NVMX_OK;
     }
     enum nvmx_status status = shadow_pull(vcpu);
@@ -299,7 +299,7 @@ enum nvmx_state_reason nvmx_state_restore(struct nvmx_vcpu *vcpu, const void *bl
     }
     vcpu_forget(vcpu);
     vcpu->mode = (enum nvmx_mode)view.vcpu[NVMX_STATE_VCPU_MODE];
-    vcpu->stop = (enum nvmx_stop)view.vcpu[NVMX_STATE_VCPU_STOP];
+    vcpu->stop = (uint8_t)view.vcpu[NVMX_STATE_VCPU_STOP];
     vcpu->feature_control = view.vcpu[NVMX_STATE_VCPU_FEATURE_CONTROL];
     vcpu->vmxon_pointer = view.vcpu[NVMX_STATE_VCPU_VMXON_POINTER];
     for (uint32_t i = 0; i < view.vmcs_count; i++) {
@@ -309,7 +309,7 @@ enum nvmx_state_reason nvmx_state_restore(struct nvmx_vcpu *vcpu, const void *bl
     if (view.has_l2) {
         restore_l2(vcpu, &view.l2);
     }
-    vcpu->restored.pending = true;
+    vcpu->restore_pending = true;
     return NVMX_STATE_OK;
 }
 
@@ -432,10 +432,10 @@ static enum nvmx_status complete(struct nvmx_vcpu *vcpu) {
 }
 
 enum nvmx_status nvmx_state_complete(struct nvmx_vcpu *vcpu) {
-    if (!vcpu->restored.pending) {
+    if (!vcpu->restore_pending) {
         return NVMX_OK;
     }
     enum nvmx_status status = complete(vcpu);
-    vcpu->restored.pending = status != NVMX_OK;
+    vcpu->restore_pending = status != NVMX_OK;
     return status;
 }

@@ -218,10 +218,10 @@ static void power_up(struct nvmx_vcpu *vcpu) {
     vcpu->launching = false;
     vcpu->window_requested = 0;
     vcpu->timer_forced = false;
-    vcpu->timer_deadline = NVMX_NO_DEADLINE;
+    vcpu->timer_runs = false;
     vcpu->bus_lock = false;
     vcpu->pages_changed = false;
-    vcpu->restored.pending = false;
+    vcpu->restore_pending = false;
 }
 
 /* Bits from 12 up to the width, which SDM 5.1.4 has between 32 and 52. */
@@ -259,7 +259,7 @@ enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, 
     vcpu->host_io_bitmap[0] = config->io_bitmap[0];
     vcpu->host_io_bitmap[1] = config->io_bitmap[1];
     vcpu->feature_control = vm->caps.feature_control;
-    vcpu->traced.on = vm->host.trace != NULL;
+    vcpu->traces = vm->host.trace != NULL;
     vcpu->l1_address_bits = l1_address_bits(vm->caps.physical_address_bits);
     for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
         vmcs12_init(&vcpu->vmcs12[i]);
@@ -294,22 +294,22 @@ void nvmx_vcpu_reset(struct nvmx_vcpu *vcpu) {
  * ------------------------------------------------------------------------------------------ */
 
 enum nvmx_next stop(struct nvmx_vcpu *vcpu, enum nvmx_stop reason, enum nvmx_status status) {
-    vcpu->stop = reason;
+    vcpu->stop = (uint8_t)reason;
     vcpu->stop_status = status;
     return NVMX_STOP;
 }
 
 /* What an exit of L1 is to the library. */
-enum l1_exit { L1_EXIT_HOST = 0, L1_EXIT_INSTRUCTION, L1_EXIT_MSR };
+enum l1_exit { L1_EXIT_HOST = 0, L1_EXIT_ACCESS, L1_EXIT_ENTRY, L1_EXIT_INSTRUCTION, L1_EXIT_MSR };
 
 static const uint8_t l1_exit_kind[64] = {
     [19] = L1_EXIT_INSTRUCTION, /* VMCLEAR */
-    [20] = L1_EXIT_INSTRUCTION, /* VMLAUNCH */
+    [20] = L1_EXIT_ENTRY,       /* VMLAUNCH */
     [21] = L1_EXIT_INSTRUCTION, /* VMPTRLD */
     [22] = L1_EXIT_INSTRUCTION, /* VMPTRST */
-    [23] = L1_EXIT_INSTRUCTION, /* VMREAD */
-    [24] = L1_EXIT_INSTRUCTION, /* VMRESUME */
-    [25] = L1_EXIT_INSTRUCTION, /* VMWRITE */
+    [23] = L1_EXIT_ACCESS,      /* VMREAD */
+    [24] = L1_EXIT_ENTRY,       /* VMRESUME */
+    [25] = L1_EXIT_ACCESS,      /* VMWRITE */
     [26] = L1_EXIT_INSTRUCTION, /* VMXOFF */
     [27] = L1_EXIT_INSTRUCTION, /* VMXON */
     [31] = L1_EXIT_MSR,         /* RDMSR */
@@ -319,12 +319,15 @@ static const uint8_t l1_exit_kind[64] = {
     [59] = L1_EXIT_INSTRUCTION, /* VMFUNC */
 };
 
+/* The host may change what vmcs01 holds. */
+static inline enum nvmx_next to_host(struct nvmx_vcpu *vcpu) {
+    vcpu->counts.to_host++;
+    vcpu->l1_shadows_known = false;
+    return NVMX_HOST;
+}
+
 static inline enum nvmx_next counted(struct nvmx_vcpu *vcpu, enum nvmx_next next) {
-    if (RARE(next == NVMX_HOST)) {
-        vcpu->counts.to_host++;
-        vcpu->l1_shadows_known = false;
-    }
-    return next;
+    return RARE(next == NVMX_HOST) ? to_host(vcpu) : next;
 }
 
 static __attribute__((noinline)) enum nvmx_next exit_of_l2(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
@@ -343,12 +346,16 @@ static inline enum nvmx_next exit_untraced(struct nvmx_vcpu *vcpu, uint32_t exit
         return exit_of_l2(vcpu, exit_reason);
     }
     vcpu->counts.exits_l1++;
-    if (exit_reason >= sizeof(l1_exit_kind) || l1_exit_kind[exit_reason] == L1_EXIT_HOST) {
-        vcpu->counts.to_host++;
-        vcpu->l1_shadows_known = false; /* the host may change them */
-        return NVMX_HOST;
+    switch (exit_reason < sizeof(l1_exit_kind) ? l1_exit_kind[exit_reason] : L1_EXIT_HOST) {
+    case L1_EXIT_HOST:
+        return to_host(vcpu);
+    case L1_EXIT_ACCESS:
+        return instruction_access(vcpu, exit_reason);
+    case L1_EXIT_ENTRY:
+        return instruction_entry(vcpu, exit_reason);
+    default:
+        return exit_for_library(vcpu, exit_reason);
     }
-    return exit_for_library(vcpu, exit_reason);
 }
 
 static COLD enum nvmx_next exit_traced(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
@@ -362,11 +369,15 @@ static COLD enum nvmx_next exit_traced(struct nvmx_vcpu *vcpu, uint32_t exit_rea
     return next;
 }
 
-enum nvmx_next nvmx_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
-    if (RARE(vcpu->stop != NVMX_STOP_NONE)) {
+static COLD enum nvmx_next exit_with_care(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+    if (vcpu->stop != NVMX_STOP_NONE) {
         return NVMX_STOP;
     }
-    return RARE(vcpu->traced.on) ? exit_traced(vcpu, exit_reason) : exit_untraced(vcpu, exit_reason);
+    return vcpu->traces ? exit_traced(vcpu, exit_reason) : exit_untraced(vcpu, exit_reason);
+}
+
+enum nvmx_next nvmx_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+    return RARE(vcpu->care != 0) ? exit_with_care(vcpu, exit_reason) : exit_untraced(vcpu, exit_reason);
 }
 
 /* -- questions
@@ -381,7 +392,7 @@ uint32_t nvmx_selected(const struct nvmx_vcpu *vcpu) {
 }
 
 enum nvmx_stop nvmx_stop_reason(const struct nvmx_vcpu *vcpu) {
-    return vcpu->stop;
+    return (enum nvmx_stop)vcpu->stop;
 }
 
 enum nvmx_status nvmx_stop_status(const struct nvmx_vcpu *vcpu) {

@@ -125,6 +125,8 @@ struct vmcs12 {
     bool controls_merged;      /* vmcs02's controls are right but for the dirty fields */
     bool l1_state_ready;       /* l1_state[] is made of the present host-state area and VM-exit controls */
     bool sync_ready;           /* `sync` is made of the present `learned` and `saved` */
+    bool settled;              /* nothing but an exit's core fields became known, or ceased to be stale, since the last exit */
+    bool plain;                /* the controls are such that most entries need little: exits/enter.c */
     uint16_t vpid02;           /* VPID given to vmcs02; 0: none */
     uint32_t bitmap_bits;      /* primary controls of vmcs02 about I/O and MSR bitmaps */
     uint32_t gates_loaded;     /* gates (bits 1 << GATE_) that the entry loads from vmcs12 */
@@ -139,11 +141,13 @@ struct vmcs12 {
     struct nvmx_field_set refreshed; /* guest state that vmcs02 must hold as vmcs12 has it, unless stale */
     struct nvmx_field_set inherited; /* guest state where L2 gets what L1 has */
     uint32_t gates_inherited;        /* as bits */
+    uint32_t gates_found;            /* gates that the last exit found in vmcs02 as found[] has them, until the next entry */
     bool own_pdptes;                 /* L2's PDPTEs are vmcs12's fields */
     uint32_t inherited_count;
     uint32_t inherited_efer; /* place of IA32_EFER among them, from 1 on; 0: not */
     bool rewrites;           /* some of `refreshed` no exit saves */
     uint32_t inherited_encoding[GATES_MAX];
+    uint8_t inherited_gate[GATES_MAX];
     struct pin pin[PIN_COUNT];
     struct bitmap_overlay msr_bitmap;
     struct bitmap_overlay io_bitmap[2];
@@ -155,7 +159,9 @@ struct vmcs12 {
     uint32_t l1_inherited;      /* from here on: those where L1 keeps what L2 left */
     uint32_t l1_inherited_efer; /* IA32_EFER among them; 0: not */
     uint32_t l1_encoding[L1_STATE_FIELDS];
+    uint8_t l1_gate[GATES_MAX]; /* of those from l1_inherited on */
     uint64_t l1_state[L1_STATE_FIELDS];
+    uint64_t found[GATES_MAX]; /* by gates, those of gates_found */
 };
 
 /* The fields that hardware VMCS shadowing gives L1: those that it may write come first. */
@@ -166,6 +172,7 @@ struct shadow_list {
     uint32_t encoding[SHADOWED_MAX];
     uint8_t slot[SHADOWED_MAX];
     uint8_t place[SHADOWED_MAX]; /* in nvmx_vcpu.shadow_holds */
+    uint64_t places;             /* as bits */
     struct nvmx_field_set fields;
 };
 
@@ -201,7 +208,6 @@ struct nvmx_vm {
 
 /* L2's state between nvmx_state_restore and nvmx_state_complete, which writes it into a vmcs02 (state.c). */
 struct restored {
-    bool pending; /* in any mode: real VMCSs are not written yet */
     bool ia32e;
     struct nvmx_field_set has;
     uint64_t value[NVMX_FIELD_COUNT];
@@ -215,7 +221,6 @@ struct scratch {
 
 /* Trace records (trace.c). */
 struct traced {
-    bool on;         /* the host has the callback */
     uint32_t number; /* records in all; the counts are those at the last one */
     uint64_t callbacks, vmreads, vmwrites;
 };
@@ -236,8 +241,18 @@ struct nvmx_vcpu {
     uint32_t id;
     uint32_t selected; /* NVMX_VMCS01, ... */
     enum nvmx_mode mode;
-    enum nvmx_stop stop;
     enum nvmx_status stop_status;
+    union {
+        struct {
+            uint8_t stop;          /* enum nvmx_stop */
+            bool traces;           /* the host has the callback */
+            bool restore_pending;  /* real VMCSs are not written yet: see struct restored */
+            bool pages_changed;    /* pages that a vmcs02 used in place were released while L2 runs on it */
+            bool timer_runs;       /* a timer by deadline: timer_deadline counts */
+            bool bus_lock;         /* L2 locked the bus, and L1, which wants to know, saw no exit since */
+        };
+        uint64_t care; /* 0: exits and entries need no care */
+    };
 
     uint64_t l1_address_bits; /* bits that L1's paging-structure entries can hold of an address */
     uint64_t vmxon_pointer;   /* gpa1; NVMX_NO_ADDRESS outside VMX operation */
@@ -254,7 +269,8 @@ struct nvmx_vcpu {
     uint16_t vpid12_of[16]; /* VPID12 that uses vpid02_first + i; 0: free */
     uint64_t shadow_hpa;
     bool shadow_known;                   /* shadow_holds[] equals what the shadow VMCS holds, but for L1's writes */
-    uint64_t shadow_holds[SHADOWED_MAX]; /* by place (vmcs/shadow.c) */
+    uint64_t shadow_holds[SHADOWED_MAX]; /* by place (vmcs/shadow.h) */
+    uint64_t shadow_behind;              /* places where the current vmcs12 changed since: bits */
     const uint64_t *host_msr_bitmap;
     const uint64_t *host_io_bitmap[2];
 
@@ -262,9 +278,7 @@ struct nvmx_vcpu {
     bool entry_pending;           /* L1 executed VMLAUNCH/VMRESUME and L2 has not run since */
     bool timer_forced;            /* vmcs02's preemption timer is at 0 to make L2 exit at once (exits/event.c) */
     uint64_t saved_timer;         /* vmcs12's timer meanwhile */
-    uint64_t timer_deadline;      /* of a timer by deadline; NVMX_NO_DEADLINE: it does not run */
-    bool bus_lock;                /* L2 locked the bus, and L1, which wants to know, saw no exit since */
-    bool pages_changed;           /* pages that a vmcs02 used in place were released while L2 runs on it */
+    uint64_t timer_deadline;      /* of a timer by deadline */
     bool launching;               /* with entry_pending: by VMLAUNCH, so that the launch state is clear again if hardware refuses */
     uint32_t window_requested;    /* window-exiting bits that vmcs02 has beside its own primary controls */
     uint32_t gates_switched;      /* gates that vmcs01 loads on entry: the host switches them */
@@ -312,8 +326,11 @@ enum nvmx_status l1_physical_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, const 
 /* -- vmcs/instruction.c: VMX instructions of L1
  * ------------------------------------------------------------------------------- */
 
-/* An exit of L1 with reason 18-27, 50, 53 or 59. vmcs01 is selected. */
+/* An exit of L1 with reason 18-27, 50, 53 or 59, but for those below. vmcs01 is selected. */
 enum nvmx_next instruction_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
+/* VMREAD or VMWRITE; VMLAUNCH or VMRESUME (instruction_fast.c). */
+enum nvmx_next instruction_access(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
+enum nvmx_next instruction_entry(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
 
 /* What became of a VMREAD or VMWRITE of L2 that vmcs12 lets go to its shadow VMCS (instruction_l2.c). */
 enum l2_instruction {
@@ -331,12 +348,9 @@ struct l2_memory;
 enum l2_instruction instruction_of_l2(struct nvmx_vcpu *vcpu, uint32_t basic_reason, uint32_t information,
                                       bool carry_out, struct l1_fault *fault, struct l2_memory *memory);
 
-/* Results of a VMX instruction (SDM 33.2), each written to vmcs01 with RIP advanced. They return NVMX_ENTER, or
+/* VMfailValid (SDM 33.2) of the VMX instruction that exited, written to vmcs01 with RIP advanced. NVMX_ENTER or
  * NVMX_STOP. */
-enum nvmx_next vm_succeed(struct nvmx_vcpu *vcpu);
-enum nvmx_next vm_fail_invalid(struct nvmx_vcpu *vcpu);
-enum nvmx_next vm_fail_valid(struct nvmx_vcpu *vcpu, uint32_t error); /* there is a current VMCS */
-enum nvmx_next vm_fail(struct nvmx_vcpu *vcpu, uint32_t error);       /* valid or invalid by whether there is one */
+enum nvmx_next vm_fail_valid(struct nvmx_vcpu *vcpu, uint32_t error);
 /* Give L1 an exception as a fault of the instruction that exited. */
 enum nvmx_next l1_raise(struct nvmx_vcpu *vcpu, const struct l1_fault *fault);
 enum nvmx_next l1_raise_gp(struct nvmx_vcpu *vcpu);
@@ -376,6 +390,16 @@ static inline uint64_t vmcs12_pointer(const struct nvmx_vcpu *vcpu) {
 /* VMREAD/VMWRITE of the current VMCS by slot (which exists). Reading may fetch a stale field from vmcs02. */
 enum nvmx_status vmcs12_read(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t *value);
 void vmcs12_write(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t value);
+/* The same for a field that no entry check looks at, and a value that fits it. */
+static inline void vmcs12_write_unchecked(struct vmcs12 *v, unsigned int slot, uint64_t value) {
+    v->value[slot] = value;
+    nvmx_set_add(&v->dirty, slot);
+    nvmx_set_remove(&v->stale, slot);
+}
+/* Where bits 63:32 of RIP stay as they are, or are 0, no rule (SDM 29.3.1.4) that held before is broken. */
+static inline bool vmcs12_rip_is_checked(const struct vmcs12 *v, uint64_t value) {
+    return (v->value[NVMX_F_GUEST_RIP] ^ value) >> 32 != 0 && value >> 32 != 0;
+}
 /* A field (which exists) of the shadow VMCS of L1 at gpa1, where L2's VMREAD and VMWRITE go (SDM 27.10). */
 enum nvmx_status vmcs12_shadow_read(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int slot, uint64_t *value);
 void vmcs12_shadow_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int slot, uint64_t value);
@@ -393,10 +417,10 @@ void shadow_fields(struct nvmx_vm *vm);
  */
 enum nvmx_status shadow_push(struct nvmx_vcpu *vcpu);
 /* The same after an exit of L2, or an entry that failed, of the vmcs12 that was current at the last push. */
-enum nvmx_status shadow_push_exit(struct nvmx_vcpu *vcpu);
+enum nvmx_status shadow_push_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 enum nvmx_status shadow_pull(struct nvmx_vcpu *vcpu);
 /* The same for a VM entry: what it does not look at may stay in the shadow VMCS. */
-enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu);
+enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* A field that L1 reads but does not write there was changed by an emulated VMWRITE. */
 enum nvmx_status shadow_follow(struct nvmx_vcpu *vcpu, unsigned int slot);
 /* The current VMCS changed or went away: vmcs01's link pointer follows. Selects vmcs01 if there is a shadow VMCS. */
@@ -458,6 +482,12 @@ enum nvmx_status merge_read_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Write vmcs02 of the current vmcs12 for an entry to L2 (checks passed) and select it. `pdpte`: what PAE paging without
  * EPT loads, or NULL. */
 enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *pdpte);
+/* Since the last entry of the current vmcs12, whose controls are plain, nothing changed that such a merge would write, but
+ * perhaps RIP, RSP and what L2 inherits. Then merge_little writes them, and selects vmcs02. */
+bool merge_needs_little(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v);
+enum nvmx_status merge_little(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/* After a merge: its part of v->plain. */
+bool merge_is_plain(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v);
 /* Take the pages that vmcs02 uses in place again (after nvmx_memory_changed or _protected). vmcs02 is selected. */
 enum nvmx_status merge_pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* vmcs12's EPTP changed while L2 runs (EPTP switching): vmcs02 follows. vmcs02 is selected. */
@@ -488,12 +518,14 @@ enum nvmx_status sync_msrs(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* The list failed: nothing is known of these fields of vmcs02, and vmcs12's are as they were (SDM 29.8). */
 void sync_msrs_lost(const struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /*
- * Load L1's state from vmcs12's host-state area into vmcs01 (SDM 30.5) and select it. `from_l2`: L2 ran, and vmcs02 is
- * selected; else the entry failed and state that the host-state area does not name is still L1's. *abort_indicator: VMX
- * abort, 0 if none.
+ * Load L1's state from vmcs12's host-state area into vmcs01 (SDM 30.5) and select it. vmcs02, which L2 ran on, is
+ * selected. *abort_indicator: VMX abort, 0 if none.
  */
-enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool from_l2, bool nmi_exit,
-                                 uint32_t *abort_indicator);
+enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool nmi_exit, uint32_t *abort_indicator);
+/* The same after a failed entry. `loaded`: vmcs02 was selected already; else state that the host-state area does not name
+ * is still L1's, in vmcs01. */
+enum nvmx_status load_host_state_unentered(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool loaded,
+                                           uint32_t *abort_indicator);
 /* Controls of vmcs12 that count only if another activates them. */
 static inline uint64_t tertiary_controls(const struct vmcs12 *v) {
     bool active = (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TERTIARY) != 0;

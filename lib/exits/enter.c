@@ -88,6 +88,21 @@ static enum nvmx_next merge_failed(struct nvmx_vcpu *vcpu) {
     return status == NVMX_OK ? vm_fail_valid(vcpu, 7) : stop(vcpu, NVMX_STOP_HOST, status);
 }
 
+/* vmcs02 is ready: L2 is on. */
+static inline enum nvmx_next go(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    vcpu->launching = !v->launched;
+    v->launched = true;
+    vcpu->mode = NVMX_MODE_L2;
+    vcpu->entry_pending = true;
+    timer_start(vcpu, v, v->value[NVMX_F_PREEMPTION_TIMER_VALUE]);
+    if (vcpu->vm->host.speculation_barrier != NULL) {
+        vcpu->vm->host.speculation_barrier(vcpu->ctx, true);
+    }
+    host_trace(vcpu, NVMX_TRACE_ENTER_L2, vcpu->launching ? NVMX_EXIT_VMLAUNCH : NVMX_EXIT_VMRESUME,
+               nvmx_set_has(&v->stale, NVMX_F_GUEST_RIP) ? 0 : v->value[NVMX_F_GUEST_RIP]);
+    return NVMX_ENTER;
+}
+
 /* The MSR-load list, then L2 is on. */
 static enum nvmx_next load_and_go(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     uint32_t count = (uint32_t)v->value[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT];
@@ -103,17 +118,7 @@ static enum nvmx_next load_and_go(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
         sync_msrs_lost(vcpu, v);
         return reflect_entry_failure(vcpu, v, NVMX_EXIT_MSR_LOADING, failing, true);
     }
-    vcpu->launching = !v->launched;
-    v->launched = true;
-    vcpu->mode = NVMX_MODE_L2;
-    vcpu->entry_pending = true;
-    timer_start(vcpu, v, v->value[NVMX_F_PREEMPTION_TIMER_VALUE]);
-    if (vcpu->vm->host.speculation_barrier != NULL) {
-        vcpu->vm->host.speculation_barrier(vcpu->ctx, true);
-    }
-    host_trace(vcpu, NVMX_TRACE_ENTER_L2, vcpu->launching ? NVMX_EXIT_VMLAUNCH : NVMX_EXIT_VMRESUME,
-               nvmx_set_has(&v->stale, NVMX_F_GUEST_RIP) ? 0 : v->value[NVMX_F_GUEST_RIP]);
-    return NVMX_ENTER;
+    return go(vcpu, v);
 }
 
 /*
@@ -148,11 +153,49 @@ static __attribute__((noinline)) bool passes_checks(struct nvmx_vcpu *vcpu, stru
     return true;
 }
 
-enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode) {
-    struct vmcs12 *v = vmcs12_current(vcpu);
+/*
+ * A VMRESUME after which nothing but RIP and RSP has to reach vmcs02. `plain` says that the controls are such that no entry
+ * checks, merges or loads anything that could have changed behind L1's VMWRITEs, and merge_needs_little that they left the
+ * rest alone. Else enter_anew decides, and does the same in full.
+ */
+static bool plain(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    return nothing_to_check(v, 0, true) && (secondary_controls(v) & PROC2_EPT) != 0 &&
+           v->value[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT] == 0 && merge_is_plain(vcpu, v);
+}
+
+static inline bool little_to_do(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, bool l1_long_mode) {
+    return v->plain && v->checked == NVMX_CHECK_ALL && !vcpu->pages_changed && l1_long_mode &&
+           (v->value[NVMX_F_GUEST_RFLAGS] & RFLAGS_TF) == 0 && merge_needs_little(vcpu, v);
+}
+
+/* An entry that is not one of those that need little. */
+static __attribute__((noinline)) enum nvmx_next enter_anew(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool l1_long_mode) {
     uint64_t pdpte[4];
     bool checked_anew = false;
     enum nvmx_next next;
+    uint32_t groups = NVMX_CHECK_ALL & ~v->checked;
+
+    /* Whether a single step of L2 is due depends on DEBUGCTL as the field has it, which L2 need not have run with
+     * (SDM 29.3.1.5). */
+    if (RARE((v->value[NVMX_F_GUEST_RFLAGS] & RFLAGS_TF) != 0)) {
+        groups |= 1u << NVMX_GROUP_NONREGISTER;
+    }
+    if (!nothing_to_check(v, groups, l1_long_mode)) {
+        checked_anew = true;
+        if (!passes_checks(vcpu, v, groups, l1_long_mode, pdpte, &next)) {
+            return next;
+        }
+    }
+    enum nvmx_status status = merge_vmcs02(vcpu, v, checked_anew && uses_pae_without_ept(v) ? pdpte : NULL);
+    if (status != NVMX_OK) {
+        return merge_failed(vcpu);
+    }
+    v->plain = plain(vcpu, v);
+    return load_and_go(vcpu, v);
+}
+
+enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode) {
+    struct vmcs12 *v = vmcs12_current(vcpu);
     enum nvmx_status status = host_controls(vcpu);
 
     vcpu->l1_value_known = false;
@@ -160,24 +203,18 @@ enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode) {
         status = merge_read_l1(vcpu, v);
     }
     if (status == NVMX_OK) {
-        status = shadow_pull_for_entry(vcpu);
+        status = shadow_pull_for_entry(vcpu, v);
     }
     if (RARE(status != NVMX_OK)) {
         return stop(vcpu, NVMX_STOP_HOST, status);
     }
-    uint32_t groups = NVMX_CHECK_ALL & ~v->checked;
-    /* Whether a single step of L2 is due depends on DEBUGCTL as the field has it, which L2 need not have run with
-     * (SDM 29.3.1.5). */
-    if (RARE((v->value[NVMX_F_GUEST_RFLAGS] & RFLAGS_TF) != 0)) {
-        groups |= 1u << NVMX_GROUP_NONREGISTER;
-    }
     vcpu->last_check = NVMX_CHECK_NONE;
-    if (!nothing_to_check(v, groups, l1_long_mode)) {
-        checked_anew = true;
-        if (!passes_checks(vcpu, v, groups, l1_long_mode, pdpte, &next)) {
-            return next;
-        }
+    if (!little_to_do(vcpu, v, l1_long_mode)) {
+        return enter_anew(vcpu, v, l1_long_mode);
     }
-    status = merge_vmcs02(vcpu, v, checked_anew && uses_pae_without_ept(v) ? pdpte : NULL);
-    return status == NVMX_OK ? load_and_go(vcpu, v) : merge_failed(vcpu);
+    status = merge_little(vcpu, v);
+    if (RARE(status != NVMX_OK)) {
+        return merge_failed(vcpu);
+    }
+    return go(vcpu, v);
 }

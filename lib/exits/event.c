@@ -346,7 +346,7 @@ static enum nvmx_next deliver_in_order(struct nvmx_vcpu *vcpu, struct vmcs12 *v,
     if (debug_trap_first(r)) {
         return go_on(vcpu, exit_at_once(vcpu, v));
     }
-    if (vcpu->timer_deadline != NVMX_NO_DEADLINE && timer_remainder(vcpu) == 0) {
+    if (vcpu->timer_runs && timer_remainder(vcpu) == 0) {
         return reflect_event(vcpu, v, NVMX_EXIT_PREEMPTION_TIMER, 0, 0);
     }
     return r->timer_over ? NVMX_ENTER : deliver_events(vcpu, v, r, pending);
@@ -354,7 +354,7 @@ static enum nvmx_next deliver_in_order(struct nvmx_vcpu *vcpu, struct vmcs12 *v,
 
 /* SDM 28.2, 29.7.2: waiting for a start-up IPI L2 takes nothing else; a SIPI that finds it in another state is dropped. */
 static enum nvmx_next deliver(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct nvmx_pending *pending) {
-    bool timer_over = vcpu->timer_deadline != NVMX_NO_DEADLINE && timer_remainder(vcpu) == 0;
+    bool timer_over = vcpu->timer_runs && timer_remainder(vcpu) == 0;
     struct readiness r;
     enum nvmx_status status;
 
@@ -382,7 +382,7 @@ static COLD enum nvmx_next enter_with_care(struct nvmx_vcpu *vcpu, struct nvmx_p
     if (vcpu->stop != NVMX_STOP_NONE) {
         return NVMX_STOP;
     }
-    if (vcpu->restored.pending) {
+    if (vcpu->restore_pending) {
         enum nvmx_status status = nvmx_state_complete(vcpu);
         if (status != NVMX_OK) {
             return stop(vcpu, NVMX_STOP_HOST, status);
@@ -403,8 +403,5 @@ static COLD enum nvmx_next enter_with_care(struct nvmx_vcpu *vcpu, struct nvmx_p
 }
 
 enum nvmx_next nvmx_enter(struct nvmx_vcpu *vcpu, struct nvmx_pending *pending) {
-    bool care = vcpu->stop != NVMX_STOP_NONE || vcpu->restored.pending || vcpu->pages_changed || pending != NULL ||
-                vcpu->timer_deadline != NVMX_NO_DEADLINE || vcpu->bus_lock;
-
-    return RARE(care) ? enter_with_care(vcpu, pending) : NVMX_ENTER;
+    return RARE(vcpu->care != 0 || pending != NULL) ? enter_with_care(vcpu, pending) : NVMX_ENTER;
 }

@@ -11,13 +11,12 @@ static bool host_only(const struct nvmx_vcpu *vcpu, const struct exit_row *row) 
            (row->who == WHO_INTERRUPT && owns_interrupts);
 }
 
-static enum nvmx_next finish(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum route route, const struct exit_row *row,
-                             struct nvmx_l2_exit_info *info) {
+/* What L1 does not see. */
+static enum nvmx_next finish(struct nvmx_vcpu *vcpu, enum route route, const struct exit_row *row,
+                             const struct nvmx_l2_exit_info *info) {
     enum nvmx_status status;
 
     switch (route) {
-    case ROUTE_L1:
-        return reflect(vcpu, v, exit_row(info->reason & 0xffff)->information, info);
     case ROUTE_FAILED:
         return stop(vcpu, NVMX_STOP_HOST, NVMX_E_HOST);
     case ROUTE_DONE:
@@ -75,46 +74,63 @@ uint32_t bus_lock_noted(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t
     return (reason & ~REASON_BUS_LOCK) | (vcpu->bus_lock ? REASON_BUS_LOCK : 0);
 }
 
-enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
-    struct vmcs12 *v = vmcs12_current(vcpu);
+/* What nvmx_enter asked of vmcs02 ends, and hardware may have refused the entry. True: *next is what the exit comes to. */
+static COLD bool ends_with_care(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t exit_reason, enum nvmx_next *next) {
     uint32_t reason = exit_reason & 0xffff;
     const struct exit_row *row = exit_row(reason);
-    struct nvmx_l2_exit_info info;
     bool handled = false;
     bool ran = !vcpu->entry_pending;
-    enum nvmx_status status = NVMX_OK;
+    enum nvmx_status status = event_exit(vcpu, v, reason, &handled);
 
-    exit_information_init(&info, exit_reason & ~NVMX_EXIT_ENTRY_FAILURE);
-    vcpu->host_fault_gpa1 = NVMX_NO_ADDRESS;
-    if (RARE((exit_reason & REASON_BUS_LOCK) != 0 || vcpu->bus_lock)) {
-        info.reason = bus_lock_noted(vcpu, v, info.reason);
-    }
-    if (RARE(vcpu->timer_forced || vcpu->window_requested != 0)) {
-        status = event_exit(vcpu, v, reason, &handled);
-    }
     if (status != NVMX_OK) {
-        return stop(vcpu, NVMX_STOP_HOST, status);
+        *next = stop(vcpu, NVMX_STOP_HOST, status);
+        return true;
     }
     if ((exit_reason & NVMX_EXIT_ENTRY_FAILURE) != 0) {
-        return row != NULL && row->who == WHO_ENTRY_FAILURE ? hardware_refused(vcpu, v, reason, ran) : NVMX_HOST;
+        bool known = row != NULL && row->who == WHO_ENTRY_FAILURE;
+        *next = known ? hardware_refused(vcpu, v, reason, ran) : NVMX_HOST;
+        return true;
+    }
+    if (handled) {
+        vcpu->entry_pending = vcpu->launching = false;
+        vcpu->counts.handled++;
+        *next = NVMX_ENTER;
+    }
+    return handled;
+}
+
+enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+    struct vmcs12 *v = vmcs12_current(vcpu);
+    const struct exit_row *row = exit_row(exit_reason & 0xffff);
+    struct nvmx_l2_exit_info info;
+    enum nvmx_next next;
+
+    vcpu->host_fault_gpa1 = NVMX_NO_ADDRESS;
+    if (RARE((exit_reason & REASON_BUS_LOCK) != 0 || vcpu->bus_lock)) {
+        exit_reason = bus_lock_noted(vcpu, v, exit_reason);
+    }
+    if (RARE(vcpu->timer_forced || vcpu->window_requested != 0 || (exit_reason & NVMX_EXIT_ENTRY_FAILURE) != 0) &&
+        ends_with_care(vcpu, v, exit_reason, &next)) {
+        return next;
     }
     vcpu->entry_pending = false;
     vcpu->launching = false;
-    if (handled) {
-        vcpu->counts.handled++;
-        return NVMX_ENTER;
-    }
     if (host_only(vcpu, row)) {
         return NVMX_HOST;
     }
-    status = exit_information(vcpu, row, &info);
+    exit_information_init(&info, exit_reason);
+    enum nvmx_status status = exit_information(vcpu, row, &info);
     if (RARE(status != NVMX_OK)) {
         return stop(vcpu, NVMX_STOP_HOST, status);
     }
-    if (row->who == WHO_ALWAYS) {
-        return reflect(vcpu, v, row->information, &info);
+    if (row->who != WHO_ALWAYS) {
+        enum route route = exit_route(vcpu, v, exit_reason & 0xffff, row, &info, true);
+        if (route != ROUTE_L1) {
+            return finish(vcpu, route, row, &info);
+        }
+        row = exit_row(info.reason & 0xffff); /* which may be another now */
     }
-    return finish(vcpu, v, exit_route(vcpu, v, reason, row, &info, true), row, &info);
+    return reflect(vcpu, v, row->information, &info);
 }
 
 enum nvmx_next nvmx_l2_exit(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exit_info *info) {

@@ -2,6 +2,8 @@
 /* Giving L1 an exit of L2 (SDM 30), or the failure of its VM entry (SDM 29.8). */
 #include "exits.h"
 
+#include "vmcs/shadow.h"
+
 #define VMX_ABORT_MSR_STORE 1u
 #define VMX_ABORT_MSR_LOAD 4u
 #define EVENT_TYPE_NMI 2u
@@ -25,17 +27,15 @@ static void flush_vpid_of_l1(struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
     }
 }
 
-/* From the end of saving L2's state to L1's first instruction. */
-static enum nvmx_next resume_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool from_l2, bool nmi_exit) {
-    uint32_t abort_indicator;
-    enum nvmx_status status = load_host_state(vcpu, v, from_l2, nmi_exit, &abort_indicator);
-
+/* L1's state is loaded, or not: from there to L1's first instruction. */
+static inline enum nvmx_next resume_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum nvmx_status status,
+                                       uint32_t abort_indicator) {
     vcpu->mode = NVMX_MODE_ROOT;
     vcpu->entry_pending = false;
-    if (status != NVMX_OK) {
+    if (RARE(status != NVMX_OK)) {
         return stop(vcpu, NVMX_STOP_HOST, status);
     }
-    if (abort_indicator != 0) {
+    if (RARE(abort_indicator != 0)) {
         return vmx_abort(vcpu, abort_indicator);
     }
     uint32_t count = (uint32_t)v->value[NVMX_F_VM_EXIT_MSR_LOAD_COUNT];
@@ -49,36 +49,42 @@ static enum nvmx_next resume_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool f
     return NVMX_ENTER;
 }
 
-/* Fields that the exit does not define keep what they held, except those that say whether others are valid. */
-static void store_information(struct vmcs12 *v, uint8_t information, const struct nvmx_l2_exit_info *info) {
-    uint64_t *value = v->value;
-
-    value[NVMX_F_EXIT_REASON] = info->reason & (0xffffu | REASON_BUS_LOCK | REASON_ENCLAVE);
-    value[NVMX_F_EXIT_QUALIFICATION] = (information & INFO_Q) != 0 ? info->qualification : 0;
-    value[NVMX_F_VM_EXIT_INTERRUPTION_INFO] = (information & INFO_V) != 0 ? info->interruption_info : 0;
-    value[NVMX_F_IDT_VECTORING_INFO] = (information & INFO_O) != 0 ? info->idt_vectoring_info : 0;
-    if ((value[NVMX_F_VM_EXIT_INTERRUPTION_INFO] & EVENT_ERROR_CODE) != 0) {
-        value[NVMX_F_VM_EXIT_INTERRUPTION_ERROR_CODE] = info->interruption_error_code;
+static void store_rest(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t information,
+                       const struct nvmx_l2_exit_info *info) {
+    if ((v->value[NVMX_F_VM_EXIT_INTERRUPTION_INFO] & EVENT_ERROR_CODE) != 0) {
+        SHOW(vcpu, v, VM_EXIT_INTERRUPTION_ERROR_CODE, info->interruption_error_code);
     }
-    if ((value[NVMX_F_IDT_VECTORING_INFO] & EVENT_ERROR_CODE) != 0) {
-        value[NVMX_F_IDT_VECTORING_ERROR_CODE] = info->idt_vectoring_error_code;
-    }
-    if ((information & INFO_N) != 0) {
-        value[NVMX_F_VM_EXIT_INSTRUCTION_LENGTH] = info->instruction_length;
+    if ((v->value[NVMX_F_IDT_VECTORING_INFO] & EVENT_ERROR_CODE) != 0) {
+        SHOW(vcpu, v, IDT_VECTORING_ERROR_CODE, info->idt_vectoring_error_code);
     }
     if ((information & INFO_I) != 0) {
-        value[NVMX_F_VM_EXIT_INSTRUCTION_INFORMATION] = info->instruction_info;
+        SHOW(vcpu, v, VM_EXIT_INSTRUCTION_INFORMATION, info->instruction_info);
     }
     if ((information & INFO_L) != 0) {
-        value[NVMX_F_GUEST_LINEAR_ADDRESS] = info->guest_linear_address;
+        SHOW(vcpu, v, GUEST_LINEAR_ADDRESS, info->guest_linear_address);
     }
     if ((information & INFO_P) != 0) {
-        value[NVMX_F_GUEST_PHYSICAL_ADDRESS] = info->guest_physical_address;
+        SHOW(vcpu, v, GUEST_PHYSICAL_ADDRESS, info->guest_physical_address);
     }
     if ((information & INFO_D) != 0) {
-        value[NVMX_F_MSR_DATA] = info->msr_data;
+        v->value[NVMX_F_MSR_DATA] = info->msr_data;
     }
-    value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] &= ~(uint64_t)EVENT_VALID;
+}
+
+/* Fields that the exit does not define keep what they held, except those that say whether others are valid. */
+static inline void store_information(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t information,
+                                     const struct nvmx_l2_exit_info *info) {
+    SHOW(vcpu, v, EXIT_REASON, info->reason & (0xffffu | REASON_BUS_LOCK | REASON_ENCLAVE));
+    SHOW(vcpu, v, EXIT_QUALIFICATION, (information & INFO_Q) != 0 ? info->qualification : 0);
+    SHOW(vcpu, v, VM_EXIT_INTERRUPTION_INFO, (information & INFO_V) != 0 ? info->interruption_info : 0);
+    SHOW(vcpu, v, IDT_VECTORING_INFO, (information & INFO_O) != 0 ? info->idt_vectoring_info : 0);
+    if ((information & INFO_N) != 0) {
+        SHOW(vcpu, v, VM_EXIT_INSTRUCTION_LENGTH, info->instruction_length);
+    }
+    if ((information & ~(INFO_Q | INFO_N)) != 0) {
+        store_rest(vcpu, v, information, info);
+    }
+    SHOW(vcpu, v, VM_ENTRY_INTERRUPTION_INFO, v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] & ~(uint64_t)EVENT_VALID);
 }
 
 static bool is_nmi(const struct nvmx_l2_exit_info *info) {
@@ -91,31 +97,36 @@ static bool is_nmi(const struct nvmx_l2_exit_info *info) {
 enum nvmx_next reflect(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t information,
                        const struct nvmx_l2_exit_info *info) {
     enum nvmx_status status = sync_from_vmcs02(vcpu, v);
+    uint32_t abort_indicator;
 
-    if (status != NVMX_OK) {
+    if (RARE(status != NVMX_OK)) {
         return stop(vcpu, NVMX_STOP_HOST, status);
     }
     timer_end(vcpu, v);
     vcpu->bus_lock = false;
-    store_information(v, information, info);
+    store_information(vcpu, v, information, info);
     vcpu->counts.reflected++;
     uint32_t count = (uint32_t)v->value[NVMX_F_VM_EXIT_MSR_STORE_COUNT];
     if (count != 0 && msr_list_store(vcpu, v->value[NVMX_F_VM_EXIT_MSR_STORE_ADDRESS], count) != 0) {
         return vmx_abort(vcpu, VMX_ABORT_MSR_STORE);
     }
-    enum nvmx_next next = resume_l1(vcpu, v, true, is_nmi(info));
+    status = load_host_state(vcpu, v, is_nmi(info), &abort_indicator);
+    enum nvmx_next next = resume_l1(vcpu, v, status, abort_indicator);
     if (next == NVMX_ENTER) {
         host_trace(vcpu, NVMX_TRACE_REFLECT, info->reason, info->qualification);
     }
     return next;
 }
 
-enum nvmx_next reflect_entry_failure(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, uint64_t qualification,
-                                     bool loaded) {
-    v->value[NVMX_F_EXIT_REASON] = reason | NVMX_EXIT_ENTRY_FAILURE;
-    v->value[NVMX_F_EXIT_QUALIFICATION] = qualification;
+COLD enum nvmx_next reflect_entry_failure(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
+                                          uint64_t qualification, bool loaded) {
+    uint32_t abort_indicator;
+
+    SHOW(vcpu, v, EXIT_REASON, reason | NVMX_EXIT_ENTRY_FAILURE);
+    SHOW(vcpu, v, EXIT_QUALIFICATION, qualification);
     vcpu->counts.refused++;
-    enum nvmx_next next = resume_l1(vcpu, v, loaded, false);
+    enum nvmx_status status = load_host_state_unentered(vcpu, v, loaded, &abort_indicator);
+    enum nvmx_next next = resume_l1(vcpu, v, status, abort_indicator);
     if (next == NVMX_ENTER) {
         host_trace(vcpu, NVMX_TRACE_ENTRY_FAIL, reason, vcpu->last_check);
     }

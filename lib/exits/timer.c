@@ -10,6 +10,7 @@ static unsigned int rate(const struct nvmx_vcpu *vcpu) {
 }
 
 static void set_deadline(struct nvmx_vcpu *vcpu, uint64_t tsc) {
+    vcpu->timer_runs = tsc != NVMX_NO_DEADLINE;
     vcpu->timer_deadline = tsc;
     vcpu->vm->host.deadline(vcpu->ctx, tsc);
 }
@@ -34,15 +35,13 @@ uint64_t timer_remainder(const struct nvmx_vcpu *vcpu) {
 }
 
 void timer_cancel(struct nvmx_vcpu *vcpu) {
-    if (vcpu->timer_deadline != NVMX_NO_DEADLINE) {
+    if (vcpu->timer_runs) {
         set_deadline(vcpu, NVMX_NO_DEADLINE);
     }
 }
 
 void timer_end(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    bool runs = vcpu->timer_deadline != NVMX_NO_DEADLINE;
-
-    if (runs && (v->value[NVMX_F_VM_EXIT_CONTROLS] & EXIT_SAVE_TIMER) != 0) {
+    if (vcpu->timer_runs && (v->value[NVMX_F_VM_EXIT_CONTROLS] & EXIT_SAVE_TIMER) != 0) {
         v->value[NVMX_F_PREEMPTION_TIMER_VALUE] = timer_remainder(vcpu) & nvmx_field_mask(NVMX_F_PREEMPTION_TIMER_VALUE);
     }
     timer_cancel(vcpu);

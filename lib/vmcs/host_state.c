@@ -180,6 +180,7 @@ static void set_gates(const struct load *l) {
     v->l1_inherited = v->l1_count;
     v->l1_inherited_efer = 0;
     FOR_EACH_GATE(i, inherited) {
+        v->l1_gate[v->l1_count - v->l1_inherited] = (uint8_t)i;
         v->l1_inherited_efer = i == GATE_EFER ? v->l1_count : v->l1_inherited_efer;
         append_gate(v, i, 0);
     }
@@ -187,7 +188,7 @@ static void set_gates(const struct load *l) {
 
 /* L1 keeps L2's value of an MSR that the exit does not load; where the host switches it, that value is in the VMCS that
  * ran. */
-static enum nvmx_status read_inherited(const struct load *l) {
+static inline enum nvmx_status read_inherited(const struct load *l, bool loaded) {
     struct vmcs12 *v = l->v;
     uint32_t first = v->l1_inherited;
 
@@ -196,6 +197,11 @@ static enum nvmx_status read_inherited(const struct load *l) {
     }
     enum nvmx_status status =
         host_read_encoded(l->vcpu, v->l1_count - first, &v->l1_encoding[first], &v->l1_state[first]);
+    for (uint32_t i = first; loaded && status == NVMX_OK && i < v->l1_count; i++) {
+        unsigned int gate = v->l1_gate[i - first];
+        v->found[gate] = v->l1_state[i];
+        v->gates_found |= 1u << gate;
+    }
     if (v->l1_inherited_efer != 0) {
         v->l1_state[v->l1_inherited_efer] = efer_for_l1(l, v->l1_state[v->l1_inherited_efer]);
     }
@@ -378,39 +384,60 @@ static inline unsigned int known_places(struct nvmx_vcpu *vcpu, const uint64_t *
     return same ? PLACE_AFTER_EXIT_STATE : 0;
 }
 
-enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool from_l2, bool nmi_exit,
-                                 uint32_t *abort_indicator) {
-    const struct load l = {vcpu, v};
-    uint64_t cr0 = v->value[NVMX_F_GUEST_CR0];
-    uint64_t interruptibility = v->value[NVMX_F_GUEST_INTERRUPTIBILITY_STATE];
-    enum nvmx_status status = NVMX_OK;
+/* `interruptibility` and `cr0` are those that the processor has. */
+static inline enum nvmx_status load(const struct load *l, bool nmi_blocked, uint64_t current_cr0,
+                                    uint32_t *abort_indicator) {
+    struct nvmx_vcpu *vcpu = l->vcpu;
+    struct vmcs12 *v = l->v;
+    uint64_t cr0 = l1_cr0(l, current_cr0);
 
+    set_state(l, cr0, nmi_blocked);
+    unsigned int known = known_places(vcpu, v->l1_state);
+    enum nvmx_status status =
+        host_write_encoded(vcpu, v->l1_count - known, &v->l1_encoding[known], &v->l1_state[known]);
+    vcpu->l1_shadows_known = status == NVMX_OK;
+    if (RARE(!exit_64(l)) && status == NVMX_OK) {
+        status = write_pdptes(l, cr0, abort_indicator);
+    }
+    return status == NVMX_OK ? write_msrs(l) : status;
+}
+
+/* What is to be taken from vmcs02, if it is loaded, and then vmcs01. */
+static inline enum nvmx_status begin(const struct load *l, bool loaded, uint32_t *abort_indicator) {
     *abort_indicator = 0;
-    if (RARE(!v->l1_state_ready)) {
-        set_constant_state(&l);
+    if (RARE(!l->v->l1_state_ready)) {
+        set_constant_state(l);
     }
-    if (RARE(!from_l2)) {
-        status = read_l1_state(vcpu, &cr0, &interruptibility);
-    }
+    enum nvmx_status status = read_inherited(l, loaded);
     if (status == NVMX_OK) {
-        status = read_inherited(&l);
+        status = shadow_push_exit(l->vcpu, l->v); /* between the two selects, so that it costs no third */
     }
-    if (status == NVMX_OK) {
-        status = shadow_push_exit(vcpu); /* between the two selects, so that it costs no third */
-    }
-    if (status == NVMX_OK) {
-        status = host_select(vcpu, NVMX_VMCS01);
-    }
+    return status == NVMX_OK ? host_select(l->vcpu, NVMX_VMCS01) : status;
+}
+
+enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool nmi_exit, uint32_t *abort_indicator) {
+    const struct load l = {vcpu, v};
+    enum nvmx_status status = begin(&l, true, abort_indicator);
+
     if (RARE(status != NVMX_OK)) {
         return status;
     }
-    cr0 = l1_cr0(&l, cr0);
-    set_state(&l, cr0, nmis_blocked(v, from_l2, nmi_exit, interruptibility));
-    unsigned int known = known_places(vcpu, v->l1_state);
-    status = host_write_encoded(vcpu, v->l1_count - known, &v->l1_encoding[known], &v->l1_state[known]);
-    vcpu->l1_shadows_known = status == NVMX_OK;
-    if (RARE(!exit_64(&l)) && status == NVMX_OK) {
-        status = write_pdptes(&l, cr0, abort_indicator);
+    bool nmi_blocked = nmis_blocked(v, true, nmi_exit, v->value[NVMX_F_GUEST_INTERRUPTIBILITY_STATE]);
+    return load(&l, nmi_blocked, v->value[NVMX_F_GUEST_CR0], abort_indicator);
+}
+
+COLD enum nvmx_status load_host_state_unentered(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool loaded,
+                                                uint32_t *abort_indicator) {
+    const struct load l = {vcpu, v};
+    uint64_t cr0 = v->value[NVMX_F_GUEST_CR0];
+    uint64_t interruptibility = v->value[NVMX_F_GUEST_INTERRUPTIBILITY_STATE];
+    enum nvmx_status status = loaded ? NVMX_OK : read_l1_state(vcpu, &cr0, &interruptibility);
+
+    if (status == NVMX_OK) {
+        status = begin(&l, loaded, abort_indicator);
     }
-    return status == NVMX_OK ? write_msrs(&l) : status;
+    if (status != NVMX_OK) {
+        return status;
+    }
+    return load(&l, nmis_blocked(v, loaded, false, interruptibility), cr0, abort_indicator);
 }

@@ -430,14 +430,7 @@ enum nvmx_next instruction_conclude(struct nvmx_vcpu *vcpu, const struct instruc
 
 /* VMCALL is the host's first: most are hypercalls. See nvmx_vmcall. */
 enum nvmx_next instruction_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {
-    struct base_values is;
     enum nvmx_next next;
-    is.count = 0;
-    if (((basic_reason >= NVMX_REASON_VMREAD && basic_reason <= NVMX_REASON_VMWRITE) ||
-         basic_reason == NVMX_REASON_VMLAUNCH) &&
-        instruction_fast(vcpu, basic_reason, &is, &next) == FAST_DONE) {
-        return next;
-    }
     const struct instruction_row *row = find_row(basic_reason);
     if (row == NULL || row->effect == vmcall_effect) {
         return NVMX_HOST;
@@ -449,7 +442,11 @@ enum nvmx_next instruction_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {
         vcpu->counts.emulated++;
         return l1_raise_ud(vcpu);
     }
-    return execute(vcpu, row, &is);
+    return execute(vcpu, row, NULL);
+}
+
+enum nvmx_next instruction_in_phases(struct nvmx_vcpu *vcpu, uint32_t basic_reason, const struct base_values *is) {
+    return execute(vcpu, find_row(basic_reason), is);
 }
 
 enum nvmx_next nvmx_vmcall(struct nvmx_vcpu *vcpu) {
@@ -478,7 +475,7 @@ enum nvmx_status l2_skip(struct nvmx_vcpu *vcpu) {
     return skip(vcpu, vcpu->selected);
 }
 
-static enum nvmx_next complete_later(struct nvmx_vcpu *vcpu, bool fail, uint32_t error) {
+enum nvmx_next vm_fail_valid(struct nvmx_vcpu *vcpu, uint32_t error) {
     struct batch out;
     struct instruction in = {.out = &out};
     uint32_t information;
@@ -489,24 +486,9 @@ static enum nvmx_next complete_later(struct nvmx_vcpu *vcpu, bool fail, uint32_t
     if (status != NVMX_OK) {
         return stopped(vcpu, status);
     }
-    return fail ? complete_fail(&in, error) : complete(&in, 0);
+    return complete_fail(&in, error);
 }
 
-enum nvmx_next vm_succeed(struct nvmx_vcpu *vcpu) {
-    return complete_later(vcpu, false, 0);
-}
-
-enum nvmx_next vm_fail_invalid(struct nvmx_vcpu *vcpu) {
-    return complete_later(vcpu, true, 0);
-}
-
-enum nvmx_next vm_fail_valid(struct nvmx_vcpu *vcpu, uint32_t error) {
-    return complete_later(vcpu, true, error);
-}
-
-enum nvmx_next vm_fail(struct nvmx_vcpu *vcpu, uint32_t error) {
-    return complete_later(vcpu, true, error);
-}
 
 enum nvmx_next l1_raise(struct nvmx_vcpu *vcpu, const struct l1_fault *fault) {
     uint64_t cr0 = CR0_PE;

@@ -179,8 +179,7 @@ bool instruction_offered(const struct nvmx_vcpu *vcpu, const struct instruction_
 enum nvmx_next instruction_conclude(struct nvmx_vcpu *vcpu, const struct instruction_row *row, const uint64_t *is,
                                     struct verdict verdict);
 
-/* VMREAD, VMWRITE, VMLAUNCH or VMRESUME the short way (instruction_fast.c). What it has read is in *is, whatever it answers. */
-enum fast_outcome instruction_fast(struct nvmx_vcpu *vcpu, uint32_t basic_reason, struct base_values *is,
-                                   enum nvmx_next *next);
+/* In the phases of the SDM. `is`: what has been read already; or NULL. */
+enum nvmx_next instruction_in_phases(struct nvmx_vcpu *vcpu, uint32_t basic_reason, const struct base_values *is);
 
 #endif

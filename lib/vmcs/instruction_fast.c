@@ -65,44 +65,50 @@ static inline enum fast_outcome access_field(struct nvmx_vcpu *vcpu, const uint6
     return FAST_DONE;
 }
 
-/* VMREAD, VMWRITE. */
-static enum fast_outcome fast_access(struct nvmx_vcpu *vcpu, bool write, struct base_values *is, enum nvmx_next *next) {
-    enum nvmx_status status = host_read_encoded(vcpu, BASE_COUNT, instruction_base, is->value);
+/* Not of the usual kind; what was read already is not read again. */
+static COLD enum nvmx_next unusual_access(struct nvmx_vcpu *vcpu, uint32_t basic_reason, const uint64_t *value) {
+    struct base_values is = {.count = BASE_COUNT};
 
-    if (RARE(status != NVMX_OK)) {
-        *next = stop(vcpu, NVMX_STOP_HOST, status);
-        return FAST_DONE;
-    }
-    is->count = BASE_COUNT;
-    if (!usual(is->value) || access_field(vcpu, is->value, write) != FAST_DONE) {
-        return FAST_NOT_USUAL;
-    }
-    status = succeed(vcpu, is->value);
-    *next = RARE(status != NVMX_OK) ? stop(vcpu, NVMX_STOP_HOST, status) : NVMX_ENTER;
-    return FAST_DONE;
+    memcpy(is.value, value, sizeof(is.value));
+    return instruction_in_phases(vcpu, basic_reason, &is);
 }
 
-/* VMLAUNCH, VMRESUME. */
-static enum fast_outcome fast_entry(struct nvmx_vcpu *vcpu, bool launch, struct base_values *is, enum nvmx_next *next) {
-    const struct vmcs12 *v = vmcs12_current(vcpu);
+enum nvmx_next instruction_access(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {
+    uint64_t is[BASE_COUNT];
 
-    if (v->launched == launch || v->is_shadow) {
-        return FAST_NOT_USUAL;
+    if (RARE(vcpu->mode != NVMX_MODE_ROOT || vcpu->current < 0)) {
+        return instruction_in_phases(vcpu, basic_reason, NULL);
     }
-    enum nvmx_status status = host_read_encoded(vcpu, BASE_RIP, instruction_base, is->value);
+    enum nvmx_status status = host_read_encoded(vcpu, BASE_COUNT, instruction_base, is);
     if (RARE(status != NVMX_OK)) {
-        *next = stop(vcpu, NVMX_STOP_HOST, status);
-        return FAST_DONE;
+        return stop(vcpu, NVMX_STOP_HOST, status);
     }
-    is->count = BASE_RIP;
-    if (!usual(is->value)) {
-        return FAST_NOT_USUAL;
+    if (!usual(is) || access_field(vcpu, is, basic_reason == NVMX_REASON_VMWRITE) != FAST_DONE) {
+        const uint64_t kept[BASE_COUNT] = {is[0], is[1], is[2], is[3], is[4], is[5], is[6], is[7]};
+        return unusual_access(vcpu, basic_reason, kept);
+    }
+    status = succeed(vcpu, is);
+    return RARE(status != NVMX_OK) ? stop(vcpu, NVMX_STOP_HOST, status) : NVMX_ENTER;
+}
+
+enum nvmx_next instruction_entry(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {
+    const bool launch = basic_reason == NVMX_REASON_VMLAUNCH;
+    const struct vmcs12 *v = vmcs12_current(vcpu);
+    uint64_t is[BASE_RIP];
+
+    if (RARE(vcpu->mode != NVMX_MODE_ROOT || v == NULL || v->launched == launch || v->is_shadow)) {
+        return instruction_in_phases(vcpu, basic_reason, NULL);
+    }
+    enum nvmx_status status = host_read_encoded(vcpu, BASE_RIP, instruction_base, is);
+    if (RARE(status != NVMX_OK)) {
+        return stop(vcpu, NVMX_STOP_HOST, status);
+    }
+    if (!usual(is)) {
+        return instruction_in_phases(vcpu, basic_reason, NULL);
     }
     vcpu->counts.emulated++;
-    vcpu->l1_left = (struct l1_left){true, is->value[BASE_CS_RIGHTS], is->value[BASE_SS_RIGHTS],
-                                     is->value[BASE_ENTRY_CONTROLS], is->value[BASE_INTERRUPTIBILITY]};
-    *next = enter_l2(vcpu, true);
-    return FAST_DONE;
+    vcpu->l1_left = (struct l1_left){true, is[BASE_CS_RIGHTS], is[BASE_SS_RIGHTS], is[BASE_ENTRY_CONTROLS], 0};
+    return enter_l2(vcpu, true);
 }
 
 /* -- memory operands
@@ -280,15 +286,4 @@ enum fast_outcome instruction_fast_memory(struct nvmx_vcpu *vcpu, const struct i
     }
     *next = RARE(status != NVMX_OK) ? stop(vcpu, NVMX_STOP_HOST, status) : NVMX_ENTER;
     return FAST_DONE;
-}
-
-enum fast_outcome instruction_fast(struct nvmx_vcpu *vcpu, uint32_t basic_reason, struct base_values *is,
-                                   enum nvmx_next *next) {
-    if (vcpu->mode != NVMX_MODE_ROOT || vcpu->current < 0) {
-        return FAST_NOT_USUAL;
-    }
-    if (basic_reason == NVMX_REASON_VMRESUME || basic_reason == NVMX_REASON_VMLAUNCH) {
-        return fast_entry(vcpu, basic_reason == NVMX_REASON_VMLAUNCH, is, next);
-    }
-    return fast_access(vcpu, basic_reason == NVMX_REASON_VMWRITE, is, next);
 }

@@ -99,6 +99,7 @@ static COLD void follow_controls(struct merge *m) {
             v->gates_loaded |= 1u << i;
             nvmx_set_add(&v->refreshed, gates[i].guest);
         } else if (((inherited >> i) & 1) != 0) {
+            v->inherited_gate[v->inherited_count] = (uint8_t)i;
             v->inherited_encoding[v->inherited_count++] = field_encoding[gates[i].guest];
             v->inherited_efer = i == GATE_EFER ? v->inherited_count : v->inherited_efer;
             nvmx_set_remove(&v->known, gates[i].guest);
@@ -145,14 +146,12 @@ static bool loads_over_stale(const struct merge *m, const uint64_t *pdpte) {
 }
 
 /* The next exits read them with what they read anyhow. */
-static COLD enum nvmx_status fetch_stale(struct merge *m) {
-    struct vmcs12 *v = m->v;
-
+static COLD enum nvmx_status fetch_stale(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
         v->learned.word[w] |= v->inherited.word[w] & v->stale.word[w];
     }
     v->sync_ready = false;
-    return sync_all(m->vcpu, v);
+    return sync_all(vcpu, v);
 }
 
 enum nvmx_status merge_read_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
@@ -184,19 +183,19 @@ static uint64_t inherited_efer(const struct vmcs12 *v, uint64_t efer_of_l1) {
     return efer | (ia32e ? EFER_LMA : 0);
 }
 
+/* L1's value of the field that L2 inherits as its i-th, as an entry loads it. */
+static inline uint64_t inherited_value(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t i) {
+    return i + 1 == v->inherited_efer ? inherited_efer(v, vcpu->l1_value[i]) : vcpu->l1_value[i];
+}
+
 /* L2 ran on these fields, or vmcs02 is new: they are written at each entry. */
 static inline void put_inherited(struct merge *m) {
     const struct vmcs12 *v = m->v;
 
     for (uint32_t i = 0; i < v->inherited_count; i++) {
-        m->encoding[m->count + i] = v->inherited_encoding[i];
-        m->value[m->count + i] = m->vcpu->l1_value[i];
+        m->encoding[m->count] = v->inherited_encoding[i];
+        m->value[m->count++] = inherited_value(m->vcpu, v, i);
     }
-    if (v->inherited_efer != 0) {
-        uint64_t *efer = &m->value[m->count + v->inherited_efer - 1];
-        *efer = inherited_efer(v, *efer);
-    }
-    m->count += v->inherited_count;
 }
 
 /* -- guest state and events
@@ -323,7 +322,7 @@ static enum nvmx_status collect(struct merge *m, const uint64_t *pdpte) {
         follow_controls(m);
     }
     if (RARE(inherits_over_stale(v) || loads_over_stale(m, pdpte))) {
-        status = fetch_stale(m);
+        status = fetch_stale(m->vcpu, v);
     }
     if (status == NVMX_OK && !m->vcpu->l1_value_known) {
         status = merge_read_l1(m->vcpu, v);
@@ -358,6 +357,8 @@ enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const ui
     struct merge m;
     enum nvmx_status status = host_controls(vcpu);
 
+    v->settled = false;
+    v->gates_found = 0;
     merge_begin(&m, vcpu, v);
     if (status == NVMX_OK && RARE(!v->vmcs02_ready)) {
         status = first_merge(vcpu, v);
@@ -376,4 +377,87 @@ enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const ui
     }
     vcpu->pages_changed = vcpu->pages_changed && status != NVMX_OK; /* all of vmcs02's pages were taken just now */
     return status;
+}
+
+/* -- an entry that needs little
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+#define WORD(slot) ((slot) / 64)
+#define BIT(slot)  (UINT64_C(1) << ((slot) % 64))
+#define LITTLE     (BIT(NVMX_F_GUEST_RIP) | BIT(NVMX_F_GUEST_RSP))
+_Static_assert(WORD(NVMX_F_GUEST_RIP) == WORD(NVMX_F_GUEST_RSP), "one word of the dirty set");
+
+/* Of what L2 inherits nothing becomes stale by an exit, and VPID02 stays until it is taken away (merge_pages.c). */
+bool merge_is_plain(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    uint64_t becomes_stale = 0;
+
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        becomes_stale |= v->inherited.word[w] & (v->stale.word[w] | (v->saved.word[w] & ~v->learned.word[w]));
+    }
+    return becomes_stale == 0 && !v->rewrites && v->pages_alone && merge_pages_ready(vcpu, v);
+}
+
+bool merge_needs_little(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    uint64_t others = v->dirty.word[WORD(NVMX_F_GUEST_RIP)] & ~LITTLE;
+    uint64_t event = v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] | v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
+
+#pragma GCC unroll 4
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        others |= w != WORD(NVMX_F_GUEST_RIP) ? v->dirty.word[w] : 0;
+    }
+    return others == 0 && (event & EVENT_VALID) == 0 && nvmx_set_has(&v->known, NVMX_F_VM_ENTRY_INTERRUPTION_INFO) &&
+           v->controls_merged && v->pages_alone && merge_ept_ready(vcpu);
+}
+
+/* A batch with room for what an entry that needs little writes. */
+struct little {
+    uint32_t count;
+    uint32_t encoding[GATES_MAX + 2];
+    uint64_t value[GATES_MAX + 2];
+};
+
+static inline void little_put(struct little *l, uint32_t encoding, uint64_t value) {
+    l->encoding[l->count] = encoding;
+    l->value[l->count++] = value;
+}
+
+static inline void little_put_dirty(struct little *l, struct vmcs12 *v, unsigned int slot, uint32_t encoding) {
+    if ((v->dirty.word[WORD(slot)] & BIT(slot)) != 0) {
+        v->image[slot] = v->value[slot];
+        little_put(l, encoding, v->value[slot]);
+    }
+}
+
+/* L1's value may be the one that the last exit found in vmcs02. */
+static inline void little_put_inherited(const struct nvmx_vcpu *vcpu, struct little *l, const struct vmcs12 *v) {
+    for (uint32_t i = 0; i < v->inherited_count; i++) {
+        unsigned int gate = v->inherited_gate[i];
+        uint64_t value = inherited_value(vcpu, v, i);
+
+        if (((v->gates_found >> gate) & 1) == 0 || v->found[gate] != value) {
+            little_put(l, v->inherited_encoding[i], value);
+        }
+    }
+}
+
+enum nvmx_status merge_little(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    struct little l;
+    enum nvmx_status status = host_select(vcpu, NVMX_VMCS02_FIRST + (uint32_t)vcpu->current);
+
+    l.count = 0;
+    little_put_inherited(vcpu, &l, v);
+    little_put_dirty(&l, v, NVMX_F_GUEST_RIP, NVMX_VMCS_GUEST_RIP);
+    little_put_dirty(&l, v, NVMX_F_GUEST_RSP, NVMX_VMCS_GUEST_RSP);
+    v->gates_found = 0;
+    if (status == NVMX_OK && l.count != 0) {
+        status = host_write_encoded(vcpu, l.count, l.encoding, l.value);
+    }
+    vcpu->l1_value_known = false;
+    if (RARE(status != NVMX_OK)) {
+        v->known = (struct nvmx_field_set){{0}};
+        v->controls_merged = false;
+        return status;
+    }
+    v->dirty.word[WORD(NVMX_F_GUEST_RIP)] = 0;
+    return NVMX_OK;
 }

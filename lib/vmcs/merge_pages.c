@@ -312,6 +312,15 @@ enum nvmx_status merge_ept_root(struct merge *m) {
     return status;
 }
 
+/* Who had it needs another at the next entry. */
+static void vpid02_taken(struct nvmx_vcpu *vcpu, uint16_t vpid02) {
+    for (unsigned int i = 0; i < vcpu->vmcs02_slots; i++) {
+        if (vcpu->vmcs12[i].vpid02 == vpid02) {
+            vcpu->vmcs12[i].plain = false;
+        }
+    }
+}
+
 /*
  * VPID02s are given to VPID12s as they come. The first serves a vmcs12 without VPIDs, whose transitions flush
  * (SDM 31.4.3.1); when all are taken the next in turn is taken over and flushed.
@@ -328,6 +337,7 @@ static uint16_t vpid_for(struct nvmx_vcpu *vcpu, uint16_t vpid12) {
         index = (uint16_t)(1 + vcpu->vpid02_next % (vcpu->vpid02_count - 1));
         vcpu->vpid02_next++;
         vcpu->vpid12_of[index] = vpid12;
+        vpid02_taken(vcpu, (uint16_t)(vcpu->vpid02_first + index));
     }
     uint16_t vpid02 = (uint16_t)(vcpu->vpid02_first + index);
     host_flush(vcpu, NVMX_FLUSH_VPID, vpid02, 0);
@@ -351,15 +361,14 @@ static void vpid(struct merge *m) {
  */
 
 /* VPID12 still has the VPID02 that it got, and needs no flush. */
-static bool vpid_stands(const struct merge *m) {
-    const struct nvmx_vcpu *vcpu = m->vcpu;
-    bool l1_vpid = (secondary_controls(m->v) & PROC2_VPID) != 0;
+static inline bool vpid_stands(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    bool l1_vpid = (secondary_controls(v) & PROC2_VPID) != 0;
 
     if (vcpu->vpid02_count == 0) {
         return true;
     }
-    return l1_vpid && m->v->vpid02 > vcpu->vpid02_first &&
-           vcpu->vpid12_of[(m->v->vpid02 - vcpu->vpid02_first) & 15] == m->v->value[NVMX_F_VPID];
+    return l1_vpid && v->vpid02 > vcpu->vpid02_first &&
+           vcpu->vpid12_of[(v->vpid02 - vcpu->vpid02_first) & 15] == v->value[NVMX_F_VPID];
 }
 
 /* Nothing changed since the last entry of this vmcs12 but perhaps the contents of L1's MSR bitmap. */
@@ -367,18 +376,28 @@ static bool but_for_msrs(const struct merge *m) {
     const struct vmcs12 *v = m->v;
 
     return !m->controls && v->pages_merged && v->io_bitmap[0].hot_count == 0 && v->io_bitmap[1].hot_count == 0 &&
-           m->vcpu->vm->host.ept02_root == NULL && vpid_stands(m);
+           m->vcpu->vm->host.ept02_root == NULL && vpid_stands(m->vcpu, v);
 }
 
 /* No INVEPT waits to be followed up. */
-static bool ept_stands(const struct merge *m) {
-    const struct nvmx_ept *ept = m->vcpu->vm->ept;
+static inline bool ept_stands(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    const struct nvmx_ept *ept = vcpu->vm->ept;
 
-    return ept == NULL || (secondary_controls(m->v) & PROC2_EPT) == 0 || nvmx_ept_ready(ept, ept_user(m->vcpu, m->v));
+    return ept == NULL || (secondary_controls(v) & PROC2_EPT) == 0 || nvmx_ept_ready(ept, ept_user(vcpu, v));
+}
+
+bool merge_pages_ready(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    return vpid_stands(vcpu, v) && ept_stands(vcpu, v);
+}
+
+bool merge_ept_ready(const struct nvmx_vcpu *vcpu) {
+    const struct nvmx_ept *ept = vcpu->vm->ept;
+
+    return ept == NULL || nvmx_ept_ready(ept, vcpu->id * NVMX_VMCS02_MAX + (unsigned int)vcpu->current);
 }
 
 bool merge_pages_stand(const struct merge *m) {
-    return !m->controls && m->v->pages_alone && vpid_stands(m) && ept_stands(m);
+    return !m->controls && m->v->pages_alone && merge_pages_ready(m->vcpu, m->v);
 }
 
 /*
@@ -424,7 +443,7 @@ enum nvmx_status merge_pages(struct merge *m) {
     if (!but_for_msrs(m)) {
         status = all_pages(m, &bits);
     } else {
-        status = ept_stands(m) ? NVMX_OK : merge_ept_root(m);
+        status = ept_stands(m->vcpu, v) ? NVMX_OK : merge_ept_root(m);
         if (status == NVMX_OK && v->msr_bitmap.hot_count == 0 && !v->msr_bitmap.has_virtual) {
             return NVMX_OK;
         }

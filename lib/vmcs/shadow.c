@@ -3,7 +3,7 @@
  * Hardware VMCS shadowing for L1 (SDM 27.10): L1's VMREAD and VMWRITE of the fields that the table marks go to a shadow
  * VMCS without an exit. The library fills it when L1 is about to run and takes back what L1 can have written.
  */
-#include "vcpu.h"
+#include "shadow.h"
 
 #include <string.h>
 
@@ -20,27 +20,6 @@ static bool shadowed(const struct nvmx_vm *vm, unsigned int slot, enum nvmx_fiel
     return nvmx_field_info(slot)->shadow == kind && nvmx_set_has(&vm->exists, slot) &&
            nvmx_set_has(&vm->machine_fields, slot);
 }
-
-/* Places of the fields that the table marks: those that L1 may write first. vcpu.shadow_holds is in this order. */
-enum {
-#define PLACE_NO(name)
-#define PLACE_RO(name)
-#define PLACE_RW(name)                                            PLACE_##name,
-#define FIELD(encoding, name, text, exists, group, merge, shadow) PLACE_##shadow(name)
-#include <nvmx/vmcs_fields.def>
-#undef PLACE_RO
-#undef PLACE_RW
-    WRITABLE_COUNT,
-    BEFORE_READABLE = WRITABLE_COUNT - 1,
-#define PLACE_RO(name) PLACE_##name,
-#define PLACE_RW(name)
-#include <nvmx/vmcs_fields.def>
-#undef PLACE_RO
-#undef PLACE_RW
-#undef FIELD
-    PLACES
-};
-_Static_assert(PLACES <= SHADOWED_MAX && PLACES <= BATCH_MAX, "one batch fills the shadow VMCS");
 
 #define ENCODING_NO(name)
 #define ENCODING_RO(name)
@@ -66,6 +45,7 @@ static void append(struct shadow_list *list, unsigned int place) {
     list->encoding[list->count] = field_encoding[slot];
     list->slot[list->count] = (uint8_t)slot;
     list->place[list->count] = (uint8_t)place;
+    list->places |= UINT64_C(1) << place;
     list->count++;
     nvmx_set_add(&list->fields, slot);
 }
@@ -74,6 +54,7 @@ void shadow_fields(struct nvmx_vm *vm) {
     struct shadow_list *list = &vm->shadowed;
 
     list->count = 0;
+    list->places = 0;
     for (unsigned int place = 0; place < WRITABLE_COUNT; place++) {
         if (shadowed(vm, slot_of_place[place], NVMX_SHADOW_RW)) {
             append(list, place);
@@ -103,6 +84,74 @@ void nvmx_shadow_bitmaps(const struct nvmx_vm *vm, uint8_t *vmread_bitmap, uint8
     }
 }
 
+static enum nvmx_status fill(struct nvmx_vcpu *vcpu, struct batch *batch) {
+    enum nvmx_status status = host_select(vcpu, NVMX_VMCS_SHADOW);
+
+    return status == NVMX_OK ? batch_flush(vcpu, batch) : status;
+}
+
+/* Nothing is known of what the shadow VMCS holds. */
+static COLD enum nvmx_status push_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    const struct shadow_list *list = &vcpu->vm->shadowed;
+    struct batch batch;
+
+    batch_init(&batch);
+    for (uint32_t i = 0; i < list->count; i++) {
+        vcpu->shadow_holds[list->place[i]] = v->value[list->slot[i]];
+        batch.encoding[batch.count] = list->encoding[i];
+        batch.value[batch.count++] = v->value[list->slot[i]];
+    }
+    enum nvmx_status status = batch.count != 0 ? fill(vcpu, &batch) : NVMX_OK;
+    vcpu->shadow_behind = 0;
+    vcpu->shadow_known = status == NVMX_OK;
+    return status;
+}
+
+static inline void push_field(struct nvmx_vcpu *vcpu, struct batch *batch, unsigned int place, uint64_t value) {
+    vcpu->shadow_holds[place] = value;
+    batch->encoding[batch->count] = field_encoding[slot_of_place[place]];
+    batch->value[batch->count++] = value;
+}
+
+/* L1's own writes were taken note of by shadow_pull. */
+static enum nvmx_status push_changes(struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    struct batch batch;
+
+    batch_init(&batch);
+    for (unsigned int place = 0; place < PLACES; place++) {
+        uint64_t value = v->value[slot_of_place[place]];
+
+        if (value != vcpu->shadow_holds[place] && ((vcpu->vm->shadowed.places >> place) & 1) != 0) {
+            push_field(vcpu, &batch, place, value);
+        }
+    }
+    enum nvmx_status status = batch.count != 0 ? fill(vcpu, &batch) : NVMX_OK;
+    vcpu->shadow_behind = 0;
+    vcpu->shadow_known = status == NVMX_OK;
+    return status;
+}
+
+/* The same after an exit of L2, which changes little. */
+static inline enum nvmx_status push_exit(struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    uint64_t behind = vcpu->shadow_behind;
+    struct batch batch;
+
+    /* The log's index changes with any violation, long before L1 gets an exit. */
+    if (RARE(v->value[NVMX_F_PML_INDEX] != vcpu->shadow_holds[PLACE_PML_INDEX])) {
+        behind |= UINT64_C(1) << PLACE_PML_INDEX;
+    }
+    batch_init(&batch);
+    for (behind &= vcpu->vm->shadowed.places; behind != 0; behind &= behind - 1) {
+        unsigned int place = (unsigned int)__builtin_ctzll(behind);
+
+        push_field(vcpu, &batch, place, v->value[slot_of_place[place]]);
+    }
+    enum nvmx_status status = batch.count != 0 ? fill(vcpu, &batch) : NVMX_OK;
+    vcpu->shadow_behind = 0;
+    vcpu->shadow_known = status == NVMX_OK;
+    return status;
+}
+
 /* Stale fields would show old values: they are read with the exit from now on. */
 static COLD enum nvmx_status fetch_stale(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
@@ -122,93 +171,30 @@ static bool some_stale(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
     return stale != 0;
 }
 
-static enum nvmx_status fill(struct nvmx_vcpu *vcpu, struct batch *batch) {
-    enum nvmx_status status = host_select(vcpu, NVMX_VMCS_SHADOW);
-
-    return status == NVMX_OK ? batch_flush(vcpu, batch) : status;
-}
-
-/* Nothing is known of what the shadow VMCS holds. */
-static COLD enum nvmx_status push_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    const struct shadow_list *list = &vcpu->vm->shadowed;
-    struct batch batch;
-
-    batch_init(&batch);
-    for (uint32_t i = 0; i < list->count; i++) {
-        vcpu->shadow_holds[list->place[i]] = v->value[list->slot[i]];
-        batch.encoding[batch.count] = list->encoding[i];
-        batch.value[batch.count++] = v->value[list->slot[i]];
-    }
-    enum nvmx_status status = batch.count != 0 ? fill(vcpu, &batch) : NVMX_OK;
-    vcpu->shadow_known = status == NVMX_OK;
-    return status;
-}
-
-static void push_field(struct nvmx_vcpu *vcpu, struct batch *batch, unsigned int place, uint64_t value) {
-    unsigned int slot = slot_of_place[place];
-
-    vcpu->shadow_holds[place] = value;
-    if (nvmx_set_has(&vcpu->vm->shadowed.fields, slot)) {
-        batch->encoding[batch->count] = field_encoding[slot];
-        batch->value[batch->count++] = value;
-    }
-}
-
-#define CHANGED(name) (v->value[NVMX_F_##name] != vcpu->shadow_holds[PLACE_##name])
-#define PUSH(name)                                                                                                     \
-    if (CHANGED(name)) {                                                                                               \
-        push_field(vcpu, &batch, PLACE_##name, v->value[NVMX_F_##name]);                                               \
-    }
-
-/* What an exit of L2 can have changed; L1's own writes were taken note of by shadow_pull, and no exit touches the other
- * writable fields. */
-static inline enum nvmx_status push_changes(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool by_exit) {
-    struct batch batch;
-
-    batch_init(&batch);
-    if (!by_exit) {
-        PUSH(PRIMARY_CONTROLS)
-        PUSH(VM_ENTRY_EXCEPTION_ERROR_CODE)
-        PUSH(VM_ENTRY_INSTRUCTION_LENGTH)
-    }
-    PUSH(PML_INDEX)
-    PUSH(VM_ENTRY_INTERRUPTION_INFO)
-    PUSH(GUEST_INTERRUPTIBILITY_STATE)
-    PUSH(GUEST_RSP)
-    PUSH(GUEST_RIP)
-    PUSH(GUEST_RFLAGS)
-#define PUSH_NO(name)
-#define PUSH_RO(name)                                             PUSH(name)
-#define PUSH_RW(name)                                             _Static_assert(PLACE_##name < 9, "named above");
-#define FIELD(encoding, name, text, exists, group, merge, shadow) PUSH_##shadow(name)
-#include <nvmx/vmcs_fields.def>
-#undef FIELD
-    enum nvmx_status status = batch.count != 0 ? fill(vcpu, &batch) : NVMX_OK;
-    vcpu->shadow_known = status == NVMX_OK;
-    return status;
-}
-
-static inline enum nvmx_status push(struct nvmx_vcpu *vcpu, bool by_exit) {
+enum nvmx_status shadow_push(struct nvmx_vcpu *vcpu) {
     struct vmcs12 *v = vmcs12_current(vcpu);
+    enum nvmx_status status = NVMX_OK;
 
     if (!in_use(vcpu) || v == NULL) {
         return NVMX_OK;
     }
-    if (RARE(!(v->sync_ready && v->sync.covers_shadow) && some_stale(vcpu, v))) {
-        enum nvmx_status status = fetch_stale(vcpu, v);
-        if (status != NVMX_OK) {
-            return status;
-        }
+    if (some_stale(vcpu, v)) {
+        status = fetch_stale(vcpu, v);
     }
-    return RARE(!vcpu->shadow_known) ? push_all(vcpu, v) : push_changes(vcpu, v, by_exit);
+    if (status != NVMX_OK) {
+        return status;
+    }
+    return vcpu->shadow_known ? push_changes(vcpu, v) : push_all(vcpu, v);
 }
 
-enum nvmx_status shadow_push(struct nvmx_vcpu *vcpu) {
-    return push(vcpu, false);
-}
-
-enum nvmx_status shadow_push_exit(struct nvmx_vcpu *vcpu) {
-    return push(vcpu, true);
+enum nvmx_status shadow_push_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    if (!in_use(vcpu)) {
+        return NVMX_OK;
+    }
+    if (RARE(!vcpu->shadow_known || !v->sync_ready || !v->sync.covers_shadow)) {
+        return shadow_push(vcpu);
+    }
+    return push_exit(vcpu, v);
 }
 
 /* By the list: the processor lacks some of the fields, or what the shadow VMCS held is not known. */
@@ -271,8 +257,23 @@ static enum nvmx_status pull_event(struct nvmx_vcpu *vcpu) {
     return status;
 }
 
+static inline void pulled(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int place, uint64_t value) {
+    unsigned int slot = slot_of_place[place];
+    bool checked = slot != NVMX_F_GUEST_RSP && (slot != NVMX_F_GUEST_RIP || vmcs12_rip_is_checked(v, value));
+
+    if (value == vcpu->shadow_holds[place]) {
+        return;
+    }
+    vcpu->shadow_holds[place] = value;
+    if (checked) {
+        vmcs12_write(vcpu, slot, value);
+    } else {
+        vmcs12_write_unchecked(v, slot, value);
+    }
+}
+
 /* Without an event that L1 injects and without a log these stay where L1 wrote them, until the whole is pulled. */
-enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu) {
+enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     static const uint32_t encoding[] = {NVMX_VMCS_PRIMARY_CONTROLS,
                                         NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO,
                                         NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE,
@@ -287,7 +288,6 @@ enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu) {
                                      PLACE_GUEST_RFLAGS};
     _Static_assert(sizeof(places) == WRITABLE_COUNT - 3,
                    "all but the PML index, the error code and the instruction length");
-    struct vmcs12 *v = vmcs12_current(vcpu);
     uint64_t value[sizeof(places)];
 
     if (!in_use(vcpu)) {
@@ -305,10 +305,7 @@ enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu) {
     }
 #pragma GCC unroll 8
     for (unsigned int i = 0; i < sizeof(places); i++) {
-        if (RARE(value[i] != vcpu->shadow_holds[places[i]])) {
-            vcpu->shadow_holds[places[i]] = value[i];
-            vmcs12_write(vcpu, slot_of_place[places[i]], value[i]);
-        }
+        pulled(vcpu, v, places[i], value[i]);
     }
     return RARE((value[1] & EVENT_VALID) != 0) ? pull_event(vcpu) : NVMX_OK;
 }

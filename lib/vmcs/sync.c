@@ -6,7 +6,7 @@
  * that L1 read after earlier exits; all other guest state is marked stale: its truth stays in vmcs02 until L1 asks for
  * it or the vmcs12 leaves the cache.
  */
-#include "vcpu.h"
+#include "shadow.h"
 
 /* Read at every exit: with them every check of the EVENT and NONREGISTER groups has its input. */
 #define CORE_FIELDS(X)                                                                                                 \
@@ -181,6 +181,7 @@ static COLD void make_list(const struct nvmx_vm *vm, struct vmcs12 *v) {
         }
     }
     v->sync_ready = true;
+    v->settled = false;
 }
 
 static enum nvmx_status read_extra(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
@@ -196,6 +197,7 @@ static enum nvmx_status read_extra(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
 
 /* Nothing could be read: all that the exit saves is in vmcs02. */
 static COLD enum nvmx_status lost(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum nvmx_status status) {
+    v->settled = false;
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
         v->known.word[w] &= ~vcpu->vm->guest_state.word[w];
         v->stale.word[w] |= v->saved.word[w];
@@ -206,29 +208,50 @@ static COLD enum nvmx_status lost(const struct nvmx_vcpu *vcpu, struct vmcs12 *v
 
 /* After L2 ran nothing is known of vmcs02's guest area, and everything that an exit saves is stale; but for what is
  * read here. */
-enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+static inline void settle(struct vmcs12 *v) {
     const struct sync_list *list = &v->sync;
+
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        v->known.word[w] = (v->known.word[w] & ~list->lost.word[w]) | list->fields.word[w];
+        v->stale.word[w] = (v->stale.word[w] & ~list->fields.word[w]) | list->saved_later.word[w];
+    }
+    v->settled = true;
+}
+
+enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     uint64_t value[CORE_COUNT];
 
     if (RARE(!v->sync_ready)) {
         make_list(vcpu->vm, v);
     }
     enum nvmx_status status = host_read_encoded(vcpu, CORE_COUNT, core_encoding, value);
-    if (status == NVMX_OK && list->count != 0) {
+    if (status == NVMX_OK && v->sync.count != 0) {
         status = read_extra(vcpu, v);
     }
     if (RARE(status != NVMX_OK)) {
         return lost(vcpu, v, status);
     }
-#pragma GCC unroll 4
-    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-        v->known.word[w] = (v->known.word[w] & ~list->lost.word[w]) | list->fields.word[w];
-        v->stale.word[w] = (v->stale.word[w] & ~list->fields.word[w]) | list->saved_later.word[w];
+    if (RARE(!v->settled)) {
+        settle(v);
     }
     uint64_t entry_controls = v->value[NVMX_F_VM_ENTRY_CONTROLS];
-#define X(name) v->value[NVMX_F_##name] = v->image[NVMX_F_##name] = value[CORE_##name];
+    /* What L2 reads of CR0 and CR4 depends on these, so that the next entry needs more than most. */
+    if (RARE(v->value[NVMX_F_GUEST_CR0] != value[CORE_GUEST_CR0] || v->value[NVMX_F_GUEST_CR4] != value[CORE_GUEST_CR4])) {
+        v->plain = false;
+    }
+#define X(name) v->image[NVMX_F_##name] = value[CORE_##name];
     CORE_FIELDS(X)
 #undef X
+    SHOW(vcpu, v, GUEST_RIP, value[CORE_GUEST_RIP]);
+    SHOW(vcpu, v, GUEST_RSP, value[CORE_GUEST_RSP]);
+    SHOW(vcpu, v, GUEST_RFLAGS, value[CORE_GUEST_RFLAGS]);
+    SHOW(vcpu, v, GUEST_INTERRUPTIBILITY_STATE, value[CORE_GUEST_INTERRUPTIBILITY_STATE]);
+    SHOW(vcpu, v, GUEST_CS_ACCESS_RIGHTS, value[CORE_GUEST_CS_ACCESS_RIGHTS]);
+    SHOW(vcpu, v, GUEST_SS_ACCESS_RIGHTS, value[CORE_GUEST_SS_ACCESS_RIGHTS]);
+    SHOW(vcpu, v, GUEST_CR0, value[CORE_GUEST_CR0]);
+    SHOW(vcpu, v, GUEST_CR4, value[CORE_GUEST_CR4]);
+    v->value[NVMX_F_GUEST_ACTIVITY_STATE] = value[CORE_GUEST_ACTIVITY_STATE];
+    v->value[NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS] = value[CORE_GUEST_PENDING_DEBUG_EXCEPTIONS];
     v->value[NVMX_F_VM_ENTRY_CONTROLS] = entry_controls_after(vcpu->vm, entry_controls, value[CORE_VM_ENTRY_CONTROLS]);
     v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] &= ~(uint64_t)EVENT_VALID;
     return NVMX_OK;
@@ -241,6 +264,7 @@ static enum nvmx_status fetch(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t
     uint32_t before = vcpu->selected;
     enum nvmx_status status = host_select(vcpu, vmcs02_of(vcpu, v));
 
+    v->settled = false;
     if (status == NVMX_OK) {
         status = host_read_encoded(vcpu, count, encoding, value);
     }

@@ -135,11 +135,9 @@ static const uint8_t touches[NVMX_FIELD_COUNT] = {
 };
 _Static_assert(NVMX_GROUP_UNCHECKED == 6, "groups with checks come first and fit");
 
-/*
- * Fields where it depends on what changes. RIP: where bits 63:32 stay as they are, or are 0, no rule (SDM 29.3.1.4)
- * that held before is broken.
- */
-static uint32_t touch_more(const struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t changed, uint64_t value) {
+/* Fields where it depends on what changes. */
+static uint32_t touch_more(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, unsigned int slot, uint64_t value) {
+    uint64_t changed = v->value[slot] ^ value;
     uint32_t own = touches[slot] & TOUCHES_CHECKS;
 
     switch (slot) {
@@ -152,7 +150,7 @@ static uint32_t touch_more(const struct nvmx_vcpu *vcpu, unsigned int slot, uint
     case NVMX_F_EPT_POINTER: /* no rule compares it with another field (SDM 29.2.1.1) */
         return nvmx_eptp_valid(&vcpu->vm->caps, value) ? 0 : own;
     default: /* RIP */
-        return changed >> 32 != 0 && value >> 32 != 0 ? own : 0;
+        return vmcs12_rip_is_checked(v, value) ? own : 0;
     }
 }
 
@@ -165,13 +163,11 @@ static inline void write_value(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, u
             v->l1_state_ready = false;
         }
         if ((touched & TOUCHES_MORE) != 0) {
-            touched = touch_more(vcpu, slot, v->value[slot] ^ value, value);
+            touched = touch_more(vcpu, v, slot, value);
         }
     }
     v->checked &= ~(touched & TOUCHES_CHECKS);
-    v->value[slot] = value;
-    nvmx_set_add(&v->dirty, slot);
-    nvmx_set_remove(&v->stale, slot);
+    vmcs12_write_unchecked(v, slot, value);
 }
 
 static void write_if_new(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int slot, uint64_t value) {
@@ -290,6 +286,7 @@ static void fill(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, const 
         values_from_region(vm, region, v->value);
         v->dirty = vm->exists;
     }
+    v->plain = false;
     v->gpa1 = gpa1;
     v->was_gpa1 = NVMX_NO_ADDRESS;
     memcpy(&launch_state, region + vm->layout.launch_state, sizeof(launch_state));

@@ -40,6 +40,7 @@ Test(enter_msr_list, what_an_exit_saved_outlives_a_failed_list) {
     /* Written to the slots: a VMWRITE of controls would have all of vmcs02's state fetched. */
     sim->vcpu->vmcs12[0].value[NVMX_F_VM_ENTRY_MSR_LOAD_ADDRESS] = SIM_L1_MSR_LISTS;
     sim->vcpu->vmcs12[0].value[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT] = 2;
+    sim->vcpu->vmcs12[0].plain = false;
     sim_write(sim, SIM_L1_MSR_LISTS, bad_list, sizeof(bad_list));
     cr_assert_eq(sim_vmresume(sim), SIM_ENTRY_FAILED);
     sim_set(sim, number, NVMX_F_GUEST_SYSENTER_CS, 8);

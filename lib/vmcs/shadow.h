@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+/* Internal: the fields that hardware VMCS shadowing shows L1, by places, and taking note of what an exit changes of them. */
+#ifndef NVMX_LIB_VMCS_SHADOW_H
+#define NVMX_LIB_VMCS_SHADOW_H
+
+#include "vcpu.h"
+
+/* Places of the fields that the table marks: those that L1 may write first. vcpu.shadow_holds is in this order. */
+enum {
+#define PLACE_NO(name)
+#define PLACE_RO(name)
+#define PLACE_RW(name)                                            PLACE_##name,
+#define FIELD(encoding, name, text, exists, group, merge, shadow) PLACE_##shadow(name)
+#include <nvmx/vmcs_fields.def>
+#undef PLACE_RO
+#undef PLACE_RW
+    WRITABLE_COUNT,
+    BEFORE_READABLE = WRITABLE_COUNT - 1,
+#define PLACE_RO(name) PLACE_##name,
+#define PLACE_RW(name)
+#include <nvmx/vmcs_fields.def>
+#undef PLACE_NO
+#undef PLACE_RO
+#undef PLACE_RW
+#undef FIELD
+    PLACES
+};
+_Static_assert(PLACES <= SHADOWED_MAX && PLACES <= BATCH_MAX && PLACES <= 64, "one batch, and bits of a word");
+
+/* vmcs12's field is `new_value` now. What the next shadow_push_exit writes are the fields where this changed anything. */
+#define SHOW(vcpu, v, name, new_value)                                                                                 \
+    do {                                                                                                               \
+        uint64_t shown_ = (new_value);                                                                                 \
+        if ((v)->value[NVMX_F_##name] != shown_) {                                                                     \
+            (v)->value[NVMX_F_##name] = shown_;                                                                        \
+            (vcpu)->shadow_behind |= UINT64_C(1) << PLACE_##name;                                                      \
+        }                                                                                                              \
+    } while (0)
+
+#endif

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The short ways of the hot path do what the long ones do: two machines execute the same random program, one of them always by the long
+ * way, and must be the same after each step.
+ *
+ * Blocking by STI sends a VMX instruction of L1 through the phases of the SDM, which end it and leave nothing else of it. That an entry
+ * needs little, and that an exit found nothing but the usual changes, is forgotten.
+ */
+#include <criterion/criterion.h>
+#include <nvmx/exits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "instruction_run.h"
+
+#define COUNT(a)        (sizeof(a) / sizeof((a)[0]))
+#define STEPS           3000u
+#define BLOCKING_BY_STI 1u
+#define PAGE_END        (SIM_L1_OPERAND + NVMX_PAGE_SIZE)
+#define UNMAPPED        UINT64_C(0x40000000) /* L1 maps the first GiB */
+
+struct pair {
+    const struct sim_options *options;
+    struct sim *sim[2]; /* the second takes the long ways */
+    uint64_t seed;
+    unsigned int step, steps_left;
+    const char *what;
+};
+
+static uint64_t next_random(struct pair *p) {
+    p->seed ^= p->seed << 13;
+    p->seed ^= p->seed >> 7;
+    p->seed ^= p->seed << 17;
+    return p->seed;
+}
+
+static uint32_t below(struct pair *p, uint32_t limit) {
+    return (uint32_t)((next_random(p) >> 20) % limit);
+}
+
+static bool one_in(struct pair *p, uint32_t n) {
+    return below(p, n) == 0;
+}
+
+static bool in_l2(const struct pair *p) {
+    return nvmx_mode(p->sim[0]->vcpu) == NVMX_MODE_L2;
+}
+
+/* -- the same in both ----------------------------------------------------------------------------------------------------------------------- */
+
+static void set_gpr(struct pair *p, unsigned int number, uint64_t value) {
+    for (unsigned int i = 0; i < 2; i++) {
+        if (number == NVMX_RSP) {
+            sim_set(p->sim[i], NVMX_VMCS01, NVMX_F_GUEST_RSP, value);
+        } else {
+            p->sim[i]->regs.gpr[number] = value;
+        }
+    }
+}
+
+static void set_field(struct pair *p, uint32_t vmcs, enum nvmx_field slot, uint64_t value) {
+    for (unsigned int i = 0; i < 2; i++) {
+        sim_set(p->sim[i], vmcs, slot, value & nvmx_field_mask(slot));
+    }
+}
+
+static void forget(struct nvmx_vcpu *vcpu) {
+    for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
+        vcpu->vmcs12[i].plain = vcpu->vmcs12[i].settled = false;
+    }
+    vcpu->l1_left.valid = false;
+    vcpu->l1_shadows_known = false;
+    vcpu->shadow_behind = UINT64_MAX;
+}
+
+static void expect_same_vmcss(const struct pair *p) {
+    for (unsigned int which = 0; which < SIM_VMCSS; which++) {
+        const uint64_t *a = p->sim[0]->vmcs[which].value, *b = p->sim[1]->vmcs[which].value;
+        for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT && memcmp(a, b, sizeof(p->sim[0]->vmcs[which].value)) != 0; slot++) {
+            cr_assert(a[slot] == b[slot], "step %u, %s: VMCS %u, %s: %#lx, the long way %#lx", p->step, p->what, which,
+                      nvmx_field_info(slot)->name, a[slot], b[slot]);
+        }
+    }
+}
+
+static void expect_same_state(const struct pair *p) {
+    size_t bytes[2];
+    uint8_t *blob[2];
+
+    for (unsigned int i = 0; i < 2; i++) {
+        blob[i] = sim_save(p->sim[i], &bytes[i]);
+    }
+    cr_assert(bytes[0] == bytes[1] && memcmp(blob[0], blob[1], bytes[0]) == 0, "step %u, %s: saved states differ", p->step, p->what);
+    free(blob[0]);
+    free(blob[1]);
+}
+
+static void expect_same(struct pair *p, const enum nvmx_next next[2]) {
+    cr_assert_eq(next[0], next[1], "step %u, %s: %d, the long way %d", p->step, p->what, next[0], next[1]);
+    for (unsigned int i = 0; i < 2; i++) { /* a fault leaves it */
+        uint64_t blocking = sim_get(p->sim[i], NVMX_VMCS01, NVMX_F_GUEST_INTERRUPTIBILITY_STATE);
+        sim_set(p->sim[i], NVMX_VMCS01, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, blocking & ~(uint64_t)BLOCKING_BY_STI);
+    }
+    cr_assert(memcmp(&p->sim[0]->regs, &p->sim[1]->regs, sizeof(struct nvmx_regs)) == 0, "step %u, %s: registers", p->step, p->what);
+    expect_same_vmcss(p);
+    cr_assert(memcmp(p->sim[0]->ram, p->sim[1]->ram, SIM_L1_EPT12) == 0, "step %u, %s: L1's memory", p->step, p->what);
+    if (one_in(p, 8)) {
+        expect_same_state(p);
+    }
+    /* Exceptions are taken. */
+    set_field(p, NVMX_VMCS01, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, 0);
+}
+
+/* Two machines whose L2 runs. */
+static void start(struct pair *p) {
+    for (unsigned int i = 0; i < 2; i++) {
+        p->sim[i] = sim_new(p->options);
+        cr_assert_not_null(p->sim[i]->vcpu);
+        cr_assert_eq(sim_launch(p->sim[i]), SIM_L2);
+        sim_region(p->sim[i], SIM_L1_VMCS_B);
+    }
+    p->steps_left = 1 + below(p, 60);
+}
+
+static void end(struct pair *p) {
+    sim_free(p->sim[0]);
+    sim_free(p->sim[1]);
+}
+
+/* An exit of L1 or L2, and of L1 by the long way too. */
+static void exits(struct pair *p, const char *what, uint32_t reason, uint64_t qualification, uint32_t info) {
+    enum nvmx_next next[2];
+
+    p->what = what;
+    forget(p->sim[1]->vcpu);
+    if (!in_l2(p)) {
+        sim_set(p->sim[1], NVMX_VMCS01, NVMX_F_GUEST_INTERRUPTIBILITY_STATE,
+                sim_get(p->sim[1], NVMX_VMCS01, NVMX_F_GUEST_INTERRUPTIBILITY_STATE) | BLOCKING_BY_STI);
+    }
+    for (unsigned int i = 0; i < 2; i++) {
+        next[i] = sim_exit(p->sim[i], reason, qualification, info, LENGTH);
+    }
+    expect_same(p, next);
+    p->steps_left = next[0] == NVMX_STOP ? 0 : p->steps_left; /* a VMX abort */
+}
+
+/* -- steps of L1 ------------------------------------------------------------------------------------------------------------------------------- */
+
+static uint32_t random_encoding(struct pair *p) {
+    static const uint16_t often[] = {NVMX_VMCS_GUEST_RIP,  NVMX_VMCS_GUEST_RSP, NVMX_VMCS_GUEST_RFLAGS, NVMX_VMCS_EXIT_REASON,
+                                     NVMX_VMCS_GUEST_CR3, NVMX_VMCS_GUEST_CR4, NVMX_VMCS_HOST_RSP,     NVMX_VMCS_GUEST_PAT};
+    uint32_t encoding = one_in(p, 3) ? often[below(p, COUNT(often))] : nvmx_field_info(below(p, NVMX_FIELD_COUNT))->encoding;
+
+    return one_in(p, 10) ? encoding + 1 : one_in(p, 30) ? (uint32_t)next_random(p) : encoding;
+}
+
+/* A memory operand; its base and index registers are set. */
+static uint32_t memory_operand(struct pair *p, uint64_t *qualification) {
+    uint64_t addresses[] = {SIM_L1_OPERAND + below(p, 64) * 8u, PAGE_END - 8, PAGE_END - 4, UNMAPPED, UINT64_C(1) << 63, SIM_L1_OPERAND};
+    uint64_t address = addresses[one_in(p, 3) ? below(p, COUNT(addresses)) : 0];
+    unsigned int base = below(p, 16), index = below(p, 15) == NVMX_RSP ? NVMX_RBX : below(p, 3), shift = below(p, 4);
+    static const uint8_t segments[] = {NVMX_DS, NVMX_ES, NVMX_SS, NVMX_FS};
+    uint32_t info = INFO_ADDRESS(one_in(p, 8) ? 32 : 64) | INFO_SEGMENT(segments[below(p, COUNT(segments))]);
+
+    if (one_in(p, 2)) {
+        info |= INFO_NO_BASE;
+    } else {
+        uint64_t part = next_random(p) & 0xffff;
+        set_gpr(p, base, part);
+        address -= part;
+        info |= INFO_BASE(base);
+    }
+    if (one_in(p, 2) || index == base) {
+        info |= INFO_NO_INDEX;
+    } else {
+        uint64_t part = next_random(p) & 0xfff;
+        set_gpr(p, index, part);
+        address -= part << shift;
+        info |= INFO_INDEX(index, shift);
+    }
+    *qualification = address;
+    return info;
+}
+
+/* Hardware carries it out on the shadow VMCS. */
+static bool does_not_exit(const struct pair *p, uint32_t encoding) {
+    int slot = sim_slot(encoding & ~1u);
+
+    return p->options->shadow && slot >= 0 && nvmx_field_info((unsigned int)slot)->shadow == NVMX_SHADOW_RW;
+}
+
+static void access_field(struct pair *p) {
+    unsigned int reg2 = below(p, 16);
+    uint64_t qualification = 0;
+    uint32_t info, encoding = random_encoding(p);
+
+    if (does_not_exit(p, encoding)) {
+        return;
+    }
+    set_gpr(p, reg2, encoding);
+    if (one_in(p, 4)) {
+        info = memory_operand(p, &qualification);
+    } else {
+        unsigned int reg1 = below(p, 16);
+        info = INFO_RM_REGISTER(reg1);
+        if (reg1 != reg2) {
+            set_gpr(p, reg1, one_in(p, 2) ? next_random(p) : below(p, 0x10000));
+        }
+    }
+    if (one_in(p, 2)) {
+        set_field(p, NVMX_VMCS01, NVMX_F_GUEST_RFLAGS, 0x2 | (next_random(p) & 0x8d5));
+    }
+    bool write = one_in(p, 3);
+    exits(p, write ? "VMWRITE" : "VMREAD", write ? VMWRITE : VMREAD, qualification, info | INFO_REG2(reg2));
+}
+
+static void put_operand(struct pair *p, uint64_t first, uint64_t second) {
+    for (unsigned int i = 0; i < 2; i++) {
+        sim_write64(p->sim[i], SIM_L1_OPERAND, first);
+        sim_write64(p->sim[i], SIM_L1_OPERAND + 8, second);
+    }
+}
+
+static void with_operand(struct pair *p) {
+    static const uint64_t regions[] = {SIM_L1_VMCS_A, SIM_L1_VMCS_A, SIM_L1_VMCS_B, SIM_L1_VMXON, SIM_L1_VMCS_A + 8};
+    static const uint8_t reasons[] = {VMPTRLD, VMPTRLD, VMPTRST, INVEPT, INVVPID, VMCLEAR};
+    uint8_t reason = reasons[below(p, COUNT(reasons))];
+    uint64_t region = regions[below(p, COUNT(regions))], qualification;
+    unsigned int reg2 = below(p, 16);
+
+    /* Nothing is cleared but what is not current: it would have to be written anew. */
+    put_operand(p, reason == VMCLEAR ? SIM_L1_VMCS_B : reason == INVVPID ? below(p, 3) : region, 0);
+    uint32_t info = memory_operand(p, &qualification);
+    bool uses = (info & INFO_NO_BASE) == 0 && ((info >> 23) & 15) == reg2;
+    uses = uses || ((info & INFO_NO_INDEX) == 0 && ((info >> 18) & 15) == reg2);
+    if (!uses) {
+        set_gpr(p, reg2, below(p, 4));
+    }
+    exits(p, "instruction with a memory operand", reason, qualification, info | INFO_REG2(reg2));
+}
+
+/* What L1 writes without an exit, where hardware shadows its VMCS. */
+static void write_shadow(struct pair *p) {
+    static const uint8_t slots[] = {NVMX_F_GUEST_RIP, NVMX_F_GUEST_RSP, NVMX_F_GUEST_RFLAGS, NVMX_F_GUEST_INTERRUPTIBILITY_STATE,
+                                    NVMX_F_VM_ENTRY_INTERRUPTION_INFO};
+    unsigned int slot = slots[below(p, one_in(p, 4) ? COUNT(slots) : 2)];
+    uint64_t value = slot == NVMX_F_GUEST_RFLAGS                 ? 0x2 | (next_random(p) & 0x8d5)
+                     : slot == NVMX_F_VM_ENTRY_INTERRUPTION_INFO ? below(p, 2) * 0x80000300u + 6
+                     : slot == NVMX_F_GUEST_INTERRUPTIBILITY_STATE ? 0
+                                                                   : next_random(p) >> (one_in(p, 2) ? 33 : 17);
+
+    if (p->sim[0]->options.shadow && p->sim[0]->vcpu->current >= 0) {
+        set_field(p, NVMX_VMCS_SHADOW, (enum nvmx_field)slot, value);
+    }
+}
+
+static void l1_steps(struct pair *p) {
+    switch (below(p, 16)) {
+    case 0:
+        with_operand(p);
+        break;
+    case 1:
+    case 2:
+    case 3:
+    case 4:
+        access_field(p);
+        break;
+    case 5:
+    case 6:
+    case 7:
+        write_shadow(p);
+        break;
+    default:
+        exits(p, "VMRESUME", VMRESUME, 0, 0);
+        break;
+    }
+}
+
+/* -- steps of L2 ------------------------------------------------------------------------------------------------------------------------------- */
+
+static void l2_steps(struct pair *p) {
+    static const uint8_t reasons[] = {NVMX_EXIT_CPUID, NVMX_EXIT_CPUID, NVMX_EXIT_VMCALL, NVMX_EXIT_HLT, NVMX_EXIT_RDTSC, NVMX_EXIT_RDMSR};
+    uint32_t vmcs02 = nvmx_selected(p->sim[0]->vcpu);
+
+    set_field(p, vmcs02, NVMX_F_GUEST_RIP, next_random(p) >> 33);
+    if (one_in(p, 4)) {
+        set_field(p, vmcs02, NVMX_F_GUEST_RSP, next_random(p));
+        set_field(p, vmcs02, NVMX_F_GUEST_RFLAGS, 0x2 | (next_random(p) & 0x8d5));
+    }
+    if (one_in(p, 6)) {
+        set_field(p, vmcs02, NVMX_F_GUEST_CR3, next_random(p) & 0xfffff000);
+        set_field(p, vmcs02, NVMX_F_GUEST_PAT, UINT64_C(0x0007040600070406));
+        set_field(p, vmcs02, NVMX_F_GUEST_CR0, sim_get(p->sim[0], vmcs02, NVMX_F_GUEST_CR0) ^ 8);
+    }
+    exits(p, "exit of L2", reasons[below(p, COUNT(reasons))], 0, 0);
+}
+
+/* What L1 wrote may keep its entries or its own instructions from succeeding: now and then all begins anew. */
+static void same_program(const struct sim_options *options, uint64_t seed) {
+    struct pair p = {.options = options, .seed = seed};
+    unsigned int reflected = 0;
+
+    start(&p);
+    for (p.step = 0; p.step < STEPS; p.step++) {
+        bool before = in_l2(&p);
+        if (before) {
+            l2_steps(&p);
+        } else {
+            l1_steps(&p);
+        }
+        reflected += before && !in_l2(&p);
+        if (p.steps_left-- == 0) {
+            end(&p);
+            start(&p);
+        }
+    }
+    cr_expect(reflected > STEPS / 10, "only %u exits of L2 came to L1", reflected);
+    end(&p);
+}
+
+Test(short_ways, do_what_the_long_ones_do) {
+    for (uint64_t seed = 1; seed <= 3; seed++) {
+        same_program(&(struct sim_options){0}, seed);
+    }
+}
+
+Test(short_ways, do_what_the_long_ones_do_with_a_shadow_vmcs) {
+    for (uint64_t seed = 11; seed <= 13; seed++) {
+        same_program(&(struct sim_options){.shadow = true}, seed);
+    }
+}
+
+Test(short_ways, do_what_the_long_ones_do_without_vpids) {
+    same_program(&(struct sim_options){.no_vpid = true, .shadow = true}, 21);
+}
