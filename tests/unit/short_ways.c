@@ -271,6 +271,9 @@ static void l1_steps(struct pair *p) {
         write_shadow(p);
         break;
     default:
+        if (one_in(p, 4)) { /* by a WRMSR that does not exit */
+            set_field(p, NVMX_VMCS01, NVMX_F_GUEST_PAT, UINT64_C(0x0007040600070400) + below(p, 2) * 6);
+        }
         exits(p, "VMRESUME", VMRESUME, 0, 0);
         break;
     }
