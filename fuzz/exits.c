@@ -203,8 +203,10 @@ static enum wants l1_wants(const struct l2 *s) {
         return yes_if(BIT(s->primary, 21));
     case 44:
         return yes_if(BIT(s->secondary, 0));
-    case 45:
-        return yes_if(BIT(s->secondary, 9));
+    case 45: { /* SDM 32.1.4: of a vector whose bit is set */
+        uint8_t vector = (uint8_t)s->exit.qualification;
+        return yes_if(BIT(s->secondary, 9) && BIT(s->f[NVMX_F_EOI_EXIT_BITMAP_0 + vector / 64], vector % 64));
+    }
     case 46: case 47:
         return yes_if(BIT(s->secondary, 2));
     case 33: case 34: /* with bit 31 only */
