@@ -98,6 +98,30 @@ static bool finish_caps(struct dump *dump, const struct input *input) {
     return true;
 }
 
+static bool any_field(const struct dump *dump) {
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++)
+        if (dump->line[slot] || nvmx_set_has(&dump->implied, slot))
+            return true;
+    return false;
+}
+
+/* A heading without a field behind it: the log was cut off there, or somebody quoted the heading. The other dumps stay.
+ */
+static int drop_empty(struct dumps *dumps, const struct input *input) {
+    size_t kept = 0, empty = 0;
+
+    for (size_t i = 0; i < dumps->count; i++) {
+        if (any_field(&dumps->dump[i])) {
+            dumps->dump[kept++] = dumps->dump[i];
+            continue;
+        }
+        empty = dumps->dump[i].first_line;
+        input_error(input, empty, "no field of a VMCS follows this heading: is the dump cut off?");
+    }
+    dumps->count = kept;
+    return kept == 0 && empty != 0 ? CLI_USAGE : CLI_OK;
+}
+
 int dumps_read(struct dumps *dumps, const struct input *input) {
     int status = CLI_OK;
 
@@ -106,6 +130,8 @@ int dumps_read(struct dumps *dumps, const struct input *input) {
         if (!is_section_heading(input->line[i]) && !is_own_heading(input->line[i]))
             continue;
         status = is_own_heading(input->line[i]) ? read_own(dumps, input) : read_sections(dumps, input);
+        if (status == CLI_OK)
+            status = drop_empty(dumps, input);
         break;
     }
     if (status == CLI_OK && dumps->count == 0)

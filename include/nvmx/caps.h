@@ -84,7 +84,7 @@ NVMX_BEGIN_C
  * that no VMX MSR tells are the machine's.
  *
  * NVMX_OK, or NVMX_E_UNSUPPORTED if the machine has no VMX (machine->msr[0] == 0) or forces a control to 1 that the
- * library can't emulate.
+ * library can't emulate or that needs something that L1 is not offered, as the host's mask took it away.
  */
 NVMX_API enum nvmx_status nvmx_caps_for_l1(const struct nvmx_caps *machine, const struct nvmx_caps *mask,
                                            struct nvmx_caps *out);

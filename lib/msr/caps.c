@@ -145,13 +145,13 @@ static uint64_t granted(const struct row *row, const struct nvmx_caps *machine, 
 }
 
 /* Take away bits whose needs are not met. Gives the place of the first MSR that changed, or -1. */
-static int drop_unmet(struct nvmx_caps *caps, const struct nvmx_caps *machine) {
+static int drop_unmet(struct nvmx_caps *caps) {
     int changed = -1;
 
     for (size_t i = 0; i < ROWS; i++) {
         const struct row *row = &rows[i];
 
-        if (value_of(row, caps) == 0 || needs_met(row, caps) || (machine != NULL && is_forced(row, machine))) {
+        if (value_of(row, caps) == 0 || needs_met(row, caps)) {
             continue;
         }
         set_value(row, caps, 0);
@@ -203,7 +203,9 @@ static void mask_fixed1(struct nvmx_caps *l1, const struct nvmx_caps *mask) {
     }
 }
 
-static bool forces_unknown(const struct nvmx_caps *machine, const struct nvmx_caps *l1) {
+/* L1 can't have what the machine forces: the library does not know it, or it needs what L1 does not have. No VM entry
+ * would pass the checks of such controls (SDM 29.2.1.1, 29.2.1.2). */
+static bool forces_more(const struct nvmx_caps *machine, const struct nvmx_caps *l1) {
     for (unsigned int place = NVMX_CAP_PINBASED; place <= NVMX_CAP_ENTRY; place++) {
         if ((nvmx_caps_must_be_1(machine, (enum nvmx_cap)place) & ~(uint32_t)(l1->msr[place] >> 32)) != 0) {
             return true;
@@ -229,10 +231,10 @@ enum nvmx_status nvmx_caps_for_l1(const struct nvmx_caps *machine, const struct 
     }
     l1.msr[NVMX_CAP_MISC] = (l1.msr[NVMX_CAP_MISC] & ~(UINT64_C(0x1ff) << 16)) |
                             least((l1.msr[NVMX_CAP_MISC] >> 16) & 0x1ff, CR3_TARGETS_MAX) << 16;
-    if (forces_unknown(machine, &l1)) {
-        return NVMX_E_UNSUPPORTED;
+    for (size_t pass = 0; pass < ROWS && drop_unmet(&l1) >= 0; pass++) {
     }
-    for (size_t pass = 0; pass < ROWS && drop_unmet(&l1, machine) >= 0; pass++) {
+    if (forces_more(machine, &l1)) {
+        return NVMX_E_UNSUPPORTED;
     }
     set_basic(&l1);
     set_must_be_1(&l1, machine);
@@ -383,7 +385,7 @@ static int64_t first_beyond(const struct nvmx_caps *wanted, const struct nvmx_ca
             return NVMX_MSR_VMX_FIRST + place;
         }
     }
-    dropped = drop_unmet(&consistent, NULL);
+    dropped = drop_unmet(&consistent);
     return dropped >= 0 ? (int64_t)NVMX_MSR_VMX_FIRST + dropped : facts_beyond(wanted, possible);
 }
 

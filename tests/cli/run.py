@@ -140,6 +140,16 @@ class Formats(unittest.TestCase):
         done = nvmx("explain", "--caps", "skylake_x", text="\n".join(lines), status=0)
         self.assertIn("stdin:21: not part of the dump", done.err)
 
+    def test_a_heading_with_nothing_behind_it_is_no_dump(self):
+        heading = {"linux": "*** Guest State ***", "xen": "(XEN) *** Guest State ***", "own": "nvmx: VMCS 6000 (vmcs12)"}
+        for name, empty in heading.items():
+            good = FORMATS[name](BASES["long64"]()).rstrip("\n") + "\n"
+            for text, line in ((f"{empty}\n\n{good}", 1), (f"{good}{empty}\n", good.count("\n") + 1)):
+                with self.subTest(name, line=line):
+                    done = nvmx("explain", "--json", "--caps", "skylake_x", text=text, status=0)
+                    self.assertEqual(len(json.loads(done.out)), 1)
+                    self.assertIn(f"stdin:{line}: no field of a VMCS follows this heading", done.err)
+
     def test_efer_that_is_not_the_vmcs_field_is_not_taken_for_it(self):
         fields = BASES["long64"]()
         fields["VM_ENTRY_CONTROLS"] &= ~(1 << 15)
@@ -340,9 +350,11 @@ class MalformedInput(unittest.TestCase):
         self.check(change("PinBased=0x0000003f", "PinBased=0x1000000ff"), 35, "1000000FFH does not fit into Pin-based")
         self.check(change("DR7 = 0x0000000000000400", "DR7 = 0x0000000000000400 junk"), 8, "'junk' at the end of a line of the dump")
         self.check(change("gh_mask=fffffffffffffff7", "gh_mask="), 2, "a hexadecimal number")
+        self.check("*** Guest State ***\nRIP of nobody\n*** Control State ***\n", 1, "no field of a VMCS follows this heading")
         self.check(good + "CR3 = 0x1\n*** Guest State ***\nCR3 = 1\nCR3 = 2\n", good.count("\n") + 4, "is 2H here and 1H on line")
 
     def test_own(self):
+        self.check("\nnvmx: VMCS 6000 (vmcs12)\n", 2, "no field of a VMCS follows this heading")
         good = FORMATS["own"](BASES["long64"]())
         self.check(good.replace("  4000 Pin-based", "  4000 Pinbased"), good[:good.index("  4000 ")].count("\n") + 1, "not 'Pinbased")
         self.check(good.replace("  6800 Guest CR0", "  68o0 Guest CR0"), good[:good.index("  6800 ")].count("\n") + 1, "no VMCS field is called")

@@ -332,6 +332,22 @@ Test(caps, controls_forced_by_the_machine_stay_forced) {
     cr_assert_eq(nvmx_caps_for_l1(&machine, NULL, &l1), NVMX_E_UNSUPPORTED);
 }
 
+/* Virtual NMIs need NMI exiting: an L1 that must have the one without the other could never enter L2. */
+Test(caps, a_forced_control_without_what_it_needs_is_refused) {
+    struct nvmx_caps machine = skylake();
+    struct nvmx_caps mask = skylake();
+    struct nvmx_caps l1;
+
+    MSR(&machine, 0x481) |= 1u << 5;
+    MSR(&machine, 0x48d) |= 1u << 5;
+    l1 = l1_of(&machine, &mask);
+    cr_assert((nvmx_caps_must_be_1(&l1, NVMX_CAP_PINBASED) >> 5) & 1);
+    cr_assert_eq(nvmx_caps_check_subset(&l1, &l1, NULL), NVMX_OK);
+
+    MSR(&mask, 0x481) &= ~(UINT64_C(1) << 35);
+    cr_assert_eq(nvmx_caps_for_l1(&machine, &mask, &l1), NVMX_E_UNSUPPORTED);
+}
+
 Test(caps, true_msrs_say_what_must_be_1) {
     struct nvmx_caps machine = skylake();
     struct nvmx_caps l1 = l1_of(&machine, NULL);
