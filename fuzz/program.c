@@ -462,10 +462,21 @@ static struct before_exit snapshot(const struct model *o) {
     return before;
 }
 
-/* What the processor would have let L2 load: canonical addresses, a CR3 within the address width. */
-static uint64_t as_l2_can_have(enum nvmx_field slot, uint64_t value) {
+/*
+ * What the processor would have let L2 load: canonical addresses, a CR3 within the address width, an RPL that no DPL is below, RIP within 32 bits outside
+ * of 64-bit mode; in virtual-8086 mode a selector and its base go together (SDM 29.3.1.2, 29.3.1.4).
+ */
+static uint64_t as_l2_can_have(const struct sim_vmcs *vmcs02, enum nvmx_field slot, uint64_t value) {
+    bool v8086 = vmcs02->value[NVMX_F_GUEST_RFLAGS] >> 17 & 1;
+    bool mode64 = (vmcs02->value[NVMX_F_VM_ENTRY_CONTROLS] >> 9 & 1) && (vmcs02->value[NVMX_F_GUEST_CS_ACCESS_RIGHTS] >> 13 & 1);
+    if (v8086 && (slot == NVMX_F_GUEST_FS_BASE || slot == NVMX_F_GUEST_ES_SELECTOR))
+        return vmcs02->value[slot];
+    if (slot == NVMX_F_GUEST_ES_SELECTOR)
+        return value & 0xfff8;
     if (slot == NVMX_F_GUEST_CR3)
         return value & UINT64_C(0xfffffff000);
+    if (slot == NVMX_F_GUEST_RIP && !mode64)
+        return value & UINT32_MAX;
     return slot == NVMX_F_GUEST_RIP || slot == NVMX_F_GUEST_FS_BASE ? (uint64_t)((int64_t)(value << 16) >> 16) : value;
 }
 
@@ -514,7 +525,7 @@ static void do_l2_exit(struct model *o) {
         exit.idt_vectoring_info = event_in_flight(&o->sim->vmcs[which], fuzz_u16(o->in));
     if (kinds & 16) {
         enum nvmx_field changed = changes[fuzz_u8(o->in) % 5];
-        sim_set(o->sim, which, changed, as_l2_can_have(changed, fuzz_value(o->in)));
+        sim_set(o->sim, which, changed, as_l2_can_have(&o->sim->vmcs[which], changed, fuzz_value(o->in)));
     }
     if (kinds & 32)
         o->sim->regs.gpr[NVMX_RCX] = fuzz_value(o->in);
