@@ -32,7 +32,7 @@ struct model {
     struct region region[REGIONS];
     struct nvmx_field_set exists;
     bool pending, launching; /* L2 is about to run; by VMLAUNCH */
-    bool holes;
+    bool holes, misconfigured; /* L1's memory has some; an exit said that ept02 is misconfigured, which no processor finds (SECURITY.md) */
     /* of the next instruction only */
     bool cpl3, compatibility, no_vmxe, mov_ss, injects;
     bool failed; /* a callback was made to fail in it */
@@ -111,7 +111,7 @@ static struct answer vm_fail(const struct model *o, uint32_t error) {
 static bool compare(struct model *o, const char *what, struct answer a, enum sim_outcome got) {
     fuzz_log("%s: %s%s", what, sim_outcome_text(got), o->failed ? " (a callback failed)" : "");
     if (got == SIM_STOPPED) {
-        FUZZ_HOLD(o->failed || o->holes || nvmx_stop_reason(o->sim->vcpu) == NVMX_STOP_VMX_ABORT, "%s stops the vCPU: %s", what,
+        FUZZ_HOLD(o->failed || o->holes || o->misconfigured || nvmx_stop_reason(o->sim->vcpu) == NVMX_STOP_VMX_ABORT, "%s stops the vCPU: %s", what,
                   nvmx_status_text(nvmx_stop_status(o->sim->vcpu)));
         o->over = true;
         return false;
@@ -446,7 +446,7 @@ static void after_l2(struct model *o, const char *what, enum nvmx_next next, con
     fuzz_log("%s: %s, mode %d%s", what, next == NVMX_ENTER ? "enter" : next == NVMX_HOST ? "the host's" : "stop",
              (int)nvmx_mode(o->sim->vcpu), o->failed ? " (a callback failed)" : "");
     if (next == NVMX_STOP) {
-        FUZZ_HOLD(o->failed || o->holes || nvmx_stop_reason(o->sim->vcpu) == NVMX_STOP_VMX_ABORT, "%s stops the vCPU: %s", what,
+        FUZZ_HOLD(o->failed || o->holes || o->misconfigured || nvmx_stop_reason(o->sim->vcpu) == NVMX_STOP_VMX_ABORT, "%s stops the vCPU: %s", what,
                   nvmx_status_text(nvmx_stop_status(o->sim->vcpu)));
         o->over = true;
     } else if (nvmx_mode(o->sim->vcpu) == NVMX_MODE_ROOT) {
@@ -537,6 +537,7 @@ static void do_l2_exit(struct model *o) {
         o->sim->fail.at = 1u + fuzz_u8(o->in) % 48u;
     fuzz_log("L2 exits with reason %u, qualification %#llx, gpa2 %#llx", exit.reason, U(exit.qualification), U(exit.guest_physical_address));
     o->pending = false;
+    o->misconfigured = exit.reason == NVMX_EXIT_EPT_MISCONFIGURATION;
     after_l2(o, "exit", sim_exit_info(o->sim, &exit), &before);
 }
 
