@@ -36,6 +36,7 @@ struct model {
     /* of the next instruction only */
     bool cpl3, compatibility, no_vmxe, mov_ss, injects;
     bool failed; /* a callback was made to fail in it */
+    bool misconfigured; /* the exit says that ept02 is, which it never is: the host's fault if nothing was missing there */
     bool over;
 };
 
@@ -446,7 +447,7 @@ static void after_l2(struct model *o, const char *what, enum nvmx_next next, con
     fuzz_log("%s: %s, mode %d%s", what, next == NVMX_ENTER ? "enter" : next == NVMX_HOST ? "the host's" : "stop",
              (int)nvmx_mode(o->sim->vcpu), o->failed ? " (a callback failed)" : "");
     if (next == NVMX_STOP) {
-        FUZZ_HOLD(o->failed || o->holes || nvmx_stop_reason(o->sim->vcpu) == NVMX_STOP_VMX_ABORT, "%s stops the vCPU: %s", what,
+        FUZZ_HOLD(o->failed || o->holes || o->misconfigured || nvmx_stop_reason(o->sim->vcpu) == NVMX_STOP_VMX_ABORT, "%s stops the vCPU: %s", what,
                   nvmx_status_text(nvmx_stop_status(o->sim->vcpu)));
         o->over = true;
     } else if (nvmx_mode(o->sim->vcpu) == NVMX_MODE_ROOT) {
@@ -531,6 +532,7 @@ static void do_l2_exit(struct model *o) {
         o->sim->regs.gpr[NVMX_RCX] = fuzz_value(o->in);
     if (kinds & 64)
         exit.instruction_info = kinds & 128 ? fuzz_u32(o->in) : 1u << 28 | 1u << 10 | 3u << 3; /* RCX, RBX */
+    o->misconfigured = exit.reason == 49;
     struct before_exit before = snapshot(o);
     o->sim->calls = o->sim->failed = 0;
     if (o->injects)
@@ -544,6 +546,7 @@ static void do_pending(struct model *o) {
     uint8_t what = fuzz_u8(o->in);
     struct nvmx_pending pending = {.interrupt = what & 1, .nmi = what >> 1 & 1, .init = what >> 2 & 1, .sipi = what >> 3 & 1,
                                    .sipi_vector = 0x9a};
+    o->misconfigured = false;
     struct before_exit before = snapshot(o);
     o->sim->calls = o->sim->failed = 0;
     if (o->injects)
@@ -579,6 +582,7 @@ static void do_given_exit(struct model *o) {
     o->sim->calls = o->sim->failed = 0;
     if (o->injects)
         o->sim->fail.at = 1u + fuzz_u8(o->in) % 24u;
+    o->misconfigured = exit.reason == 49 && !refused;
     if (refused)
         exit.reason = 0x80000021u + (what & 1);
     fuzz_log("%s with reason %#x", refused ? "hardware refuses to enter" : "the host gives an exit", exit.reason);
