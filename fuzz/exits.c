@@ -40,6 +40,8 @@ static enum wants exception(const struct l2 *s) {
     if (vector == 18 && BIT(s->m->sim->vmcs[NVMX_VMCS01].value[NVMX_F_EXCEPTION_BITMAP], 18))
         return NO; /* the host's to survive */
     bool wanted = BIT(s->f[NVMX_F_EXCEPTION_BITMAP], vector & 31);
+    if (vector == 14 && !BIT(info, 11))
+        return ANY; /* a page fault always has an error code: no processor reports this */
     if (vector == 14) {
         uint64_t code = s->exit.interruption_error_code & s->f[NVMX_F_PAGE_FAULT_ERROR_CODE_MASK];
         if (code != s->f[NVMX_F_PAGE_FAULT_ERROR_CODE_MATCH])
