@@ -232,25 +232,16 @@ static void run(unsigned int cpus, uint64_t operations, uint32_t budget, unsigne
     world_delete(w);
 }
 
-#define OPERATIONS_SHORT 6000u
-#define OPERATIONS_FULL  1000000u
+#define OPERATIONS_FEW 6000u
 
 int main(int argc, char **argv) {
-    uint64_t operations = argc > 1 ? strtoull(argv[1], NULL, 10) : getenv("NVMX_FULL") != NULL ? OPERATIONS_FULL : OPERATIONS_SHORT;
-    uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
+    struct arguments a = arguments(argc, argv, OPERATIONS_FEW,
+                                   "2 and by 4 threads, with plenty of memory, with little, and with an allocator that fails");
 
-    if (operations < 1000 || argc > 3) {
-        fprintf(stderr, "usage: nvmx-ept-threads [OPERATIONS [SEED]]\n"
-                        "OPERATIONS (1000 or more; %u, or %u with NVMX_FULL=1 in the environment) are made by 2 and by 4 threads,\n"
-                        "with plenty of memory, with little, and with an allocator that fails.\n",
-                OPERATIONS_SHORT, OPERATIONS_FULL);
-        return 2;
-    }
-    setvbuf(stdout, NULL, _IOLBF, 0);
     for (unsigned int cpus = 2; cpus <= 4; cpus += 2) {
-        run(cpus, operations, 0, 0, seed);
-        run(cpus, operations, 24, 0, seed + 1);
-        run(cpus, operations, 0, 20, seed + 2);
+        run(cpus, a.operations, 0, 0, a.seed);
+        run(cpus, a.operations, 24, 0, a.seed + 1);
+        run(cpus, a.operations, 0, 20, a.seed + 2);
     }
     return 0;
 }

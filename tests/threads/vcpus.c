@@ -253,24 +253,15 @@ static void run(unsigned int vcpus, uint64_t operations, uint32_t fails, uint64_
     vm_delete(vm);
 }
 
-#define OPERATIONS_SHORT 10000u
-#define OPERATIONS_FULL  1000000u
+#define OPERATIONS_FEW 10000u
 
 int main(int argc, char **argv) {
-    uint64_t operations = argc > 1 ? strtoull(argv[1], NULL, 10) : getenv("NVMX_FULL") != NULL ? OPERATIONS_FULL : OPERATIONS_SHORT;
-    uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 1;
+    struct arguments a = arguments(argc, argv, OPERATIONS_FEW,
+                                   "2 and by 4 vCPUs, without failing callbacks and with some");
 
-    if (operations < 1000 || argc > 3) {
-        fprintf(stderr, "usage: nvmx-vcpu-threads [OPERATIONS [SEED]]\n"
-                        "OPERATIONS (1000 or more; %u, or %u with NVMX_FULL=1 in the environment) are made by 2 and by 4 vCPUs,\n"
-                        "without failing callbacks and with some.\n",
-                OPERATIONS_SHORT, OPERATIONS_FULL);
-        return 2;
-    }
-    setvbuf(stdout, NULL, _IOLBF, 0);
     for (unsigned int vcpus = 2; vcpus <= VCPUS_MAX; vcpus += 2) {
-        run(vcpus, operations, 0, seed);
-        run(vcpus, operations, 50, seed + 1);
+        run(vcpus, a.operations, 0, a.seed);
+        run(vcpus, a.operations, 50, a.seed + 1);
     }
     return 0;
 }

@@ -8,6 +8,7 @@
 
 #include <pthread.h>
 
+#include "common.h"
 #include "sim_internal.h"
 
 #define VCPUS_MAX    4u
@@ -56,9 +57,6 @@ struct vm {
     uint64_t random; /* of the host's thread */
 };
 
-_Noreturn void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
-uint32_t below(uint64_t *random, uint32_t limit);
-
 /* `fails`: one in so many callbacks about memory does; 0: none. */
 struct vm *vm_new(unsigned int vcpus, uint32_t fails, uint64_t seed);
 void vm_delete(struct vm *vm);
@@ -74,13 +72,5 @@ bool l2_accesses(struct vcpu *vcpu, uint64_t gpa2, uint64_t kind, uint64_t *qual
 void host_changes(struct vm *vm);
 /* The vCPU's thread, while it is out of its guest. */
 void hear_of_changes(struct vcpu *vcpu);
-
-static inline uint64_t load(const uint64_t *place) {
-    return __atomic_load_n(place, __ATOMIC_SEQ_CST);
-}
-
-static inline void store(uint64_t *place, uint64_t value) {
-    __atomic_store_n(place, value, __ATOMIC_SEQ_CST);
-}
 
 #endif

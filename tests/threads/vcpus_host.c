@@ -2,31 +2,11 @@
 #include "vcpus.h"
 
 #include <sched.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define ADDRESS UINT64_C(0x000ffffffffff000)
 #define FIRST   SIM_L2_GPA1 /* gpa1 of the pages that move */
-
-void fail(const char *format, ...) {
-    va_list list;
-
-    va_start(list, format);
-    fputs("vcpu-threads: ", stderr);
-    vfprintf(stderr, format, list);
-    fputc('\n', stderr);
-    va_end(list);
-    exit(1);
-}
-
-uint32_t below(uint64_t *random, uint32_t limit) {
-    *random ^= *random << 13;
-    *random ^= *random >> 7;
-    *random ^= *random << 17;
-    return (uint32_t)((*random >> 20) % limit);
-}
 
 /* -- callbacks: those about memory go to the VM's simulated host, one at a time -------------------------------------------------------- */
 

@@ -1,29 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 #include "world.h"
 
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define ADDRESS UINT64_C(0x000ffffffffff000)
 
-void fail(const char *format, ...) {
-    va_list list;
-
-    va_start(list, format);
-    fputs("ept-threads: ", stderr);
-    vfprintf(stderr, format, list);
-    fputc('\n', stderr);
-    va_end(list);
-    exit(1);
-}
-
-uint32_t random_below(struct cpu *cpu, uint32_t below) {
-    cpu->random ^= cpu->random << 13;
-    cpu->random ^= cpu->random >> 7;
-    cpu->random ^= cpu->random << 17;
-    return (uint32_t)((cpu->random >> 20) % below);
+uint32_t random_below(struct cpu *cpu, uint32_t limit) {
+    return below(&cpu->random, limit);
 }
 
 /* -- callbacks

@@ -12,6 +12,8 @@
 
 #include <nvmx/ept.h>
 
+#include "common.h"
+
 #define CPUS_MAX      8u
 #define TLB_SLOTS     32u
 #define GPA1_PAGES    1024u /* L1's memory, in pages; the first TABLE_PAGES hold ept12 */
@@ -58,8 +60,7 @@ struct world {
     uint64_t stop;
 };
 
-_Noreturn void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
-uint32_t random_below(struct cpu *cpu, uint32_t below);
+uint32_t random_below(struct cpu *cpu, uint32_t limit);
 
 struct world *world_new(unsigned int cpus, uint32_t page_budget, unsigned int fail_percent, uint64_t seed);
 void world_delete(struct world *w);
@@ -71,14 +72,6 @@ enum outcome access_once(struct cpu *cpu, uint64_t eptp02, uint64_t gpa2, uint64
 
 /* The host's thread: one change of L1's memory. */
 void host_change(struct cpu *cpu);
-
-static inline uint64_t load(const uint64_t *place) {
-    return __atomic_load_n(place, __ATOMIC_SEQ_CST);
-}
-
-static inline void store(uint64_t *place, uint64_t value) {
-    __atomic_store_n(place, value, __ATOMIC_SEQ_CST);
-}
 
 static inline void count(uint64_t *place) {
     __atomic_fetch_add(place, 1, __ATOMIC_RELAXED);
