@@ -33,6 +33,10 @@ enum callback_number {
     CB_TLB_FLUSH,
     CB_MSR_READ,
     CB_MSR_WRITE,
+    CB_ACK_INTERRUPT,
+    CB_QUEUE_EXCEPTION,
+    CB_EPT02_ROOT,
+    CB_EPT02_INVALIDATE,
 };
 
 /* Encodings by slot (vmcs/fields.c), for hot paths. */

@@ -28,9 +28,6 @@
 #define ENTRY_EXCEPTION  0x80000300u
 #define ENTRY_ERROR_CODE 0x800u
 
-#define CALLBACK_NUMBER(member)                                                                                        \
-    ((offsetof(struct nvmx_host, member) - offsetof(struct nvmx_host, map_page)) / sizeof(void (*)(void)))
-
 /* SDM 33.3; by the exit reasons of appendix C. */
 static const struct instruction_row rows[] = {
     [18] = {.reason = 18, .effect = vmcall_effect},
@@ -360,7 +357,7 @@ static enum nvmx_status put_event(struct nvmx_vcpu *vcpu, const struct l1_fault 
 static enum nvmx_next raise(struct nvmx_vcpu *vcpu, const struct l1_fault *fault, bool error_code) {
     enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
     if (status == NVMX_OK && vcpu->vm->host.queue_exception != NULL) {
-        vcpu->counts.callback[CALLBACK_NUMBER(queue_exception)]++;
+        vcpu->counts.callback[CB_QUEUE_EXCEPTION]++;
         vcpu->vm->host.queue_exception(vcpu->ctx, (uint8_t)fault->vector, error_code ? (int32_t)fault->error_code : -1);
     } else if (status == NVMX_OK) {
         status = put_event(vcpu, fault, error_code);

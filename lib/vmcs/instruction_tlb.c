@@ -14,9 +14,6 @@
 #define INVEPT_TYPES  24u
 #define INVVPID_TYPES 40u
 
-#define CALLBACK_NUMBER(member)                                                                                        \
-    ((offsetof(struct nvmx_host, member) - offsetof(struct nvmx_host, map_page)) / sizeof(void (*)(void)))
-
 static struct verdict check_type(const struct instruction *in, unsigned int first, unsigned int last,
                                  unsigned int bit0) {
     const uint64_t offered = in->vcpu->vm->caps.msr[NVMX_CAP_EPT_VPID];
@@ -39,7 +36,7 @@ struct verdict invept_effect(struct instruction *in) {
         return VERDICT(FAIL, 28);
     }
     if (host->ept02_invalidate != NULL) {
-        vcpu->counts.callback[CALLBACK_NUMBER(ept02_invalidate)]++;
+        vcpu->counts.callback[CB_EPT02_INVALIDATE]++;
         host->ept02_invalidate(vcpu->ctx, all ? NVMX_FLUSH_EPT_ALL : NVMX_FLUSH_EPT, all ? 0 : eptp12);
     } else if (vcpu->vm->ept != NULL) {
         nvmx_ept_invept(vcpu->vm->ept, vcpu->ctx, all, eptp12);

@@ -32,8 +32,6 @@
 #define ENTRY_KEY(entry) (((entry) >> 59) & 15)
 
 #define OFFSET_MASK      (uint64_t)(NVMX_PAGE_SIZE - 1)
-#define CALLBACK_NUMBER(member)                                                                                        \
-    ((offsetof(struct nvmx_host, member) - offsetof(struct nvmx_host, map_page)) / sizeof(void (*)(void)))
 
 /* Across a page. */
 static COLD enum nvmx_status physical_read_pages(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint8_t *out, uint32_t bytes) {
@@ -448,7 +446,7 @@ static enum l1_access translate_by_host(struct nvmx_vcpu *vcpu, const uint64_t *
                                         uint64_t *gpa1, struct l1_fault *fault) {
     for (unsigned int i = 0; i < count; i++) {
         uint32_t error_code = 0;
-        vcpu->counts.callback[CALLBACK_NUMBER(translate)]++;
+        vcpu->counts.callback[CB_TRANSLATE]++;
         enum nvmx_status status = vcpu->vm->host.translate(
             vcpu->ctx, linear[i], write ? NVMX_ACCESS_WRITE : NVMX_ACCESS_READ, &gpa1[i], &error_code);
         if (status == NVMX_E_DENIED) {
