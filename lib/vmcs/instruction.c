@@ -9,7 +9,6 @@
 
 #include <string.h>
 
-#define RFLAGS_ARITHMETIC   UINT64_C(0x8d5) /* CF PF AF ZF SF OF */
 #define RFLAGS_TF           UINT64_C(0x100)
 #define RFLAGS_RF           UINT64_C(0x10000)
 #define RFLAGS_VM           UINT64_C(0x20000)
@@ -17,9 +16,7 @@
 
 #define CR0_PE              UINT64_C(1)
 #define CR4_VMXE            (UINT64_C(1) << 13)
-#define RIGHTS_L            (1u << 13)
 #define RIGHTS_DPL(rights)  (((rights) >> 5) & 3)
-#define ENTRY_IA32E_GUEST   (UINT64_C(1) << 9)
 #define BLOCKING_STI_MOV_SS 3u
 #define DEBUGCTL_BTF        (UINT64_C(1) << 1)
 #define PENDING_DEBUG_BS    (UINT64_C(1) << 14)

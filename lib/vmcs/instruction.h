@@ -137,6 +137,11 @@ static inline unsigned int instruction_clamp(unsigned int index, unsigned int li
 #define NVMX_REASON_VMRESUME 24u
 #define NVMX_REASON_VMWRITE  25u
 
+/* Bits that the phases (instruction.c) and the short ways (instruction_fast.c) both look at. */
+#define RFLAGS_ARITHMETIC UINT64_C(0x8d5) /* CF PF AF ZF SF OF */
+#define RIGHTS_L          (1u << 13)
+#define ENTRY_IA32E_GUEST (UINT64_C(1) << 9)
+
 enum fast_outcome {
     FAST_NOT_USUAL = 0, /* nothing was done: instruction.c decides */
     FAST_DONE,          /* *next is what nvmx_exit returns */
@@ -154,16 +159,17 @@ enum base_field {
     BASE_INFO,
     BASE_COUNT
 };
-static const uint32_t instruction_base[BASE_COUNT] = {
-    [BASE_SS_RIGHTS] = NVMX_VMCS_GUEST_SS_ACCESS_RIGHTS,
-    [BASE_CS_RIGHTS] = NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS,
-    [BASE_RFLAGS] = NVMX_VMCS_GUEST_RFLAGS,
-    [BASE_ENTRY_CONTROLS] = NVMX_VMCS_VM_ENTRY_CONTROLS,
-    [BASE_INTERRUPTIBILITY] = NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE,
-    [BASE_RIP] = NVMX_VMCS_GUEST_RIP,
-    [BASE_LENGTH] = NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH,
-    [BASE_INFO] = NVMX_VMCS_VM_EXIT_INSTRUCTION_INFORMATION,
-};
+/* For arrays that begin with them. */
+#define BASE_ENCODINGS                                                                                                 \
+    [BASE_SS_RIGHTS] = NVMX_VMCS_GUEST_SS_ACCESS_RIGHTS,                                                               \
+    [BASE_CS_RIGHTS] = NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS,                                                               \
+    [BASE_RFLAGS] = NVMX_VMCS_GUEST_RFLAGS,                                                                            \
+    [BASE_ENTRY_CONTROLS] = NVMX_VMCS_VM_ENTRY_CONTROLS,                                                               \
+    [BASE_INTERRUPTIBILITY] = NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE,                                                  \
+    [BASE_RIP] = NVMX_VMCS_GUEST_RIP,                                                                                  \
+    [BASE_LENGTH] = NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH,                                                              \
+    [BASE_INFO] = NVMX_VMCS_VM_EXIT_INSTRUCTION_INFORMATION
+static const uint32_t instruction_base[BASE_COUNT] = {BASE_ENCODINGS};
 
 struct base_values {
     uint64_t value[BASE_COUNT];

@@ -10,11 +10,8 @@
 
 #include <string.h>
 
-#define RFLAGS_ARITHMETIC    UINT64_C(0x8d5)   /* CF PF AF ZF SF OF */
 #define RFLAGS_UNUSUAL       UINT64_C(0x30100) /* TF, RF, VM */
-#define RIGHTS_L             (1u << 13)
 #define RIGHTS_DPL           (3u << 5)
-#define ENTRY_IA32E_GUEST    (1u << 9)
 #define INFORMATION_REGISTER (1u << 10)
 
 static inline bool usual(const uint64_t *is) {
@@ -84,6 +81,7 @@ enum nvmx_next instruction_access(struct nvmx_vcpu *vcpu, uint32_t basic_reason)
         return stop(vcpu, NVMX_STOP_HOST, status);
     }
     if (!usual(is) || access_field(vcpu, is, basic_reason == NVMX_REASON_VMWRITE) != FAST_DONE) {
+        /* A copy, so that `is` needs no address in the usual case. */
         const uint64_t kept[BASE_COUNT] = {is[0], is[1], is[2], is[3], is[4], is[5], is[6], is[7]};
         return unusual_access(vcpu, basic_reason, kept);
     }
@@ -140,14 +138,7 @@ enum nvmx_next instruction_entry(struct nvmx_vcpu *vcpu, uint32_t basic_reason) 
 /* What the CPU says besides struct base_values. */
 enum { OPERAND_QUALIFICATION = BASE_COUNT, OPERAND_CR3, OPERAND_CR4, OPERAND_RSP, OPERAND_COUNT };
 static const uint32_t operand_base[OPERAND_COUNT] = {
-    [BASE_SS_RIGHTS] = NVMX_VMCS_GUEST_SS_ACCESS_RIGHTS,
-    [BASE_CS_RIGHTS] = NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS,
-    [BASE_RFLAGS] = NVMX_VMCS_GUEST_RFLAGS,
-    [BASE_ENTRY_CONTROLS] = NVMX_VMCS_VM_ENTRY_CONTROLS,
-    [BASE_INTERRUPTIBILITY] = NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE,
-    [BASE_RIP] = NVMX_VMCS_GUEST_RIP,
-    [BASE_LENGTH] = NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH,
-    [BASE_INFO] = NVMX_VMCS_VM_EXIT_INSTRUCTION_INFORMATION,
+    BASE_ENCODINGS,
     [OPERAND_QUALIFICATION] = NVMX_VMCS_EXIT_QUALIFICATION,
     [OPERAND_CR3] = NVMX_VMCS_GUEST_CR3,
     [OPERAND_CR4] = NVMX_VMCS_GUEST_CR4,
