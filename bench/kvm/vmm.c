@@ -250,19 +250,11 @@ static bool on_io(void) {
 
 static bool handle_exit(void) {
     struct kvm_run *run = machine.run;
-    switch (run->exit_reason) {
-    case KVM_EXIT_IO:
+    if (run->exit_reason == KVM_EXIT_IO) {
         return on_io();
-    case KVM_EXIT_MMIO:
-        if (!run->mmio.is_write) {
-            memset(run->mmio.data, 0xff, sizeof(run->mmio.data));
-        }
-        return true;
-    case KVM_EXIT_INTR:
-        return true;
-    default:
-        kvm_unexpected(run);
     }
+    kvm_nothing_there(run);
+    return true;
 }
 
 int main(int argc, char **argv) {

@@ -40,5 +40,7 @@ bool kvm_msr_write(int vcpu, uint32_t index, uint64_t value);
 
 /* Of an exit that the program has no answer to. */
 _Noreturn void kvm_unexpected(const struct kvm_run *run);
+/* The same, but the guest goes on after an access to addresses where nothing is, which reads as ones, and after a signal. */
+void kvm_nothing_there(struct kvm_run *run);
 
 #endif
