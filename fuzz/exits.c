@@ -262,7 +262,7 @@ static void read_exit(struct fuzz_input *in, struct sim *sim, struct nvmx_l2_exi
     if (kinds & 8)
         exit->interruption_error_code = fuzz_u8(in);
     if (kinds & 16) {
-        exit->idt_vectoring_info = 0x80000000u | (fuzz_u16(in) & 0xfffu);
+        exit->idt_vectoring_info = fuzz_u16(in); /* made one that can be when L2 runs */
         exit->idt_vectoring_error_code = fuzz_u8(in);
     }
     exit->instruction_length = fuzz_u8(in) & 15;
@@ -352,6 +352,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (sim_vmlaunch(m->sim) != SIM_L2)
         return 0;
     m->sim->regs = regs;
+    if (s.exit.idt_vectoring_info != 0)
+        s.exit.idt_vectoring_info = fuzz_event_in_flight(&m->sim->vmcs[m->sim->selected], s.exit.idt_vectoring_info);
     const uint64_t *host = m->sim->vmcs[NVMX_VMCS01].value;
     s.pin = field[NVMX_F_PIN_BASED_CONTROLS];
     s.primary = field[NVMX_F_PRIMARY_CONTROLS];

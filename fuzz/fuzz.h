@@ -80,6 +80,12 @@ unsigned int fuzz_change_vmcs12(const struct fuzz_machine *m, struct fuzz_input 
 /* What the checks need besides fields, read from L1's memory as the SDM says. */
 void fuzz_gather(const struct fuzz_machine *m, struct nvmx_check_input *check);
 
+/*
+ * An event whose delivery in L2 an exit can have interrupted (SDM 30.2.4), near what the input wants; 0: none. A processor that reports another one does
+ * not exist, and what a restore is given must be what an entry would take.
+ */
+uint32_t fuzz_event_in_flight(const struct sim_vmcs *vmcs02, uint32_t wanted);
+
 /* -- oracles (oracle.c) -------------------------------------------------------------------------------------------------------------------- */
 
 /* nvmx_check_first for all and for some groups against nvmx_check_report, row by row. Returns how many rows fail; *first if any. */

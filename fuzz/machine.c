@@ -459,3 +459,28 @@ unsigned int fuzz_change_vmcs12(const struct fuzz_machine *m, struct fuzz_input 
     }
     return insisted;
 }
+
+/* -- L2 -------------------------------------------------------------------------------------------------------------------------------- */
+
+uint32_t fuzz_event_in_flight(const struct sim_vmcs *vmcs02, uint32_t wanted) {
+    uint32_t type = wanted >> 8 & 7, vector = wanted & 0xff;
+    uint64_t blocking = vmcs02->value[NVMX_F_GUEST_INTERRUPTIBILITY_STATE] & 3;
+    bool protected_mode = vmcs02->value[NVMX_F_GUEST_CR0] & 1, error_code = false;
+    if (type == 1 || type == 7 || vmcs02->value[NVMX_F_GUEST_ACTIVITY_STATE] != 0)
+        return 0;
+    if ((type == 0 || type == 2) && blocking)
+        return 0;
+    if (type == 0 && !(vmcs02->value[NVMX_F_GUEST_RFLAGS] >> 9 & 1))
+        return 0;
+    if (type == 2)
+        vector = 2;
+    if (type == 3) {
+        vector &= 31;
+        error_code = protected_mode && (UINT32_C(0x00027d00) >> vector & 1); /* #DF, #TS to #PF, #AC */
+    }
+    if (type == 5)
+        vector = 1;
+    if (type == 6)
+        vector = 3 + (vector & 1);
+    return 0x80000000u | (error_code ? 1u << 11 : 0) | type << 8 | vector;
+}

@@ -83,6 +83,7 @@ static void prepare(struct model *o) {
     sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_CS_ACCESS_RIGHTS, o->compatibility ? 0xc09b : 0xa09b);
     sim_set(sim, NVMX_VMCS01, NVMX_F_CR4_READ_SHADOW, o->no_vmxe ? 0 : 0x2000);
     sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, o->mov_ss ? 2 : 0);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_CR3, SIM_L1_PML4); /* L1's handler loads its own tables, whatever the host CR3 that it gave its VMCS */
     sim->queued_vector = -1;
     sim->calls = 0;
     sim->failed = 0;
@@ -481,33 +482,6 @@ static uint64_t as_l2_can_have(const struct sim_vmcs *vmcs02, enum nvmx_field sl
     return slot == NVMX_F_GUEST_RIP || slot == NVMX_F_GUEST_FS_BASE ? (uint64_t)((int64_t)(value << 16) >> 16) : value;
 }
 
-/*
- * An event whose delivery in L2 an exit can have interrupted (SDM 30.2.4), near what the input wants; 0: none. A processor that reports another one does
- * not exist, and what a restore is given must be what an entry would take.
- */
-static uint32_t event_in_flight(const struct sim_vmcs *vmcs02, uint32_t wanted) {
-    uint32_t type = wanted >> 8 & 7, vector = wanted & 0xff;
-    uint64_t blocking = vmcs02->value[NVMX_F_GUEST_INTERRUPTIBILITY_STATE] & 3;
-    bool protected_mode = vmcs02->value[NVMX_F_GUEST_CR0] & 1, error_code = false;
-    if (type == 1 || type == 7 || vmcs02->value[NVMX_F_GUEST_ACTIVITY_STATE] != 0)
-        return 0;
-    if ((type == 0 || type == 2) && blocking)
-        return 0;
-    if (type == 0 && !(vmcs02->value[NVMX_F_GUEST_RFLAGS] >> 9 & 1))
-        return 0;
-    if (type == 2)
-        vector = 2;
-    if (type == 3) {
-        vector &= 31;
-        error_code = protected_mode && (UINT32_C(0x00027d00) >> vector & 1); /* #DF, #TS to #PF, #AC */
-    }
-    if (type == 5)
-        vector = 1;
-    if (type == 6)
-        vector = 3 + (vector & 1);
-    return 0x80000000u | (error_code ? 1u << 11 : 0) | type << 8 | vector;
-}
-
 static void do_l2_exit(struct model *o) {
     static const uint8_t reasons[] = {10, 10, 2, 0, 1, 7, 12, 28, 30, 31, 32, 48, 52, 18, 23, 25, 37, 43, 44, 55};
     static const enum nvmx_field changes[] = {NVMX_F_GUEST_RIP, NVMX_F_GUEST_RSP, NVMX_F_GUEST_CR3, NVMX_F_GUEST_FS_BASE, NVMX_F_GUEST_ES_SELECTOR};
@@ -523,7 +497,7 @@ static void do_l2_exit(struct model *o) {
     if (kinds & 4)
         exit.interruption_info = 0x80000000u | fuzz_u16(o->in);
     if (kinds & 8)
-        exit.idt_vectoring_info = event_in_flight(&o->sim->vmcs[which], fuzz_u16(o->in));
+        exit.idt_vectoring_info = fuzz_event_in_flight(&o->sim->vmcs[which], fuzz_u16(o->in));
     if (kinds & 16) {
         enum nvmx_field changed = changes[fuzz_u8(o->in) % 5];
         sim_set(o->sim, which, changed, as_l2_can_have(&o->sim->vmcs[which], changed, fuzz_value(o->in)));
@@ -615,9 +589,13 @@ static void do_memory(struct model *o) {
 static void do_shake(struct model *o) {
     if (o->holes || o->m->options.shadow)
         return; /* completing needs the pages */
+    struct before_exit before = snapshot(o);
     sim_shake(o->sim, fuzz_u8(o->in) & 1);
     nvmx_fields_existing(nvmx_l1_caps(o->sim->vm), &o->exists);
-    fuzz_log("saved and restored");
+    bool ended = o->mode == NVMX_MODE_L2 && nvmx_mode(o->sim->vcpu) == NVMX_MODE_ROOT;
+    fuzz_log("saved and restored%s", ended ? "; L2's timer is over" : "");
+    if (ended)
+        l1_has_exit(o, &before);
 }
 
 /* L1's RDMSR and WRMSR of VMX MSRs, and what the host asks beside exits. They answer by capabilities and mode, and change nothing but the feature control. */

@@ -263,7 +263,8 @@ enum nvmx_next sim_enter(struct sim *sim, struct nvmx_pending *pending);
 
 /*
  * Save the nested state, destroy vCPU and (if `whole`) VM, forget what the real vmcs02s held, make both anew in other memory, restore, and save
- * again: aborts if the bytes are not the same. Then nvmx_enter, as a host does that goes on.
+ * again: aborts if the bytes are not the same. Then nvmx_enter, as a host does that goes on: the bytes stay the same, unless a preemption timer that the
+ * host counts is over, which ends L2.
  */
 void sim_shake(struct sim *sim, bool whole);
 /* Only the first half, into memory to be freed; the length in *bytes. Aborts if the library refuses. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Shaking: the nested state is taken out of the vCPU and put into another one, in other memory, with other pages. */
+#include <nvmx/exits.h>
 #include <nvmx/state.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,7 +67,15 @@ static void expect_same(struct sim *sim, const uint8_t *blob, size_t bytes, cons
     free(again);
 }
 
+/* A preemption timer that the host counts and that is over ends L2 before anything else (SDM 28.2): the state then is L1's. */
+static bool timer_ended_l2(struct sim *sim) {
+    uint64_t reason = 0;
+    return sim->options.deadline && nvmx_mode(sim->vcpu) == NVMX_MODE_ROOT && sim_vmread(sim, NVMX_VMCS_EXIT_REASON, &reason) == SIM_SUCCEED &&
+           reason == NVMX_EXIT_PREEMPTION_TIMER;
+}
+
 void sim_shake(struct sim *sim, bool whole) {
+    enum nvmx_mode mode = nvmx_mode(sim->vcpu);
     size_t bytes;
     uint8_t *blob = sim_save(sim, &bytes);
     expect_same(sim, blob, bytes, "saved");
@@ -82,7 +91,8 @@ void sim_shake(struct sim *sim, bool whole) {
         }
         if (!entered)
             sim_broken("nvmx_enter after nvmx_state_restore: %s", nvmx_status_text(nvmx_stop_status(sim->vcpu)));
-        expect_same(sim, blob, bytes, "restored and completed");
+        if (nvmx_mode(sim->vcpu) == mode || !timer_ended_l2(sim))
+            expect_same(sim, blob, bytes, "restored and completed");
     }
     free(blob);
 }

@@ -150,6 +150,20 @@ Test(timer, remainder_survives_saving) {
     }
 }
 
+/* One that was over when the state was saved ends L2 where L2 was to go on. */
+Test(timer, over_before_saving) {
+    for (unsigned int whole = 0; whole < 2; whole++) {
+        struct sim *sim = with_deadline(100, true);
+        launch(sim);
+        sim->tsc += 100u << RATE;
+        sim_shake(sim, whole);
+        cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_ROOT);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), NVMX_EXIT_PREEMPTION_TIMER);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_PREEMPTION_TIMER_VALUE), 0);
+        sim_free(sim);
+    }
+}
+
 /* SDM 28.2: above interrupts, and not while L2 waits for a SIPI. */
 Test(timer, its_place_among_events) {
     struct sim *sim = with_deadline(0, false);
