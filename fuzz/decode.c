@@ -79,7 +79,7 @@ static void from_bytes(struct fuzz_input *in, unsigned int bits) {
 #endif
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    struct fuzz_input in = {data, size};
+    struct fuzz_input in = fuzz_start(data, size);
     uint8_t what = fuzz_u8(&in) % 4;
 #ifdef NVMX_HAVE_ZYDIS
     static const unsigned int bits[] = {64, 32, 16};

@@ -50,6 +50,7 @@ static struct world *fresh_world(uint64_t cap, uint32_t budget) {
         w->l1[page][511] = 0;
     }
     memset(w->tlb, 0, sizeof(w->tlb));
+    memset(w->version, 0, sizeof(w->version)); /* what was seen before them does not count */
     w->allocated = w->freed = w->maps = w->unmaps = w->flushes = w->lookups = 0;
     w->fail_percent = w->map_fail_percent = 0;
     w->lookup_status = NVMX_OK;
@@ -57,6 +58,28 @@ static struct world *fresh_world(uint64_t cap, uint32_t budget) {
     w->ept01 = ept01;
     world_start(w, cap, budget);
     return w;
+}
+
+/* An access that the host emulates: what ept12 alone says, as the walker does; it sets the same flags. */
+static void translate(struct run *r) {
+    struct world *w = r->w;
+    struct world_access kind = some_access(r);
+    struct nvmx_ept_access access = {.eptp12 = r->eptp12[world_random(w, EPTPS)], .gpa2 = some_gpa2(r), .mbec = w->mbec};
+    struct nvmx_ept_fault fault;
+    access.qualification = kind.kind | (kind.linear ? 0x80 : 0) | (kind.linear && !kind.walk ? 0x100 : 0) | (kind.user ? 0x200 : 0);
+    struct world_answer model = world_model(w, access.eptp12, access.gpa2, &kind, !r->pending);
+    enum nvmx_ept_verdict verdict = nvmx_ept_translate(w->ept, &w, &access, &fault);
+    fuzz_log("translation of %#llx by %#llx, qualification %#llx: verdict %d, model %d", (unsigned long long)access.gpa2, (unsigned long long)access.eptp12,
+             (unsigned long long)access.qualification, (int)verdict, (int)model.outcome);
+    if (r->pending)
+        expect_what_is(w);
+    else if (model.outcome == WORLD_OK || model.outcome == WORLD_HOST)
+        FUZZ_HOLD(verdict == NVMX_EPT_RETRY, "translation of %#llx: verdict %d", (unsigned long long)access.gpa2, (int)verdict);
+    else if (model.outcome == WORLD_VIOLATION)
+        FUZZ_HOLD(verdict == NVMX_EPT_L1_VIOLATION && (fault.qualification & 0x7f) == model.qualification, "translation of %#llx: verdict %d, qualification %#llx",
+                  (unsigned long long)access.gpa2, (int)verdict, (unsigned long long)fault.qualification);
+    else
+        FUZZ_HOLD(verdict == NVMX_EPT_L1_MISCONFIG, "translation of %#llx: verdict %d", (unsigned long long)access.gpa2, (int)verdict);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -73,13 +96,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         {WORLD_CAPS_PLAIN | WORLD_CAPS_AD, false, 48, 0},
         {WORLD_CAPS_PLAIN | WORLD_CAPS_AD, false, 0, 30},
     };
-    struct fuzz_input in = {data, size};
+    struct fuzz_input in = fuzz_start(data, size);
     uint8_t which = fuzz_u8(&in);
     unsigned int kind = which % 7u;
     struct world *w = fresh_world(worlds[kind].cap, worlds[kind].budget);
     unsigned int top = worlds[kind].cap & (1u << 7) ? 5 : 4;
     struct run run = {.w = w, .seed = which, .may_fail = worlds[kind].fail != 0};
     w->mbec = worlds[kind].mbec;
+    w->versions = which / 7 % 2;
     w->random = spread(which);
     some_tables(&run, top);
     for (unsigned int i = 0; i < EPTPS; i++) {
@@ -88,11 +112,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     w->fail_percent = worlds[kind].fail;
     for (run.operation = 0; run.operation < 200 && fuzz_more(&in); run.operation++) {
+        fuzz_piece(&in, FUZZ_OTHER);
         uint64_t random = fuzz_u16(&in);
         random |= (uint64_t)fuzz_u8(&in) << 16;
         w->random = spread(random);
         fuzz_log("operation %u", run.operation);
-        one_operation(&run);
+        if (random >> 20 == 15)
+            translate(&run);
+        else
+            one_operation(&run);
     }
     sweep(&run);
     FUZZ_HOLD(memcmp(w->l1, w->expected, sizeof(w->l1)) == 0, "L1's memory was written where no table is");

@@ -3,7 +3,7 @@
  * Exits of L2: any reason with any information, under any controls of L1 and of the host.
  *
  * Held: who gets it is what the SDM says, transcribed below rule by rule from chapter 28 (not from include/nvmx/exits.def); what L1 asked for goes to
- * L1, what neither asked for does not reach L1; nvmx_l1_intercepts says the same; L1 finds the exit's information in its vmcs12.
+ * L1, what neither asked for does not reach L1; nvmx_l1_intercepts says the same; L1 finds the exit's information in its vmcs12. Or a callback fails: nobody is lost.
  *
  * Input: profile, host's controls, exit, changes of vmcs12.
  */
@@ -246,10 +246,36 @@ static enum wants l1_wants(const struct l2 *s) {
     }
 }
 
+static uint64_t read_field(struct sim *sim, uint32_t encoding) {
+    uint64_t value = 0;
+    FUZZ_HOLD(sim_vmread(sim, encoding, &value) == SIM_SUCCEED, "VMREAD of %#x", encoding);
+    return value;
+}
+
+/* A callback fails: L1 has the exit, or the host; or L2 goes on; or the vCPU stops. The next exit finds nothing out of order (fuzz_machine counts pages). */
+static void check_failing(struct l2 *s, uint32_t at) {
+    struct sim *sim = s->m->sim;
+    sim->calls = sim->failed = 0;
+    sim->fail.at = at;
+    enum nvmx_next next = sim_exit_info(sim, &s->exit);
+    memset(&sim->fail, 0, sizeof(sim->fail));
+    fuzz_log("exit %u with callback %u failing%s: %d, mode %d", s->exit.reason, at, sim->failed ? "" : ", which is not called", (int)next, (int)nvmx_mode(sim->vcpu));
+    if (next == NVMX_STOP) {
+        enum nvmx_stop why = nvmx_stop_reason(sim->vcpu);
+        FUZZ_HOLD(why == NVMX_STOP_VMX_ABORT || s->exit.reason == 49 || (sim->failed && why == NVMX_STOP_HOST), "exit %u stops the vCPU, reason %d", s->exit.reason, (int)why);
+        return;
+    }
+    if (nvmx_mode(sim->vcpu) == NVMX_MODE_L2 && next == NVMX_ENTER)
+        FUZZ_HOLD(sim_enter(sim, NULL) != NVMX_HOST, "L2 can't go on after exit %u", s->exit.reason);
+    else if (nvmx_mode(sim->vcpu) == NVMX_MODE_ROOT && BIT(sim_get(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS), 9))
+        (void)read_field(sim, NVMX_VMCS_EXIT_REASON);
+}
+
 /* -- running it ------------------------------------------------------------------------------------------------------------------------------------ */
 
-static void read_exit(struct fuzz_input *in, struct sim *sim, struct nvmx_l2_exit_info *exit) {
-    uint8_t kinds;
+/* Returns which callback is to fail in it, 0: none. */
+static uint32_t read_exit(struct fuzz_input *in, struct sim *sim, struct nvmx_l2_exit_info *exit) {
+    uint8_t kinds, length;
     exit->reason = fuzz_u8(in);
     if (exit->reason >= 100)
         exit->reason = exit->reason < 200 ? exit->reason % 66 : 33u + fuzz_u16(in) % 0x7fdfu;
@@ -265,7 +291,8 @@ static void read_exit(struct fuzz_input *in, struct sim *sim, struct nvmx_l2_exi
         exit->idt_vectoring_info = fuzz_u16(in); /* made one that can be when L2 runs */
         exit->idt_vectoring_error_code = fuzz_u8(in);
     }
-    exit->instruction_length = fuzz_u8(in) & 15;
+    length = fuzz_u8(in);
+    exit->instruction_length = length & 15;
     if (kinds & 32) {
         exit->guest_physical_address = fuzz_value(in);
         exit->guest_linear_address = fuzz_value(in);
@@ -273,12 +300,7 @@ static void read_exit(struct fuzz_input *in, struct sim *sim, struct nvmx_l2_exi
     }
     for (unsigned int i = 0; i < (kinds & 64 ? 16u : 3u); i++)
         sim->regs.gpr[i] = kinds & 128 ? fuzz_value(in) : fuzz_u8(in);
-}
-
-static uint64_t read_field(struct sim *sim, uint32_t encoding) {
-    uint64_t value = 0;
-    FUZZ_HOLD(sim_vmread(sim, encoding, &value) == SIM_SUCCEED, "VMREAD of %#x", encoding);
-    return value;
+    return length >> 4;
 }
 
 /* L1 has the exit: its information is what the exit said. */
@@ -298,6 +320,16 @@ static void check_information(const struct l2 *s) {
     if (reason == 10)
         FUZZ_HOLD(read_field(sim, NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH) == s->exit.instruction_length, "instruction length");
     FUZZ_HOLD(BIT(read_field(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO), 31) == 0, "the event to inject stays valid after an exit");
+}
+
+/* The library let L2 go on: vmcs02 intercepts what it must. A fault that L2 gets is pushed with RF (SDM 19.3.1.1), which is all that changes. */
+static void check_going_on(const struct l2 *s) {
+    const uint64_t *vmcs02 = s->m->sim->vmcs[s->m->sim->selected].value;
+    uint64_t field[NVMX_FIELD_COUNT], event = vmcs02[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
+    memcpy(field, s->f, sizeof(field));
+    if (BIT(event, 31) && (event >> 8 & 7) == 3)
+        field[NVMX_F_GUEST_RFLAGS] |= UINT64_C(1) << 16;
+    fuzz_check_vmcs02(s->m, field);
 }
 
 static void check_exit(struct l2 *s) {
@@ -328,21 +360,22 @@ static void check_exit(struct l2 *s) {
         FUZZ_HOLD(sim->selected == which, "exit %u is not L1's and another VMCS is selected", s->exit.reason);
         /* Let through by the library: only where the host does not want it, which the merged bitmaps now say. */
         if (next == NVMX_ENTER && (s->exit.reason >= 30 && s->exit.reason <= 32))
-            fuzz_check_vmcs02(s->m, s->f);
+            check_going_on(s);
     } else if (BIT(sim_get(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS), 9)) {
         check_information(s);
     }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    struct fuzz_input in = {data, size};
+    struct fuzz_input in = fuzz_start(data, size);
     struct fuzz_machine *m = fuzz_machine(fuzz_u8(&in));
     uint64_t field[NVMX_FIELD_COUNT];
     if (!m)
         return 0;
     struct l2 s = {.m = m, .f = field};
     fuzz_host_controls(m, &in);
-    read_exit(&in, m->sim, &s.exit);
+    fuzz_piece(&in, FUZZ_OTHER);
+    uint32_t fails = read_exit(&in, m->sim, &s.exit);
     memcpy(field, m->field, sizeof(field));
     struct nvmx_check_input check = {.field = field, .caps = nvmx_l1_caps(m->sim->vm), .current_vmcs = SIM_L1_VMCS_A,
                                      .vmxon_pointer = SIM_L1_VMXON, .l1_long_mode = true};
@@ -360,6 +393,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     s.secondary = BIT(s.primary, 31) ? field[NVMX_F_SECONDARY_CONTROLS] : 0;
     s.host_owns_interrupts = BIT(host[NVMX_F_PIN_BASED_CONTROLS], 0);
     s.host_owns_nmis = BIT(host[NVMX_F_PIN_BASED_CONTROLS], 3);
-    check_exit(&s);
+    if (fails != 0)
+        check_failing(&s, fails);
+    else
+        check_exit(&s);
     return 0;
 }

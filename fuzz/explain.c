@@ -218,7 +218,7 @@ static size_t make_pairs(struct fuzz_input *in, char *out, size_t room) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static char made[MOST_TEXT];
-    struct fuzz_input in = {data, size};
+    struct fuzz_input in = fuzz_start(data, size);
     uint8_t options = fuzz_u8(&in);
     size_t used = in.left < sizeof(made) ? in.left : sizeof(made);
     if (options & 128)

@@ -19,6 +19,8 @@ struct fuzz_input {
     size_t left;
 };
 
+/* An input, from its beginning. */
+struct fuzz_input fuzz_start(const uint8_t *data, size_t size);
 bool fuzz_more(const struct fuzz_input *in);
 uint8_t fuzz_u8(struct fuzz_input *in);
 uint16_t fuzz_u16(struct fuzz_input *in);
@@ -26,6 +28,20 @@ uint32_t fuzz_u32(struct fuzz_input *in);
 uint64_t fuzz_u64(struct fuzz_input *in);
 /* A number of few bits, a bit, or a value at an edge of something: what fields are given. */
 uint64_t fuzz_value(struct fuzz_input *in);
+
+/* -- what an input is made of (mutate.c; nothing in the replay programs) --------------------------------------------------------------------- */
+
+enum fuzz_piece { FUZZ_OTHER = 0, FUZZ_CHANGE /* of a vmcs12 */, FUZZ_L1 /* an operation while L1 runs */, FUZZ_L2, FUZZ_PIECES };
+
+/* A piece of the input begins here, and ends where the next one begins. A change within an operation belongs to it. */
+void fuzz_piece(const struct fuzz_input *in, enum fuzz_piece kind);
+#define FUZZ_PIECE_BYTES 64u /* at most, of a new one */
+/* A piece made from the tables, or 0: there is none of this kind. below(n): a random number less than n. The second, weak, is for a harness with operations. */
+size_t fuzz_new_change(uint32_t (*below)(uint32_t limit), uint8_t *out);
+size_t fuzz_new_operation(enum fuzz_piece kind, uint32_t (*below)(uint32_t limit), uint8_t *out) __attribute__((weak));
+/* Weak: mutate.c's. */
+void fuzz_input_begins(const uint8_t *data, size_t size) __attribute__((weak));
+void fuzz_piece_begins(const uint8_t *at, enum fuzz_piece kind) __attribute__((weak));
 
 /* -- saying what happens -------------------------------------------------------------------------------------------------------------- */
 

@@ -152,7 +152,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static uint8_t blob[MOST_BYTES];
     static struct kvm_blob kvm;
     struct nvmx_kvm_report report;
-    struct fuzz_input in = {data, size};
+    struct fuzz_input in = fuzz_start(data, size);
     struct sim *sim = machine();
     uint8_t what = fuzz_u8(&in);
     size_t bytes = 0, room = fuzz_u16(&in);
@@ -169,6 +169,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         kvm.bytes = kvm.bytes * fuzz_u8(&in) / 256;
     }
     for (unsigned int i = 0; i < 24 && fuzz_more(&in); i++) {
+        fuzz_piece(&in, FUZZ_OTHER);
         uint16_t place = fuzz_u16(&in);
         if (place >= 0xf000) {
             change_elsewhere(&in, &kvm.elsewhere);

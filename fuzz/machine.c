@@ -433,6 +433,7 @@ unsigned int fuzz_change_vmcs12(const struct fuzz_machine *m, struct fuzz_input 
     unsigned int insisted = 0;
     nvmx_fields_existing(check->caps, &exists);
     for (unsigned int i = 0; i < most && fuzz_more(in); i++) {
+        fuzz_piece(in, FUZZ_CHANGE);
         uint8_t which = fuzz_u8(in);
         if (which >= 0xf0 || (which >= 0xe8 && which < 0xe8 + BUNDLES - 16)) {
             apply_bundle(m, check, field, which >= 0xf0 ? which & 15u : 16u + which - 0xe8u);
@@ -458,6 +459,34 @@ unsigned int fuzz_change_vmcs12(const struct fuzz_machine *m, struct fuzz_input 
                      (unsigned long long)before);
     }
     return insisted;
+}
+
+/* A control that the capabilities' table has, at the place where `important` has its field. */
+static size_t new_control(uint32_t (*below)(uint32_t limit), uint8_t *out) {
+    static const uint8_t place[] = {[1] = 0, [2] = 1, [3] = 3, [4] = 4, [11] = 2, [13] = 0, [14] = 1, [15] = 3, [16] = 4};
+    size_t rows = 0;
+    while (nvmx_cap_bit(rows) != NULL)
+        rows++;
+    const struct nvmx_cap_bit *bit = nvmx_cap_bit(below((uint32_t)rows));
+    uint32_t msr = bit->msr - 0x480u;
+    out[0] = msr != 0 && msr < sizeof(place) && (place[msr] != 0 || msr == 1 || msr == 13) ? place[msr] : (uint8_t)below(5);
+    out[1] = (uint8_t)((bit->bit & 31) << 1);
+    return 2;
+}
+
+size_t fuzz_new_change(uint32_t (*below)(uint32_t limit), uint8_t *out) {
+    uint32_t kind = below(8), bundle = below(BUNDLES), slot = below(NVMX_FIELD_COUNT);
+    if (kind < 2)
+        return out[0] = (uint8_t)(bundle < 16 ? 0xf0 + bundle : 0xe8 + bundle - 16), 1;
+    if (kind < 4)
+        return new_control(below, out);
+    out[0] = (uint8_t)(slot < sizeof(important) ? slot + NVMX_FIELD_COUNT : slot);
+    if (out[0] >= 0xe8)
+        out[0] = (uint8_t)below(sizeof(important));
+    out[1] = (uint8_t)(kind < 6 ? below(64) << 1 : below(8) == 0 ? 0x81 : 1);
+    out[2] = 6; /* one of the edges */
+    out[3] = (uint8_t)below(64);
+    return kind < 6 ? 2 : 4;
 }
 
 /* -- L2 -------------------------------------------------------------------------------------------------------------------------------- */

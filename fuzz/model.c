@@ -6,7 +6,9 @@
  * a reason is given for each bit that is missing, and only for these; findings come once each, in order, as many as there is room for; a host is ready if
  * no finding is an error, and what a finding asks to be set repairs it; texts are there for any number.
  *
- * Input: what of the machine is other than the simulated one, what the mask lacks, facts, numbers.
+ * A VM and a vCPU of any description are made or refused.
+ *
+ * Input: what of the machine is other than the simulated one, what the mask lacks, facts, numbers, a description.
  */
 #include <nvmx/exits.h>
 #include <nvmx/readiness.h>
@@ -182,8 +184,55 @@ static void check_texts(uint32_t number) {
     FUZZ_HOLD(nvmx_exit_name((uint16_t)number) == NULL || nvmx_exit_name((uint16_t)number)[0] != 0, "name of exit %u", number);
 }
 
+/* -- making a VM and a vCPU of any description -------------------------------------------------------------------------------------------------- */
+
+#define OFFERED (sizeof(struct nvmx_host) / sizeof(void (*)(void)))
+
+/* Some callbacks left out, sizes and numbers changed: it works, or is refused with the reason; and what was refused once works when it is put right. */
+static void check_making(struct fuzz_input *in) {
+    static _Alignas(64) uint8_t vm_memory[1 << 20], vcpu_memory[1 << 20];
+    static struct sim *sim;
+    sim = sim ? sim : sim_new(NULL);
+    struct nvmx_host host = sim->host, good = sim->host;
+    struct nvmx_vm_config vm_config = {.size = sizeof(vm_config), .ctx = &sim->vm_context, .machine = sim->machine, .expose = true};
+    struct nvmx_vcpu_config vcpu_config = {.size = sizeof(vcpu_config), .ctx = &sim->vcpu_context, .regs = &sim->regs, .shadow_hpa = NVMX_NO_ADDRESS, .vmcs02_slots = 1};
+    struct nvmx_vm *vm = NULL;
+    struct nvmx_vcpu *vcpu = NULL;
+    FUZZ_HOLD(nvmx_vm_size() <= sizeof(vm_memory) && nvmx_vcpu_size() <= sizeof(vcpu_memory), "there is not memory enough in this harness");
+    uint8_t what = fuzz_u8(in), number = fuzz_u8(in);
+    if (what & 1) /* members are pointers from the second word on */
+        memset((uint8_t *)&host + sizeof(void *) * (1 + number % (OFFERED - 1)), 0, sizeof(void *));
+    if (what & 2)
+        host.size = fuzz_u8(in) % 64u * 8u;
+    if (what & 4)
+        vm_config.size += number;
+    if (what & 8)
+        vcpu_config.vmcs02_slots = number % 12;
+    if (what & 16)
+        vcpu_config.id = number % 40u;
+    if (what & 32)
+        vcpu_config.vpid02_first = number, vcpu_config.vpid02_count = fuzz_u8(in) % 20;
+    if (what & 64)
+        vm_config.exact = &sim->machine;
+    if (what & 128)
+        vcpu_config.size -= number & 1;
+    enum nvmx_status status = nvmx_vm_init(vm_memory + (what >> 7 & number >> 1), nvmx_vm_size() - (number == 77), &host, &vm_config, &vm);
+    fuzz_log("a VM: %s", nvmx_status_text(status));
+    FUZZ_HOLD(status == NVMX_OK || (what & 0xc7) != 0 || number == 77, "a good VM: %s", nvmx_status_text(status));
+    if (status != NVMX_OK) {
+        vm_config = (struct nvmx_vm_config){.size = sizeof(vm_config), .ctx = &sim->vm_context, .machine = sim->machine, .expose = number & 1};
+        FUZZ_HOLD(nvmx_vm_init(vm_memory, nvmx_vm_size(), &good, &vm_config, &vm) == NVMX_OK, "a good VM after a bad one");
+    }
+    status = nvmx_vcpu_init(vcpu_memory, nvmx_vcpu_size() - (number == 78), vm, &vcpu_config, &vcpu);
+    fuzz_log("a vCPU: %s", nvmx_status_text(status));
+    FUZZ_HOLD(status == NVMX_OK || (what & 0xb8) != 0 || number == 78, "a good vCPU: %s", nvmx_status_text(status));
+    if (status == NVMX_OK)
+        nvmx_vcpu_destroy(vcpu);
+    nvmx_vm_destroy(vm);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    struct fuzz_input in = {data, size};
+    struct fuzz_input in = fuzz_start(data, size);
     struct nvmx_caps machine, mask;
     sim_machine(&machine);
     memset(&mask, 0xff, sizeof(mask));
@@ -195,5 +244,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     check_caps(&in, &machine, &mask);
     check_texts(fuzz_u8(&in));
     check_texts(1u << (fuzz_u8(&in) & 31));
+    if (fuzz_more(&in))
+        check_making(&in);
     return 0;
 }

@@ -98,7 +98,7 @@ static void check(const struct run *r, enum nvmx_next next, uint64_t rip, uint32
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    struct fuzz_input in = {data, size};
+    struct fuzz_input in = fuzz_start(data, size);
     struct fuzz_machine *m = fuzz_machine(fuzz_u8(&in));
     struct run r = {.in = &in};
     if (!m)
@@ -116,8 +116,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     r.information = mode & 2 ? fuzz_u32(&in) : (r.long_mode ? 2u : 1u) << 7 | 3u << 15 | 1u << 22 | 1u << 27;
     r.displacement = mode & 4 ? fuzz_value(&in) : SIM_L1_OPERAND + (uint64_t)(mode >> 4) * 0x1ff8;
     sim_write64(sim, SIM_L1_OPERAND, mode & 8 ? fuzz_value(&in) : SIM_L1_VMCS_A);
-    for (unsigned int i = 0; i < 12 && fuzz_more(&in); i++)
+    for (unsigned int i = 0; i < 12 && fuzz_more(&in); i++) {
+        fuzz_piece(&in, FUZZ_OTHER);
         change(&r);
+    }
     /* Registers as operands of VMREAD and VMWRITE, and types of invalidations, come from the same bytes. */
     uint64_t rip = sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_RIP), mapped = sim->mapped;
     enum nvmx_next next = sim_exit(sim, r.reason, r.displacement, r.information, 4);

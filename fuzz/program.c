@@ -35,6 +35,7 @@ struct model {
     bool holes;
     /* of the next instruction only */
     bool cpl3, compatibility, no_vmxe, mov_ss, injects;
+    bool a20m; /* until told otherwise */
     bool failed; /* a callback was made to fail in it */
     bool misconfigured; /* the exit says that ept02 is, which it never is: the host's fault if nothing was missing there */
     bool over;
@@ -119,10 +120,10 @@ static bool compare(struct model *o, const char *what, struct answer a, enum sim
         return false;
     }
     bool same = got == a.outcome;
-    if (o->failed && !same) {
+    if (o->failed && !same && !(a.any && got == SIM_L2)) {
         /* Refused; the model stays as it is. */
         FUZZ_HOLD(got == SIM_FAIL_VALID || got == SIM_FAIL_INVALID || got == SIM_AGAIN || got == SIM_FAULT || got == SIM_ENTRY_FAILED,
-                  "%s: %s after a failed callback", what, sim_outcome_text(got));
+                  "%s: %s after a failed callback (%d) instead of %s", what, sim_outcome_text(got), (int)o->sim->last_failed, sim_outcome_text(a.outcome));
         if (got == SIM_FAIL_VALID && current(o))
             nvmx_set_remove(&current(o)->known, NVMX_F_VM_INSTRUCTION_ERROR);
         return false;
@@ -143,7 +144,7 @@ static bool compare(struct model *o, const char *what, struct answer a, enum sim
 static bool not_that_far(const struct model *o, bool vmxon, struct answer *a) {
     if (o->compatibility || (vmxon ? o->no_vmxe : o->mode == NVMX_MODE_OFF))
         *a = answer(SIM_FAULT, 6);
-    else if (o->cpl3)
+    else if (o->cpl3 || (vmxon && o->a20m && o->mode == NVMX_MODE_OFF))
         *a = answer(SIM_FAULT, 13);
     else
         return false;
@@ -195,6 +196,16 @@ static void do_vmxoff(struct model *o) {
     }
     if (o->failed)
         forget_all(o); /* L1 did not VMCLEAR before, and the host failed */
+}
+
+static void do_vmcall(struct model *o) {
+    struct answer a;
+    if (!not_that_far(o, false, &a))
+        a = vm_fail(o, 1);
+    prepare(o);
+    enum sim_outcome got = sim_vmcall(o->sim);
+    finish(o);
+    compare(o, "VMCALL", a, got);
 }
 
 static void do_vmclear(struct model *o, uint64_t gpa1) {
@@ -586,11 +597,51 @@ static void do_memory(struct model *o) {
     FUZZ_HOLD(nvmx_memory_changed(sim->vcpu, gpa1, 0x1000) == NVMX_OK, "nvmx_memory_changed");
 }
 
+/* The host logs what is written: one page may be read only, until the next exit for it. */
+static void do_protect(struct model *o) {
+    uint64_t gpa1 = SIM_L2_GPA1 + (uint64_t)(fuzz_u8(o->in) & 7) * NVMX_PAGE_SIZE;
+    if (o->sim->ranges >= SIM_RANGES)
+        return;
+    sim_ept01(o->sim, gpa1, 0x1000, SIM_HPA_OFFSET + gpa1, 12, 5, 6);
+    fuzz_log("memory at %#llx is protected", U(gpa1));
+    FUZZ_HOLD(nvmx_memory_protected(o->sim->vcpu, gpa1, 0x1000) == NVMX_OK, "nvmx_memory_protected");
+    FUZZ_HOLD(nvmx_memory_protected(o->sim->vcpu, gpa1, 0) == NVMX_E_INVALID, "an empty range");
+}
+
+/* What a host does now and then. */
+static void do_host(struct model *o, uint8_t what) {
+    struct sim *sim = o->sim;
+    switch (what & 7) {
+    case 0:
+        do_protect(o);
+        break;
+    case 1:
+        sim->tsc += (uint64_t)fuzz_u16(o->in) << 5;
+        break;
+    case 2:
+        o->a20m = !o->a20m;
+        nvmx_a20m(sim->vcpu, o->a20m);
+        break;
+    case 3:
+        FUZZ_HOLD(nvmx_a20m_blocked(sim->vcpu) == (o->mode != NVMX_MODE_OFF), "A20M in mode %d", (int)o->mode);
+        FUZZ_HOLD(nvmx_stop_status(sim->vcpu) == NVMX_OK && nvmx_counts(sim->vcpu) != NULL, "a vCPU that has stopped");
+        (void)nvmx_host_fault_gpa1(sim->vcpu);
+        break;
+    case 4:
+        if (o->mode != NVMX_MODE_L2)
+            do_vmcall(o);
+        break;
+    default:
+        nvmx_vmcs01_changed(sim->vcpu);
+    }
+}
+
 static void do_shake(struct model *o) {
     if (o->holes || o->m->options.shadow)
         return; /* completing needs the pages */
     struct before_exit before = snapshot(o);
     sim_shake(o->sim, fuzz_u8(o->in) & 1);
+    nvmx_a20m(o->sim->vcpu, o->a20m);
     nvmx_fields_existing(nvmx_l1_caps(o->sim->vm), &o->exists);
     bool ended = o->mode == NVMX_MODE_L2 && nvmx_mode(o->sim->vcpu) == NVMX_MODE_ROOT;
     fuzz_log("saved and restored%s", ended ? "; L2's timer is over" : "");
@@ -718,6 +769,7 @@ static void in_l1(struct model *o, uint8_t what) {
 }
 
 static void one_operation(struct model *o) {
+    fuzz_piece(o->in, o->mode == NVMX_MODE_L2 ? FUZZ_L2 : FUZZ_L1);
     uint8_t what = fuzz_u8(o->in);
     if (what >= 248)
         do_reset(o);
@@ -726,7 +778,7 @@ static void one_operation(struct model *o) {
     else if (what >= 224)
         do_memory(o);
     else if (what >= 216)
-        nvmx_vmcs01_changed(o->sim->vcpu);
+        do_host(o, what);
     else if (what >= 208)
         do_question(o);
     else if (o->mode == NVMX_MODE_L2)
@@ -737,8 +789,58 @@ static void one_operation(struct model *o) {
         FUZZ_HOLD(nvmx_mode(o->sim->vcpu) == o->mode, "mode %d instead of %d", (int)nvmx_mode(o->sim->vcpu), (int)o->mode);
 }
 
+/* Operations that the tables suggest: fields, exits, whole vmcs12s; each of them with a callback that fails. */
+static size_t new_exit(uint32_t (*below)(uint32_t limit), uint8_t *out) {
+    uint8_t *at = out;
+    bool fails = below(3) == 0, gpa = below(2);
+    if (fails) {
+        *at++ = 6;
+        *at++ = 0x20;
+    }
+    *at++ = 0;
+    *at++ = (uint8_t)(128 + (below(80) + 32) % 80);
+    *at++ = gpa ? 0x43 : 0x41;
+    for (unsigned int i = 0; i < (gpa ? 2u : 1u); i++) { /* qualification, gpa2 */
+        *at++ = 1;
+        *at++ = (uint8_t)below(256);
+        *at++ = (uint8_t)below(i == 0 ? 2 : 0x40);
+    }
+    if (fails)
+        *at++ = (uint8_t)below(48);
+    return (size_t)(at - out);
+}
+
+size_t fuzz_new_operation(enum fuzz_piece kind, uint32_t (*below)(uint32_t limit), uint8_t *out) {
+    uint8_t *at = out;
+    uint32_t what = below(8);
+    if (kind == FUZZ_L2)
+        return new_exit(below, out);
+    if (below(4) == 0) {
+        *at++ = 14;
+        *at++ = 0x20;
+    }
+    if (what < 2) {
+        *at++ = (uint8_t)(5 + 2 * what);
+        *at++ = (uint8_t)below(NVMX_FIELD_COUNT);
+        *at++ = 6;
+        *at++ = (uint8_t)below(64);
+    } else if (what < 5) {
+        uint8_t *count = at + 1;
+        *at++ = 12;
+        *at++ = (uint8_t)(1 + below(3));
+        for (unsigned int i = 0; i < *count; i++)
+            at += fuzz_new_change(below, at);
+        *at++ = (uint8_t)(9 + below(2));
+    } else {
+        *at++ = (uint8_t)(what == 5 ? below(4) : 9 + below(2));
+        *at++ = (uint8_t)below(what == 5 ? 6 : 48);
+    }
+    *at++ = (uint8_t)below(48);
+    return (size_t)(at - out);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    struct fuzz_input in = {data, size};
+    struct fuzz_input in = fuzz_start(data, size);
     struct fuzz_machine *m = fuzz_machine(fuzz_u8(&in));
     static struct model model; /* large; all of it is set here */
     struct model *o = &model;
@@ -751,6 +853,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     o->current = NONE;
     o->vmxon = NVMX_NO_ADDRESS;
     m->sim->ranges = 1;
+    nvmx_a20m(m->sim->vcpu, false);
     nvmx_memory_changed(m->sim->vcpu, 0, SIM_RAM_BYTES);
     nvmx_fields_existing(nvmx_l1_caps(m->sim->vm), &o->exists);
     for (unsigned int i = 0; i < REGIONS; i++) {

@@ -35,6 +35,7 @@ static const uint64_t places[] = {
 
 static void change_now(void) {
     struct fuzz_input *in = race.in;
+    fuzz_piece(in, FUZZ_OTHER);
     uint64_t place = places[fuzz_u8(in) % (sizeof(places) / sizeof(places[0]))];
     uint64_t offset = (uint64_t)(fuzz_u16(in) % 0x600u), gpa1 = (place + offset) & ~UINT64_C(7);
     uint64_t value = fuzz_value(in);
@@ -209,7 +210,7 @@ static void run(struct fuzz_machine *m) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    struct fuzz_input in = {data, size};
+    struct fuzz_input in = fuzz_start(data, size);
     struct fuzz_machine *m;
     uint64_t field[NVMX_FIELD_COUNT];
     race.in = NULL;

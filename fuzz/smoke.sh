@@ -11,7 +11,7 @@ mkdir "$work/corpus"
 "$1/fuzz-corpus" dictionary "$2" > "$work/dictionary"
 cd "$work"
 status=0
-"$1/fuzz-$2" -seed="${NVMX_FUZZ_SEED:-1}" -reload=0 -max_total_time="${NVMX_FUZZ_SECONDS:-5}" -max_len=600 -timeout=30 -dict="$work/dictionary" -artifact_prefix="$work/finding-" \
+"$1/fuzz-$2" -seed="${NVMX_FUZZ_SEED:-1}" -reload=0 -entropic=0 -max_total_time="${NVMX_FUZZ_SECONDS:-5}" -max_len=600 -timeout=30 -dict="$work/dictionary" -artifact_prefix="$work/finding-" \
     -print_final_stats=1 "$work/corpus" > out 2>&1 || status=$?
 grep -v -E '	(NEW|REDUCE|pulse) ' out | tail -40
 for finding in "$work"/finding-*; do

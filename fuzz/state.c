@@ -96,7 +96,7 @@ static void restore(struct fuzz_machine *m, const uint8_t *blob, size_t bytes) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static uint8_t blob[MOST_BYTES];
-    struct fuzz_input in = {data, size};
+    struct fuzz_input in = fuzz_start(data, size);
     struct fuzz_machine *m = fuzz_machine(fuzz_u8(&in));
     uint8_t what = fuzz_u8(&in);
     size_t bytes;
@@ -111,6 +111,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         put_into_state(m, what);
         bytes = save(m->sim, blob);
         for (unsigned int i = 0; i < 16 && fuzz_more(&in); i++) {
+            fuzz_piece(&in, FUZZ_OTHER);
             size_t place = fuzz_u16(&in) % bytes;
             uint8_t how = fuzz_u8(&in);
             blob[place] = how & 1 ? (uint8_t)(blob[place] ^ fuzz_u8(&in)) : how;

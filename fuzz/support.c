@@ -8,6 +8,17 @@
 
 bool fuzz_verbose;
 
+struct fuzz_input fuzz_start(const uint8_t *data, size_t size) {
+    if (fuzz_input_begins != NULL)
+        fuzz_input_begins(data, size);
+    return (struct fuzz_input){data, size};
+}
+
+void fuzz_piece(const struct fuzz_input *in, enum fuzz_piece kind) {
+    if (fuzz_piece_begins != NULL)
+        fuzz_piece_begins(in->at, kind);
+}
+
 bool fuzz_more(const struct fuzz_input *in) {
     return in->left != 0;
 }

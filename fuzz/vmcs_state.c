@@ -5,7 +5,7 @@
  * Held: the first failing check is the report's first, for all groups and for some; VMLAUNCH answers what the checks say; an accepted vmcs12
  * gives a vmcs02 that passes oracle.c; leaving L2 gives L1 the host-state area, and L2's state comes back as it went in.
  *
- * Input: profile, host's controls, groups, changes.
+ * Input: profile, groups, perhaps a callback that fails, host's controls, changes.
  */
 #include <string.h>
 
@@ -80,8 +80,28 @@ static void leave(struct fuzz_machine *m, const uint64_t *field) {
                   U(field[back[i]]), U(read_field(sim, back[i])));
 }
 
+/* The same with a callback that fails, in the entry or after: refused, or L2 runs; or the vCPU stops. What is not given back fuzz_machine notices. */
+static void check_failing(struct fuzz_machine *m, uint8_t at) {
+    struct sim *sim = m->sim;
+    sim->calls = sim->failed = 0;
+    sim->fail.at = at;
+    enum sim_outcome outcome = sim_vmlaunch(sim);
+    enum nvmx_next next = outcome == SIM_STOPPED ? NVMX_STOP : NVMX_ENTER;
+    if (outcome == SIM_L2)
+        next = sim_exit(sim, TRIPLE_FAULT, 0, 0, 0);
+    memset(&sim->fail, 0, sizeof(sim->fail));
+    fuzz_log("callback %u fails%s: VMLAUNCH: %s, then %d", at, sim->failed ? "" : ", but is not called", sim_outcome_text(outcome), (int)next);
+    FUZZ_HOLD(outcome != SIM_SUCCEED && outcome != SIM_FAIL_INVALID && outcome != SIM_TO_HOST, "VMLAUNCH: %s", sim_outcome_text(outcome));
+    FUZZ_HOLD(next == NVMX_ENTER || nvmx_stop_reason(sim->vcpu) == NVMX_STOP_VMX_ABORT || (sim->failed && nvmx_stop_reason(sim->vcpu) == NVMX_STOP_HOST),
+              "the vCPU stops, reason %d", (int)nvmx_stop_reason(sim->vcpu));
+    if (next == NVMX_ENTER && sim->failed && (outcome == SIM_FAIL_VALID || outcome == SIM_AGAIN)) {
+        outcome = sim_vmlaunch(sim); /* the host has recovered */
+        FUZZ_HOLD(outcome == SIM_L2 || outcome == SIM_FAIL_VALID || outcome == SIM_ENTRY_FAILED || outcome == SIM_STOPPED, "VMLAUNCH again: %s", sim_outcome_text(outcome));
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    struct fuzz_input in = {data, size};
+    struct fuzz_input in = fuzz_start(data, size);
     struct fuzz_machine *m = fuzz_machine(fuzz_u8(&in));
     uint64_t field[NVMX_FIELD_COUNT];
     struct nvmx_check_failure first;
@@ -90,12 +110,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     memcpy(field, m->field, sizeof(field));
     struct nvmx_check_input check = {.field = field, .caps = nvmx_l1_caps(m->sim->vm), .current_vmcs = SIM_L1_VMCS_A,
                                      .vmxon_pointer = SIM_L1_VMXON, .l1_long_mode = true};
-    uint8_t groups = fuzz_u8(&in);
+    uint8_t groups = fuzz_u8(&in), fails = groups & 0x80 ? fuzz_u8(&in) : 0;
     fuzz_host_controls(m, &in);
     fuzz_change_vmcs12(m, &in, &check, field, 40);
     fuzz_gather(m, &check);
     size_t failing = fuzz_checks_agree(&check, groups & NVMX_CHECK_ALL, &first);
     fuzz_load_vmcs12(m, field);
+    if (fails != 0) {
+        check_failing(m, fails);
+        return 0;
+    }
     enum sim_outcome outcome = sim_vmlaunch(m->sim);
     if (failing != 0) {
         check_refused(m, &first, outcome);

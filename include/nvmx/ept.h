@@ -149,7 +149,8 @@ NVMX_API void nvmx_ept_memory_protected(struct nvmx_ept *ept, void *vcpu_ctx, ui
 /*
  * Translate access->gpa2 by ept12 alone, as is done where an access of L2 is emulated; sets accessed and dirty flags in ept12 where
  * EPTP12 asks for them. Of access->qualification bits 2:0 (NVMX_ACCESS_ bits are the same), 7 and 8 count; 11:9 are what L2's page
- * tables say of the linear address, for a violation's qualification. NVMX_EPT_RETRY: allowed, at fault->gpa1. No root need be in use.
+ * tables say of the linear address, for a violation's qualification; bit 9 (a user-mode address) also decides which right a fetch needs under
+ * mode-based execute control. NVMX_EPT_RETRY: allowed, at fault->gpa1. No root need be in use.
  */
 NVMX_API enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx,
                                                   const struct nvmx_ept_access *access, struct nvmx_ept_fault *fault);

@@ -39,6 +39,11 @@ static uint64_t needed_execute(const struct nvmx_ept *ept, uint64_t qualificatio
     return granted == EPT_Q_USER_EXECUTABLE ? NVMX_EPT_EXECUTE : NVMX_EPT_EXECUTE | NVMX_EPT_USER_EXECUTE;
 }
 
+/* The same of an access that the host emulates: it says whose the linear address is. What has none, or is not to its translation, is no fetch by L2's code. */
+static uint64_t emulated_execute(uint64_t qualification, bool mbec) {
+    return mbec && (qualification & EPT_Q_USER_MODE) != 0 ? NVMX_EPT_USER_EXECUTE : NVMX_EPT_EXECUTE;
+}
+
 /* An access to be decided. */
 struct request {
     struct ept_op *op; /* NULL: nothing is mapped */
@@ -356,7 +361,7 @@ enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, c
         .log = access->log,
         .qualification = access->qualification,
         .access = needed_access(access->qualification, (eptp12 & NVMX_EPTP_AD) != 0),
-        .execute = NVMX_EPT_EXECUTE | (access->mbec ? NVMX_EPT_USER_EXECUTE : 0),
+        .execute = emulated_execute(access->qualification, access->mbec),
     };
     struct ept_walk walk;
 

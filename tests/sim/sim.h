@@ -331,6 +331,7 @@ enum sim_outcome sim_vmptrld(struct sim *sim, uint64_t gpa1);
 enum sim_outcome sim_vmptrst(struct sim *sim, uint64_t *gpa1);
 enum sim_outcome sim_vmread(struct sim *sim, uint32_t encoding, uint64_t *value);
 enum sim_outcome sim_vmwrite(struct sim *sim, uint32_t encoding, uint64_t value);
+enum sim_outcome sim_vmcall(struct sim *sim);
 enum sim_outcome sim_vmlaunch(struct sim *sim);
 enum sim_outcome sim_vmresume(struct sim *sim);
 enum sim_outcome sim_invept(struct sim *sim, uint64_t type, uint64_t eptp, uint64_t reserved);

@@ -6,6 +6,7 @@
 
 /* Basic exit reasons (SDM appendix C). */
 enum {
+    REASON_VMCALL = 18,
     REASON_VMCLEAR = 19,
     REASON_VMLAUNCH = 20,
     REASON_VMPTRLD = 21,
@@ -111,6 +112,13 @@ enum sim_outcome sim_vmptrst(struct sim *sim, uint64_t *gpa1) {
 
 enum sim_outcome sim_vmxoff(struct sim *sim) {
     return execute(sim, REASON_VMXOFF, 0, 0, 3);
+}
+
+/* The host knows no hypercall of this number: it asks the library for the architecture's answer. */
+enum sim_outcome sim_vmcall(struct sim *sim) {
+    uint64_t rip = sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_RIP);
+    enum nvmx_next next = sim_exit(sim, REASON_VMCALL, 0, 0, 3);
+    return outcome_of(sim, next == NVMX_HOST ? nvmx_vmcall(sim->vcpu) : next, rip, 3);
 }
 
 enum sim_outcome sim_vmlaunch(struct sim *sim) {

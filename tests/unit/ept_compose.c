@@ -879,6 +879,21 @@ static enum nvmx_ept_verdict translates(struct world *w, uint64_t eptp12, uint64
     return nvmx_ept_translate(w->ept, &w, &what, fault);
 }
 
+/* SDM 31.3.3.2: with mode-based execute control the mode of the linear address decides. */
+Test(ept, translated_fetches_need_the_right_of_their_mode) {
+    struct world *w = simple(AD_CAPS, 0);
+    struct nvmx_ept_fault fault;
+
+    for (unsigned int i = 0; i < 4; i++) {
+        uint64_t user = i & 1, for_user = i >> 1;
+        struct nvmx_ept_access fetch = {.eptp12 = EPTP12, .gpa2 = GPA2, .qualification = NVMX_ACCESS_EXECUTE | 0x180 | user << 9, .mbec = true};
+        w->l1[3][5] = (w->l1[3][5] & ~UINT64_C(0x404)) | (for_user ? 0x400 : 4);
+        cr_expect_eq(nvmx_ept_translate(w->ept, &w, &fetch, &fault), user == for_user ? NVMX_EPT_RETRY : NVMX_EPT_L1_VIOLATION, "user %d, for users %d",
+                     (int)user, (int)for_user);
+    }
+    world_delete(w);
+}
+
 Test(ept, translate_by_ept12_alone) {
     struct world *w = simple(AD_CAPS, 0);
     struct nvmx_ept_fault fault;
