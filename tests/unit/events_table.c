@@ -322,13 +322,13 @@ static void nested(struct sim *sim, const struct cpu *start, struct history *h) 
 
 /* -- the table ------------------------------------------------------------------------------------------------------------------------------------ */
 
-enum pending { NOTHING, INIT, SIPI, NMI, INTERRUPT, NMI_AND_INTERRUPT, INIT_AND_INTERRUPT, EVERYTHING };
+enum pending { NOT_ANY, INIT, SIPI, NMI, INTERRUPT, NMI_AND_INTERRUPT, INIT_AND_INTERRUPT, EVERYTHING };
 
 static const struct {
     const char *what;
     bool init, sipi, nmi, interrupt;
 } pending[] = {
-    [NOTHING] = {"nothing", .init = false},
+    [NOT_ANY] = {"nothing", .init = false},
     [INIT] = {"INIT", .init = true},
     [SIPI] = {"SIPI", .sipi = true},
     [NMI] = {"NMI", .nmi = true},
@@ -469,7 +469,7 @@ static void all_with(enum pending what) {
 }
 
 Test(events_table, nothing, .timeout = 120) {
-    all_with(NOTHING);
+    all_with(NOT_ANY);
 }
 
 Test(events_table, init, .timeout = 120) {
