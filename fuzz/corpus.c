@@ -16,6 +16,8 @@
 
 #define MOST 4096u
 
+void seeds_of_checks(void); /* corpus_checks.c */
+
 static void line(const uint8_t *bytes, size_t count) {
     for (size_t i = 0; i < count; i++)
         printf("%02x", bytes[i]);
@@ -57,6 +59,7 @@ static void seeds_vmcs_state(void) {
             uint8_t seed[] = {low(bit * 5 % 48), 0x7f, 0, low(field), low(bit << 1), low(field + 5), low((bit + 1) << 1)};
             line(seed, sizeof(seed));
         }
+    seeds_of_checks();
 }
 
 /* profile, host (nothing), reason, kinds of information, qualification, length, registers */
@@ -208,6 +211,33 @@ static void seeds_operand(void) {
         }
 }
 
+/* Bits of CR4 and EFER, and of entries of L1's tables, each with each; in 32-bit mode tables with entries of four bytes, and PDPTEs. */
+static void seeds_operand_paging(void) {
+    static const uint8_t cr4[] = {32, 4, 5, 7, 12, 20, 21, 24}, bits[] = {0, 1, 2, 5, 6, 7, 12, 21, 45, 51, 59, 62, 63};
+    for (uint8_t reason = 0; reason < 10; reason += 3)
+        for (size_t c = 0; c < sizeof(cr4); c++)
+            for (size_t b = 0; b < sizeof(bits); b++)
+                for (uint8_t table = 0; table < 3; table++) {
+                    uint8_t plain[] = {48, 0, reason, 14, low(4u | (cr4[c] & 31u) << 3), low(cr4[c] >> 5u), low(64u | table), 0, low(4u | (bits[b] & 31u) << 3), low(bits[b] >> 5u),
+                                       128, low(4 | 11 << 3), 0, low(table == 2 ? 12 : 30), low(4 | 16 << 3), 0};
+                    uint8_t small[] = {low(c), 1, reason, 12, low(4 | 31 << 3), 0, 14, low(4u | (cr4[c] & 31u) << 3), low(cr4[c] >> 5u), low(64 | 0), 0, low(4u | (bits[b] & 31u) << 3),
+                                       low(bits[b] >> 5u), 65, 2, 3, 0, 0, 0, 0, 7, 0x50, 0, 0};
+                    line(plain, sizeof(plain) - (b % 2 ? 3 : 0));
+                    line(plain, sizeof(plain) - 6);
+                    line(small, sizeof(small));
+                }
+    for (size_t at = 0; at < 8; at++) /* operands that cross into the next page, whose table is another */
+        for (uint8_t reason = 0; reason < 10; reason++) {
+            uint8_t crossing[] = {low(at & 3), 4, reason, 2, low(0xfc + at), 0xff, 0x1f, 0, 64 | 2, 1, 4, 0};
+            line(crossing, sizeof(crossing) - (at & 4 ? 4 : 0));
+        }
+}
+
+static void seeds_operand_all(void) {
+    seeds_operand();
+    seeds_operand_paging();
+}
+
 /* firmware, changes of the machine, of the mask, machine and VM facts, vendor, memory, room, numbers */
 static void seeds_model(void) {
     for (size_t bit = 0; bit < 64; bit++)
@@ -280,7 +310,31 @@ static void seeds_exits_controls(void) {
             }
 }
 
+/* L2's own VMREADs and VMWRITEs: by register and in memory, in each mode, with paging of L2's own; and what else is carried out for L2. */
+static void seeds_exits_l2(void) {
+    static const uint8_t modes[][2] = {{0xf5, 0xf5}, {0xf5, 0xf7}, {0xf5, 0xf8}, {0xf5, 0xf9}, {0xf3, 0xf5}, {0xf4, 0xf5}};
+    static const uint32_t info[] = {1u << 10 | 3u << 3, 2u << 7 | 3u << 15 | 1u << 22 | 1u << 27, 1u << 7 | 3u << 15 | 1u << 22 | 1u << 27, 2u << 7 | 2u << 15 | 1u << 22 | 5u << 23};
+    static const uint16_t encoding[] = {0x6800, 0x681e, 0x2800, 0x2801, 0x4402, 0x7ffe, 0x4000};
+    for (size_t profile = 0; profile < 64; profile += profile < 48 ? 12u : 1u)
+        for (size_t mode = 0; mode < 6; mode++)
+            for (size_t i = 0; i < 4; i++)
+                for (size_t e = 0; e < 7; e++)
+                    for (size_t write = 0; write < 2; write++) {
+                        size_t page = e == 3 ? 0xff : e == 5 ? 0 : 0x10, fails = (profile + e) % 3 == 1 ? 1 + (profile * 7 + e + i) % 15 : 0;
+                        uint8_t seed[] = {low(profile), 0, low(write ? 25 : 23), 0xa0, low(e == 3 ? 0xfd : 0), low(page), low(fails << 4 | 3), 0, 0, 0, 0, low(info[i]), low(info[i] >> 8),
+                                          low(info[i] >> 16), low(info[i] >> 24 | 1u << 4), 0, 1, 1, low(encoding[e]), low(encoding[e] >> 8), 0, 5, modes[mode][0], modes[mode][1]};
+                        line(seed, sizeof(seed));
+                    }
+    for (size_t profile = 48; profile < 64; profile++) /* VM functions; LMSW, CLTS; MSRs with values; XSAVES */
+        for (size_t reason = 0; reason < NVMX_EXIT_REASONS; reason++)
+            for (size_t rax = 0; rax < 3; rax++) {
+                uint8_t function[] = {low(profile), 0, low(reason), 0, 0, 0, low((profile & 3) == 3 ? reason << 4 | 3 : 3), low(rax), low(rax == 2 ? 7 : rax), 3, 0xf2, low(rax == 1 ? 0xf4 : 0xea)};
+                line(function, sizeof(function));
+            }
+}
+
 static void seeds_exits_all(void) {
+    seeds_exits_l2();
     seeds_exits();
     seeds_exits_more();
     seeds_exits_controls();
@@ -396,7 +450,7 @@ static const struct {
     const char *harness;
     void (*write)(void);
 } seeds[] = {{"vmcs_state", seeds_vmcs_state}, {"exits", seeds_exits_all}, {"program", seeds_program_all}, {"ept", seeds_ept},
-             {"state", seeds_state}, {"decode", seeds_decode}, {"race", seeds_race}, {"kvm", seeds_kvm}, {"explain", seeds_explain}, {"operand", seeds_operand}, {"model", seeds_model}};
+             {"state", seeds_state}, {"decode", seeds_decode}, {"race", seeds_race}, {"kvm", seeds_kvm}, {"explain", seeds_explain}, {"operand", seeds_operand_all}, {"model", seeds_model}};
 
 static int write_seeds(const char *harness) {
     for (size_t i = 0; i < sizeof(seeds) / sizeof(seeds[0]); i++)
