@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include <nvmx/exits.h>
+
 #define ALIGNMENT 16u
 
 /* -- life cycle
@@ -335,6 +337,16 @@ static __attribute__((noinline)) enum nvmx_next exit_of_l2(struct nvmx_vcpu *vcp
     return counted(vcpu, l2_exit(vcpu, exit_reason));
 }
 
+/* Most violations come to nothing but a page more in ept02. */
+static __attribute__((noinline)) enum nvmx_next violation(struct nvmx_vcpu *vcpu) {
+    if (violation_of_l2(vcpu)) {
+        return NVMX_ENTER;
+    }
+    enum nvmx_next next = exit_of_l2(vcpu, NVMX_EXIT_EPT_VIOLATION);
+    vcpu->violation.decided = false;
+    return next;
+}
+
 static __attribute__((noinline)) enum nvmx_next exit_for_library(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
     return counted(vcpu, l1_exit_kind[exit_reason] == L1_EXIT_MSR ? msr_exit(vcpu, exit_reason)
                                                                   : instruction_exit(vcpu, exit_reason));
@@ -343,7 +355,7 @@ static __attribute__((noinline)) enum nvmx_next exit_for_library(struct nvmx_vcp
 /* Most exits of L1 have nothing to do with VMX: they pass through here, and nothing else. */
 static inline enum nvmx_next exit_untraced(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
     if (vcpu->mode == NVMX_MODE_L2) {
-        return exit_of_l2(vcpu, exit_reason);
+        return exit_reason == NVMX_EXIT_EPT_VIOLATION ? violation(vcpu) : exit_of_l2(vcpu, exit_reason);
     }
     vcpu->counts.exits_l1++;
     switch (exit_reason < sizeof(l1_exit_kind) ? l1_exit_kind[exit_reason] : L1_EXIT_HOST) {

@@ -234,6 +234,14 @@ struct l1_left {
     uint64_t interruptibility;
 };
 
+/* What lib/ept said of an EPT violation that is an exit like others after all: exits/route.c. */
+struct violation {
+    bool decided;
+    uint64_t value[5]; /* qualification, linear address, gpa2, IDT-vectoring information, instruction length */
+    enum nvmx_ept_verdict verdict;
+    struct nvmx_ept_fault fault;
+};
+
 struct nvmx_vcpu {
     struct nvmx_vm *vm;
     void *ctx;
@@ -260,6 +268,7 @@ struct nvmx_vcpu {
     int current; /* index in vmcs12[] of the current VMCS, or -1 */
     uint16_t last_check;
     uint64_t host_fault_gpa1;
+    struct violation violation;
     uint64_t use_clock;
 
     uint64_t saved_for[3]; /* primary, secondary and VM-exit controls of which saved_last was made */
@@ -569,6 +578,9 @@ uint32_t msr_list_store(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count);
 enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode);
 /* An exit of L2. */
 enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason);
+/* An EPT violation of L2 and nothing else. True: ept02 has the page now, or L2 tries again: enter it (route.c). False: an exit as others, for
+ * l2_exit; vcpu->violation has what was found out already. */
+bool violation_of_l2(struct nvmx_vcpu *vcpu);
 /*
  * A preemption timer by the host's deadline (exits/timer.c), where vm->timer_by_deadline. Begin to count for L2, if vmcs12 uses the timer; what is left,
  * in units of the timer; end it, with vmcs12's field as an exit leaves it; end it without.
