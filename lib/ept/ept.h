@@ -230,20 +230,34 @@ static inline void ept_poke(uint64_t *place, uint64_t value) {
     __atomic_store_n(place, value, __ATOMIC_RELAXED);
 }
 
-/* Slots of a table that may be in use, from `index` on: the next one; 512: none. */
-static inline unsigned int ept_next_used(const struct ept_table *table, unsigned int index) {
-    unsigned int word = index / 64;
-    uint64_t used = word < 8 ? __atomic_load_n(&table->used[word & 7], __ATOMIC_SEQ_CST) >> (index % 64) : 0;
+/*
+ * The slots of a table that may be in use, in order. One that is filled for the first time later than the start may be left out: who fills it began before what
+ * the caller follows, and finds that it is late, or read what is new (slot.c).
+ */
+struct ept_slots {
+    const struct ept_table *table;
+    unsigned int words, base;
+    uint64_t bits;
+};
 
-    if (used != 0) {
-        return index + (unsigned int)__builtin_ctzll(used);
+static inline struct ept_slots ept_slots_of(const struct ept_table *table) {
+    return (struct ept_slots){.table = table, .words = __atomic_load_n(&table->words, __ATOMIC_SEQ_CST)};
+}
+
+/* The next one; 512: none. */
+static inline unsigned int ept_slots_next(struct ept_slots *slots) {
+    while (slots->bits == 0) {
+        if (slots->words == 0) {
+            return 512;
+        }
+        unsigned int word = (unsigned int)__builtin_ctz(slots->words);
+        slots->words &= slots->words - 1;
+        slots->base = word * 64;
+        slots->bits = __atomic_load_n(&slots->table->used[word & 7], __ATOMIC_SEQ_CST);
     }
-    unsigned int words = __atomic_load_n(&table->words, __ATOMIC_SEQ_CST) & ~0u << (word + 1 < 8 ? word + 1 : 8);
-    if (words == 0) {
-        return 512;
-    }
-    word = (unsigned int)__builtin_ctz(words);
-    return word * 64 + (unsigned int)__builtin_ctzll(__atomic_load_n(&table->used[word], __ATOMIC_SEQ_CST));
+    unsigned int index = slots->base + (unsigned int)__builtin_ctzll(slots->bits);
+    slots->bits &= slots->bits - 1;
+    return index;
 }
 
 /* Does a slot of ept02 permit anything? */
@@ -381,7 +395,7 @@ struct ept_tree {
     uint64_t first, last; /* tables that lead nowhere in this range of gpa1 are left out */
     unsigned int depth;
     struct ept_table *table[5];
-    unsigned int index[5];
+    struct ept_slots slots[5];
 };
 void ept_tree_start(struct ept_tree *tree, struct ept_table *top, uint64_t first, uint64_t last);
 /* The next table, or NULL. */

@@ -12,26 +12,21 @@ static uint64_t meaning(uint64_t root_key) {
            ((root_key & NVMX_EPTP_AD) != 0 ? EPT_AD : 0) | ((root_key & EPTP_SHADOW_STACK) != 0 ? NVMX_EPT_SHADOW_STACK : 0);
 }
 
-/* Is a slot still what follows from its entry of ept12? One that is being filled is not. */
+/* Of a table of the lowest level: is a slot still what follows from its entry of ept12? One that is being filled is not. */
 static inline bool stands(const struct ept_table *table, unsigned int index, uint64_t entry12, uint64_t mask) {
     uint64_t hw = __atomic_load_n(&table->hw[index], __ATOMIC_SEQ_CST);
-    uint64_t composed;
 
     if (hw == 0) {
         return true;
     }
-    composed = ept_load(&table->composed[index]);
-    if (!ept_is_present(hw) || ept_load(&table->hw[index]) != hw) {
-        return false;
-    }
-    if (ept_is_reference(table->level, hw)) {
-        composed = ept_peek(&((const struct ept_table *)(uintptr_t)composed)->entry12);
-    }
-    return ((entry12 ^ composed) & mask) == 0;
+    uint64_t composed = ept_load(&table->composed[index]);
+    return ((entry12 ^ composed) & mask) == 0 && ept_is_present(hw) && ept_load(&table->hw[index]) == hw;
 }
 
 static void compare_used(struct ept_op *op, struct ept_table *table, const uint64_t *page, uint64_t mask) {
-    for (unsigned int i = ept_next_used(table, 0); i < 512; i = ept_next_used(table, i + 1)) {
+    struct ept_slots slots = ept_slots_of(table);
+
+    for (unsigned int i = ept_slots_next(&slots); i < 512; i = ept_slots_next(&slots)) {
         if (!stands(table, i, ept_load(&page[i]), mask)) {
             ept_slot_clear(op, table, i);
         }
@@ -170,41 +165,136 @@ static void compare_many(struct ept_op *op, struct ept_table *table, const uint6
     }
 }
 
-static void compare_page(struct ept_op *op, struct ept_table *table, uint64_t mask, bool may_note) {
-    uint64_t hpa;
-    uint64_t *page = op->ept->host.map_page(op->vcpu_ctx, table->gpa1, NVMX_ACCESS_READ, &hpa);
+/* -- the tree
+ * ------------------------------------------------------------------------------------------------------------------ */
 
-    if (page == NULL) {
-        ept_table_clear(op, table);
-        return;
-    }
-    if (table->level > 1 || __atomic_load_n(&table->filled, __ATOMIC_SEQ_CST) < MANY) {
-        compare_used(op, table, page, mask);
-    } else {
-        compare_many(op, table, page, mask, may_note);
-    }
-    op->ept->host.unmap_page(op->vcpu_ctx, table->gpa1, page, false);
-}
+/* A table of ept02 while it is compared with the page of ept12 that it was composed from. */
+struct comparison {
+    struct ept_table *table;
+    uint64_t *page; /* NULL: there is nothing to compare, or nothing left */
+    uint32_t filled;
+    uint64_t version; /* 0: not to be noted */
+    struct ept_slots slots;
+};
 
 /*
  * A host that knows which pages were written spares even the reading. The number is asked for before the page is read, so a write in between shows at the
  * next comparison. As with a digest it says nothing of slots that are filled after it was noted: they may be made of what the page held before.
  */
-static void compare_table(struct ept_op *op, struct ept_table *table, uint64_t mask, bool may_note) {
-    uint32_t filled = __atomic_load_n(&table->filled, __ATOMIC_SEQ_CST);
-    bool idle = __atomic_load_n(&table->filling, __ATOMIC_SEQ_CST) == filled;
-    uint64_t version =
-        op->ept->host.page_version != NULL ? op->ept->host.page_version(op->vcpu_ctx, table->gpa1) : 0;
+static bool version_stands(struct ept_op *op, struct comparison *c, bool may_note) {
+    const struct ept_table *table = c->table;
+    bool idle = __atomic_load_n(&table->filling, __ATOMIC_SEQ_CST) == c->filled;
+    uint64_t version = op->ept->host.page_version(op->vcpu_ctx, table->gpa1);
 
-    if (idle && version != 0 && ept_load(&table->version) == version &&
-        __atomic_load_n(&table->version_at, __ATOMIC_SEQ_CST) == filled) {
-        return;
+    c->version = may_note && idle ? version : 0;
+    return idle && version != 0 && ept_load(&table->version) == version &&
+           __atomic_load_n(&table->version_at, __ATOMIC_SEQ_CST) == c->filled;
+}
+
+/* False: there is nothing to compare. */
+static inline bool comparison_begin(struct ept_op *op, struct comparison *c, struct ept_table *table, bool may_note) {
+    uint64_t hpa;
+
+    c->table = table;
+    c->page = NULL;
+    c->version = 0;
+    c->filled = __atomic_load_n(&table->filled, __ATOMIC_SEQ_CST);
+    if (table->gpa1 == NVMX_NO_ADDRESS || (op->ept->host.page_version != NULL && version_stands(op, c, may_note))) {
+        c->version = 0;
+        return false;
     }
-    compare_page(op, table, mask, may_note);
-    if (may_note && idle && version != 0) {
+    c->page = op->ept->host.map_page(op->vcpu_ctx, table->gpa1, NVMX_ACCESS_READ, &hpa);
+    if (c->page == NULL) {
+        ept_table_clear(op, table);
+    }
+    return c->page != NULL;
+}
+
+static inline void comparison_end(struct ept_op *op, const struct comparison *c) {
+    if (c->page != NULL) {
+        op->ept->host.unmap_page(op->vcpu_ctx, c->table->gpa1, c->page, false);
+    }
+    if (c->version != 0) {
         /* In this order: who reads the new number with the old `filled` finds that something was filled since. */
-        ept_store(&table->version, version);
-        __atomic_store_n(&table->version_at, filled, __ATOMIC_SEQ_CST);
+        ept_store(&c->table->version, c->version);
+        __atomic_store_n(&c->table->version_at, c->filled, __ATOMIC_SEQ_CST);
+    }
+}
+
+static void compare_lowest(struct ept_op *op, struct ept_table *table, uint64_t mask, bool may_note) {
+    struct comparison c;
+
+    if (comparison_begin(op, &c, table, may_note)) {
+        if (c.filled < MANY) {
+            compare_used(op, table, c.page, mask);
+        } else {
+            compare_many(op, table, c.page, mask, may_note);
+        }
+    }
+    comparison_end(op, &c);
+}
+
+/* A slot of a table above the lowest level. Returns the table to go on with, or NULL. */
+static inline struct ept_table *compare_upper(struct ept_op *op, const struct comparison *c, unsigned int index, uint64_t mask) {
+    struct ept_table *table = c->table;
+    uint64_t hw = __atomic_load_n(&table->hw[index], __ATOMIC_SEQ_CST);
+
+    if (hw == 0) {
+        return NULL;
+    }
+    uint64_t composed = ept_load(&table->composed[index]);
+    bool present = ept_is_present(hw) && ept_load(&table->hw[index]) == hw;
+    struct ept_table *child =
+        present && (hw & NVMX_EPT_LARGE) == 0 ? (struct ept_table *)(uintptr_t)composed : NULL;
+
+    composed = child != NULL ? ept_peek(&child->entry12) : composed;
+    if (c->page != NULL && (!present || ((ept_load(&c->page[index]) ^ composed) & mask) != 0)) {
+        ept_slot_clear(op, table, index);
+        return NULL;
+    }
+    return child;
+}
+
+/* Go on with a table above the lowest level, until one below it has to be gone into first; NULL: it is done. */
+static struct ept_table *compare_on(struct ept_op *op, struct comparison *c, uint64_t mask, bool may_note) {
+    struct ept_slots slots = c->slots;
+
+    for (unsigned int i = ept_slots_next(&slots); i < 512; i = ept_slots_next(&slots)) {
+        struct ept_table *child = compare_upper(op, c, i, mask);
+
+        if (child == NULL) {
+            continue;
+        }
+        if (child->level > 1) {
+            c->slots = slots;
+            return child;
+        }
+        compare_lowest(op, child, mask, may_note);
+    }
+    return NULL;
+}
+
+/* From the top down: what hangs under a slot that went is not looked at. */
+static void compare_tree(struct ept_op *op, struct ept_table *top, uint64_t mask, bool may_note) {
+    struct comparison path[4]; /* levels 5 to 2 */
+    struct comparison *c = path;
+
+    comparison_begin(op, c, top, may_note);
+    c->slots = ept_slots_of(top);
+    for (;;) {
+        struct ept_table *child = compare_on(op, c, mask, may_note);
+
+        if (child != NULL) {
+            c++;
+            comparison_begin(op, c, child, may_note);
+            c->slots = ept_slots_of(child);
+            continue;
+        }
+        comparison_end(op, c);
+        if (c == path) {
+            return;
+        }
+        c--;
     }
 }
 
@@ -214,19 +304,12 @@ static void compare_table(struct ept_op *op, struct ept_table *table, uint64_t m
  * a time; each comes to its own end.
  */
 void ept_root_validate(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root) {
-    uint64_t mask = meaning(root->key);
-    struct ept_tree tree;
     struct ept_op op;
 
     bool may_note = __atomic_exchange_n(&root->digesting, 1, __ATOMIC_SEQ_CST) == 0;
 
     ept_begin(&op, ept, vcpu_ctx, root);
-    ept_tree_start(&tree, root->top, 0, UINT64_MAX);
-    for (struct ept_table *table = root->top; table != NULL; table = ept_tree_next(&tree)) {
-        if (table->gpa1 != NVMX_NO_ADDRESS) {
-            compare_table(&op, table, mask, may_note);
-        }
-    }
+    compare_tree(&op, root->top, meaning(root->key), may_note);
     if (may_note) {
         __atomic_store_n(&root->digesting, 0, __ATOMIC_SEQ_CST);
     }
@@ -281,7 +364,9 @@ static void forget_range(struct ept_op *op, struct ept_table *table, uint64_t fi
         ept_table_clear(op, table); /* the table of ept12 itself is not there any more */
         return;
     }
-    for (unsigned int i = ept_next_used(table, 0); i < 512; i = ept_next_used(table, i + 1)) {
+    struct ept_slots slots = ept_slots_of(table);
+
+    for (unsigned int i = ept_slots_next(&slots); i < 512; i = ept_slots_next(&slots)) {
         uint64_t hw = __atomic_load_n(&table->hw[i], __ATOMIC_SEQ_CST);
 
         if (hw == 0 || ept_is_reference(table->level, hw) || !leads_into(table, i, hw, first, last)) {

@@ -49,7 +49,7 @@ static void give_up(struct ept_op *op, struct ept_table *table, unsigned int ind
     }
 }
 
-/* In this order, for ept_next_used. Bits are never taken back. */
+/* In this order, for ept_slots_next. Bits are never taken back. */
 static inline void mark_used(struct ept_table *table, unsigned int index) {
     uint64_t bit = UINT64_C(1) << (index % 64);
     uint64_t *used = &table->used[index / 64 & 7];
@@ -131,7 +131,9 @@ void ept_slot_clear(struct ept_op *op, struct ept_table *table, unsigned int ind
 }
 
 void ept_table_clear(struct ept_op *op, struct ept_table *table) {
-    for (unsigned int i = ept_next_used(table, 0); i < 512; i = ept_next_used(table, i + 1)) {
+    struct ept_slots slots = ept_slots_of(table);
+
+    for (unsigned int i = ept_slots_next(&slots); i < 512; i = ept_slots_next(&slots)) {
         ept_slot_clear(op, table, i);
     }
 }
@@ -198,12 +200,16 @@ void ept_table_use(const struct ept_op *op, struct ept_table *table, uint64_t fi
 /* -- the tree
  * -------------------------------------------------------------------------------------------------------------------- */
 
+static void tree_enter(struct ept_tree *tree, struct ept_table *table) {
+    tree->table[tree->depth] = table;
+    tree->slots[tree->depth] = table->level > 1 ? ept_slots_of(table) : (struct ept_slots){0};
+}
+
 void ept_tree_start(struct ept_tree *tree, struct ept_table *top, uint64_t first, uint64_t last) {
     tree->first = first;
     tree->last = last;
     tree->depth = 0;
-    tree->table[0] = top;
-    tree->index[0] = 0;
+    tree_enter(tree, top);
 }
 
 static bool leads_to(const struct ept_table *table, uint64_t first, uint64_t last) {
@@ -213,7 +219,7 @@ static bool leads_to(const struct ept_table *table, uint64_t first, uint64_t las
 struct ept_table *ept_tree_next(struct ept_tree *tree) {
     for (;;) {
         struct ept_table *table = tree->table[tree->depth];
-        unsigned int index = table->level > 1 ? ept_next_used(table, tree->index[tree->depth]) : 512;
+        unsigned int index = ept_slots_next(&tree->slots[tree->depth]);
 
         if (index >= 512) {
             if (tree->depth == 0) {
@@ -222,15 +228,12 @@ struct ept_table *ept_tree_next(struct ept_tree *tree) {
             tree->depth--;
             continue;
         }
-        tree->index[tree->depth] = index + 1;
-
         uint64_t hw = ept_load(&table->hw[index]);
         struct ept_table *child = ept_is_reference(table->level, hw) ? ept_child(table, index, hw) : NULL;
 
         if (child != NULL && leads_to(child, tree->first, tree->last)) {
             tree->depth++;
-            tree->table[tree->depth] = child;
-            tree->index[tree->depth] = 0;
+            tree_enter(tree, child);
             return child;
         }
     }

@@ -146,7 +146,9 @@ static void advance(struct nvmx_ept *ept) {
 
 /* Those that hung under a table nobody knows are known to nobody either. */
 static void children_to_limbo(struct nvmx_ept *ept, struct ept_table *table) {
-    for (unsigned int i = table->level > 1 ? ept_next_used(table, 0) : 512; i < 512; i = ept_next_used(table, i + 1)) {
+    struct ept_slots slots = table->level > 1 ? ept_slots_of(table) : (struct ept_slots){0};
+
+    for (unsigned int i = ept_slots_next(&slots); i < 512; i = ept_slots_next(&slots)) {
         if (ept_is_reference(table->level, ept_load(&table->hw[i]))) {
             struct ept_table *child = (struct ept_table *)(uintptr_t)ept_load(&table->composed[i]);
 
