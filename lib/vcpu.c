@@ -335,9 +335,12 @@ static __attribute__((noinline)) enum nvmx_next exit_of_l2(struct nvmx_vcpu *vcp
     return counted(vcpu, l2_exit(vcpu, exit_reason));
 }
 
-static __attribute__((noinline)) enum nvmx_next exit_for_library(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
-    return counted(vcpu, l1_exit_kind[exit_reason] == L1_EXIT_MSR ? msr_exit(vcpu, exit_reason)
-                                                                  : instruction_exit(vcpu, exit_reason));
+static __attribute__((noinline)) enum nvmx_next exit_of_msr(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+    return counted(vcpu, msr_exit(vcpu, exit_reason));
+}
+
+static __attribute__((noinline)) enum nvmx_next exit_of_instruction(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+    return counted(vcpu, instruction_exit(vcpu, exit_reason));
 }
 
 /* Most exits of L1 have nothing to do with VMX: they pass through here, and nothing else. */
@@ -346,15 +349,19 @@ static inline enum nvmx_next exit_untraced(struct nvmx_vcpu *vcpu, uint32_t exit
         return exit_of_l2(vcpu, exit_reason);
     }
     vcpu->counts.exits_l1++;
-    switch (exit_reason < sizeof(l1_exit_kind) ? l1_exit_kind[exit_reason] : L1_EXIT_HOST) {
-    case L1_EXIT_HOST:
+    uint8_t kind = exit_reason < sizeof(l1_exit_kind) ? l1_exit_kind[exit_reason] : (uint8_t)L1_EXIT_HOST;
+    if (kind == L1_EXIT_HOST) {
         return to_host(vcpu);
+    }
+    switch (kind) {
     case L1_EXIT_ACCESS:
         return instruction_access(vcpu, exit_reason);
     case L1_EXIT_ENTRY:
         return instruction_entry(vcpu, exit_reason);
+    case L1_EXIT_MSR:
+        return exit_of_msr(vcpu, exit_reason);
     default:
-        return exit_for_library(vcpu, exit_reason);
+        return exit_of_instruction(vcpu, exit_reason);
     }
 }
 

@@ -144,17 +144,16 @@ static void handle_task_switch(struct cpu *cpu) {
     panic("L1 switched tasks through a TSS, which L0 does not emulate");
 }
 
-static void handle_cpuid(struct cpu *cpu) {
-    uint64_t *gpr = cpu->regs.gpr;
-    uint32_t leaf = (uint32_t)gpr[NVMX_RAX];
-    struct cpuid r = cpuid_l1(leaf, (uint32_t)gpr[NVMX_RCX]);
-    uint64_t cr4 = leaf == 1 || leaf == 7 ? vmcs_get(NVMX_VMCS_GUEST_CR4) : 0;
+/* What L1 sees otherwise than the processor has it: features that L0 keeps, and what CR4 decides. */
+static __attribute__((noinline)) struct cpuid own_leaf(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf) {
+    struct cpuid r = cpuid_l1(leaf, subleaf);
+    uint64_t cr4 = vmcs_get(NVMX_VMCS_GUEST_CR4);
     uint32_t regs[4];
 
     if (leaf == 1) {
         r.ecx &= ~(1u << 6 | 1u << 27); /* SMX; OSXSAVE is L0's */
         r.ecx |= cr4 & CR4_OSXSAVE ? 1u << 27 : 0;
-    } else if (leaf == 7 && !gpr[NVMX_RCX]) {
+    } else if (leaf == 7 && !subleaf) {
         r.ebx &= ~(1u << 25); /* processor trace: see msrs.c */
         r.ecx &= ~(1u << 4);
         r.ecx |= cr4 & CR4_PKE ? 1u << 4 : 0; /* OSPKE */
@@ -164,10 +163,19 @@ static void handle_cpuid(struct cpu *cpu) {
     regs[2] = r.ecx;
     regs[3] = r.edx;
     nvmx_cpuid(cpu->vm, leaf, regs);
-    gpr[NVMX_RAX] = regs[0];
-    gpr[NVMX_RBX] = regs[1];
-    gpr[NVMX_RCX] = regs[2];
-    gpr[NVMX_RDX] = regs[3];
+    return (struct cpuid){.eax = regs[0], .ebx = regs[1], .ecx = regs[2], .edx = regs[3]};
+}
+
+static void handle_cpuid(struct cpu *cpu) {
+    uint64_t *gpr = cpu->regs.gpr;
+    uint32_t leaf = (uint32_t)gpr[NVMX_RAX], subleaf = (uint32_t)gpr[NVMX_RCX];
+    bool own = leaf == 1 || leaf == 7 || cpuid_kept;
+    struct cpuid r = RARELY(own) ? own_leaf(cpu, leaf, subleaf) : cpuid(leaf, subleaf);
+
+    gpr[NVMX_RAX] = r.eax;
+    gpr[NVMX_RBX] = r.ebx;
+    gpr[NVMX_RCX] = r.ecx;
+    gpr[NVMX_RDX] = r.edx;
     skip_instruction();
 }
 

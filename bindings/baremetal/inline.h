@@ -88,6 +88,10 @@ nvmx_inline_vmcs_read(void *ctx, uint32_t count, const uint32_t *encoding, uint6
         READ_IF(11);
         return NVMX_OK;
     }
+    if (count == 1) { /* an MSR that L2 inherits */
+        READ(0);
+        return NVMX_OK;
+    }
     for (; count >= 4; count -= 4, encoding += 4, value += 4) {
         READ(0);
         READ(1);

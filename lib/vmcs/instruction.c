@@ -450,15 +450,35 @@ enum nvmx_next nvmx_vmcall(struct nvmx_vcpu *vcpu) {
 /* -- for the rest of the library
  * ----------------------------------------------------------------------------------------------- */
 
-static enum nvmx_status skip(struct nvmx_vcpu *vcpu, uint32_t vmcs) {
+static COLD enum nvmx_status skip_with_care(struct nvmx_vcpu *vcpu, uint32_t vmcs) {
     struct batch out;
     struct instruction in = {.out = &out, .vmcs = vmcs};
     uint32_t information;
+    enum nvmx_status status = read_base(vcpu, &in, BASE_CS_RIGHTS, BASE_INFO, NULL, &information);
+    return status == NVMX_OK ? advance(&in, in.rflags) : status;
+}
+
+/* Mostly RIP alone changes. Only where a carry reaches its upper half does the mode matter: outside 64-bit mode it has 32 bits. */
+static enum nvmx_status skip(struct nvmx_vcpu *vcpu, uint32_t vmcs) {
+    enum { SKIP_RIP, SKIP_LENGTH, SKIP_RFLAGS, SKIP_INTERRUPTIBILITY, SKIP_COUNT };
+    static const uint32_t encoding[SKIP_COUNT] = {
+        [SKIP_RIP] = NVMX_VMCS_GUEST_RIP,
+        [SKIP_LENGTH] = NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH,
+        [SKIP_RFLAGS] = NVMX_VMCS_GUEST_RFLAGS,
+        [SKIP_INTERRUPTIBILITY] = NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE,
+    };
+    uint64_t is[SKIP_COUNT];
     enum nvmx_status status = host_select(vcpu, vmcs);
     if (status == NVMX_OK) {
-        status = read_base(vcpu, &in, BASE_CS_RIGHTS, BASE_INFO, NULL, &information);
+        status = host_read_encoded(vcpu, SKIP_COUNT, encoding, is);
     }
-    return status == NVMX_OK ? advance(&in, in.rflags) : status;
+    if (RARE(status != NVMX_OK)) {
+        return status;
+    }
+    uint64_t rip = is[SKIP_RIP] + is[SKIP_LENGTH];
+    uint64_t unusual = (is[SKIP_RFLAGS] & (RFLAGS_TF | RFLAGS_RF)) | (is[SKIP_INTERRUPTIBILITY] & BLOCKING_STI_MOV_SS) |
+                       (is[SKIP_RIP] ^ rip) >> 32;
+    return RARE(unusual != 0) ? skip_with_care(vcpu, vmcs) : host_write(vcpu, NVMX_F_GUEST_RIP, rip);
 }
 
 enum nvmx_status l1_skip(struct nvmx_vcpu *vcpu) {

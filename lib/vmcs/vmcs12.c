@@ -116,9 +116,11 @@ enum {
     TOUCHES_L1_STATE =
         1u << 6, /* the host-state area but for RIP and RSP, which each exit takes anew, and the VM-exit controls */
     TOUCHES_MORE = 1u << 7,                /* decided by its value: touch_more */
+    TOUCHES_NO_ENTRY = 1u << 8,            /* nothing that an entry looks at but the checks */
     TOUCHES_CHECKS = TOUCHES_L1_STATE - 1, /* the groups */
 };
 #define IS_HOST_STATE(encoding) ((((encoding) >> 10) & 3) == 3)
+#define IS_EXIT_INFORMATION(encoding) ((((encoding) >> 10) & 3) == 1)
 #define IN_L1_STATE(encoding)                                                                                          \
     ((IS_HOST_STATE(encoding) && (encoding) != NVMX_VMCS_HOST_RIP && (encoding) != NVMX_VMCS_HOST_RSP) ||              \
      (encoding) == NVMX_VMCS_VM_EXIT_CONTROLS || (encoding) == NVMX_VMCS_SECONDARY_VM_EXIT_CONTROLS)
@@ -126,9 +128,10 @@ enum {
     ((encoding) == NVMX_VMCS_PRIMARY_CONTROLS || (encoding) == NVMX_VMCS_GUEST_RFLAGS ||                               \
      (encoding) == NVMX_VMCS_GUEST_RIP || (encoding) == NVMX_VMCS_EPT_POINTER)
 
-static const uint8_t touches[NVMX_FIELD_COUNT] = {
+static const uint16_t touches[NVMX_FIELD_COUNT] = {
 #define FIELD(encoding, name, text, exists, group, merge, shadow)                                                      \
     ((1u << NVMX_GROUP_##group) & TOUCHES_CHECKS) | (IN_L1_STATE(encoding) ? TOUCHES_L1_STATE : 0) |                   \
+        (IS_HOST_STATE(encoding) || IS_EXIT_INFORMATION(encoding) ? TOUCHES_NO_ENTRY : 0) |                             \
         (BY_VALUE(encoding) ? TOUCHES_MORE : 0),
 #include <nvmx/vmcs_fields.def>
 #undef FIELD
@@ -158,7 +161,7 @@ static inline void write_value(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, u
     uint32_t touched = touches[slot];
 
     value &= vcpu->vm->field_mask[slot];
-    if (RARE((touched & (TOUCHES_L1_STATE | TOUCHES_MORE)) != 0)) {
+    if (RARE((touched & (TOUCHES_L1_STATE | TOUCHES_MORE | TOUCHES_NO_ENTRY)) != 0)) {
         if ((touched & TOUCHES_L1_STATE) != 0) {
             v->l1_state_ready = false;
         }
@@ -167,7 +170,11 @@ static inline void write_value(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, u
         }
     }
     v->checked &= ~(touched & TOUCHES_CHECKS);
-    vmcs12_write_unchecked(v, slot, value);
+    v->value[slot] = value;
+    nvmx_set_remove(&v->stale, slot);
+    if ((touched & TOUCHES_NO_ENTRY) == 0) {
+        nvmx_set_add(&v->dirty, slot);
+    }
 }
 
 static void write_if_new(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int slot, uint64_t value) {
