@@ -353,16 +353,13 @@ static inline enum nvmx_next exit_untraced(struct nvmx_vcpu *vcpu, uint32_t exit
     if (kind == L1_EXIT_HOST) {
         return to_host(vcpu);
     }
-    switch (kind) {
-    case L1_EXIT_ACCESS:
-        return instruction_access(vcpu, exit_reason);
-    case L1_EXIT_ENTRY:
+    if (kind == L1_EXIT_ENTRY) {
         return instruction_entry(vcpu, exit_reason);
-    case L1_EXIT_MSR:
-        return exit_of_msr(vcpu, exit_reason);
-    default:
-        return exit_of_instruction(vcpu, exit_reason);
     }
+    if (kind == L1_EXIT_ACCESS) {
+        return instruction_access(vcpu, exit_reason);
+    }
+    return kind == L1_EXIT_MSR ? exit_of_msr(vcpu, exit_reason) : exit_of_instruction(vcpu, exit_reason);
 }
 
 static COLD enum nvmx_next exit_traced(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {

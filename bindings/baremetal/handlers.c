@@ -144,8 +144,15 @@ static void handle_task_switch(struct cpu *cpu) {
     panic("L1 switched tasks through a TSS, which L0 does not emulate");
 }
 
-/* What L1 sees otherwise than the processor has it: features that L0 keeps, and what CR4 decides. */
-static __attribute__((noinline)) struct cpuid own_leaf(const struct cpu *cpu, uint32_t leaf, uint32_t subleaf) {
+static inline void put_cpuid(struct cpu *cpu, uint32_t eax, uint32_t ebx, uint32_t ecx, uint32_t edx) {
+    cpu->regs.gpr[NVMX_RAX] = eax;
+    cpu->regs.gpr[NVMX_RBX] = ebx;
+    cpu->regs.gpr[NVMX_RCX] = ecx;
+    cpu->regs.gpr[NVMX_RDX] = edx;
+}
+
+/* What L1 may see otherwise than the processor has it: features that L0 keeps, and what CR4 decides. */
+static __attribute__((noinline)) void put_own_cpuid(struct cpu *cpu, uint32_t leaf, uint32_t subleaf) {
     struct cpuid r = cpuid_l1(leaf, subleaf);
     uint64_t cr4 = vmcs_get(NVMX_VMCS_GUEST_CR4);
     uint32_t regs[4];
@@ -163,19 +170,18 @@ static __attribute__((noinline)) struct cpuid own_leaf(const struct cpu *cpu, ui
     regs[2] = r.ecx;
     regs[3] = r.edx;
     nvmx_cpuid(cpu->vm, leaf, regs);
-    return (struct cpuid){.eax = regs[0], .ebx = regs[1], .ecx = regs[2], .edx = regs[3]};
+    put_cpuid(cpu, regs[0], regs[1], regs[2], regs[3]);
 }
 
 static void handle_cpuid(struct cpu *cpu) {
-    uint64_t *gpr = cpu->regs.gpr;
-    uint32_t leaf = (uint32_t)gpr[NVMX_RAX], subleaf = (uint32_t)gpr[NVMX_RCX];
-    bool own = leaf == 1 || leaf == 7 || cpuid_kept;
-    struct cpuid r = RARELY(own) ? own_leaf(cpu, leaf, subleaf) : cpuid(leaf, subleaf);
+    uint32_t leaf = (uint32_t)cpu->regs.gpr[NVMX_RAX], subleaf = (uint32_t)cpu->regs.gpr[NVMX_RCX];
 
-    gpr[NVMX_RAX] = r.eax;
-    gpr[NVMX_RBX] = r.ebx;
-    gpr[NVMX_RCX] = r.ecx;
-    gpr[NVMX_RDX] = r.edx;
+    if (leaf == 1 || leaf == 7 || cpuid_kept) {
+        put_own_cpuid(cpu, leaf, subleaf);
+    } else {
+        struct cpuid r = cpuid(leaf, subleaf);
+        put_cpuid(cpu, r.eax, r.ebx, r.ecx, r.edx);
+    }
     skip_instruction();
 }
 

@@ -66,7 +66,6 @@ extern bool l0_is_guest; /* vmx.c */
 /* clang-format off */
 #define READ(i) if (!vmread_safe(encoding[i], &value[i])) return NVMX_E_UNSUPPORTED
 #define WRITE(i) if (!vmwrite_safe(encoding[i], value[i])) return NVMX_E_UNSUPPORTED
-#define WRITE_MEMORY(i) if (!vmwrite_memory(encoding[i], &value[i])) return NVMX_E_UNSUPPORTED
 #define READ_IF(i) if (count > (i)) READ(i)
 /* clang-format on */
 
@@ -108,6 +107,7 @@ nvmx_inline_vmcs_read(void *ctx, uint32_t count, const uint32_t *encoding, uint6
     return NVMX_OK;
 }
 
+enum nvmx_status vmcs_write_list(uint32_t count, const uint32_t *encoding, const uint64_t *value); /* vmx.c */
 static inline __attribute__((always_inline)) enum nvmx_status
 nvmx_inline_vmcs_write(void *ctx, uint32_t count, const uint32_t *encoding, const uint64_t *value) {
     (void)ctx;
@@ -117,32 +117,14 @@ nvmx_inline_vmcs_write(void *ctx, uint32_t count, const uint32_t *encoding, cons
             WRITE(1);
         return NVMX_OK;
     }
-    for (; count >= 8 && !l0_is_guest; count -= 8, encoding += 8, value += 8) {
-        WRITE_MEMORY(0);
-        WRITE_MEMORY(1);
-        WRITE_MEMORY(2);
-        WRITE_MEMORY(3);
-        WRITE_MEMORY(4);
-        WRITE_MEMORY(5);
-        WRITE_MEMORY(6);
-        WRITE_MEMORY(7);
-    }
-    for (; count >= 8; count -= 8, encoding += 8, value += 8) {
-        WRITE(0);
-        WRITE(1);
-        WRITE(2);
-        WRITE(3);
-        WRITE(4);
-        WRITE(5);
-        WRITE(6);
-        WRITE(7);
-    }
+    if (count > 4)
+        return vmcs_write_list(count, encoding, value);
     if ((count & 4) != 0) {
         WRITE(0);
         WRITE(1);
         WRITE(2);
         WRITE(3);
-        encoding += 4, value += 4;
+        return NVMX_OK;
     }
     if ((count & 2) != 0) {
         WRITE(0);
@@ -155,7 +137,6 @@ nvmx_inline_vmcs_write(void *ctx, uint32_t count, const uint32_t *encoding, cons
 }
 #undef READ
 #undef WRITE
-#undef WRITE_MEMORY
 #undef READ_IF
 
 #endif
