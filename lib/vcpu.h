@@ -200,6 +200,7 @@ struct nvmx_vm {
     struct nvmx_field_set copied;          /* those with NVMX_MERGE_COPY that L1 has */
     struct nvmx_field_set controls;        /* fields from which vmcs02's controls are merged */
     struct nvmx_field_set lone_controls;   /* of them, those that the others don't depend on */
+    struct nvmx_field_set msr_fields;      /* guest-state fields that are MSRs */
     uint32_t gates_exit_save, gates_entry_load; /* bits of the VM-exit and VM-entry controls that gates[] names */
     struct shadow_list shadowed;
     struct nvmx_ept *ept; /* NULL if the host composes */
@@ -400,6 +401,10 @@ static inline void vmcs12_write_unchecked(struct vmcs12 *v, unsigned int slot, u
 static inline bool vmcs12_rip_is_checked(const struct vmcs12 *v, uint64_t value) {
     return (v->value[NVMX_F_GUEST_RIP] ^ value) >> 32 != 0 && value >> 32 != 0;
 }
+/* VM-entry interruption information of an external interrupt: no other field goes with it (SDM 27.8.3). */
+static inline bool event_is_vector_alone(uint64_t information) {
+    return (information & ~UINT64_C(0xff)) == EVENT_VALID;
+}
 /* A field (which exists) of the shadow VMCS of L1 at gpa1, where L2's VMREAD and VMWRITE go (SDM 27.10). */
 enum nvmx_status vmcs12_shadow_read(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int slot, uint64_t *value);
 void vmcs12_shadow_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int slot, uint64_t value);
@@ -511,8 +516,8 @@ void sync_saved_fields(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Fetch every stale field of a vmcs12 (before it leaves the cache). Selects vmcs02 and back. */
 enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /*
- * Before a VM-entry MSR-load list: fetch what is stale of the guest-state fields that are MSRs, because the host may
- * carry out a load by a write to vmcs02. Selects vmcs02 and back.
+ * Before a VM-entry MSR-load list loads an MSR that may be a field: fetch what is stale of the guest-state fields that are MSRs,
+ * because the host may carry out the load by a write to vmcs02. Selects vmcs02 and back.
  */
 enum nvmx_status sync_msrs(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* The list failed: nothing is known of these fields of vmcs02, and vmcs12's are as they were (SDM 29.8). */
@@ -557,6 +562,7 @@ enum nvmx_next msr_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
  * it are loaded). SDM 30.4, 30.6: the VM-exit MSR-store and -load lists. 0, or the index of the failing entry (then:
  * VMX abort).
  */
+uint32_t msr_list_load_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, uint32_t count);
 uint32_t msr_list_load(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count);
 uint32_t msr_list_store(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count);
 

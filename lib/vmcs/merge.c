@@ -247,7 +247,7 @@ static void put_event(struct merge *m) {
         return; /* no event, then as now */
     }
     merge_put_always(m, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, info);
-    if ((info & EVENT_VALID) == 0) {
+    if ((info & EVENT_VALID) == 0 || event_is_vector_alone(info)) {
         return;
     }
     if ((info & EVENT_ERROR_CODE) != 0) {
@@ -385,7 +385,9 @@ enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const ui
 #define WORD(slot) ((slot) / 64)
 #define BIT(slot)  (UINT64_C(1) << ((slot) % 64))
 #define LITTLE     (BIT(NVMX_F_GUEST_RIP) | BIT(NVMX_F_GUEST_RSP))
-_Static_assert(WORD(NVMX_F_GUEST_RIP) == WORD(NVMX_F_GUEST_RSP), "one word of the dirty set");
+_Static_assert(WORD(NVMX_F_GUEST_RIP) == WORD(NVMX_F_GUEST_RSP) &&
+                   WORD(NVMX_F_GUEST_RIP) != WORD(NVMX_F_VM_ENTRY_INTERRUPTION_INFO),
+               "two words of the dirty set");
 
 /* Of what L2 inherits nothing becomes stale by an exit, and VPID02 stays until it is taken away (merge_pages.c). */
 bool merge_is_plain(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
@@ -397,23 +399,27 @@ bool merge_is_plain(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
     return becomes_stale == 0 && !v->rewrites && v->pages_alone && merge_pages_ready(vcpu, v);
 }
 
+/* An event counts only while it is valid, and is written whenever it is. */
 bool merge_needs_little(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
-    uint64_t others = v->dirty.word[WORD(NVMX_F_GUEST_RIP)] & ~LITTLE;
-    uint64_t event = v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] | v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
+    uint64_t others = 0;
 
 #pragma GCC unroll 4
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-        others |= w != WORD(NVMX_F_GUEST_RIP) ? v->dirty.word[w] : 0;
+        uint64_t little = w == WORD(NVMX_F_GUEST_RIP)                    ? LITTLE
+                          : w == WORD(NVMX_F_VM_ENTRY_INTERRUPTION_INFO) ? BIT(NVMX_F_VM_ENTRY_INTERRUPTION_INFO)
+                                                                         : 0;
+        others |= v->dirty.word[w] & ~little;
     }
-    return others == 0 && (event & EVENT_VALID) == 0 && nvmx_set_has(&v->known, NVMX_F_VM_ENTRY_INTERRUPTION_INFO) &&
-           v->controls_merged && v->pages_alone && merge_ept_ready(vcpu);
+    return others == 0 && (v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] & EVENT_VALID) == 0 &&
+           nvmx_set_has(&v->known, NVMX_F_VM_ENTRY_INTERRUPTION_INFO) && v->controls_merged && v->pages_alone &&
+           merge_ept_ready(vcpu);
 }
 
 /* A batch with room for what an entry that needs little writes. */
 struct little {
     uint32_t count;
-    uint32_t encoding[GATES_MAX + 2];
-    uint64_t value[GATES_MAX + 2];
+    uint32_t encoding[GATES_MAX + 3];
+    uint64_t value[GATES_MAX + 3];
 };
 
 static inline void little_put(struct little *l, uint32_t encoding, uint64_t value) {
@@ -448,6 +454,10 @@ enum nvmx_status merge_little(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     little_put_inherited(vcpu, &l, v);
     little_put_dirty(&l, v, NVMX_F_GUEST_RIP, NVMX_VMCS_GUEST_RIP);
     little_put_dirty(&l, v, NVMX_F_GUEST_RSP, NVMX_VMCS_GUEST_RSP);
+    if ((v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] & EVENT_VALID) != 0) {
+        v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] = v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
+        little_put(&l, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO]);
+    }
     v->gates_found = 0;
     if (status == NVMX_OK && l.count != 0) {
         status = host_write_encoded(vcpu, l.count, l.encoding, l.value);
@@ -459,5 +469,6 @@ enum nvmx_status merge_little(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
         return status;
     }
     v->dirty.word[WORD(NVMX_F_GUEST_RIP)] = 0;
+    v->dirty.word[WORD(NVMX_F_VM_ENTRY_INTERRUPTION_INFO)] = 0;
     return NVMX_OK;
 }

@@ -241,8 +241,8 @@ enum nvmx_status shadow_pull(struct nvmx_vcpu *vcpu) {
     return NVMX_OK;
 }
 
-/* What goes with an event that L1 injects. The shadow VMCS is selected. */
-static enum nvmx_status pull_event(struct nvmx_vcpu *vcpu) {
+/* What goes with an event that L1 injects, as far as it counts (SDM 29.2.1.3). The shadow VMCS is selected. */
+static COLD enum nvmx_status pull_event(struct nvmx_vcpu *vcpu) {
     static const uint32_t encoding[] = {NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE, NVMX_VMCS_VM_ENTRY_INSTRUCTION_LENGTH};
     static const uint8_t places[] = {PLACE_VM_ENTRY_EXCEPTION_ERROR_CODE, PLACE_VM_ENTRY_INSTRUCTION_LENGTH};
     uint64_t value[2];
@@ -307,7 +307,7 @@ enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v)
     for (unsigned int i = 0; i < sizeof(places); i++) {
         pulled(vcpu, v, places[i], value[i]);
     }
-    return RARE((value[1] & EVENT_VALID) != 0) ? pull_event(vcpu) : NVMX_OK;
+    return RARE((value[1] & EVENT_VALID) != 0 && !event_is_vector_alone(value[1])) ? pull_event(vcpu) : NVMX_OK;
 }
 
 /* L1's VMWRITE to exit information exits, but its VMREAD does not: what was written must be found in the shadow VMCS.

@@ -323,32 +323,16 @@ enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     return status;
 }
 
-/* Guest-state fields that are MSRs: those of gates, and the SYSENTER MSRs. */
-static struct nvmx_field_set msr_fields(const struct nvmx_vm *vm) {
-    struct nvmx_field_set set = {{0}};
-
-    nvmx_set_add(&set, NVMX_F_GUEST_SYSENTER_CS);
-    nvmx_set_add(&set, NVMX_F_GUEST_SYSENTER_ESP);
-    nvmx_set_add(&set, NVMX_F_GUEST_SYSENTER_EIP);
-    for (unsigned int i = 0; i < GATE_COUNT; i++) {
-        if (gates[i].msr != 0 && nvmx_set_has(&vm->exists, gates[i].guest)) {
-            nvmx_set_add(&set, gates[i].guest);
-        }
-    }
-    return set;
-}
-
 enum nvmx_status sync_msrs(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    struct nvmx_field_set set = msr_fields(vcpu->vm);
-
-    return sync_some(vcpu, v, &set);
+    return sync_some(vcpu, v, &vcpu->vm->msr_fields);
 }
 
+/* What is stale no load has touched. */
 void sync_msrs_lost(const struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    struct nvmx_field_set set = msr_fields(vcpu->vm);
+    const struct nvmx_vm *vm = vcpu->vm;
 
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-        v->known.word[w] &= ~set.word[w];
-        v->dirty.word[w] |= set.word[w] & vcpu->vm->copied.word[w];
+        v->known.word[w] &= ~vm->msr_fields.word[w];
+        v->dirty.word[w] |= vm->msr_fields.word[w] & vm->copied.word[w] & ~v->stale.word[w];
     }
 }

@@ -17,10 +17,12 @@
 #define STEPS           3000u
 #define BLOCKING_BY_STI 1u
 #define PAGE_END        (SIM_L1_OPERAND + NVMX_PAGE_SIZE)
+#define LISTS           (SIM_L1_OPERAND + 0x800)
 #define UNMAPPED        UINT64_C(0x40000000) /* L1 maps the first GiB */
 
 struct pair {
     const struct sim_options *options;
+    unsigned int entry_msrs; /* in a VM-entry MSR-load list; others in the lists of an exit */
     struct sim *sim[2]; /* the second takes the long ways */
     uint64_t seed;
     unsigned int step, steps_left;
@@ -111,6 +113,24 @@ static void expect_same(struct pair *p, const enum nvmx_next next[2]) {
     set_field(p, NVMX_VMCS01, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, 0);
 }
 
+/* MSRs that no field holds, and from the fourth on such as one may hold. */
+static void put_msr_lists(struct pair *p) {
+    static const uint32_t msrs[] = {0xc0000102, 0xc0000081, 0xc0000082, 0x174, 0x277, 0x10};
+    static const uint8_t slots[] = {NVMX_F_VM_ENTRY_MSR_LOAD_ADDRESS, NVMX_F_VM_EXIT_MSR_STORE_ADDRESS,
+                                    NVMX_F_VM_EXIT_MSR_LOAD_ADDRESS,  NVMX_F_VM_ENTRY_MSR_LOAD_COUNT,
+                                    NVMX_F_VM_EXIT_MSR_STORE_COUNT,   NVMX_F_VM_EXIT_MSR_LOAD_COUNT};
+
+    for (unsigned int i = 0; i < 2; i++) {
+        for (unsigned int k = 0; k < COUNT(msrs); k++) {
+            sim_write64(p->sim[i], LISTS + 16 * k, msrs[k]);
+            sim_write64(p->sim[i], LISTS + 16 * k + 8, UINT64_C(0x7040600070406) + k * 0x100);
+        }
+        for (unsigned int k = 0; k < COUNT(slots); k++) {
+            vmcs12_write(p->sim[i]->vcpu, slots[k], k < 3 ? LISTS : k == 3 ? p->entry_msrs : COUNT(msrs));
+        }
+    }
+}
+
 /* Two machines whose L2 runs. */
 static void start(struct pair *p) {
     for (unsigned int i = 0; i < 2; i++) {
@@ -118,6 +138,9 @@ static void start(struct pair *p) {
         cr_assert_not_null(p->sim[i]->vcpu);
         cr_assert_eq(sim_launch(p->sim[i]), SIM_L2);
         sim_region(p->sim[i], SIM_L1_VMCS_B);
+    }
+    if (p->entry_msrs != 0) {
+        put_msr_lists(p);
     }
     p->steps_left = 1 + below(p, 60);
 }
@@ -148,7 +171,8 @@ static void exits(struct pair *p, const char *what, uint32_t reason, uint64_t qu
 
 static uint32_t random_encoding(struct pair *p) {
     static const uint16_t often[] = {NVMX_VMCS_GUEST_RIP,  NVMX_VMCS_GUEST_RSP, NVMX_VMCS_GUEST_RFLAGS, NVMX_VMCS_EXIT_REASON,
-                                     NVMX_VMCS_GUEST_CR3, NVMX_VMCS_GUEST_CR4, NVMX_VMCS_HOST_RSP,     NVMX_VMCS_GUEST_PAT};
+                                     NVMX_VMCS_GUEST_CR3, NVMX_VMCS_GUEST_CR4, NVMX_VMCS_HOST_RSP,     NVMX_VMCS_GUEST_PAT,
+                                     NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO};
     uint32_t encoding = one_in(p, 3) ? often[below(p, COUNT(often))] : nvmx_field_info(below(p, NVMX_FIELD_COUNT))->encoding;
 
     return one_in(p, 10) ? encoding + 1 : one_in(p, 30) ? (uint32_t)next_random(p) : encoding;
@@ -189,6 +213,13 @@ static bool does_not_exit(const struct pair *p, uint32_t encoding) {
     return p->options->shadow && slot >= 0 && nvmx_field_info((unsigned int)slot)->shadow == NVMX_SHADOW_RW;
 }
 
+/* Mostly an external interrupt, or none; now and then bits that make another event of it. */
+static uint64_t random_event(struct pair *p) {
+    static const uint32_t events[] = {0, 0x20, 0x80000020, 0x80000030, 0x800000ff, 0x80000306, 0x80000202, 0x80000820, 0x80001020};
+
+    return events[below(p, COUNT(events))];
+}
+
 static void access_field(struct pair *p) {
     unsigned int reg2 = below(p, 16);
     uint64_t qualification = 0;
@@ -204,7 +235,8 @@ static void access_field(struct pair *p) {
         unsigned int reg1 = below(p, 16);
         info = INFO_RM_REGISTER(reg1);
         if (reg1 != reg2) {
-            set_gpr(p, reg1, one_in(p, 2) ? next_random(p) : below(p, 0x10000));
+            bool event = encoding == NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO;
+            set_gpr(p, reg1, event ? random_event(p) : one_in(p, 2) ? next_random(p) : below(p, 0x10000));
         }
     }
     if (one_in(p, 2)) {
@@ -244,8 +276,8 @@ static void write_shadow(struct pair *p) {
     static const uint8_t slots[] = {NVMX_F_GUEST_RIP, NVMX_F_GUEST_RSP, NVMX_F_GUEST_RFLAGS, NVMX_F_GUEST_INTERRUPTIBILITY_STATE,
                                     NVMX_F_VM_ENTRY_INTERRUPTION_INFO};
     unsigned int slot = slots[below(p, one_in(p, 4) ? COUNT(slots) : 2)];
-    uint64_t value = slot == NVMX_F_GUEST_RFLAGS                 ? 0x2 | (next_random(p) & 0x8d5)
-                     : slot == NVMX_F_VM_ENTRY_INTERRUPTION_INFO ? below(p, 2) * 0x80000300u + 6
+    uint64_t value = slot == NVMX_F_GUEST_RFLAGS                 ? 0x2 | (next_random(p) & 0xad5)
+                     : slot == NVMX_F_VM_ENTRY_INTERRUPTION_INFO ? random_event(p)
                      : slot == NVMX_F_GUEST_INTERRUPTIBILITY_STATE ? 0
                                                                    : next_random(p) >> (one_in(p, 2) ? 33 : 17);
 
@@ -288,7 +320,9 @@ static void l2_steps(struct pair *p) {
     set_field(p, vmcs02, NVMX_F_GUEST_RIP, next_random(p) >> 33);
     if (one_in(p, 4)) {
         set_field(p, vmcs02, NVMX_F_GUEST_RSP, next_random(p));
-        set_field(p, vmcs02, NVMX_F_GUEST_RFLAGS, 0x2 | (next_random(p) & 0x8d5));
+        set_field(p, vmcs02, NVMX_F_GUEST_RFLAGS, 0x2 | (next_random(p) & 0xad5));
+        set_field(p, vmcs02, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, one_in(p, 3) ? below(p, 3) : 0);
+        set_field(p, vmcs02, NVMX_F_GUEST_ACTIVITY_STATE, one_in(p, 3));
     }
     if (one_in(p, 6)) {
         set_field(p, vmcs02, NVMX_F_GUEST_CR3, next_random(p) & 0xfffff000);
@@ -299,8 +333,8 @@ static void l2_steps(struct pair *p) {
 }
 
 /* What L1 wrote may keep its entries or its own instructions from succeeding: now and then all begins anew. */
-static void same_program(const struct sim_options *options, uint64_t seed) {
-    struct pair p = {.options = options, .seed = seed};
+static void same_program(const struct sim_options *options, uint64_t seed, unsigned int entry_msrs) {
+    struct pair p = {.options = options, .entry_msrs = entry_msrs, .seed = seed};
     unsigned int reflected = 0;
 
     start(&p);
@@ -323,16 +357,21 @@ static void same_program(const struct sim_options *options, uint64_t seed) {
 
 Test(short_ways, do_what_the_long_ones_do) {
     for (uint64_t seed = 1; seed <= 3; seed++) {
-        same_program(&(struct sim_options){0}, seed);
+        same_program(&(struct sim_options){0}, seed, 0);
     }
 }
 
 Test(short_ways, do_what_the_long_ones_do_with_a_shadow_vmcs) {
     for (uint64_t seed = 11; seed <= 13; seed++) {
-        same_program(&(struct sim_options){.shadow = true}, seed);
+        same_program(&(struct sim_options){.shadow = true}, seed, 0);
     }
 }
 
 Test(short_ways, do_what_the_long_ones_do_without_vpids) {
-    same_program(&(struct sim_options){.no_vpid = true, .shadow = true}, 21);
+    same_program(&(struct sim_options){.no_vpid = true, .shadow = true}, 21, 0);
+}
+
+Test(short_ways, do_what_the_long_ones_do_with_msr_lists) {
+    same_program(&(struct sim_options){.shadow = true}, 31, 3);
+    same_program(&(struct sim_options){.shadow = true}, 32, 6);
 }
