@@ -128,6 +128,7 @@ struct vmcs12 {
     bool settled;              /* nothing but an exit's core fields became known, or ceased to be stale, since the last exit */
     bool plain;                /* the controls are such that most entries need little: exits/enter.c */
     uint16_t vpid02;           /* VPID given to vmcs02; 0: none */
+    uint64_t unmapped_page2;   /* page of L2 that the last EPT violation found unmapped in ept12, or NVMX_NO_ADDRESS */
     uint32_t bitmap_bits;      /* primary controls of vmcs02 about I/O and MSR bitmaps */
     uint32_t gates_loaded;     /* gates (bits 1 << GATE_) that the entry loads from vmcs12 */
     uint32_t gates_exit_loads; /* gates that the exit loads from vmcs12; with l1_state_ready */

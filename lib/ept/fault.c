@@ -76,29 +76,37 @@ static bool permits(uint64_t rights, const struct request *request) {
            ((request->access & EPT_Q_FETCH) == 0 || (rights & request->execute) != 0);
 }
 
-/* The exit qualification that L1 gets (SDM 30.2.1): the access, what ept12 permits, and what hardware knows about the
+/* The exit qualification that L1 gets where ept12 permits nothing (SDM 30.2.1): the access, and what hardware knows about the
  * linear address. */
+static inline uint64_t qualification_unmapped(const struct nvmx_ept *ept, uint64_t hardware, uint64_t access) {
+    uint64_t linear = hardware & (EPT_Q_LINEAR | EPT_Q_FINAL);
+    uint64_t kept = EPT_Q_NMI_UNBLOCKING | EPT_Q_ASYNCHRONOUS;
+
+    if ((linear & EPT_Q_LINEAR) != 0) {
+        kept |= EPT_Q_LINEAR | EPT_Q_FINAL;
+    }
+    if (linear == (EPT_Q_LINEAR | EPT_Q_FINAL) && (ept->l1.msr[NVMX_CAP_EPT_VPID] >> EPT_CAP_ADVANCED_INFO & 1) != 0) {
+        kept |= EPT_Q_ADVANCED;
+    }
+    if ((ept->l1.msr[NVMX_CAP_ENTRY] >> (32 + ENTRY_LOAD_CET) & 1) != 0) {
+        kept |= EPT_Q_SHADOW_STACK; /* else the bit is undefined */
+    }
+    return access | (hardware & kept);
+}
+
+/* The same with what ept12 permits. */
 static uint64_t qualification12(const struct nvmx_ept *ept, const struct ept_walk *walk,
                                 const struct request *request) {
-    uint64_t linear = request->qualification & (EPT_Q_LINEAR | EPT_Q_FINAL);
-    uint64_t result = request->access | (walk->rights & EPT_RWX) << 3;
+    uint64_t result =
+        qualification_unmapped(ept, request->qualification, request->access) | (walk->rights & EPT_RWX) << 3;
 
     if (walk->mbec && (walk->rights & NVMX_EPT_USER_EXECUTE) != 0) {
         result |= EPT_Q_USER_EXECUTABLE;
     }
-    if ((linear & EPT_Q_LINEAR) != 0) {
-        result |= linear;
-    }
-    if (linear == (EPT_Q_LINEAR | EPT_Q_FINAL) && (ept->l1.msr[NVMX_CAP_EPT_VPID] >> EPT_CAP_ADVANCED_INFO & 1) != 0) {
-        result |= request->qualification & EPT_Q_ADVANCED;
-    }
-    if ((ept->l1.msr[NVMX_CAP_ENTRY] >> (32 + ENTRY_LOAD_CET) & 1) != 0) {
-        result |= request->qualification & EPT_Q_SHADOW_STACK; /* else the bit is undefined */
-    }
     if (walk->shadow_stack && walk->result == NVMX_EPT_LEAF && (walk->entry[walk->level] & NVMX_EPT_SHADOW_STACK) != 0) {
         result |= EPT_Q_SHADOW_LEAF;
     }
-    return result | (request->qualification & (EPT_Q_NMI_UNBLOCKING | EPT_Q_ASYNCHRONOUS));
+    return result;
 }
 
 /* -- the decision
@@ -350,6 +358,42 @@ enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const
     return refusals < REFUSALS && (made || __atomic_load_n(&ept->limbo, __ATOMIC_RELAXED) != NULL)
                ? NVMX_EPT_RETRY
                : failed(fault, NVMX_E_NO_MEMORY);
+}
+
+#define TABLE_RESERVED UINT64_C(0xf8) /* bits 7:3 of an entry that refers to a table; bit 7 of a leaf is set */
+
+/* The walk of ept_walk_run, where every entry is a readable reference to a table, until one is not present. */
+bool nvmx_ept_unmapped(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,
+                       struct nvmx_ept_fault *fault) {
+    const uint64_t present = EPT_RWX | (access->mbec ? NVMX_EPT_USER_EXECUTE : 0);
+    const uint64_t beyond_width = EPT_ADDRESS & ~((UINT64_C(1) << ept->l1.physical_address_bits) - 1);
+    const uint64_t reserved = beyond_width | TABLE_RESERVED;
+    uint64_t table = access->eptp12 & EPT_ADDRESS;
+
+    if (access->misconfiguration || ept_eptp_levels(access->eptp12) != 4 || access->gpa2 >> 48 != 0) {
+        return false;
+    }
+    for (unsigned int level = 4;; level--) {
+        uint64_t hpa;
+        uint64_t *page = ept->host.map_page(vcpu_ctx, table, NVMX_ACCESS_READ, &hpa);
+        if (page == NULL) {
+            return false;
+        }
+        uint64_t entry = ept_load(&page[ept_index(access->gpa2, level)]);
+        ept->host.unmap_page(vcpu_ctx, table, page, false);
+        if ((entry & present) == 0) {
+            bool ad = (access->eptp12 & NVMX_EPTP_AD) != 0;
+            clear(fault);
+            fault->qualification =
+                qualification_unmapped(ept, access->qualification, needed_access(access->qualification, ad));
+            fault->convertible = (entry & NVMX_EPT_SUPPRESS_VE) == 0;
+            return true;
+        }
+        if ((entry & NVMX_EPT_READ) == 0 || (entry & reserved) != 0 || level == 1) {
+            return false;
+        }
+        table = entry & EPT_ADDRESS;
+    }
 }
 
 enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,

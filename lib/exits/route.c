@@ -17,6 +17,7 @@
 #define QUALIFICATION_NMI_UNBLOCKING (UINT64_C(1) << 12)
 #define QUALIFICATION_ASYNCHRONOUS   (UINT64_C(1) << 16)
 #define RIGHTS_L                     (UINT64_C(1) << 13)
+#define QUALIFICATION_PERMITTED      UINT64_C(0x78) /* of an EPT violation: what the entries permit */
 
 static bool bit_of(uint64_t value, unsigned int bit) {
     return ((value >> bit) & 1) != 0;
@@ -404,8 +405,17 @@ static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t r
     access.gpa2 = info->guest_physical_address;
     access.qualification = info->qualification;
     access.misconfiguration = reason == NVMX_EXIT_EPT_MISCONFIGURATION;
+    /* L2 touches the same device again and again. */
+    if (access.gpa2 / NVMX_PAGE_SIZE == v->unmapped_page2 &&
+        nvmx_ept_unmapped(vcpu->vm->ept, vcpu->ctx, &access, &fault)) {
+        return route_ept_verdict(vcpu, v, NVMX_EPT_L1_VIOLATION, &fault, info);
+    }
     enum nvmx_ept_verdict verdict = nvmx_ept_fault(vcpu->vm->ept, vcpu->ctx, &access, &fault);
     v->value[NVMX_F_PML_INDEX] = log.index;
+    if (verdict == NVMX_EPT_L1_VIOLATION) {
+        bool unmapped = (fault.qualification & QUALIFICATION_PERMITTED) == 0;
+        v->unmapped_page2 = unmapped ? access.gpa2 / NVMX_PAGE_SIZE : NVMX_NO_ADDRESS;
+    }
     return route_ept_verdict(vcpu, v, verdict, &fault, info);
 }
 

@@ -19,6 +19,7 @@ void vmcs12_init(struct vmcs12 *v) {
     memset(v, 0, offsetof(struct vmcs12, sync));
     v->gpa1 = NVMX_NO_ADDRESS;
     v->was_gpa1 = NVMX_NO_ADDRESS;
+    v->unmapped_page2 = NVMX_NO_ADDRESS;
     for (unsigned int i = 0; i < PIN_COUNT; i++) {
         v->pin[i].gpa1 = NVMX_NO_ADDRESS;
     }
