@@ -370,10 +370,11 @@ bool nvmx_ept_unmapped(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_e
     const uint64_t reserved = beyond_width | TABLE_RESERVED;
     uint64_t table = access->eptp12 & EPT_ADDRESS;
 
-    if (access->misconfiguration || ept_eptp_levels(access->eptp12) != 4 || access->gpa2 >> 48 != 0) {
+    unsigned int level = ept_eptp_levels(access->eptp12);
+    if (access->misconfiguration || level < 4 || level > 5 || (level == 4 && access->gpa2 >> 48 != 0)) {
         return false;
     }
-    for (unsigned int level = 4;; level--) {
+    for (;; level--) {
         uint64_t hpa;
         uint64_t *page = ept->host.map_page(vcpu_ctx, table, NVMX_ACCESS_READ, &hpa);
         if (page == NULL) {
