@@ -2,6 +2,7 @@
 /* Life cycle of VMs and vCPUs, the two entry points, and the questions that need no more than the state. */
 #include "vcpu.h"
 
+#include <nvmx/exits.h>
 #include <string.h>
 
 #define ALIGNMENT 16u
@@ -259,6 +260,7 @@ enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, 
     vcpu->host_io_bitmap[0] = config->io_bitmap[0];
     vcpu->host_io_bitmap[1] = config->io_bitmap[1];
     vcpu->feature_control = vm->caps.feature_control;
+    vcpu->hosts_msr[0].index = vcpu->hosts_msr[1].index = UINT64_MAX;
     vcpu->traces = vm->host.trace != NULL;
     vcpu->l1_address_bits = l1_address_bits(vm->caps.physical_address_bits);
     for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
@@ -335,6 +337,16 @@ static __attribute__((noinline)) enum nvmx_next exit_of_l2(struct nvmx_vcpu *vcp
     return counted(vcpu, l2_exit(vcpu, exit_reason));
 }
 
+static __attribute__((noinline)) enum nvmx_next exit_of_l2_msr(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+    const struct msr_access *access = &vcpu->hosts_msr[exit_reason == NVMX_EXIT_WRMSR];
+
+    if (access->index != (uint32_t)vcpu->regs->gpr[NVMX_RCX] || !l2_msr_is_hosts(vcpu, access)) {
+        return exit_of_l2(vcpu, exit_reason);
+    }
+    vcpu->counts.exits_l2++;
+    return to_host(vcpu);
+}
+
 static __attribute__((noinline)) enum nvmx_next exit_of_msr(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
     return counted(vcpu, msr_exit(vcpu, exit_reason));
 }
@@ -346,7 +358,8 @@ static __attribute__((noinline)) enum nvmx_next exit_of_instruction(struct nvmx_
 /* Most exits of L1 have nothing to do with VMX: they pass through here, and nothing else. */
 static inline enum nvmx_next exit_untraced(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
     if (vcpu->mode == NVMX_MODE_L2) {
-        return exit_of_l2(vcpu, exit_reason);
+        bool msr = exit_reason == NVMX_EXIT_RDMSR || exit_reason == NVMX_EXIT_WRMSR;
+        return msr ? exit_of_l2_msr(vcpu, exit_reason) : exit_of_l2(vcpu, exit_reason);
     }
     vcpu->counts.exits_l1++;
     uint8_t kind = exit_reason < sizeof(l1_exit_kind) ? l1_exit_kind[exit_reason] : (uint8_t)L1_EXIT_HOST;

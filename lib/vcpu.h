@@ -236,6 +236,12 @@ struct l1_left {
     uint64_t interruptibility;
 };
 
+/* An MSR, and the bit of an MSR bitmap that intercepts reading or writing it. */
+struct msr_access {
+    uint64_t index; /* of more than 32 bits: none */
+    uint32_t bit;
+};
+
 struct nvmx_vcpu {
     struct nvmx_vm *vm;
     void *ctx;
@@ -274,6 +280,7 @@ struct nvmx_vcpu {
     uint64_t shadow_holds[SHADOWED_MAX]; /* by place (vmcs/shadow.h) */
     uint64_t shadow_behind;              /* places where the current vmcs12 changed since: bits */
     const uint64_t *host_msr_bitmap;
+    struct msr_access hosts_msr[2]; /* what L2 read, and wrote, when it last went to the host by both bitmaps */
     const uint64_t *host_io_bitmap[2];
 
     bool a20m;                    /* the host's pin: see nvmx_a20m */
@@ -576,6 +583,9 @@ uint32_t msr_list_store(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count);
 enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode);
 /* An exit of L2. */
 enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason);
+/* RDMSR or WRMSR of L2 (exit reason 31 or 32, and no other bits) like one that went to the host before. True: l2_exit would say NVMX_HOST,
+ * and all is done. */
+bool l2_msr_is_hosts(struct nvmx_vcpu *vcpu, const struct msr_access *access);
 /*
  * A preemption timer by the host's deadline (exits/timer.c), where vm->timer_by_deadline. Begin to count for L2, if vmcs12 uses the timer; what is left,
  * in units of the timer; end it, with vmcs12's field as an exit leaves it; end it without.

@@ -19,30 +19,25 @@
 #define MAPPED_FAULTS_MAX       1000u
 #define CS_LONG                 (1u << 13)
 
-static __attribute__((noinline, cold)) uint64_t crossed_4g(uint64_t rip) {
+static __attribute__((noinline, cold)) void skip_with_care(uint64_t rip, uint64_t blocking, uint64_t rflags) {
     bool is_64 = vmcs_get(NVMX_VMCS_GUEST_EFER) & EFER_LMA && vmcs_get(NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS) & CS_LONG;
 
-    return is_64 ? rip : rip & 0xffffffff;
-}
-
-static __attribute__((noinline, cold)) void skip_single_step(void) {
-    if (!(vmcs_get(NVMX_VMCS_GUEST_DEBUGCTL) & DEBUG_BTF))
+    vmcs_put(NVMX_VMCS_GUEST_RIP, is_64 ? rip : rip & 0xffffffff);
+    vmcs_put(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE, blocking & ~(uint64_t)BLOCKING_STI_MOVSS);
+    if (rflags & RFLAGS_TF && !(vmcs_get(NVMX_VMCS_GUEST_DEBUGCTL) & DEBUG_BTF))
         vmcs_put(NVMX_VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS,
                  vmcs_get(NVMX_VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS) | PENDING_BS);
 }
 
 void skip_instruction(void) {
     uint64_t before = vmcs_get(NVMX_VMCS_GUEST_RIP), rip = before + vmcs_get(NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH);
-    uint64_t blocking = vmcs_get(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE);
+    uint64_t blocking = vmcs_get(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE), rflags = vmcs_get(NVMX_VMCS_GUEST_RFLAGS);
 
-    /* Only there does the mode matter: outside 64-bit mode RIP has 32 bits. */
-    if (RARELY((before ^ rip) >> 32))
-        rip = crossed_4g(rip);
-    vmcs_put(NVMX_VMCS_GUEST_RIP, rip);
-    if (RARELY(blocking & BLOCKING_STI_MOVSS))
-        vmcs_put(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE, blocking & ~(uint64_t)BLOCKING_STI_MOVSS);
-    if (RARELY(vmcs_get(NVMX_VMCS_GUEST_RFLAGS) & RFLAGS_TF))
-        skip_single_step();
+    /* Where RIP keeps its upper half the mode does not matter: outside 64-bit mode it has 32 bits. */
+    if (RARELY((before ^ rip) >> 32 | (blocking & BLOCKING_STI_MOVSS) | (rflags & RFLAGS_TF)))
+        skip_with_care(rip, blocking, rflags);
+    else
+        vmcs_put(NVMX_VMCS_GUEST_RIP, rip);
 }
 
 /* Faults, all of them: the image of RFLAGS that they push has RF set (SDM 19.3.1.1). */

@@ -362,39 +362,66 @@ enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const
 
 #define TABLE_RESERVED UINT64_C(0xf8) /* bits 7:3 of an entry that refers to a table; bit 7 of a leaf is set */
 
+/* One step of a walk by plain entries only. */
+enum plain_step { PLAIN_TABLE, PLAIN_NOT_PRESENT, PLAIN_NOT };
+
+struct plain_walk {
+    struct nvmx_ept *ept;
+    void *vcpu_ctx;
+    uint64_t gpa2;
+    uint64_t present;  /* an entry without one of these is not present */
+    uint64_t reserved; /* in an entry that refers to a table */
+    uint64_t table;
+    uint64_t entry;
+};
+
+static inline __attribute__((always_inline)) enum plain_step plain_step(struct plain_walk *walk, unsigned int level) {
+    uint64_t hpa;
+    uint64_t *page = walk->ept->host.map_page(walk->vcpu_ctx, walk->table, NVMX_ACCESS_READ, &hpa);
+
+    if (page == NULL) {
+        return PLAIN_NOT;
+    }
+    walk->entry = ept_load(&page[ept_index(walk->gpa2, level)]);
+    walk->ept->host.unmap_page(walk->vcpu_ctx, walk->table, page, false);
+    walk->table = walk->entry & EPT_ADDRESS;
+    if ((walk->entry & walk->present) == 0) {
+        return PLAIN_NOT_PRESENT;
+    }
+    return (walk->entry & NVMX_EPT_READ) == 0 || (walk->entry & walk->reserved) != 0 ? PLAIN_NOT : PLAIN_TABLE;
+}
+
 /* The walk of ept_walk_run, where every entry is a readable reference to a table, until one is not present. */
 bool nvmx_ept_unmapped(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,
                        struct nvmx_ept_fault *fault) {
-    const uint64_t present = EPT_RWX | (access->mbec ? NVMX_EPT_USER_EXECUTE : 0);
     const uint64_t beyond_width = EPT_ADDRESS & ~((UINT64_C(1) << ept->l1.physical_address_bits) - 1);
-    const uint64_t reserved = beyond_width | TABLE_RESERVED;
-    uint64_t table = access->eptp12 & EPT_ADDRESS;
+    struct plain_walk walk = {.ept = ept,
+                              .vcpu_ctx = vcpu_ctx,
+                              .gpa2 = access->gpa2,
+                              .present = EPT_RWX | (access->mbec ? NVMX_EPT_USER_EXECUTE : 0),
+                              .reserved = beyond_width | TABLE_RESERVED,
+                              .table = access->eptp12 & EPT_ADDRESS};
+    unsigned int levels = ept_eptp_levels(access->eptp12);
+    enum plain_step step = PLAIN_TABLE;
 
-    unsigned int level = ept_eptp_levels(access->eptp12);
-    if (access->misconfiguration || level < 4 || level > 5 || (level == 4 && access->gpa2 >> 48 != 0)) {
+    if (access->misconfiguration || levels < 4 || levels > 5 || (levels == 4 && access->gpa2 >> 48 != 0)) {
         return false;
     }
-    for (;; level--) {
-        uint64_t hpa;
-        uint64_t *page = ept->host.map_page(vcpu_ctx, table, NVMX_ACCESS_READ, &hpa);
-        if (page == NULL) {
-            return false;
-        }
-        uint64_t entry = ept_load(&page[ept_index(access->gpa2, level)]);
-        ept->host.unmap_page(vcpu_ctx, table, page, false);
-        if ((entry & present) == 0) {
-            bool ad = (access->eptp12 & NVMX_EPTP_AD) != 0;
-            clear(fault);
-            fault->qualification =
-                qualification_unmapped(ept, access->qualification, needed_access(access->qualification, ad));
-            fault->convertible = (entry & NVMX_EPT_SUPPRESS_VE) == 0;
-            return true;
-        }
-        if ((entry & NVMX_EPT_READ) == 0 || (entry & reserved) != 0 || level == 1) {
-            return false;
-        }
-        table = entry & EPT_ADDRESS;
+    if (levels == 5) {
+        step = plain_step(&walk, 5);
     }
+#pragma GCC unroll 4
+    for (unsigned int level = 4; level >= 1 && step == PLAIN_TABLE; level--) {
+        step = plain_step(&walk, level);
+    }
+    if (step != PLAIN_NOT_PRESENT) {
+        return false;
+    }
+    clear(fault);
+    fault->qualification = qualification_unmapped(
+        ept, access->qualification, needed_access(access->qualification, (access->eptp12 & NVMX_EPTP_AD) != 0));
+    fault->convertible = (walk.entry & NVMX_EPT_SUPPRESS_VE) == 0;
+    return true;
 }
 
 enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,

@@ -78,6 +78,9 @@ enum route {
 enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, const struct exit_row *row,
                       struct nvmx_l2_exit_info *info, bool hardware);
 
+/* An access to an MSR which went to the host before: does it again? False: exit_route knows. */
+bool route_msr_is_hosts(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, const struct msr_access *access);
+
 /* Does L1 intercept this exception of L2 (SDM 28.2)? */
 bool exception_exits_to_l1(const struct vmcs12 *v, const struct nvmx_l2_exit_info *info);
 

@@ -170,7 +170,7 @@ static enum route route_control_register(struct nvmx_vcpu *vcpu, const struct vm
  */
 
 /* A bitmap page of L1 without memory behind it reads as all ones. */
-static bool l1_bitmap_bit(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t bit) {
+static inline bool l1_bitmap_bit(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t bit) {
     void *page = host_map(vcpu, gpa1, NVMX_ACCESS_READ, NULL);
 
     if (page == NULL) {
@@ -207,6 +207,15 @@ static bool is_msr_list(const struct exit_row *row) {
     return row->who == WHO_MSR_LIST_READ || row->who == WHO_MSR_LIST_WRITE;
 }
 
+/* L2 is likely to do it again. */
+static void note_hosts_msr(struct nvmx_vcpu *vcpu, const struct exit_row *row, uint32_t index, uint32_t bit) {
+    bool write = row->who == WHO_MSR_WRITE;
+
+    if ((write || row->who == WHO_MSR_READ) && index != MSR_SPEC_CTRL) {
+        vcpu->hosts_msr[write] = (struct msr_access){.index = index, .bit = bit};
+    }
+}
+
 static enum route route_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct exit_row *row,
                             struct nvmx_l2_exit_info *info, bool hardware) {
     uint32_t index = msr_index(vcpu, row, info);
@@ -226,10 +235,19 @@ static enum route route_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const stru
         return route_spec_ctrl(vcpu, v, row, info);
     }
     if (!hardware || !host_lets_through) {
+        note_hosts_msr(vcpu, row, index, bit);
         return ROUTE_HOST;
     }
     return (v->bitmap_bits & PROC_MSR_BITMAPS) != 0 ? let_through(merge_heat_msr(vcpu, v, bit))
                                                     : take_pages_again(vcpu, v);
+}
+
+bool route_msr_is_hosts(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, const struct msr_access *access) {
+    uint64_t both = v->value[NVMX_F_PRIMARY_CONTROLS] & vcpu->host_control[NVMX_F_PRIMARY_CONTROLS];
+
+    return (both & PROC_MSR_BITMAPS) != 0 && vcpu->host_msr_bitmap != NULL &&
+           bitmap_test(vcpu->host_msr_bitmap, access->bit) &&
+           !l1_bitmap_bit(vcpu, v->value[NVMX_F_MSR_BITMAP_ADDRESS], access->bit);
 }
 
 /* SDM 28.1.3: any port of the access counts, and wrapping around FFFFH always exits. */

@@ -47,10 +47,11 @@ enum nvmx_msr_result nvmx_rdmsr(const struct nvmx_vcpu *vcpu, uint32_t index, ui
         *value = vcpu->feature_control;
         return NVMX_MSR_DONE;
     }
-    if (!caps_msr_exists(&vm->caps, place_of(index))) {
+    unsigned int place = place_of(index);
+    if (!caps_msr_exists(&vm->caps, place)) {
         return NVMX_MSR_FAULT;
     }
-    *value = vm->caps.msr[place_of(index)];
+    *value = vm->caps.msr[place];
     return NVMX_MSR_DONE;
 }
 

@@ -26,6 +26,7 @@ struct pair {
     struct sim *sim[2]; /* the second takes the long ways */
     uint64_t seed;
     unsigned int step, steps_left;
+    unsigned int hosts_msrs; /* accesses of L2 that went to the host */
     const char *what;
 };
 
@@ -70,6 +71,7 @@ static void forget(struct nvmx_vcpu *vcpu) {
     for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
         vcpu->vmcs12[i].plain = vcpu->vmcs12[i].settled = false;
     }
+    vcpu->hosts_msr[0].index = vcpu->hosts_msr[1].index = UINT64_MAX;
     vcpu->l1_left.valid = false;
     vcpu->l1_shadows_known = false;
     vcpu->shadow_behind = UINT64_MAX;
@@ -313,8 +315,24 @@ static void l1_steps(struct pair *p) {
 
 /* -- steps of L2 ------------------------------------------------------------------------------------------------------------------------------- */
 
+/* An access to one of a few MSRs, of which the host wants the first two; L1 changes its mind now and then. */
+static void l2_msr(struct pair *p) {
+    static const uint32_t msrs[] = {0x480, 0x3a, 0x480, 0x10, 0x48, 0xc0000082, 0x2000};
+    uint32_t index = msrs[below(p, COUNT(msrs))];
+    bool write = one_in(p, 3);
+
+    if (one_in(p, 4)) {
+        for (unsigned int i = 0; i < 2; i++) {
+            sim_write64(p->sim[i], SIM_L1_MSR_BITMAP + (write ? 2048 : 0) + 0x480 / 8, p->step % 2);
+        }
+    }
+    set_gpr(p, NVMX_RCX, index | next_random(p) << 32);
+    exits(p, "RDMSR or WRMSR of L2", write ? NVMX_EXIT_WRMSR : NVMX_EXIT_RDMSR, 0, 0);
+    p->hosts_msrs += in_l2(p) && index == 0x480;
+}
+
 static void l2_steps(struct pair *p) {
-    static const uint8_t reasons[] = {NVMX_EXIT_CPUID, NVMX_EXIT_CPUID, NVMX_EXIT_VMCALL, NVMX_EXIT_HLT, NVMX_EXIT_RDTSC, NVMX_EXIT_RDMSR};
+    static const uint8_t reasons[] = {NVMX_EXIT_CPUID, NVMX_EXIT_CPUID, NVMX_EXIT_VMCALL, NVMX_EXIT_HLT, NVMX_EXIT_RDTSC};
     uint32_t vmcs02 = nvmx_selected(p->sim[0]->vcpu);
 
     set_field(p, vmcs02, NVMX_F_GUEST_RIP, next_random(p) >> 33);
@@ -329,7 +347,11 @@ static void l2_steps(struct pair *p) {
         set_field(p, vmcs02, NVMX_F_GUEST_PAT, UINT64_C(0x0007040600070406));
         set_field(p, vmcs02, NVMX_F_GUEST_CR0, sim_get(p->sim[0], vmcs02, NVMX_F_GUEST_CR0) ^ 8);
     }
-    exits(p, "exit of L2", reasons[below(p, COUNT(reasons))], 0, 0);
+    if (one_in(p, 4)) {
+        l2_msr(p);
+    } else {
+        exits(p, "exit of L2", reasons[below(p, COUNT(reasons))], 0, 0);
+    }
 }
 
 /* What L1 wrote may keep its entries or its own instructions from succeeding: now and then all begins anew. */
@@ -352,6 +374,7 @@ static void same_program(const struct sim_options *options, uint64_t seed, unsig
         }
     }
     cr_expect(reflected > STEPS / 10, "only %u exits of L2 came to L1", reflected);
+    cr_expect(p.hosts_msrs > STEPS / 100, "only %u accesses to MSRs went to the host", p.hosts_msrs);
     end(&p);
 }
 
