@@ -69,6 +69,7 @@ extern bool l0_is_guest; /* vmx.c */
 #define READ_IF(i) if (count > (i)) READ(i)
 /* clang-format on */
 
+enum nvmx_status vmcs_read_list(uint32_t count, const uint32_t *encoding, uint64_t *value); /* vmx.c */
 static inline __attribute__((always_inline)) enum nvmx_status
 nvmx_inline_vmcs_read(void *ctx, uint32_t count, const uint32_t *encoding, uint64_t *value) {
     (void)ctx;
@@ -91,6 +92,8 @@ nvmx_inline_vmcs_read(void *ctx, uint32_t count, const uint32_t *encoding, uint6
         READ(0);
         return NVMX_OK;
     }
+    if (count >= 16)
+        return vmcs_read_list(count, encoding, value);
     for (; count >= 4; count -= 4, encoding += 4, value += 4) {
         READ(0);
         READ(1);

@@ -164,24 +164,38 @@ enum nvmx_status vmcs_select(void *ctx, uint32_t which) {
     return NVMX_OK;
 }
 
-/*
- * L1's state after an exit of L2 is some 45 fields: three instructions for each, in blocks of 16, and a jump into the middle of the last
- * one. In their order: a field may come twice.
- */
-/* A call costs nothing where it is not made; a value to return would be loaded behind each VMWRITE. */
+/* A call costs nothing where it is not made; a value to return would be loaded behind each access. */
 static __attribute__((noinline, cold)) enum nvmx_status vmcs_lacks_field(void) {
     __asm__ volatile("");
     return NVMX_E_UNSUPPORTED;
 }
 
+/*
+ * L1's state after an exit of L2 is some 45 fields, and so is what an exit leaves in vmcs02: three instructions for each, in blocks of 16, and a jump into
+ * the middle of the last one. In their order: a field may come twice.
+ */
 /* clang-format off */
-#define WRITE(e, v) if (!(by_memory ? vmwrite_memory(*(e), (v)) : vmwrite_safe(*(e), *(v)))) return vmcs_lacks_field()
-#define FOUR(from) WRITE(encoding + (from), value + (from)); WRITE(encoding + (from) + 1, value + (from) + 1); \
-    WRITE(encoding + (from) + 2, value + (from) + 2); WRITE(encoding + (from) + 3, value + (from) + 3)
-#define LAST(left) case left: WRITE(encoding - (left), value - (left)); __attribute__((fallthrough))
+#define ACCESS(at) if (!access_by(how, encoding[at], value + (at))) return vmcs_lacks_field()
+#define FOUR(from) ACCESS(from); ACCESS((from) + 1); ACCESS((from) + 2); ACCESS((from) + 3)
+#define LAST(left) case left: ACCESS(-(left)); __attribute__((fallthrough))
 /* clang-format on */
+enum access_how { READ_MEMORY, READ_REGISTER, WRITE_MEMORY, WRITE_REGISTER };
+
+static inline __attribute__((always_inline)) bool access_by(enum access_how how, uint32_t encoding, uint64_t *value) {
+    switch (how) {
+    case READ_MEMORY:
+        return vmread_memory(encoding, value);
+    case READ_REGISTER:
+        return vmread_safe(encoding, value);
+    case WRITE_MEMORY:
+        return vmwrite_memory(encoding, value);
+    default:
+        return vmwrite_safe(encoding, *value);
+    }
+}
+
 static inline __attribute__((always_inline)) enum nvmx_status
-write_list(bool by_memory, uint32_t count, const uint32_t *encoding, const uint64_t *value) {
+access_list(enum access_how how, uint32_t count, const uint32_t *encoding, uint64_t *value) {
     for (; count >= 16; count -= 16, encoding += 16, value += 16) {
         FOUR(0);
         FOUR(4);
@@ -209,12 +223,20 @@ write_list(bool by_memory, uint32_t count, const uint32_t *encoding, const uint6
         return NVMX_OK;
     }
 }
-#undef WRITE
+#undef ACCESS
 #undef FOUR
 #undef LAST
 
 __attribute__((noinline)) enum nvmx_status vmcs_write_list(uint32_t count, const uint32_t *encoding, const uint64_t *value) {
-    return RARELY(l0_is_guest) ? write_list(false, count, encoding, value) : write_list(true, count, encoding, value);
+    uint64_t *from = (uint64_t *)(uintptr_t)value; /* only read */
+
+    return RARELY(l0_is_guest) ? access_list(WRITE_REGISTER, count, encoding, from)
+                               : access_list(WRITE_MEMORY, count, encoding, from);
+}
+
+__attribute__((noinline)) enum nvmx_status vmcs_read_list(uint32_t count, const uint32_t *encoding, uint64_t *value) {
+    return RARELY(l0_is_guest) ? access_list(READ_REGISTER, count, encoding, value)
+                               : access_list(READ_MEMORY, count, encoding, value);
 }
 
 _Noreturn void vmcs_get_failed(uint32_t field) {

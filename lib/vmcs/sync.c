@@ -113,6 +113,7 @@ static uint64_t entry_controls_after(const struct nvmx_vm *vm, uint64_t before, 
 
 /* Take values that were read from vmcs02. */
 static void take(struct vmcs12 *v, uint32_t count, const uint8_t *slots, const uint64_t *hardware) {
+#pragma GCC unroll 8
     for (uint32_t i = 0; i < count; i++) {
         v->value[slots[i]] = v->image[slots[i]] = hardware[i];
     }

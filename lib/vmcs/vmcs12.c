@@ -227,7 +227,19 @@ static void forget(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     vmcs12_init(v);
 }
 
-/* Complete a cached vmcs12, put it into L1's memory and free its place. No page of L1 stays mapped for it. */
+/* A complete vmcs12 goes into L1's memory, and its place is free. No page of L1 stays mapped for it. */
+static void put_down(struct nvmx_vcpu *vcpu, int index) {
+    struct vmcs12 *v = &vcpu->vmcs12[index];
+
+    store_region(vcpu, v);
+    merge_release_pins(vcpu, v);
+    v->was_gpa1 = v->gpa1;
+    v->gpa1 = NVMX_NO_ADDRESS;
+    if (vcpu->current == index) {
+        vcpu->current = -1;
+    }
+}
+
 static enum nvmx_status evict(struct nvmx_vcpu *vcpu, int index) {
     struct vmcs12 *v = &vcpu->vmcs12[index];
 
@@ -236,50 +248,31 @@ static enum nvmx_status evict(struct nvmx_vcpu *vcpu, int index) {
     }
     enum nvmx_status status = sync_all(vcpu, v);
     if (status == NVMX_OK) {
-        store_region(vcpu, v);
-        merge_release_pins(vcpu, v);
-        v->was_gpa1 = v->gpa1;
-        v->gpa1 = NVMX_NO_ADDRESS;
-        if (vcpu->current == index) {
-            vcpu->current = -1;
-        }
+        put_down(vcpu, index);
     }
     return status;
 }
 
-#define BLOCK 4u /* fields that are compared at a time */
-
-/* Each byte of the region is read once: what differs is what is taken. */
-static void take_differences(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *fields) {
-    unsigned int slot = 0;
-
-    for (; slot + BLOCK <= NVMX_FIELD_COUNT; slot += BLOCK) {
-        uint64_t now[BLOCK];
-        uint64_t different = 0;
-
-        for (unsigned int i = 0; i < BLOCK; i++) {
-            now[i] = __atomic_load_n(&fields[slot + i], __ATOMIC_RELAXED);
-            different |= now[i] ^ v->value[slot + i];
-        }
-        for (unsigned int i = 0; RARE(different != 0) && i < BLOCK; i++) {
-            write_if_new(vcpu, v, slot + i, now[i]);
-        }
-    }
-    for (; slot < NVMX_FIELD_COUNT; slot++) {
-        write_if_new(vcpu, v, slot, __atomic_load_n(&fields[slot], __ATOMIC_RELAXED));
-    }
-}
-
-/* As if L1 had written the fields in which the region differs from what had the slot before. */
+/* As if L1 had written the fields in which the region differs from what had the slot before. Each byte of it is read once: what differs is what
+ * is taken. */
 static void refill(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, const uint8_t *region) {
+    uint64_t *now = vcpu->scratch.value;
+
     if (gpa1 != v->was_gpa1) {
         v->checked &= ~(1u << NVMX_GROUP_NONREGISTER); /* the link pointer is compared with gpa1 (SDM 29.3.1.5) */
     }
     if (vcpu->vm->plain_layout) {
-        take_differences(vcpu, v, (const uint64_t *)(const void *)(region + VMCS_REGION_FIELDS));
+        memcpy(now, region + VMCS_REGION_FIELDS, sizeof(v->value));
     } else {
-        values_from_region(vcpu->vm, region, vcpu->scratch.value);
-        take_differences(vcpu, v, vcpu->scratch.value);
+        values_from_region(vcpu->vm, region, now);
+    }
+    if (memcmp(now, v->value, sizeof(v->value)) == 0) {
+        return;
+    }
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        if (now[slot] != v->value[slot]) {
+            write_if_new(vcpu, v, slot, now[slot]);
+        }
     }
 }
 
@@ -294,7 +287,6 @@ static void fill(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, const 
         values_from_region(vm, region, v->value);
         v->dirty = vm->exists;
     }
-    v->plain = false;
     v->gpa1 = gpa1;
     v->was_gpa1 = NVMX_NO_ADDRESS;
     memcpy(&launch_state, region + vm->layout.launch_state, sizeof(launch_state));
@@ -380,7 +372,8 @@ enum nvmx_status vmcs12_clear(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
         return status;
     }
     vcpu->vmcs12[index].launched = false;
-    return evict(vcpu, index);
+    put_down(vcpu, index);
+    return NVMX_OK;
 }
 
 void vmcs12_drop_all(struct nvmx_vcpu *vcpu, bool write_back) {
