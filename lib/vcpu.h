@@ -496,7 +496,7 @@ enum nvmx_status merge_read_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
  * EPT loads, or NULL. */
 enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *pdpte);
 /* Since the last entry of the current vmcs12, whose controls are plain, nothing changed that such a merge would write, but
- * perhaps RIP, RSP and what L2 inherits. Then merge_little writes them, and selects vmcs02. */
+ * perhaps RIP, RSP, an event, the EPTP and what L2 inherits. Then merge_little writes them, and selects vmcs02. */
 bool merge_needs_little(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v);
 enum nvmx_status merge_little(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* After a merge: its part of v->plain. */

@@ -100,8 +100,10 @@ static inline enum nvmx_next go(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     if (vcpu->vm->host.speculation_barrier != NULL) {
         vcpu->vm->host.speculation_barrier(vcpu->ctx, true);
     }
-    host_trace(vcpu, NVMX_TRACE_ENTER_L2, vcpu->launching ? NVMX_EXIT_VMLAUNCH : NVMX_EXIT_VMRESUME,
-               nvmx_set_has(&v->stale, NVMX_F_GUEST_RIP) ? 0 : v->value[NVMX_F_GUEST_RIP]);
+    if (RARE(vcpu->traces)) {
+        trace_record(vcpu, NVMX_TRACE_ENTER_L2, vcpu->launching ? NVMX_EXIT_VMLAUNCH : NVMX_EXIT_VMRESUME,
+                     nvmx_set_has(&v->stale, NVMX_F_GUEST_RIP) ? 0 : v->value[NVMX_F_GUEST_RIP]);
+    }
     return NVMX_ENTER;
 }
 
@@ -158,7 +160,7 @@ static __attribute__((noinline)) bool passes_checks(struct nvmx_vcpu *vcpu, stru
 }
 
 /*
- * A VMRESUME after which nothing but RIP, RSP and an external interrupt has to reach vmcs02. `plain` says that the controls are such that no entry
+ * An entry after which nothing but RIP, RSP, an external interrupt and the EPTP has to reach vmcs02. `plain` says that the controls are such that no entry
  * checks, merges or loads anything that could have changed behind L1's VMWRITEs, and merge_needs_little that they left the
  * rest alone. Else enter_anew decides, and does the same in full.
  */

@@ -128,7 +128,9 @@ enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
         if (route != ROUTE_L1) {
             return finish(vcpu, route, row, &info);
         }
-        row = exit_row(info.reason & 0xffff); /* which may be another now */
+        if (RARE(info.reason != exit_reason)) {
+            row = exit_row(info.reason & 0xffff);
+        }
     }
     return reflect(vcpu, v, row->information, &info);
 }

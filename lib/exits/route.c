@@ -452,7 +452,6 @@ static enum route by_bit(uint64_t controls, unsigned int bit) {
 enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, const struct exit_row *row,
                       struct nvmx_l2_exit_info *info, bool hardware) {
     uint64_t primary = v->value[NVMX_F_PRIMARY_CONTROLS];
-    uint32_t secondary = secondary_controls(v);
 
     switch (row->who) {
     case WHO_ALWAYS:
@@ -463,7 +462,7 @@ enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
     case WHO_PRIMARY:
         return by_bit(primary, row->bit);
     case WHO_SECONDARY:
-        return by_bit(secondary, row->bit);
+        return by_bit(secondary_controls(v), row->bit);
     case WHO_TERTIARY:
         return by_bit(tertiary_controls(v), row->bit);
     case WHO_ENABLED:
@@ -475,9 +474,9 @@ enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
     case WHO_TIMEOUT:
         return l1_if(timeout_wanted(vcpu, v, hardware));
     case WHO_PAUSE:
-        return l1_if(bit_of(primary, 30) || (secondary & PROC2_PLE) != 0);
+        return l1_if(bit_of(primary, 30) || (secondary_controls(v) & PROC2_PLE) != 0);
     case WHO_APIC_WRITE:
-        return l1_if((secondary & (PROC2_APIC_REGISTER | PROC2_VIRTUAL_INTERRUPTS)) != 0);
+        return l1_if((secondary_controls(v) & (PROC2_APIC_REGISTER | PROC2_VIRTUAL_INTERRUPTS)) != 0);
     case WHO_MONITOR_TRAP:
         return l1_if(monitor_trap_wanted(v));
     case WHO_SHADOW_VMCS:

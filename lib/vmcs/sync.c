@@ -111,11 +111,22 @@ static uint64_t entry_controls_after(const struct nvmx_vm *vm, uint64_t before, 
     return (before & ~changes) | (hardware & changes);
 }
 
+static inline void take_one(struct vmcs12 *v, unsigned int slot, uint64_t value) {
+    v->value[slot] = v->image[slot] = value;
+}
+
 /* Take values that were read from vmcs02. */
 static void take(struct vmcs12 *v, uint32_t count, const uint8_t *slots, const uint64_t *hardware) {
-#pragma GCC unroll 8
-    for (uint32_t i = 0; i < count; i++) {
-        v->value[slots[i]] = v->image[slots[i]] = hardware[i];
+    uint32_t i = 0;
+
+    for (; i + 4 <= count; i += 4) {
+        take_one(v, slots[i], hardware[i]);
+        take_one(v, slots[i + 1], hardware[i + 1]);
+        take_one(v, slots[i + 2], hardware[i + 2]);
+        take_one(v, slots[i + 3], hardware[i + 3]);
+    }
+    for (; i < count; i++) {
+        take_one(v, slots[i], hardware[i]);
     }
 }
 
@@ -225,9 +236,9 @@ enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     if (RARE(!v->sync_ready)) {
         make_list(vcpu->vm, v);
     }
-    enum nvmx_status status = host_read_encoded(vcpu, CORE_COUNT, core_encoding, value);
-    if (status == NVMX_OK && v->sync.count != 0) {
-        status = read_extra(vcpu, v);
+    enum nvmx_status status = v->sync.count != 0 ? read_extra(vcpu, v) : NVMX_OK;
+    if (status == NVMX_OK) {
+        status = host_read_encoded(vcpu, CORE_COUNT, core_encoding, value);
     }
     if (RARE(status != NVMX_OK)) {
         return lost(vcpu, v, status);

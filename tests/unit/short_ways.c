@@ -174,7 +174,8 @@ static void exits(struct pair *p, const char *what, uint32_t reason, uint64_t qu
 static uint32_t random_encoding(struct pair *p) {
     static const uint16_t often[] = {NVMX_VMCS_GUEST_RIP,  NVMX_VMCS_GUEST_RSP, NVMX_VMCS_GUEST_RFLAGS, NVMX_VMCS_EXIT_REASON,
                                      NVMX_VMCS_GUEST_CR3, NVMX_VMCS_GUEST_CR4, NVMX_VMCS_HOST_RSP,     NVMX_VMCS_GUEST_PAT,
-                                     NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO};
+                                     NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO,
+                                     NVMX_VMCS_EPT_POINTER, NVMX_VMCS_EPT_POINTER, NVMX_VMCS_EPT_POINTER};
     uint32_t encoding = one_in(p, 3) ? often[below(p, COUNT(often))] : nvmx_field_info(below(p, NVMX_FIELD_COUNT))->encoding;
 
     return one_in(p, 10) ? encoding + 1 : one_in(p, 30) ? (uint32_t)next_random(p) : encoding;
@@ -222,6 +223,13 @@ static uint64_t random_event(struct pair *p) {
     return events[below(p, COUNT(events))];
 }
 
+/* Mostly one of three that are valid, if the processor has them. */
+static uint64_t random_eptp(struct pair *p) {
+    static const uint32_t flags[] = {0x1e, 0x1e, 0x1e, 0x5e, 0x5e, 0x18, 0x18, 0x1f};
+
+    return SIM_L1_EPT12 | flags[below(p, COUNT(flags))];
+}
+
 static void access_field(struct pair *p) {
     unsigned int reg2 = below(p, 16);
     uint64_t qualification = 0;
@@ -238,7 +246,8 @@ static void access_field(struct pair *p) {
         info = INFO_RM_REGISTER(reg1);
         if (reg1 != reg2) {
             bool event = encoding == NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO;
-            set_gpr(p, reg1, event ? random_event(p) : one_in(p, 2) ? next_random(p) : below(p, 0x10000));
+            uint64_t any = one_in(p, 2) ? next_random(p) : below(p, 0x10000);
+            set_gpr(p, reg1, event ? random_event(p) : encoding == NVMX_VMCS_EPT_POINTER ? random_eptp(p) : any);
         }
     }
     if (one_in(p, 2)) {
