@@ -243,10 +243,10 @@ static enum route route_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const stru
 }
 
 bool route_msr_is_hosts(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, const struct msr_access *access) {
-    uint64_t both = v->value[NVMX_F_PRIMARY_CONTROLS] & vcpu->host_control[NVMX_F_PRIMARY_CONTROLS];
+    bool host_lets_through = (vcpu->host_control[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0 &&
+                             vcpu->host_msr_bitmap != NULL && !bitmap_test(vcpu->host_msr_bitmap, access->bit);
 
-    return (both & PROC_MSR_BITMAPS) != 0 && vcpu->host_msr_bitmap != NULL &&
-           bitmap_test(vcpu->host_msr_bitmap, access->bit) &&
+    return !host_lets_through && (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0 &&
            !l1_bitmap_bit(vcpu, v->value[NVMX_F_MSR_BITMAP_ADDRESS], access->bit);
 }
 

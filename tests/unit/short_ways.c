@@ -297,6 +297,19 @@ static void write_shadow(struct pair *p) {
     }
 }
 
+/* An event goes with the next entry. */
+static void inject(struct pair *p) {
+    uint64_t event = random_event(p);
+
+    if (p->options->shadow && p->sim[0]->vcpu->current >= 0) {
+        set_field(p, NVMX_VMCS_SHADOW, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, event);
+    } else if (!p->options->shadow) {
+        set_gpr(p, NVMX_RAX, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO);
+        set_gpr(p, NVMX_RCX, event);
+        exits(p, "VMWRITE of an event", VMWRITE, 0, INFO_RM_REGISTER(NVMX_RCX) | INFO_REG2(NVMX_RAX));
+    }
+}
+
 static void l1_steps(struct pair *p) {
     switch (below(p, 16)) {
     case 0:
@@ -317,6 +330,9 @@ static void l1_steps(struct pair *p) {
         if (one_in(p, 4)) { /* by a WRMSR that does not exit */
             set_field(p, NVMX_VMCS01, NVMX_F_GUEST_PAT, UINT64_C(0x0007040600070400) + below(p, 2) * 6);
         }
+        if (one_in(p, 3)) {
+            inject(p);
+        }
         exits(p, "VMRESUME", VMRESUME, 0, 0);
         break;
     }
@@ -326,11 +342,11 @@ static void l1_steps(struct pair *p) {
 
 /* An access to one of a few MSRs, of which the host wants the first two; L1 changes its mind now and then. */
 static void l2_msr(struct pair *p) {
-    static const uint32_t msrs[] = {0x480, 0x3a, 0x480, 0x10, 0x48, 0xc0000082, 0x2000};
+    static const uint32_t msrs[] = {0x480, 0x3a, 0x480, 0x10, 0x480, 0x48, 0xc0000082, 0x2000};
     uint32_t index = msrs[below(p, COUNT(msrs))];
-    bool write = one_in(p, 3);
+    bool write = one_in(p, 4);
 
-    if (one_in(p, 4)) {
+    if (one_in(p, 3)) {
         for (unsigned int i = 0; i < 2; i++) {
             sim_write64(p->sim[i], SIM_L1_MSR_BITMAP + (write ? 2048 : 0) + 0x480 / 8, p->step % 2);
         }
@@ -347,9 +363,12 @@ static void l2_steps(struct pair *p) {
     set_field(p, vmcs02, NVMX_F_GUEST_RIP, next_random(p) >> 33);
     if (one_in(p, 4)) {
         set_field(p, vmcs02, NVMX_F_GUEST_RSP, next_random(p));
-        set_field(p, vmcs02, NVMX_F_GUEST_RFLAGS, 0x2 | (next_random(p) & 0xad5));
-        set_field(p, vmcs02, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, one_in(p, 3) ? below(p, 3) : 0);
-        set_field(p, vmcs02, NVMX_F_GUEST_ACTIVITY_STATE, one_in(p, 3));
+        set_field(p, vmcs02, NVMX_F_GUEST_RFLAGS, (one_in(p, 2) ? 0x202 : 2) | (next_random(p) & 0x8d5));
+    }
+    if (one_in(p, 4)) {
+        bool blocked = one_in(p, 2);
+        set_field(p, vmcs02, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, blocked ? below(p, 3) : 0);
+        set_field(p, vmcs02, NVMX_F_GUEST_ACTIVITY_STATE, blocked ? 0 : below(p, 3));
     }
     if (one_in(p, 6)) {
         set_field(p, vmcs02, NVMX_F_GUEST_CR3, next_random(p) & 0xfffff000);
@@ -357,7 +376,9 @@ static void l2_steps(struct pair *p) {
         set_field(p, vmcs02, NVMX_F_GUEST_CR0, sim_get(p->sim[0], vmcs02, NVMX_F_GUEST_CR0) ^ 8);
     }
     if (one_in(p, 4)) {
-        l2_msr(p);
+        for (unsigned int left = 1 + below(p, 8); left > 0 && in_l2(p); left--) {
+            l2_msr(p);
+        }
     } else {
         exits(p, "exit of L2", reasons[below(p, COUNT(reasons))], 0, 0);
     }
