@@ -16,6 +16,8 @@
 
 #define MOST 4096u
 
+void seeds_of_checks(void); /* corpus_checks.c */
+
 static void line(const uint8_t *bytes, size_t count) {
     for (size_t i = 0; i < count; i++)
         printf("%02x", bytes[i]);
@@ -46,11 +48,18 @@ static void seeds_vmcs_state(void) {
             line(one, sizeof(one));
             line(two, sizeof(two));
         }
+    for (size_t bundle = 0; bundle < 19; bundle++)
+        for (size_t k = 1; k < 60; k++) {
+            uint8_t change = low((bundle < 16 ? 0xf0u : 0xd8u) + bundle);
+            uint8_t seed[] = {low(k % 2 ? 48 + bundle % 16 : k), 0xff, low(k), low(k % 5 == 4 ? 0x20 : 0), 1, 2, 3, 4, change, 0xfb};
+            line(seed, sizeof(seed));
+        }
     for (size_t field = 0; field < 5; field++)
         for (size_t bit = 0; bit < 32; bit++) {
             uint8_t seed[] = {low(bit * 5 % 48), 0x7f, 0, low(field), low(bit << 1), low(field + 5), low((bit + 1) << 1)};
             line(seed, sizeof(seed));
         }
+    seeds_of_checks();
 }
 
 /* profile, host (nothing), reason, kinds of information, qualification, length, registers */
@@ -107,10 +116,10 @@ static void seeds_program(void) {
 
 /* Operations of three bytes. */
 static void seeds_ept(void) {
-    for (uint8_t world = 0; world < 14; world++) {
-        uint8_t seed[1 + 3 * 60] = {world};
+    for (uint8_t world = 0; world < 112; world++) {
+        uint8_t seed[1 + 3 * 190] = {world};
         for (size_t i = 1; i < sizeof(seed); i++)
-            seed[i] = low(i * 37 + world * 11 + i / 3 * 5);
+            seed[i] = low(i * 37 + world * 11 + i / 3 * 5 + world / 14 * i * i);
         line(seed, sizeof(seed));
     }
 }
@@ -119,6 +128,20 @@ static void seeds_state(void) {
     for (size_t profile = 0; profile < 24; profile++)
         for (uint8_t what = 0; what < 4; what++) {
             uint8_t seed[] = {low(profile), what, 0, 1, 0x10, 0x01, low(profile * 9)};
+            line(seed, sizeof(seed));
+        }
+    for (size_t bundle = 0; bundle < 19; bundle++)
+        for (size_t k = 0; k < 40; k++)
+            for (uint8_t what = 1; what < 4; what++) { /* callbacks fail while it is saved, and while it is completed */
+                uint8_t change = low((bundle < 16 ? 0xf0u : 0xd8u) + bundle);
+                uint8_t saving[] = {low(40 + bundle), low(what | 0x18), change, 0, 0x80, 0, 0x80, low(k)};
+                uint8_t completing[] = {low(40 + bundle), low(what | 0x48), change, 0, 0x80, 0, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, low(k)};
+                line(saving, sizeof(saving));
+                line(completing, sizeof(completing));
+            }
+    for (size_t place = 0; place < 3000; place += 4)
+        for (uint8_t what = 2; what < 4; what++) {
+            uint8_t seed[] = {low(place % 64), low(what | 8), low(0xf0 + place / 4 % 16), 0, 0x80, 0, 0x80, low(place), low(place >> 8), 1, low(place % 255 + 1)};
             line(seed, sizeof(seed));
         }
 }
@@ -146,6 +169,12 @@ static void seeds_race(void) {
 
 /* what the vCPU does, room, then changes: place, value; places from F000H on are what is elsewhere */
 static void seeds_kvm(void) {
+    for (size_t bundle = 0; bundle < 19; bundle++)
+        for (uint8_t what = 0; what < 5; what++)
+            for (size_t more = 0x20; more < 0x40; more += 0x10) {
+                uint8_t seed[] = {low(more + (what + 10 - more % 5) % 5), 0x10, 0, low((bundle < 16 ? 0xf0u : 0xd8u) + bundle), 1, 0x3e, 2, 0x22};
+                line(seed, sizeof(seed));
+            }
     for (uint8_t what = 0; what < 5; what++) {
         for (size_t at = 0; at < 128 + 1000; at += at < 40 ? 1 : 8) {
             uint8_t seed[] = {what, 0x10, 0, low(at), low(at >> 8), low(at * 7)};
@@ -182,12 +211,44 @@ static void seeds_operand(void) {
         }
 }
 
+/* Bits of CR4 and EFER, and of entries of L1's tables, each with each; in 32-bit mode tables with entries of four bytes, and PDPTEs. */
+static void seeds_operand_paging(void) {
+    static const uint8_t cr4[] = {32, 4, 5, 7, 12, 20, 21, 24}, bits[] = {0, 1, 2, 5, 6, 7, 12, 21, 45, 51, 59, 62, 63};
+    for (uint8_t reason = 0; reason < 10; reason += 3)
+        for (size_t c = 0; c < sizeof(cr4); c++)
+            for (size_t b = 0; b < sizeof(bits); b++)
+                for (uint8_t table = 0; table < 3; table++) {
+                    uint8_t plain[] = {48, 0, reason, 14, low(4u | (cr4[c] & 31u) << 3), low(cr4[c] >> 5u), low(64u | table), 0, low(4u | (bits[b] & 31u) << 3), low(bits[b] >> 5u),
+                                       128, low(4 | 11 << 3), 0, low(table == 2 ? 12 : 30), low(4 | 16 << 3), 0};
+                    uint8_t small[] = {low(c), 1, reason, 12, low(4 | 31 << 3), 0, 14, low(4u | (cr4[c] & 31u) << 3), low(cr4[c] >> 5u), low(64 | 0), 0, low(4u | (bits[b] & 31u) << 3),
+                                       low(bits[b] >> 5u), 65, 2, 3, 0, 0, 0, 0, 7, 0x50, 0, 0};
+                    line(plain, sizeof(plain) - (b % 2 ? 3 : 0));
+                    line(plain, sizeof(plain) - 6);
+                    line(small, sizeof(small));
+                }
+    for (size_t at = 0; at < 8; at++) /* operands that cross into the next page, whose table is another */
+        for (uint8_t reason = 0; reason < 10; reason++) {
+            uint8_t crossing[] = {low(at & 3), 4, reason, 2, low(0xfc + at), 0xff, 0x1f, 0, 64 | 2, 1, 4, 0};
+            line(crossing, sizeof(crossing) - (at & 4 ? 4 : 0));
+        }
+}
+
+static void seeds_operand_all(void) {
+    seeds_operand();
+    seeds_operand_paging();
+}
+
 /* firmware, changes of the machine, of the mask, machine and VM facts, vendor, memory, room, numbers */
 static void seeds_model(void) {
     for (size_t bit = 0; bit < 64; bit++)
         for (size_t which = 0; which < 24; which += bit < 32 ? 1u : 3u) {
             uint8_t seed[] = {low(bit & 7), 1, low(which | (bit & 32)), 4, low(bit & 31), 1, low((which + bit) % 20), 4, low(bit & 31),
                               low(bit * 3 + 1), low(bit * 5 + 3), low(bit & 3), low(bit), 9, low(bit), low(which & 5), 2, 0x33, 0, 5, 0x80, 3, 7, low(bit), low(bit & 31)};
+            line(seed, sizeof(seed));
+        }
+    for (size_t what = 0; what < 256; what++)
+        for (size_t number = 0; number < 32; number += what & 1 ? 1u : 7u) {
+            uint8_t seed[] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, low(what), low(number == 28 ? 77 : number == 21 ? 78 : number), low(what * 3), 9};
             line(seed, sizeof(seed));
         }
     for (size_t facts = 0; facts < 256; facts++)
@@ -218,9 +279,65 @@ static void seeds_exits_more(void) {
         }
 }
 
+/* Each reason with each control bit of the three groups turned; moves to and from each control register, under all masks; each exception; each callback failing. */
+static void seeds_exits_controls(void) {
+    for (size_t reason = 0; reason < NVMX_EXIT_REASONS; reason++) {
+        for (size_t bit = 0; bit < 96; bit++) {
+            uint8_t seed[] = {low(bit % 2 ? 48 + reason % 16 : reason % 4), 0, low(reason), 0, 0, 0, 2, 1, 0, 3, 2, 62, low(bit / 32), low((bit & 31) << 1)};
+            line(seed, sizeof(seed));
+        }
+        for (size_t at = 1; at < 16; at++)
+            for (size_t bundle = 0; bundle < 19; bundle += 3) {
+                uint8_t change = low((bundle < 16 ? 0xf0u : 0xd8u) + bundle);
+                uint8_t seed[] = {low(bundle % 2 ? 48 + at : at & 7), 0, low(reason), 0x24, 0x81, 0, 0x0e, 0x0b, low(at << 4 | 2), 0, 0x10, 0, 0, 0x48, 0, 0, 0x48, 0, 1, 2, 3, change};
+                line(seed, sizeof(seed));
+            }
+    }
+    for (size_t access = 0; access < 64 * 16; access++) { /* cr, kind, register */
+        size_t cr = access & 15, kind = access >> 4 & 3, number = access >> 6;
+        for (size_t masked = 0; masked < 4; masked++) {
+            uint8_t seed[] = {low(access & 3), 0, 28, 2, low(cr | kind << 4), low(number), 9, 0, 3, 0x21, 0x20, 0x33, 24, low(masked & 1), 6, 2, 25, low(masked & 1), 6, 2,
+                              26, low(masked >> 1), 6, 2, 27, low(masked >> 1), 6, 2, 1, 30, 1, 32, 1, 38, 1, 40};
+            if (cr < 9)
+                line(seed, sizeof(seed));
+        }
+    }
+    for (size_t vector = 0; vector < 32; vector++)
+        for (size_t type = 2; type < 7; type++)
+            for (size_t wanted = 0; wanted < 4; wanted++) { /* the exception bitmap all ones, page-fault masks */
+                uint8_t seed[] = {low(vector), low(wanted == 3 ? 20 : 0), 0xff, 0xff, 0xff, 0xff, 7, 2, 0, 12, 0, 0, low(vector), low(type | 8), 2, 2, 1, 2, 3, 12, low(wanted & 1), 6, 2};
+                line(seed, sizeof(seed) - (wanted == 3 ? 0 : 4));
+            }
+}
+
+/* L2's own VMREADs and VMWRITEs: by register and in memory, in each mode, with paging of L2's own; and what else is carried out for L2. */
+static void seeds_exits_l2(void) {
+    static const uint8_t modes[][2] = {{0xf5, 0xf5}, {0xf5, 0xf7}, {0xf5, 0xf8}, {0xf5, 0xf9}, {0xf3, 0xf5}, {0xf4, 0xf5}};
+    static const uint32_t info[] = {1u << 10 | 3u << 3, 2u << 7 | 3u << 15 | 1u << 22 | 1u << 27, 1u << 7 | 3u << 15 | 1u << 22 | 1u << 27, 2u << 7 | 2u << 15 | 1u << 22 | 5u << 23};
+    static const uint16_t encoding[] = {0x6800, 0x681e, 0x2800, 0x2801, 0x4402, 0x7ffe, 0x4000};
+    for (size_t profile = 0; profile < 64; profile += profile < 48 ? 12u : 1u)
+        for (size_t mode = 0; mode < 6; mode++)
+            for (size_t i = 0; i < 4; i++)
+                for (size_t e = 0; e < 7; e++)
+                    for (size_t write = 0; write < 2; write++) {
+                        size_t page = e == 3 ? 0xff : e == 5 ? 0 : 0x10, fails = (profile + e) % 3 == 1 ? 1 + (profile * 7 + e + i) % 15 : 0;
+                        uint8_t seed[] = {low(profile), 0, low(write ? 25 : 23), 0xa0, low(e == 3 ? 0xfd : 0), low(page), low(fails << 4 | 3), 0, 0, 0, 0, low(info[i]), low(info[i] >> 8),
+                                          low(info[i] >> 16), low(info[i] >> 24 | 1u << 4), 0, 1, 1, low(encoding[e]), low(encoding[e] >> 8), 0, 5, modes[mode][0], modes[mode][1]};
+                        line(seed, sizeof(seed));
+                    }
+    for (size_t profile = 48; profile < 64; profile++) /* VM functions; LMSW, CLTS; MSRs with values; XSAVES */
+        for (size_t reason = 0; reason < NVMX_EXIT_REASONS; reason++)
+            for (size_t rax = 0; rax < 3; rax++) {
+                uint8_t function[] = {low(profile), 0, low(reason), 0, 0, 0, low((profile & 3) == 3 ? reason << 4 | 3 : 3), low(rax), low(rax == 2 ? 7 : rax), 3, 0xf2, low(rax == 1 ? 0xf4 : 0xea)};
+                line(function, sizeof(function));
+            }
+}
+
 static void seeds_exits_all(void) {
+    seeds_exits_l2();
     seeds_exits();
     seeds_exits_more();
+    seeds_exits_controls();
 }
 
 /* The newest processors, exits that the host gives, entries that hardware refuses. */
@@ -234,9 +351,60 @@ static void seeds_program_more(void) {
             }
 }
 
+/* Each operation of a program with each callback failing, and what L1 does after. */
+static void seeds_program_failing(void) {
+    static const uint8_t start[] = {0, 4, 1, 0, 1, 1, 1, 2, 2, 0};
+    static const uint8_t operation[][4] = {{0, 4}, {1, 0}, {1, 1}, {2, 1}, {4}, {5, 40}, {7, 40, 0, 9}, {9}, {10}, {11, 2, 0, 0}, {27, 1, 6, 23}, {15}, {220}};
+    static const uint8_t size[] = {2, 2, 2, 2, 1, 2, 4, 1, 1, 4, 4, 1, 1};
+    static const uint8_t exits[] = {10, 0, 1, 2, 7, 8, 12, 28, 30, 31, 32, 48, 49, 52, 59, 23, 25, 62, 74};
+    for (size_t k = 0; k < 40; k++) {
+        for (size_t o = 0; o < sizeof(size); o++)
+            for (size_t bundle = 0; bundle < 19; bundle += 2) {
+                uint8_t seed[64] = {low(bundle % 4 ? 40 + bundle : o)}, *at = seed + 1;
+                memcpy(at, start, sizeof(start));
+                at += sizeof(start);
+                *at++ = 12;
+                *at++ = 1;
+                *at++ = low((bundle < 16 ? 0xf0u : 0xd8u) + bundle);
+                if (o == 8) /* VMRESUME wants a launched one */
+                    memcpy(at, (uint8_t[]){9, 0, 128 + 32 + 10, 0}, 4), at += 4;
+                *at++ = 14;
+                *at++ = 0x20;
+                memcpy(at, operation[o], size[o]);
+                at += size[o];
+                *at++ = low(k);
+                memcpy(at, (uint8_t[]){2, 0, 5, 40, 9, 0, 0, 0, 10}, 9);
+                line(seed, (size_t)(at + 9 - seed));
+            }
+        for (size_t e = 0; e < sizeof(exits); e++)
+            for (size_t bundle = 0; bundle < 19; bundle += 2) {
+                uint8_t seed[] = {low(bundle % 4 ? 40 + bundle : e), 0, 4, 1, 0, 2, 0, 12, 1, low((bundle < 16 ? 0xf0u : 0xd8u) + bundle), 9, 6, 0x20, 0,
+                                  low(128 + (exits[e] + 32u) % 80u), 0x43, 0, 0x82, 0, 0x48, low(k), 4, 3, 10};
+                line(seed, sizeof(seed));
+            }
+        for (size_t what = 0; what < 16; what++) {
+            uint8_t seed[] = {low(what + k), 0, 4, 1, 0, 2, 0, 12, 2, low(0xf0 + k % 16), 0xfe, 9, 6, 0x20, 4, low(what), low(k % 24), 4, 15, 10};
+            line(seed, sizeof(seed));
+        }
+    }
+}
+
+/* The host's calls, and events, before and after L2 was entered, by bundle. */
+static void seeds_program_host(void) {
+    for (size_t profile = 0; profile < 64; profile += 1)
+        for (size_t bundle = 0; bundle < 19; bundle++) {
+            uint8_t change = low((bundle < 16 ? 0xf0u : 0xd8u) + bundle);
+            uint8_t seed[] = {low(profile), 220, 218, 0, 4, 218, 0, 4, 1, 0, 2, 0, 12, 1, change, 220, 219, 9, 216, 5, 217, 0xff, 0xff, 0, low(128 + 32 + 48), 0x43, 0, 0x82, 5, 5,
+                              224, 0x80, 4, 1, 4, 2, 240, low(bundle & 1), 4, 4, 220, 10, 224, 0x85, 4, 8, 219, 0, 0, 0};
+            line(seed, sizeof(seed));
+        }
+}
+
 static void seeds_program_all(void) {
     seeds_program();
     seeds_program_more();
+    seeds_program_failing();
+    seeds_program_host();
 }
 
 static void text_seed(uint8_t options, const char *text) {
@@ -282,7 +450,7 @@ static const struct {
     const char *harness;
     void (*write)(void);
 } seeds[] = {{"vmcs_state", seeds_vmcs_state}, {"exits", seeds_exits_all}, {"program", seeds_program_all}, {"ept", seeds_ept},
-             {"state", seeds_state}, {"decode", seeds_decode}, {"race", seeds_race}, {"kvm", seeds_kvm}, {"explain", seeds_explain}, {"operand", seeds_operand}, {"model", seeds_model}};
+             {"state", seeds_state}, {"decode", seeds_decode}, {"race", seeds_race}, {"kvm", seeds_kvm}, {"explain", seeds_explain}, {"operand", seeds_operand_all}, {"model", seeds_model}};
 
 static int write_seeds(const char *harness) {
     for (size_t i = 0; i < sizeof(seeds) / sizeof(seeds[0]); i++)

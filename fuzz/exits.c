@@ -393,9 +393,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     s.secondary = BIT(s.primary, 31) ? field[NVMX_F_SECONDARY_CONTROLS] : 0;
     s.host_owns_interrupts = BIT(host[NVMX_F_PIN_BASED_CONTROLS], 0);
     s.host_owns_nmis = BIT(host[NVMX_F_PIN_BASED_CONTROLS], 3);
+    static uint8_t kept[FUZZ_KEPT_BYTES];
+    bool reads = s.exit.reason == 23 || s.exit.reason == 25;
+    if (reads)
+        fuzz_keep_l1_memory(m->sim, kept, false);
     if (fails != 0)
         check_failing(&s, fails);
     else
         check_exit(&s);
+    if (reads)
+        fuzz_keep_l1_memory(m->sim, kept, true);
     return 0;
 }

@@ -102,6 +102,13 @@ void fuzz_gather(const struct fuzz_machine *m, struct nvmx_check_input *check);
  */
 uint32_t fuzz_event_in_flight(const struct sim_vmcs *vmcs02, uint32_t wanted);
 
+/*
+ * An L2 without EPT has all of L1's memory: where its own VMREAD stores may be L1's page tables or a VMCS region. An L1 that wants to live keeps these from
+ * it: take them before such an exit (restore false), put them back after it.
+ */
+#define FUZZ_KEPT_BYTES (SIM_L1_MSR_BITMAP + 0x3000u)
+void fuzz_keep_l1_memory(struct sim *sim, uint8_t before[FUZZ_KEPT_BYTES], bool restore);
+
 /* -- oracles (oracle.c) -------------------------------------------------------------------------------------------------------------------- */
 
 /* nvmx_check_first for all and for some groups against nvmx_check_report, row by row. Returns how many rows fail; *first if any. */

@@ -5,7 +5,7 @@
  * Held: a blob is refused, or becomes one of ours that nvmx_state_check takes and a vCPU restores; what was taken and sent to KVM, taken
  * again and sent again, is the same; too little room is told, and nothing is written beyond it; nothing past the blob's end is read.
  *
- * Input: what the vCPU does, what is elsewhere, then changes: place, value.
+ * Input: what the vCPU does, changes of its vmcs12, what is elsewhere, then changes of the blob: place, value.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -39,15 +39,51 @@ static struct sim *machine(void) {
     return sim;
 }
 
-static void put_into_state(struct sim *sim, uint8_t what) {
+/* L1 changes what a good vmcs12 has, as the input says. */
+static void change_vmcs12(struct sim *sim, struct fuzz_input *in, unsigned int most) {
+    uint64_t field[NVMX_FIELD_COUNT] = {0}, before[NVMX_FIELD_COUNT];
+    const struct nvmx_caps *caps = nvmx_l1_caps(sim->vm);
+    struct nvmx_check_input check = {.field = field, .caps = caps, .current_vmcs = SIM_L1_VMCS_A, .vmxon_pointer = SIM_L1_VMXON, .l1_long_mode = true,
+                                     .link_readable = true, .link_revision = 0x80000000u | NVMX_KVM_REVISION, .pdpte_readable = true};
+    struct nvmx_field_set exists;
+    nvmx_fields_existing(caps, &exists);
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++)
+        if (nvmx_set_has(&exists, slot))
+            FUZZ_HOLD(sim_vmread(sim, nvmx_field_info(slot)->encoding, &field[slot]) == SIM_SUCCEED, "VMREAD of %#x", nvmx_field_info(slot)->encoding);
+    memcpy(before, field, sizeof(before));
+    fuzz_change_vmcs12(NULL, in, &check, field, most);
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++)
+        if (field[slot] != before[slot])
+            (void)sim_vmwrite(sim, nvmx_field_info(slot)->encoding, field[slot]);
+}
+
+static void put_into_state(struct sim *sim, struct fuzz_input *in, uint8_t what) {
     if (what % 5 == 0 || sim_vmxon_ready(sim) != SIM_SUCCEED || what % 5 == 1)
         return;
+    sim_region(sim, FUZZ_SHADOW_REGION);
+    sim_write32(sim, FUZZ_SHADOW_REGION, sim_read32(sim, FUZZ_SHADOW_REGION) | 0x80000000u);
+    sim_region(sim, SIM_L1_VMCS_B);
+    if (what & 0x10) { /* another one is active */
+        FUZZ_HOLD(sim_vmclear(sim, SIM_L1_VMCS_B) == SIM_SUCCEED && sim_vmptrld(sim, SIM_L1_VMCS_B) == SIM_SUCCEED, "another VMCS");
+        FUZZ_HOLD(sim_vmwrite(sim, NVMX_VMCS_GUEST_RIP, 0x1234) == SIM_SUCCEED && sim_vmptrld(sim, SIM_L1_VMCS_A) == SIM_SUCCEED, "a VMCS again");
+    }
     FUZZ_HOLD(sim_vmcs12(sim) == 0, "a vmcs12 is refused");
+    if (what & 0x20)
+        change_vmcs12(sim, in, 1 + (what & 0x10 ? 3u : 0u));
     if (what % 5 == 2)
         return;
-    FUZZ_HOLD(sim_vmlaunch(sim) == SIM_L2, "VMLAUNCH");
-    if (what % 5 == 4)
+    enum sim_outcome outcome = sim_vmlaunch(sim);
+    FUZZ_HOLD(outcome == SIM_L2 || what & 0x20, "VMLAUNCH: %s", sim_outcome_text(outcome));
+    if (outcome == SIM_L2 && what % 5 == 4)
         sim_exit(sim, 10, 0, 0, 2);
+}
+
+/* Regions that are active beside the current one, as a tool takes them out. */
+static void read_regions(const uint8_t *blob, size_t bytes) {
+    static uint8_t region[NVMX_PAGE_SIZE];
+    uint64_t gpa1 = NVMX_NO_ADDRESS;
+    for (uint32_t i = 0; i < NVMX_VMCS02_MAX && nvmx_state_kvm_region(blob, bytes, i, &gpa1, region); i++)
+        FUZZ_HOLD(gpa1 % NVMX_PAGE_SIZE == 0, "region %u is at %#llx", i, (unsigned long long)gpa1);
 }
 
 struct kvm_blob {
@@ -121,6 +157,7 @@ static void check(struct sim *sim, const struct kvm_blob *kvm, size_t room) {
         FUZZ_HOLD(status == NVMX_E_INVALID || status == NVMX_E_UNSUPPORTED, "%s", nvmx_status_text(status));
         return;
     }
+    read_regions(blob, bytes);
     check_room(kvm, bytes, room);
     check_again(kvm->elsewhere.l1_tsc, blob, bytes);
     enum nvmx_state_reason expected = nvmx_state_check(blob, bytes, sim->vcpu, &error);
@@ -156,11 +193,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct sim *sim = machine();
     uint8_t what = fuzz_u8(&in);
     size_t bytes = 0, room = fuzz_u16(&in);
-    put_into_state(sim, what);
+    put_into_state(sim, &in, what);
     memset(&kvm, 0, sizeof(kvm));
     kvm.elsewhere.l1_tsc = 1000000;
     FUZZ_HOLD(nvmx_state_save(sim->vcpu, blob, sizeof(blob), &bytes) == NVMX_OK, "nvmx_state_save");
-    FUZZ_HOLD(nvmx_state_to_kvm(blob, bytes, NULL, &kvm.elsewhere, kvm.at, sizeof(kvm.at), &kvm.bytes, &report) == NVMX_OK, "to KVM");
+    read_regions(blob, bytes);
+    FUZZ_HOLD(nvmx_state_to_kvm(blob, bytes, what & 0x10 ? sim->ram + FUZZ_SHADOW_REGION : NULL, &kvm.elsewhere, kvm.at, sizeof(kvm.at), &kvm.bytes, &report) == NVMX_OK, "to KVM");
     if (what & 0x80) {
         kvm.bytes = in.left < sizeof(kvm.at) ? in.left : sizeof(kvm.at);
         memcpy(kvm.at, in.at, kvm.bytes);

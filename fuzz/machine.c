@@ -513,3 +513,16 @@ uint32_t fuzz_event_in_flight(const struct sim_vmcs *vmcs02, uint32_t wanted) {
         vector = 3 + (vector & 1);
     return 0x80000000u | (error_code ? 1u << 11 : 0) | type << 8 | vector;
 }
+
+void fuzz_keep_l1_memory(struct sim *sim, uint8_t before[FUZZ_KEPT_BYTES], bool restore) {
+    static const struct {
+        uint32_t gpa1, bytes;
+    } kept[] = {{0, SIM_L1_MSR_BITMAP}, {0x26000, 0x3000}};
+    for (size_t i = 0; i < 2; i++) {
+        uint8_t *at = before + (i == 0 ? 0 : kept[0].bytes);
+        if (restore)
+            memcpy(sim->ram + kept[i].gpa1, at, kept[i].bytes);
+        else
+            memcpy(at, sim->ram + kept[i].gpa1, kept[i].bytes);
+    }
+}

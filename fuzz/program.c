@@ -524,7 +524,14 @@ static void do_l2_exit(struct model *o) {
         o->sim->fail.at = 1u + fuzz_u8(o->in) % 48u;
     fuzz_log("L2 exits with reason %u, qualification %#llx, gpa2 %#llx", exit.reason, U(exit.qualification), U(exit.guest_physical_address));
     o->pending = false;
-    after_l2(o, "exit", sim_exit_info(o->sim, &exit), &before);
+    static uint8_t kept[FUZZ_KEPT_BYTES];
+    bool reads = exit.reason == 23 || exit.reason == 25;
+    if (reads)
+        fuzz_keep_l1_memory(o->sim, kept, false);
+    enum nvmx_next next = sim_exit_info(o->sim, &exit);
+    if (reads)
+        fuzz_keep_l1_memory(o->sim, kept, true);
+    after_l2(o, "exit", next, &before);
 }
 
 static void do_pending(struct model *o) {
@@ -571,7 +578,11 @@ static void do_given_exit(struct model *o) {
     if (refused)
         exit.reason = 0x80000021u + (what & 1);
     fuzz_log("%s with reason %#x", refused ? "hardware refuses to enter" : "the host gives an exit", exit.reason);
+    static uint8_t kept[FUZZ_KEPT_BYTES];
+    fuzz_keep_l1_memory(o->sim, kept, false);
     enum nvmx_next next = refused ? sim_exit_info(o->sim, &exit) : nvmx_l2_exit(o->sim->vcpu, &exit);
+    if (exit.reason == 23 || exit.reason == 25)
+        fuzz_keep_l1_memory(o->sim, kept, true);
     FUZZ_HOLD(o->failed || o->sim->failed || next == NVMX_STOP || nvmx_mode(o->sim->vcpu) == NVMX_MODE_ROOT || next == NVMX_HOST, "L2 goes on after %#x", exit.reason);
     if (nvmx_mode(o->sim->vcpu) == NVMX_MODE_ROOT && refused && o->launching)
         current(o)->launched = false;

@@ -6,7 +6,7 @@
  * Held: nvmx_state_check and nvmx_state_restore agree; a refused blob changes nothing; an accepted one is saved again as the same state, and if L2 runs in it,
  * its vmcs02 passes the CPU's checks; reading records stays inside the blob.
  *
- * Input: profile, what the vCPU does, then changes: place, value.
+ * Input: profile, what the vCPU does, changes of its vmcs12, then of the blob: place, value; which callback fails.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -17,10 +17,15 @@
 
 #define MOST_BYTES 65536u
 
-static void put_into_state(struct fuzz_machine *m, uint8_t what) {
+static void put_into_state(struct fuzz_machine *m, struct fuzz_input *in, uint8_t what) {
+    uint64_t field[NVMX_FIELD_COUNT];
+    struct nvmx_check_input check = {.field = field, .caps = nvmx_l1_caps(m->sim->vm), .current_vmcs = SIM_L1_VMCS_A, .vmxon_pointer = SIM_L1_VMXON, .l1_long_mode = true};
     if (what % 4 == 0)
         return;
-    fuzz_load_vmcs12(m, m->field);
+    memcpy(field, m->field, sizeof(field));
+    if (what & 8)
+        fuzz_change_vmcs12(m, in, &check, field, 3);
+    fuzz_load_vmcs12(m, field);
     if (what % 4 == 1)
         return;
     enum sim_outcome outcome = sim_vmlaunch(m->sim);
@@ -41,6 +46,20 @@ static size_t save(struct sim *sim, uint8_t *blob) {
     return used;
 }
 
+/* A callback fails while the state is saved: refused, and it can be saved after all, to the same bytes. */
+static void save_failing(struct sim *sim, const uint8_t *blob, size_t bytes, uint8_t at) {
+    static uint8_t other[MOST_BYTES];
+    size_t used = 0;
+    sim->calls = sim->failed = 0;
+    sim->fail.at = at;
+    enum nvmx_status status = nvmx_state_save(sim->vcpu, other, MOST_BYTES, &used);
+    memset(&sim->fail, 0, sizeof(sim->fail));
+    fuzz_log("saved with callback %u failing: %s", at, nvmx_status_text(status));
+    FUZZ_HOLD(status == NVMX_OK || sim->failed, "nvmx_state_save: %s", nvmx_status_text(status));
+    used = nvmx_stop_reason(sim->vcpu) == NVMX_STOP_NONE ? save(sim, other) : bytes;
+    FUZZ_HOLD(nvmx_stop_reason(sim->vcpu) != NVMX_STOP_NONE || (used == bytes && memcmp(other, blob, bytes) == 0), "after a save that failed the state is another");
+}
+
 /* Walk the records as a tool does. */
 static void read_records(const uint8_t *blob, size_t bytes) {
     struct nvmx_state_record record;
@@ -57,7 +76,8 @@ static void read_records(const uint8_t *blob, size_t bytes) {
     nvmx_state_profile(blob, bytes, &caps);
 }
 
-static void restore(struct fuzz_machine *m, const uint8_t *blob, size_t bytes) {
+/* `fails`: which callback does while L2 is put together again; 0: none. */
+static void restore(struct fuzz_machine *m, const uint8_t *blob, size_t bytes, uint8_t fails) {
     static uint8_t before[MOST_BYTES], after[MOST_BYTES], again[MOST_BYTES];
     struct sim *sim = m->sim;
     struct nvmx_state_error error = {0}, error2 = {0};
@@ -73,7 +93,15 @@ static void restore(struct fuzz_machine *m, const uint8_t *blob, size_t bytes) {
     }
     FUZZ_HOLD(nvmx_state_check(after, after_bytes, sim->vcpu, &error) == NVMX_STATE_OK, "what was saved after a restore is refused: %s",
               nvmx_state_reason_text(error.reason));
-    if (nvmx_state_complete(sim->vcpu) == NVMX_OK && nvmx_stop_reason(sim->vcpu) == NVMX_STOP_NONE) {
+    sim->calls = sim->failed = 0;
+    sim->fail.at = fails;
+    enum nvmx_status completed = nvmx_state_complete(sim->vcpu);
+    memset(&sim->fail, 0, sizeof(sim->fail));
+    if (sim->failed) {
+        fuzz_log("callback %u failed: %s", fails, nvmx_status_text(completed));
+        return;
+    }
+    if (completed == NVMX_OK && nvmx_stop_reason(sim->vcpu) == NVMX_STOP_NONE) {
         FUZZ_HOLD(sim_enter(sim, NULL) != NVMX_HOST, "nvmx_enter after a restore");
         size_t again_bytes = save(sim, again);
         size_t at = 0;
@@ -108,8 +136,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if (bytes != 0)
             memcpy(blob, in.at, bytes);
     } else {
-        put_into_state(m, what);
+        put_into_state(m, &in, what);
         bytes = save(m->sim, blob);
+        if (what & 0x10)
+            save_failing(m->sim, blob, bytes, fuzz_u8(&in));
         for (unsigned int i = 0; i < 16 && fuzz_more(&in); i++) {
             fuzz_piece(&in, FUZZ_OTHER);
             size_t place = fuzz_u16(&in) % bytes;
@@ -126,7 +156,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (bytes != 0)
         memcpy(exact, blob, bytes);
     read_records(exact, bytes);
-    restore(m, exact, bytes);
+    restore(m, exact, bytes, what & 0x40 ? fuzz_u8(&in) : 0);
     free(exact);
     return 0;
 }

@@ -260,6 +260,7 @@ enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, 
     vcpu->host_io_bitmap[0] = config->io_bitmap[0];
     vcpu->host_io_bitmap[1] = config->io_bitmap[1];
     vcpu->feature_control = vm->caps.feature_control;
+    vcpu->unmapped_page2 = NVMX_NO_ADDRESS;
     vcpu->hosts_msr[0].index = vcpu->hosts_msr[1].index = UINT64_MAX;
     vcpu->traces = vm->host.trace != NULL;
     vcpu->l1_address_bits = l1_address_bits(vm->caps.physical_address_bits);
@@ -337,6 +338,19 @@ static __attribute__((noinline)) enum nvmx_next exit_of_l2(struct nvmx_vcpu *vcp
     return counted(vcpu, l2_exit(vcpu, exit_reason));
 }
 
+/* Most violations come to nothing but a page more in ept02, unless the last one was L1's. */
+static __attribute__((noinline)) enum nvmx_next violation(struct nvmx_vcpu *vcpu) {
+    if (vcpu->unmapped_page2 != NVMX_NO_ADDRESS) {
+        return exit_of_l2(vcpu, NVMX_EXIT_EPT_VIOLATION);
+    }
+    if (violation_of_l2(vcpu)) {
+        return NVMX_ENTER;
+    }
+    enum nvmx_next next = exit_of_l2(vcpu, NVMX_EXIT_EPT_VIOLATION);
+    vcpu->violation.decided = false;
+    return next;
+}
+
 static __attribute__((noinline)) enum nvmx_next exit_of_l2_msr(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
     const struct msr_access *access = &vcpu->hosts_msr[exit_reason == NVMX_EXIT_WRMSR];
 
@@ -358,6 +372,9 @@ static __attribute__((noinline)) enum nvmx_next exit_of_instruction(struct nvmx_
 /* Most exits of L1 have nothing to do with VMX: they pass through here, and nothing else. */
 static inline enum nvmx_next exit_untraced(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
     if (vcpu->mode == NVMX_MODE_L2) {
+        if (exit_reason == NVMX_EXIT_EPT_VIOLATION) {
+            return violation(vcpu);
+        }
         bool msr = exit_reason == NVMX_EXIT_RDMSR || exit_reason == NVMX_EXIT_WRMSR;
         return msr ? exit_of_l2_msr(vcpu, exit_reason) : exit_of_l2(vcpu, exit_reason);
     }

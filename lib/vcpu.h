@@ -128,7 +128,6 @@ struct vmcs12 {
     bool settled;              /* nothing but an exit's core fields became known, or ceased to be stale, since the last exit */
     bool plain;                /* the controls are such that most entries need little: exits/enter.c */
     uint16_t vpid02;           /* VPID given to vmcs02; 0: none */
-    uint64_t unmapped_page2;   /* page of L2 that the last EPT violation found unmapped in ept12, or NVMX_NO_ADDRESS */
     uint32_t bitmap_bits;      /* primary controls of vmcs02 about I/O and MSR bitmaps */
     uint32_t gates_loaded;     /* gates (bits 1 << GATE_) that the entry loads from vmcs12 */
     uint32_t gates_exit_loads; /* gates that the exit loads from vmcs12; with l1_state_ready */
@@ -242,6 +241,14 @@ struct msr_access {
     uint32_t bit;
 };
 
+/* What lib/ept said of an EPT violation that is an exit like others after all: exits/route.c. */
+struct violation {
+    bool decided;
+    uint64_t value[5]; /* qualification, linear address, gpa2, IDT-vectoring information, instruction length */
+    enum nvmx_ept_verdict verdict;
+    struct nvmx_ept_fault fault;
+};
+
 struct nvmx_vcpu {
     struct nvmx_vm *vm;
     void *ctx;
@@ -268,6 +275,7 @@ struct nvmx_vcpu {
     int current; /* index in vmcs12[] of the current VMCS, or -1 */
     uint16_t last_check;
     uint64_t host_fault_gpa1;
+    struct violation violation;
     uint64_t use_clock;
 
     uint64_t saved_for[3]; /* primary, secondary and VM-exit controls of which saved_last was made */
@@ -280,6 +288,7 @@ struct nvmx_vcpu {
     uint64_t shadow_holds[SHADOWED_MAX]; /* by place (vmcs/shadow.h) */
     uint64_t shadow_behind;              /* places where the current vmcs12 changed since: bits */
     const uint64_t *host_msr_bitmap;
+    uint64_t unmapped_page2;        /* page of L2 that the last EPT violation found unmapped in ept12, or NVMX_NO_ADDRESS */
     struct msr_access hosts_msr[2]; /* what L2 read, and wrote, when it last went to the host by both bitmaps */
     const uint64_t *host_io_bitmap[2];
 
@@ -586,6 +595,9 @@ enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason);
 /* RDMSR or WRMSR of L2 (exit reason 31 or 32, and no other bits) like one that went to the host before. True: l2_exit would say NVMX_HOST,
  * and all is done. */
 bool l2_msr_is_hosts(struct nvmx_vcpu *vcpu, const struct msr_access *access);
+/* An EPT violation of L2 and nothing else. True: ept02 has the page now, or L2 tries again: enter it (route.c). False: an exit as others, for
+ * l2_exit; vcpu->violation has what was found out already. */
+bool violation_of_l2(struct nvmx_vcpu *vcpu);
 /*
  * A preemption timer by the host's deadline (exits/timer.c), where vm->timer_by_deadline. Begin to count for L2, if vmcs12 uses the timer; what is left,
  * in units of the timer; end it, with vmcs12's field as an exit leaves it; end it without.

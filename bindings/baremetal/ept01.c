@@ -22,6 +22,7 @@ static struct {
     uint64_t root, decoy_table;
     uint32_t largest; /* shift of the largest page the CPU has */
     uint64_t end;     /* first physical address that the CPU has not */
+    uint64_t first;   /* the table for the first 512 GiB, which stays what it is once it is made */
 } ept01;
 
 static uint64_t *entry_at(uint64_t table, uint64_t gpa1, uint32_t shift) {
@@ -149,6 +150,8 @@ void ept01_init(void) {
     ept01.end = 1ull << (width < 48 ? width : 48);
     page_get_or_die(&ept01.root, "ept01");
     make_decoy();
+    ept01_fill(0);
+    ept01.first = *entry_at(ept01.root, 0, 39) & EPT_ADDRESS;
     fill_range(0, 4 * GIB);
     for (uint32_t i = 0; i < map->count; i++)
         if (map->region[i].type == MEMORY_RAM && map->region[i].end > 4 * GIB)
@@ -160,11 +163,11 @@ uint64_t ept01_pointer(void) {
 }
 
 enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out) {
-    uint64_t table = ept01.root;
+    uint64_t table = gpa1 >> 39 ? ept01.root : ept01.first;
 
     if (gpa1 >= ept01.end)
         return NVMX_E_UNMAPPED;
-    for (uint32_t shift = 39; shift >= 12; shift -= 9) {
+    for (uint32_t shift = gpa1 >> 39 ? 39 : 30; shift >= 12; shift -= 9) {
         uint64_t entry = *entry_at(table, gpa1, shift);
         uint64_t inside = (1ull << shift) - 1;
 

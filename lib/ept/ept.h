@@ -79,7 +79,7 @@ struct ept_table {
     struct ept_table *next;   /* of its list, if it is in one: spare, garbage, limbo, unused */
     uint64_t gpa1;            /* of the table page of ept12 */
     uint64_t entry12;         /* the entry of ept12 that led here, or the large page that is split */
-    uint64_t first, last;     /* bounds in gpa1 of all leaves and tables of ept12 in and below it; first > last: nothing */
+    uint64_t first, last;     /* bounds in gpa1 of all leaves and tables of ept12 in and below it, or more; first > last: nothing */
     uint64_t stamp;           /* operation that used it last */
     uint64_t gone;            /* GONE: the epoch in which it was unlinked */
     uint64_t digest;          /* of the table page of ept12 as it was last compared, or 0; see invalidate.c */
@@ -102,6 +102,25 @@ struct ept_stream {
     uint64_t pause; /* violations for which nothing is mapped ahead, since it was in vain */
 };
 
+/*
+ * Where the short way came to last, for the next violation. `table` is of use only while `discards` is what nvmx_ept.discards is: see short.c. Who
+ * changes it has `busy`, and sets `table` to NULL first and to its value last.
+ */
+struct ept_last {
+    uint32_t busy;
+    struct ept_table *table;
+    uint64_t gpa2; /* the first that the table is for */
+    uint64_t discards;
+};
+
+/* What the short way takes for plain (short.c). */
+struct ept_plain {
+    uint64_t all;       /* bits that every entry of ept12 on the way has; 0: nothing is plain in this root */
+    uint64_t leaf_mask; /* the bits of a leaf that matter, but for those of its size, */
+    uint64_t leaf;      /* as they have to be, */
+    uint64_t hw;        /* and what becomes of them in ept02 */
+};
+
 struct ept_root {
     uint64_t key; /* see ept_root_key; 0: free */
     uint64_t eptp02;
@@ -109,9 +128,11 @@ struct ept_root {
     uint64_t last_use;
     uint64_t wanted;    /* counts L1's INVEPTs */
     uint64_t validated; /* value of `wanted` up to which ept02 has been compared with ept12 */
+    struct ept_plain plain;
     uint32_t users;
     uint32_t digesting; /* somebody compares, and may write digests */
     struct ept_stream stream[EPT_STREAMS];
+    struct ept_last last;
 };
 
 /* A page of struct ept_table. */
@@ -132,12 +153,14 @@ struct nvmx_ept {
     void *vm_ctx;
     struct nvmx_caps l1;
     struct nvmx_caps machine;
+    bool large_2m; /* L1 and the machine have 2-MByte pages */
     uint32_t page_budget;
     uint32_t pages;
     uint32_t lock;
     uint32_t root_end; /* roots from here on have never been used */
     uint64_t clock;    /* numbers operations */
     uint64_t changes;  /* counts nvmx_ept_memory_changed and _protected */
+    uint64_t discards; /* counts tables that were unlinked */
     uint64_t pending;  /* operations that took entries out of ept02 and have not flushed yet */
     uint64_t epoch;
     uint64_t active[2]; /* operations that run, by the epoch in which they began, modulo 2 */
@@ -258,6 +281,8 @@ struct ept_walk {
     uint64_t ahead[EPT_AHEAD_MAX];
 };
 
+/* Address bits from 12 on that SDM 31.3.2 reserves beyond L1's physical-address width. */
+uint64_t ept_reserved_address(const struct nvmx_caps *l1);
 void ept_walk_start(struct ept_walk *walk, uint64_t eptp12, bool mbec);
 void ept_walk_run(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, uint64_t gpa2);
 /* SDM 31.3.5: set the accessed flags of the entries read, and the leaf's dirty flag for a write. False: L1 changed one
@@ -280,8 +305,27 @@ static inline void ept_unlock(struct nvmx_ept *ept) {
     __atomic_store_n(&ept->lock, 0, __ATOMIC_RELEASE);
 }
 
+/*
+ * Epochs. The epoch moves on from e only when no operation runs that began in e - 1 (ept_drain), so that all that run began in
+ * e or e - 1. What was unlinked while the epoch was t is known to nobody once it is t + 2.
+ */
+static inline uint64_t ept_epoch_enter(struct nvmx_ept *ept) {
+    for (;;) {
+        uint64_t epoch = __atomic_load_n(&ept->epoch, __ATOMIC_SEQ_CST);
+
+        __atomic_fetch_add(&ept->active[epoch & 1], 1, __ATOMIC_SEQ_CST);
+        if (__atomic_load_n(&ept->epoch, __ATOMIC_SEQ_CST) == epoch) {
+            return epoch;
+        }
+        __atomic_fetch_sub(&ept->active[epoch & 1], 1, __ATOMIC_SEQ_CST);
+    }
+}
+
 /* `root`: of the slots that will be filled, or NULL. */
 void ept_begin(struct ept_op *op, struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root);
+/* The same for an operation that takes nothing out of ept02: it neither flushes nor leaves garbage. */
+void ept_begin_filling(struct ept_op *op, struct nvmx_ept *ept, struct ept_root *root);
+void ept_end_filling(const struct ept_op *op);
 /* Make the flush that was asked for, then give up what was unlinked and free what nobody can know any more. */
 void ept_end(struct ept_op *op);
 /* To be called before an entry that the CPU may have read is taken out. */
@@ -314,6 +358,8 @@ void ept_free_slabs(struct nvmx_ept *ept);
 bool ept_slot_claim(struct ept_op *op, struct ept_table *table, unsigned int index, uint64_t old);
 /* False: as for ept_slot_claim; the slot is empty then. */
 bool ept_slot_publish(struct ept_op *op, struct ept_table *table, unsigned int index, uint64_t hw, uint64_t composed);
+/* Both, for a slot that is empty: true if it holds `hw` now. */
+bool ept_slot_fill(struct ept_op *op, struct ept_table *table, unsigned int index, uint64_t hw, uint64_t composed);
 /* Empty a slot, whatever it holds; asks for the flush. */
 void ept_slot_clear(struct ept_op *op, struct ept_table *table, unsigned int index);
 void ept_table_clear(struct ept_op *op, struct ept_table *table);
@@ -325,8 +371,10 @@ static inline struct ept_table *ept_child(const struct ept_table *table, unsigne
 
     return ept_load(&table->hw[index]) == hw ? (struct ept_table *)(uintptr_t)composed : NULL;
 }
-/* Note that `table` and those above it were used by the operation, and now lead to [first, last] in gpa1. Before that is so. */
-void ept_table_use(struct ept_op *op, struct ept_table *table, uint64_t first, uint64_t last);
+/* Note that `table` and those above it were used by the operation... */
+void ept_table_stamp(const struct ept_op *op, struct ept_table *table);
+/* ... and now lead to [first, last] in gpa1. Before that is so. */
+void ept_table_use(const struct ept_op *op, struct ept_table *table, uint64_t first, uint64_t last);
 
 /* All tables of a root, each before those below it; slots may change meanwhile. */
 struct ept_tree {
@@ -374,6 +422,19 @@ unsigned int ept_stream_window(struct ept_root *root, uint64_t gpa2);
  * machine does not call misconfigured. `write`: the access that is resolved has set the dirty flag. */
 uint64_t ept_common_rights(const struct nvmx_ept *ept, const struct ept_walk *walk, uint64_t rights12, uint64_t leaf12,
                            uint32_t access01, bool write);
+
+/* -- short.c: the violation that is nothing but a first touch
+ * ------------------------------------------------------------------------------------------------ */
+
+enum ept_short {
+    EPT_SHORT_NOT = 0, /* not to be decided here: nothing happened */
+    EPT_SHORT_ABSENT,  /* the same, and the entry of ept12 at the end of what ept02 remembers is not present */
+    EPT_SHORT_DONE,    /* mapped, or to be tried again */
+};
+
+/* What the short way takes for plain in a root of this EPTP12. */
+void ept_short_init(struct ept_plain *plain, const struct nvmx_caps *l1, uint64_t eptp12, bool mbec);
+enum ept_short ept_fault_short(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root, uint64_t gpa2, uint64_t *gpa1);
 
 /* -- invalidate.c
  * -------------------------------------------------------------------------------------------------------------------------

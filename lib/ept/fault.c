@@ -279,7 +279,7 @@ static bool start_below(struct ept_walk *walk, struct ept_table *table, uint64_t
 }
 
 static enum nvmx_ept_verdict try_once(struct ept_op *op, const struct nvmx_ept_access *access, struct request *request,
-                                      struct nvmx_ept_fault *fault) {
+                                      bool absent, struct nvmx_ept_fault *fault) {
     struct nvmx_ept *ept = op->ept;
     struct ept_table *top = __atomic_load_n(&op->root->top, __ATOMIC_ACQUIRE);
     struct ept_walk walk;
@@ -292,7 +292,7 @@ static enum nvmx_ept_verdict try_once(struct ept_op *op, const struct nvmx_ept_a
     ept_poke(&top->stamp, op->stamp);
     ept_walk_start(&walk, access->eptp12, access->mbec);
     walk.ahead_want = request->ahead;
-    if (__atomic_load_n(&op->root->validated, __ATOMIC_ACQUIRE) == op->wanted && start_below(&walk, top, access->gpa2)) {
+    if (!absent && __atomic_load_n(&op->root->validated, __ATOMIC_ACQUIRE) == op->wanted && start_below(&walk, top, access->gpa2)) {
         enum nvmx_ept_verdict verdict = decide(ept, op->vcpu_ctx, request, &walk, fault);
 
         if (verdict == NVMX_EPT_RETRY || op->no_room) {
@@ -320,18 +320,15 @@ static bool room_made(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t keep, unsig
     return ept_make_room(ept, vcpu_ctx, keep);
 }
 
-enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,
-                                     struct nvmx_ept_fault *fault) {
+/* `absent`: see ept_fault_short. */
+static __attribute__((noinline)) enum nvmx_ept_verdict fault_long(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root,
+                                                                  const struct nvmx_ept_access *access, bool absent,
+                                                                  struct nvmx_ept_fault *fault) {
     struct request request = {
         .gpa2 = access->gpa2, .misconfiguration = access->misconfiguration, .log = access->log};
-    struct ept_root *root = ept_root_find(ept, ept_root_key(access->eptp12, access->mbec));
     unsigned int refusals = 0;
     bool made = false;
 
-    if (root == NULL) {
-        clear(fault);
-        return failed(fault, NVMX_E_INVALID);
-    }
     if (!access->misconfiguration) {
         request.qualification = access->qualification;
         request.access = needed_access(access->qualification, (access->eptp12 & NVMX_EPTP_AD) != 0);
@@ -344,7 +341,7 @@ enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const
         enum nvmx_ept_verdict verdict;
 
         ept_begin(&op, ept, vcpu_ctx, root);
-        verdict = try_once(&op, access, &request, fault);
+        verdict = try_once(&op, access, &request, absent, fault);
         ept_end(&op);
         if (!op.no_room) {
             return verdict;
@@ -358,6 +355,19 @@ enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const
     return refusals < REFUSALS && (made || __atomic_load_n(&ept->limbo, __ATOMIC_RELAXED) != NULL)
                ? NVMX_EPT_RETRY
                : failed(fault, NVMX_E_NO_MEMORY);
+}
+
+enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,
+                                     struct nvmx_ept_fault *fault) {
+    struct ept_root *root = ept_root_find(ept, ept_root_key(access->eptp12, access->mbec));
+
+    if (root == NULL) {
+        clear(fault);
+        return failed(fault, NVMX_E_INVALID);
+    }
+    enum ept_short way = access->misconfiguration ? EPT_SHORT_NOT
+                                                  : ept_fault_short(ept, vcpu_ctx, root, access->gpa2, &fault->gpa1);
+    return way == EPT_SHORT_DONE ? NVMX_EPT_RETRY : fault_long(ept, vcpu_ctx, root, access, way == EPT_SHORT_ABSENT, fault);
 }
 
 #define TABLE_RESERVED UINT64_C(0xf8) /* bits 7:3 of an entry that refers to a table; bit 7 of a leaf is set */

@@ -276,7 +276,7 @@ enum ept_mapped ept_map(struct ept_op *op, uint64_t gpa2, const struct ept_walk 
         struct ept_table *next = next_table(op, table, gpa2, walk);
 
         if (next == NULL) {
-            ept_table_use(op, table, UINT64_MAX, 0); /* so that making room does not take it */
+            ept_table_stamp(op, table); /* so that making room does not take it */
             return op->no_room ? EPT_MAPPED_NO_ROOM : EPT_MAPPED_NOT;
         }
         table = next;

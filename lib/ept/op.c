@@ -6,27 +6,11 @@
  */
 #include "ept.h"
 
-/*
- * Epochs. The epoch moves on from e only when no operation runs that began in e - 1 (ept_drain), so that all that run began in
- * e or e - 1. What was unlinked while the epoch was t is known to nobody once it is t + 2.
- */
-static uint64_t epoch_enter(struct nvmx_ept *ept) {
-    for (;;) {
-        uint64_t epoch = __atomic_load_n(&ept->epoch, __ATOMIC_SEQ_CST);
-
-        __atomic_fetch_add(&ept->active[epoch & 1], 1, __ATOMIC_SEQ_CST);
-        if (__atomic_load_n(&ept->epoch, __ATOMIC_SEQ_CST) == epoch) {
-            return epoch;
-        }
-        __atomic_fetch_sub(&ept->active[epoch & 1], 1, __ATOMIC_SEQ_CST);
-    }
-}
-
 void ept_begin(struct ept_op *op, struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root) {
     op->ept = ept;
     op->vcpu_ctx = vcpu_ctx;
     op->stamp = __atomic_add_fetch(&ept->clock, 1, __ATOMIC_RELAXED);
-    op->epoch = epoch_enter(ept);
+    op->epoch = ept_epoch_enter(ept);
     op->changes = __atomic_load_n(&ept->changes, __ATOMIC_SEQ_CST);
     op->wanted = root != NULL ? __atomic_load_n(&root->wanted, __ATOMIC_SEQ_CST) : 0;
     op->root = root;
@@ -35,6 +19,26 @@ void ept_begin(struct ept_op *op, struct nvmx_ept *ept, void *vcpu_ctx, struct e
     op->flush_here = EPT_FLUSH_NONE;
     op->announced = false;
     op->no_room = false;
+}
+
+/* What it needs of the others. */
+void ept_begin_filling(struct ept_op *op, struct nvmx_ept *ept, struct ept_root *root) {
+    op->ept = ept;
+    op->stamp = __atomic_add_fetch(&ept->clock, 1, __ATOMIC_RELAXED);
+    op->epoch = ept_epoch_enter(ept);
+    op->changes = __atomic_load_n(&ept->changes, __ATOMIC_SEQ_CST);
+    op->wanted = __atomic_load_n(&root->wanted, __ATOMIC_SEQ_CST);
+    op->root = root;
+    op->announced = false;
+}
+
+void ept_end_filling(const struct ept_op *op) {
+    struct nvmx_ept *ept = op->ept;
+
+    __atomic_fetch_sub(&ept->active[op->epoch & 1], 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&ept->limbo, __ATOMIC_RELAXED) != NULL) {
+        ept_drain(ept);
+    }
 }
 
 void ept_announce(struct ept_op *op) {
@@ -49,6 +53,7 @@ void ept_want_flush(struct ept_op *op, uint64_t eptp02) {
 }
 
 void ept_discard(struct ept_op *op, struct ept_table *table) {
+    __atomic_fetch_add(&op->ept->discards, 1, __ATOMIC_SEQ_CST);
     __atomic_store_n(&table->state, EPT_TABLE_GONE, __ATOMIC_RELAXED);
     table->next = op->garbage;
     op->garbage = table;

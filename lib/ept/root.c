@@ -30,6 +30,7 @@ enum nvmx_status nvmx_ept_init(void *memory, size_t bytes, const struct nvmx_hos
     ept->vm_ctx = vm_ctx;
     ept->l1 = *config->l1;
     ept->machine = *config->machine;
+    ept->large_2m = (ept->l1.msr[NVMX_CAP_EPT_VPID] & ept->machine.msr[NVMX_CAP_EPT_VPID] & UINT64_C(1) << EPT_CAP_2M) != 0;
     ept->page_budget = config->page_budget;
     for (unsigned int i = 0; i < EPT_USERS; i++) {
         ept->user_root[i] = EPT_NO_ROOT;
@@ -143,6 +144,7 @@ static struct ept_root *root_install(struct nvmx_ept *ept, uint64_t eptp12, bool
     ept_poke(&top->entry12, EPT_RIGHTS); /* nothing above it takes rights away */
     __atomic_store_n(&top->state, EPT_TABLE_ROOT, __ATOMIC_RELAXED);
     __atomic_store_n(&root->eptp02, make_eptp02(ept, eptp12, top->hw_hpa), __ATOMIC_RELAXED);
+    ept_short_init(&root->plain, &ept->l1, eptp12, mbec);
     root->users = 0;
     ept_poke(&root->validated, __atomic_load_n(&root->wanted, __ATOMIC_SEQ_CST)); /* it is empty */
     __atomic_store_n(&root->top, top, __ATOMIC_SEQ_CST);

@@ -49,21 +49,25 @@ static void give_up(struct ept_op *op, struct ept_table *table, unsigned int ind
     }
 }
 
-bool ept_slot_claim(struct ept_op *op, struct ept_table *table, unsigned int index, uint64_t old) {
+/* In this order, for ept_next_used. Bits are never taken back. */
+static inline void mark_used(struct ept_table *table, unsigned int index) {
     uint64_t bit = UINT64_C(1) << (index % 64);
     uint64_t *used = &table->used[index / 64 & 7];
 
+    if ((ept_peek(used) & bit) == 0) {
+        __atomic_fetch_or(used, bit, __ATOMIC_SEQ_CST);
+        __atomic_fetch_or(&table->words, (uint8_t)(1u << (index / 64 & 7)), __ATOMIC_SEQ_CST);
+    }
+}
+
+bool ept_slot_claim(struct ept_op *op, struct ept_table *table, unsigned int index, uint64_t old) {
     if (old != 0 && !ept_is_present(old)) {
         return false;
     }
     if (old != 0) {
         ept_announce(op);
     }
-    if ((ept_peek(used) & bit) == 0) {
-        /* In this order, for ept_next_used. Bits are never taken back. */
-        __atomic_fetch_or(used, bit, __ATOMIC_SEQ_CST);
-        __atomic_fetch_or(&table->words, (uint8_t)(1u << (index / 64 & 7)), __ATOMIC_SEQ_CST);
-    }
+    mark_used(table, index);
     __atomic_fetch_add(&table->filling, 1, __ATOMIC_SEQ_CST);
     if (swap(&table->hw[index], old, claim_of(op))) {
         return true;
@@ -82,6 +86,16 @@ bool ept_slot_publish(struct ept_op *op, struct ept_table *table, unsigned int i
     }
     give_up(op, table, index);
     return false;
+}
+
+bool ept_slot_fill(struct ept_op *op, struct ept_table *table, unsigned int index, uint64_t hw, uint64_t composed) {
+    mark_used(table, index);
+    __atomic_fetch_add(&table->filling, 1, __ATOMIC_SEQ_CST);
+    if (!swap(&table->hw[index], 0, claim_of(op))) {
+        done_with(table);
+        return false;
+    }
+    return ept_slot_publish(op, table, index, hw, composed);
 }
 
 /* Each turn of the loop but the last means that another processor has changed the slot. */
@@ -151,10 +165,33 @@ static void widen(struct ept_table *table, uint64_t first, uint64_t last) {
     }
 }
 
-void ept_table_use(struct ept_op *op, struct ept_table *table, uint64_t first, uint64_t last) {
-    for (; table != NULL; table = table->parent) {
+/* Beginning above, so that at any time the bounds of a table lie within those of all tables above it. */
+static void widen_path(struct ept_table *table, uint64_t first, uint64_t last) {
+    struct ept_table *path[5];
+    unsigned int count = 0;
+
+    for (; table != NULL && count < 5; table = table->parent) {
+        path[count++] = table;
+    }
+    while (count != 0) {
+        widen(path[--count], first, last);
+    }
+}
+
+void ept_table_stamp(const struct ept_op *op, struct ept_table *table) {
+    do {
         ept_poke(&table->stamp, op->stamp);
-        widen(table, first, last);
+        table = table->parent;
+    } while (table != NULL);
+}
+
+/* Bounds may be too wide: with all that the table can map they rarely have to be widened for the next page. */
+void ept_table_use(const struct ept_op *op, struct ept_table *table, uint64_t first, uint64_t last) {
+    ept_table_stamp(op, table);
+    if (first < __atomic_load_n(&table->first, __ATOMIC_SEQ_CST) || last > __atomic_load_n(&table->last, __ATOMIC_SEQ_CST)) {
+        uint64_t inside = ept_level_bytes(table->level == 1 ? 2 : 3) - 1;
+
+        widen_path(table, first & ~inside, last | inside);
     }
 }
 

@@ -13,6 +13,10 @@ static uint64_t beyond_width(const struct nvmx_caps *caps, unsigned int from) {
     return width > from ? 0 : ~UINT64_C(0) << width & ((UINT64_C(2) << from) - 1);
 }
 
+uint64_t ept_reserved_address(const struct nvmx_caps *l1) {
+    return beyond_width(l1, 51);
+}
+
 bool nvmx_eptp_valid(const struct nvmx_caps *caps, uint64_t eptp) {
     uint64_t memory_type = eptp & 7;
     uint64_t length = eptp >> 3 & 7;

@@ -119,7 +119,7 @@ enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
         return NVMX_HOST;
     }
     exit_information_init(&info, exit_reason);
-    enum nvmx_status status = exit_information(vcpu, row, &info);
+    enum nvmx_status status = vcpu->violation.decided ? violation_information(vcpu, &info) : exit_information(vcpu, row, &info);
     if (RARE(status != NVMX_OK)) {
         return stop(vcpu, NVMX_STOP_HOST, status);
     }

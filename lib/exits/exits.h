@@ -87,7 +87,7 @@ bool exception_exits_to_l1(const struct vmcs12 *v, const struct nvmx_l2_exit_inf
 /* What lib/ept says of an access of L2: *info becomes what L1 gets. */
 enum route route_ept_verdict(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum nvmx_ept_verdict verdict,
                              const struct nvmx_ept_fault *fault, struct nvmx_l2_exit_info *info);
-/* ept12 as it acts for L2. `log` is filled in, and used if L1 logs: then vmcs12's index follows it. */
+/* ept12 as it acts for L2. If L1 logs, `log` is filled in and used, and vmcs12's index follows it; else it is not touched. */
 struct nvmx_ept_access ept12_of(const struct vmcs12 *v, struct nvmx_ept_log *log);
 
 /*
@@ -137,6 +137,7 @@ static inline void exit_information_init(struct nvmx_l2_exit_info *info, uint32_
 }
 /* Read what is valid on the exit from the selected vmcs02. */
 enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row *row, struct nvmx_l2_exit_info *info);
+enum nvmx_status violation_information(struct nvmx_vcpu *vcpu, struct nvmx_l2_exit_info *info);
 
 /* A bus lock that came with this exit, or before with one that L1 did not see: the exit reason as L1 would get it. */
 uint32_t bus_lock_noted(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t reason);

@@ -374,7 +374,9 @@ static bool timeout_wanted(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v,
 struct nvmx_ept_access ept12_of(const struct vmcs12 *v, struct nvmx_ept_log *log) {
     uint32_t secondary = secondary_controls(v);
 
-    *log = (struct nvmx_ept_log){.gpa1 = v->value[NVMX_F_PML_ADDRESS], .index = (uint16_t)v->value[NVMX_F_PML_INDEX]};
+    if ((secondary & PROC2_PML) != 0) {
+        *log = (struct nvmx_ept_log){.gpa1 = v->value[NVMX_F_PML_ADDRESS], .index = (uint16_t)v->value[NVMX_F_PML_INDEX]};
+    }
     return (struct nvmx_ept_access){
         .eptp12 = v->value[NVMX_F_EPT_POINTER],
         .mbec = (secondary & PROC2_MBEC) != 0,
@@ -408,10 +410,37 @@ enum route route_ept_verdict(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum nvmx
     }
 }
 
-static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, struct nvmx_l2_exit_info *info) {
+/* Ask lib/ept about a violation or misconfiguration. L1 has EPT, and the library composes. */
+static inline enum nvmx_ept_verdict decide_violation(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa2, uint64_t qualification,
+                                                     bool misconfiguration, struct nvmx_ept_fault *fault) {
     struct nvmx_ept_log log;
     struct nvmx_ept_access access = ept12_of(v, &log);
-    struct nvmx_ept_fault fault = {0};
+
+    access.gpa2 = gpa2;
+    access.qualification = qualification;
+    access.misconfiguration = misconfiguration;
+    enum nvmx_ept_verdict verdict = nvmx_ept_fault(vcpu->vm->ept, vcpu->ctx, &access, fault);
+    if (access.log != NULL) {
+        v->value[NVMX_F_PML_INDEX] = log.index;
+    }
+    return verdict;
+}
+
+/* L2 touches a device that L1 emulates again and again. */
+static inline bool unmapped_again(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t reason,
+                                  const struct nvmx_l2_exit_info *info, struct nvmx_ept_fault *fault) {
+    struct nvmx_ept_log log;
+    struct nvmx_ept_access access = ept12_of(v, &log);
+
+    access.gpa2 = info->guest_physical_address;
+    access.qualification = info->qualification;
+    return reason == NVMX_EXIT_EPT_VIOLATION && nvmx_ept_unmapped(vcpu->vm->ept, vcpu->ctx, &access, fault);
+}
+
+static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, struct nvmx_l2_exit_info *info) {
+    const uint64_t page2 = info->guest_physical_address / NVMX_PAGE_SIZE;
+    struct nvmx_ept_fault fault;
+    enum nvmx_ept_verdict verdict;
 
     if ((secondary_controls(v) & PROC2_EPT) == 0) {
         vcpu->host_fault_gpa1 = info->guest_physical_address;
@@ -420,21 +449,43 @@ static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t r
     if (vcpu->vm->ept == NULL) {
         return ROUTE_HOST; /* the host composes, and knows */
     }
-    access.gpa2 = info->guest_physical_address;
-    access.qualification = info->qualification;
-    access.misconfiguration = reason == NVMX_EXIT_EPT_MISCONFIGURATION;
-    /* L2 touches the same device again and again. */
-    if (access.gpa2 / NVMX_PAGE_SIZE == v->unmapped_page2 &&
-        nvmx_ept_unmapped(vcpu->vm->ept, vcpu->ctx, &access, &fault)) {
+    if (vcpu->violation.decided) {
+        verdict = vcpu->violation.verdict;
+        fault = vcpu->violation.fault;
+    } else if (page2 == vcpu->unmapped_page2 && unmapped_again(vcpu, v, reason, info, &fault)) {
         return route_ept_verdict(vcpu, v, NVMX_EPT_L1_VIOLATION, &fault, info);
+    } else {
+        verdict = decide_violation(vcpu, v, info->guest_physical_address, info->qualification,
+                                   reason == NVMX_EXIT_EPT_MISCONFIGURATION, &fault);
     }
-    enum nvmx_ept_verdict verdict = nvmx_ept_fault(vcpu->vm->ept, vcpu->ctx, &access, &fault);
-    v->value[NVMX_F_PML_INDEX] = log.index;
-    if (verdict == NVMX_EPT_L1_VIOLATION) {
-        bool unmapped = (fault.qualification & QUALIFICATION_PERMITTED) == 0;
-        v->unmapped_page2 = unmapped ? access.gpa2 / NVMX_PAGE_SIZE : NVMX_NO_ADDRESS;
-    }
+    bool unmapped = verdict == NVMX_EPT_L1_VIOLATION && (fault.qualification & QUALIFICATION_PERMITTED) == 0;
+    vcpu->unmapped_page2 = unmapped ? page2 : NVMX_NO_ADDRESS;
     return route_ept_verdict(vcpu, v, verdict, &fault, info);
+}
+
+bool violation_of_l2(struct nvmx_vcpu *vcpu) {
+    static const uint32_t encodings[] = {NVMX_VMCS_EXIT_QUALIFICATION, NVMX_VMCS_GUEST_LINEAR_ADDRESS, NVMX_VMCS_GUEST_PHYSICAL_ADDRESS,
+                                         NVMX_VMCS_IDT_VECTORING_INFO, NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH};
+    struct vmcs12 *v = vmcs12_current(vcpu);
+    struct violation *violation = &vcpu->violation;
+    uint64_t *value = violation->value;
+
+    if (RARE(vcpu->vm->ept == NULL || vcpu->bus_lock || vcpu->timer_forced || vcpu->window_requested != 0 ||
+             (secondary_controls(v) & PROC2_EPT) == 0) ||
+        host_read_encoded(vcpu, 5, encodings, value) != NVMX_OK) {
+        return false;
+    }
+    violation->verdict = decide_violation(vcpu, v, value[2], value[0], false, &violation->fault);
+    if (violation->verdict != NVMX_EPT_RETRY || (value[0] & QUALIFICATION_NMI_UNBLOCKING) != 0 || (value[3] & EVENT_VALID) != 0) {
+        violation->decided = true;
+        return false;
+    }
+    vcpu->host_fault_gpa1 = NVMX_NO_ADDRESS;
+    vcpu->entry_pending = false;
+    vcpu->launching = false;
+    vcpu->counts.exits_l2++;
+    vcpu->counts.handled++;
+    return true;
 }
 
 /* -- the whole

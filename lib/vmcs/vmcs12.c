@@ -19,7 +19,6 @@ void vmcs12_init(struct vmcs12 *v) {
     memset(v, 0, offsetof(struct vmcs12, sync));
     v->gpa1 = NVMX_NO_ADDRESS;
     v->was_gpa1 = NVMX_NO_ADDRESS;
-    v->unmapped_page2 = NVMX_NO_ADDRESS;
     for (unsigned int i = 0; i < PIN_COUNT; i++) {
         v->pin[i].gpa1 = NVMX_NO_ADDRESS;
     }
@@ -307,6 +306,22 @@ static bool shadowing_offered(const struct nvmx_vm *vm) {
     return (nvmx_caps_may_be_1(&vm->caps, NVMX_CAP_PROCBASED2) & PROC2_VMCS_SHADOWING) != 0;
 }
 
+/* What made way for a vmcs12 that can't be shown to L1 comes back from L1's memory, and is current as it was. */
+static enum vmcs12_result bring_back(struct nvmx_vcpu *vcpu, int index, uint64_t gpa1, bool is_shadow) {
+    uint8_t *region = host_map(vcpu, gpa1, NVMX_ACCESS_READ, NULL);
+
+    if (region == NULL) {
+        return VMCS12_LOST;
+    }
+    enum nvmx_status status = evict(vcpu, index);
+    if (status == NVMX_OK) {
+        fill(vcpu, &vcpu->vmcs12[index], gpa1, region);
+        vcpu->vmcs12[index].is_shadow = is_shadow;
+    }
+    host_unmap(vcpu, gpa1, region, false);
+    return status == NVMX_OK && make_visible(vcpu, index) == NVMX_OK ? VMCS12_FAILED : VMCS12_LOST;
+}
+
 /* The revision identifier and what follows are read through one mapping, each byte once. */
 enum vmcs12_result vmcs12_make_current(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
     uint8_t *region = host_map(vcpu, gpa1, NVMX_ACCESS_READ, NULL);
@@ -326,6 +341,9 @@ enum vmcs12_result vmcs12_make_current(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
         vmcs12_current(vcpu)->last_use = ++vcpu->use_clock;
         return VMCS12_OK;
     }
+    const uint64_t before_gpa1 = vmcs12_pointer(vcpu);
+    const bool before_is_shadow = vcpu->current >= 0 && vmcs12_current(vcpu)->is_shadow;
+    int before = vcpu->current;
     enum nvmx_status status = shadow_pull(vcpu);
     int index = find(vcpu, gpa1);
     if (status == NVMX_OK && index < 0) {
@@ -340,10 +358,12 @@ enum vmcs12_result vmcs12_make_current(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
         return VMCS12_FAILED; /* completing the instruction selects vmcs01 again */
     }
     vcpu->vmcs12[index].is_shadow = is_shadow;
-    int before = vcpu->current;
     if (make_visible(vcpu, index) == NVMX_OK) {
         vcpu->vmcs12[index].last_use = ++vcpu->use_clock;
         return VMCS12_OK;
+    }
+    if (before == index && before_gpa1 != gpa1) {
+        return bring_back(vcpu, index, before_gpa1, before_is_shadow);
     }
     return make_visible(vcpu, before) == NVMX_OK ? VMCS12_FAILED : VMCS12_LOST;
 }

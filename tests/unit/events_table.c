@@ -322,18 +322,20 @@ static void nested(struct sim *sim, const struct cpu *start, struct history *h) 
 
 /* -- the table ------------------------------------------------------------------------------------------------------------------------------------ */
 
+enum pending { NOT_ANY, INIT, SIPI, NMI, INTERRUPT, NMI_AND_INTERRUPT, INIT_AND_INTERRUPT, EVERYTHING };
+
 static const struct {
     const char *what;
     bool init, sipi, nmi, interrupt;
 } pending[] = {
-    {"nothing", .init = false},
-    {"INIT", .init = true},
-    {"SIPI", .sipi = true},
-    {"NMI", .nmi = true},
-    {"interrupt", .interrupt = true},
-    {"NMI and interrupt", .nmi = true, .interrupt = true},
-    {"INIT and interrupt", .init = true, .interrupt = true},
-    {"INIT, SIPI, NMI and interrupt", true, true, true, true},
+    [NOT_ANY] = {"nothing", .init = false},
+    [INIT] = {"INIT", .init = true},
+    [SIPI] = {"SIPI", .sipi = true},
+    [NMI] = {"NMI", .nmi = true},
+    [INTERRUPT] = {"interrupt", .interrupt = true},
+    [NMI_AND_INTERRUPT] = {"NMI and interrupt", .nmi = true, .interrupt = true},
+    [INIT_AND_INTERRUPT] = {"INIT and interrupt", .init = true, .interrupt = true},
+    [EVERYTHING] = {"INIT, SIPI, NMI and interrupt", true, true, true, true},
 };
 
 static const struct {
@@ -456,7 +458,7 @@ static bool run(const struct combination *c) {
 }
 
 /* One test per thing pending, so that they run side by side. */
-static void all_with(size_t what) {
+static void all_with(enum pending what) {
     unsigned int possible = 0;
     struct combination c = {.pending = what};
     for (c.blocks = 0; c.blocks < COUNT(blocks); c.blocks++)
@@ -467,33 +469,33 @@ static void all_with(size_t what) {
 }
 
 Test(events_table, nothing, .timeout = 120) {
-    all_with(0);
+    all_with(NOT_ANY);
 }
 
 Test(events_table, init, .timeout = 120) {
-    all_with(1);
+    all_with(INIT);
 }
 
 Test(events_table, sipi, .timeout = 120) {
-    all_with(2);
+    all_with(SIPI);
 }
 
 Test(events_table, nmi, .timeout = 120) {
-    all_with(3);
+    all_with(NMI);
 }
 
 Test(events_table, interrupt, .timeout = 120) {
-    all_with(4);
+    all_with(INTERRUPT);
 }
 
 Test(events_table, nmi_and_interrupt, .timeout = 120) {
-    all_with(5);
+    all_with(NMI_AND_INTERRUPT);
 }
 
 Test(events_table, init_and_interrupt, .timeout = 120) {
-    all_with(6);
+    all_with(INIT_AND_INTERRUPT);
 }
 
 Test(events_table, everything, .timeout = 120) {
-    all_with(7);
+    all_with(EVERYTHING);
 }

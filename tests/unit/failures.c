@@ -168,6 +168,31 @@ Test(failures, random_callbacks) {
 }
 
 /* While VM and vCPU are made: a status, and nothing is left. */
+/* With room for one vmcs12 the current one makes way before the other can be shown to L1: it comes back if that fails. */
+Test(failures, refused_vmptrld_keeps_the_current_vmcs) {
+    unsigned int refused = 0;
+    for (uint64_t at = 1, failed = 1; failed != 0; at++) {
+        struct sim *sim = sim_new(&(struct sim_options){.shadow = true, .vmcs02_slots = 1});
+        uint64_t pointer = 0, value = 0;
+        cr_assert_eq(sim_vmxon_ready(sim), SIM_SUCCEED);
+        cr_assert_eq(sim_vmwrite(sim, NVMX_VMCS_GUEST_RIP, 0x1234), SIM_SUCCEED);
+        sim->calls = 0;
+        sim->fail.at = at;
+        enum sim_outcome outcome = sim_vmptrld(sim, SIM_L1_VMCS_B);
+        failed = sim->failed;
+        sim->fail.at = 0;
+        if (outcome == SIM_FAIL_VALID || outcome == SIM_FAIL_INVALID || outcome == SIM_AGAIN) {
+            cr_assert_eq(sim_vmptrst(sim, &pointer), SIM_SUCCEED);
+            cr_expect_eq(pointer, SIM_L1_VMCS_A, "callback %u: the current-VMCS pointer is %#llx", (unsigned int)at, (unsigned long long)pointer);
+            cr_expect(sim_vmread(sim, NVMX_VMCS_GUEST_RIP, &value) == SIM_SUCCEED && value == 0x1234, "callback %u: RIP is %#llx", (unsigned int)at,
+                      (unsigned long long)value);
+            refused++;
+        }
+        sim_free(sim);
+    }
+    cr_expect(refused > 2);
+}
+
 Test(failures, making_a_vm_fails_cleanly) {
     for (uint64_t k = 1; k <= 20; k++) {
         struct sim *sim = sim_new(&(struct sim_options){.fail = {.at = k}});
