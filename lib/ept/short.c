@@ -142,12 +142,11 @@ static inline bool is_plain_mapping(const struct nvmx_ept01_mapping *mapping, un
 
 /* `level`: of the page, a constant. */
 static inline __attribute__((always_inline)) enum ept_short map_plain(struct ept_op *op, struct ept_table *table, unsigned int level,
-                                                                      uint64_t gpa2, uint64_t entry, uint64_t discards,
-                                                                      uint64_t *gpa1) {
+                                                                      struct ept_stream *stream, uint64_t gpa2, uint64_t entry,
+                                                                      uint64_t discards, uint64_t *gpa1) {
     unsigned int shift = ept_level_shift(level);
     uint64_t inside = ept_level_bytes(level) - 1, first = entry & EPT_ADDRESS, large = level == 2 ? NVMX_EPT_LARGE : 0;
     const struct ept_plain *plain = &op->root->plain;
-    struct ept_stream *stream = stream_of(op->root, gpa2);
     struct nvmx_ept *ept = op->ept;
     struct nvmx_ept01_mapping mapping;
 
@@ -170,7 +169,7 @@ static inline __attribute__((always_inline)) enum ept_short map_plain(struct ept
     return EPT_SHORT_DONE;
 }
 
-static inline enum ept_short try_short(struct ept_op *op, void *vcpu_ctx, uint64_t gpa2, uint64_t *gpa1) {
+static inline enum ept_short try_short(struct ept_op *op, void *vcpu_ctx, struct ept_stream *stream, uint64_t gpa2, uint64_t *gpa1) {
     struct nvmx_ept *ept = op->ept;
     uint64_t discards = __atomic_load_n(&ept->discards, __ATOMIC_SEQ_CST);
     struct ept_table *table = last_table(op->root, gpa2, discards);
@@ -187,24 +186,25 @@ static inline enum ept_short try_short(struct ept_op *op, void *vcpu_ctx, uint64
     }
     switch (table->level) {
     case 1:
-        return map_plain(op, table, 1, gpa2, entry, discards, gpa1);
+        return map_plain(op, table, 1, stream, gpa2, entry, discards, gpa1);
     case 2:
-        return map_plain(op, table, 2, gpa2, entry, discards, gpa1);
+        return map_plain(op, table, 2, stream, gpa2, entry, discards, gpa1);
     default:
         return EPT_SHORT_NOT;
     }
 }
 
 enum ept_short ept_fault_short(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root, uint64_t gpa2, uint64_t *gpa1) {
+    struct ept_stream *stream = stream_of(root, gpa2);
     enum ept_short result = EPT_SHORT_NOT;
     struct ept_op op;
 
-    if (in_small_sequence(stream_of(root, gpa2), gpa2)) {
+    if (in_small_sequence(stream, gpa2)) {
         return EPT_SHORT_NOT;
     }
     ept_begin_filling(&op, ept, root);
     if (__atomic_load_n(&root->validated, __ATOMIC_ACQUIRE) == op.wanted) {
-        result = try_short(&op, vcpu_ctx, gpa2, gpa1);
+        result = try_short(&op, vcpu_ctx, stream, gpa2, gpa1);
     }
     ept_end_filling(&op);
     return result;

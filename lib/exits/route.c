@@ -371,9 +371,7 @@ static bool timeout_wanted(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v,
  * -----------------------------------------------------------------------------------------------------------------------------------
  */
 
-struct nvmx_ept_access ept12_of(const struct vmcs12 *v, struct nvmx_ept_log *log) {
-    uint32_t secondary = secondary_controls(v);
-
+static inline struct nvmx_ept_access ept12_by(const struct vmcs12 *v, uint32_t secondary, struct nvmx_ept_log *log) {
     if ((secondary & PROC2_PML) != 0) {
         *log = (struct nvmx_ept_log){.gpa1 = v->value[NVMX_F_PML_ADDRESS], .index = (uint16_t)v->value[NVMX_F_PML_INDEX]};
     }
@@ -382,6 +380,10 @@ struct nvmx_ept_access ept12_of(const struct vmcs12 *v, struct nvmx_ept_log *log
         .mbec = (secondary & PROC2_MBEC) != 0,
         .log = (secondary & PROC2_PML) != 0 ? log : NULL,
     };
+}
+
+struct nvmx_ept_access ept12_of(const struct vmcs12 *v, struct nvmx_ept_log *log) {
+    return ept12_by(v, secondary_controls(v), log);
 }
 
 enum route route_ept_verdict(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum nvmx_ept_verdict verdict,
@@ -411,10 +413,10 @@ enum route route_ept_verdict(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum nvmx
 }
 
 /* Ask lib/ept about a violation or misconfiguration. L1 has EPT, and the library composes. */
-static inline enum nvmx_ept_verdict decide_violation(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa2, uint64_t qualification,
-                                                     bool misconfiguration, struct nvmx_ept_fault *fault) {
-    struct nvmx_ept_log log;
-    struct nvmx_ept_access access = ept12_of(v, &log);
+static inline enum nvmx_ept_verdict decide_violation(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t secondary, uint64_t gpa2,
+                                                     uint64_t qualification, bool misconfiguration, struct nvmx_ept_fault *fault) {
+    struct nvmx_ept_log log = {0};
+    struct nvmx_ept_access access = ept12_by(v, secondary, &log);
 
     access.gpa2 = gpa2;
     access.qualification = qualification;
@@ -455,7 +457,7 @@ static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t r
     } else if (page2 == vcpu->unmapped_page2 && unmapped_again(vcpu, v, reason, info, &fault)) {
         return route_ept_verdict(vcpu, v, NVMX_EPT_L1_VIOLATION, &fault, info);
     } else {
-        verdict = decide_violation(vcpu, v, info->guest_physical_address, info->qualification,
+        verdict = decide_violation(vcpu, v, secondary_controls(v), info->guest_physical_address, info->qualification,
                                    reason == NVMX_EXIT_EPT_MISCONFIGURATION, &fault);
     }
     bool unmapped = verdict == NVMX_EPT_L1_VIOLATION && (fault.qualification & QUALIFICATION_PERMITTED) == 0;
@@ -468,14 +470,15 @@ bool violation_of_l2(struct nvmx_vcpu *vcpu) {
                                          NVMX_VMCS_IDT_VECTORING_INFO, NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH};
     struct vmcs12 *v = vmcs12_current(vcpu);
     struct violation *violation = &vcpu->violation;
+    uint32_t secondary = secondary_controls(v);
     uint64_t *value = violation->value;
 
     if (RARE(vcpu->vm->ept == NULL || vcpu->bus_lock || vcpu->timer_forced || vcpu->window_requested != 0 ||
-             (secondary_controls(v) & PROC2_EPT) == 0) ||
+             (secondary & PROC2_EPT) == 0) ||
         host_read_encoded(vcpu, 5, encodings, value) != NVMX_OK) {
         return false;
     }
-    violation->verdict = decide_violation(vcpu, v, value[2], value[0], false, &violation->fault);
+    violation->verdict = decide_violation(vcpu, v, secondary, value[2], value[0], false, &violation->fault);
     if (violation->verdict != NVMX_EPT_RETRY || (value[0] & QUALIFICATION_NMI_UNBLOCKING) != 0 || (value[3] & EVENT_VALID) != 0) {
         violation->decided = true;
         return false;
