@@ -83,6 +83,24 @@ static void field_sets(struct nvmx_vm *vm) {
     }
 }
 
+/* The types of an instruction that a bit of the secondary controls and one of IA32_VMX_EPT_VPID_CAP offer. */
+static uint8_t types_offered(const struct nvmx_caps *caps, unsigned int secondary, unsigned int bit, unsigned int type0, uint8_t types) {
+    const uint64_t ept_vpid = caps->msr[NVMX_CAP_EPT_VPID];
+    const bool has = (nvmx_caps_may_be_1(caps, NVMX_CAP_PROCBASED2) & secondary) != 0 && ((ept_vpid >> bit) & 1) != 0;
+
+    return has ? (uint8_t)(ept_vpid >> type0) & types : 0;
+}
+
+/* What operands of VMX instructions may be. */
+static void operand_sets(struct nvmx_vm *vm) {
+    const struct nvmx_caps *caps = &vm->caps;
+    const unsigned int width = (caps->msr[NVMX_CAP_BASIC] >> 48) & 1 ? 32 : caps->physical_address_bits;
+
+    vm->region_reserved = (NVMX_PAGE_SIZE - 1) | (width < 64 ? UINT64_MAX << width : 0);
+    vm->invept_types = types_offered(caps, PROC2_EPT, 20, 24, 0x06);
+    vm->invvpid_types = types_offered(caps, PROC2_VPID, 32, 40, 0x0f);
+}
+
 static void deny(struct nvmx_caps *mask, enum nvmx_cap which, unsigned int bit) {
     mask->msr[which] &= ~(UINT64_C(1) << bit);
 }
@@ -145,6 +163,7 @@ static enum nvmx_status vm_caps(struct nvmx_vm *vm, const struct nvmx_vm_config 
         vm->caps = *config->exact;
     }
     field_sets(vm);
+    operand_sets(vm);
     shadow_fields(vm);
     merge_sets(vm);
     return status;
@@ -263,7 +282,9 @@ enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, 
     vcpu->unmapped_page2 = NVMX_NO_ADDRESS;
     vcpu->hosts_msr[0].index = vcpu->hosts_msr[1].index = UINT64_MAX;
     vcpu->traces = vm->host.trace != NULL;
+    vmcs12_write_ways(vcpu);
     vcpu->l1_address_bits = l1_address_bits(vm->caps.physical_address_bits);
+    vcpu->l1_reserved_bits = l1_address_bits(52) & ~vcpu->l1_address_bits;
     for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
         vmcs12_init(&vcpu->vmcs12[i]);
     }
@@ -303,13 +324,13 @@ enum nvmx_next stop(struct nvmx_vcpu *vcpu, enum nvmx_stop reason, enum nvmx_sta
 }
 
 /* What an exit of L1 is to the library. */
-enum l1_exit { L1_EXIT_HOST = 0, L1_EXIT_ACCESS, L1_EXIT_ENTRY, L1_EXIT_INSTRUCTION, L1_EXIT_MSR };
+enum l1_exit { L1_EXIT_HOST = 0, L1_EXIT_ACCESS, L1_EXIT_ENTRY, L1_EXIT_MEMORY, L1_EXIT_INSTRUCTION, L1_EXIT_MSR };
 
 static const uint8_t l1_exit_kind[64] = {
-    [19] = L1_EXIT_INSTRUCTION, /* VMCLEAR */
+    [19] = L1_EXIT_MEMORY,      /* VMCLEAR */
     [20] = L1_EXIT_ENTRY,       /* VMLAUNCH */
-    [21] = L1_EXIT_INSTRUCTION, /* VMPTRLD */
-    [22] = L1_EXIT_INSTRUCTION, /* VMPTRST */
+    [21] = L1_EXIT_MEMORY,      /* VMPTRLD */
+    [22] = L1_EXIT_MEMORY,      /* VMPTRST */
     [23] = L1_EXIT_ACCESS,      /* VMREAD */
     [24] = L1_EXIT_ENTRY,       /* VMRESUME */
     [25] = L1_EXIT_ACCESS,      /* VMWRITE */
@@ -317,8 +338,8 @@ static const uint8_t l1_exit_kind[64] = {
     [27] = L1_EXIT_INSTRUCTION, /* VMXON */
     [31] = L1_EXIT_MSR,         /* RDMSR */
     [32] = L1_EXIT_MSR,         /* WRMSR */
-    [50] = L1_EXIT_INSTRUCTION, /* INVEPT */
-    [53] = L1_EXIT_INSTRUCTION, /* INVVPID */
+    [50] = L1_EXIT_MEMORY,      /* INVEPT */
+    [53] = L1_EXIT_MEMORY,      /* INVVPID */
     [59] = L1_EXIT_INSTRUCTION, /* VMFUNC */
 };
 
@@ -388,6 +409,9 @@ static inline enum nvmx_next exit_untraced(struct nvmx_vcpu *vcpu, uint32_t exit
     }
     if (kind == L1_EXIT_ACCESS) {
         return instruction_access(vcpu, exit_reason);
+    }
+    if (kind == L1_EXIT_MEMORY) {
+        return instruction_memory(vcpu, exit_reason);
     }
     return kind == L1_EXIT_MSR ? exit_of_msr(vcpu, exit_reason) : exit_of_instruction(vcpu, exit_reason);
 }

@@ -11,6 +11,7 @@
 #include <nvmx/decode.h>
 #include <nvmx/nvmx.h>
 
+#include "architecture.h"
 #include "msr/bitmap.h"
 
 /* Default revision identifier and region layout of a VMCS region in L1's memory: see vmcs/README.md. */
@@ -30,64 +31,6 @@ struct pin {
     uint64_t hpa;
     void *page;
 };
-
-/* Bits of the control fields that the code names (SDM 27.6, 27.7, 27.8). */
-#define PIN_EXTERNAL_INTERRUPT (1u << 0)
-#define PIN_NMI (1u << 3)
-#define PIN_VIRTUAL_NMIS (1u << 5)
-#define PIN_PREEMPTION_TIMER (1u << 6)
-#define PIN_POSTED_INTERRUPTS (1u << 7)
-#define PROC_INTERRUPT_WINDOW (1u << 2)
-#define PROC_TSC_OFFSETTING (1u << 3)
-#define PROC_CR3_LOAD (1u << 15)
-#define PROC_CR3_STORE (1u << 16)
-#define PROC_TERTIARY (1u << 17)
-#define PROC_CR8_LOAD (1u << 19)
-#define PROC_CR8_STORE (1u << 20)
-#define PROC_TPR_SHADOW (1u << 21)
-#define PROC_NMI_WINDOW (1u << 22)
-#define PROC_UNCONDITIONAL_IO (1u << 24)
-#define PROC_IO_BITMAPS (1u << 25)
-#define PROC_MONITOR_TRAP (1u << 27)
-#define PROC_MSR_BITMAPS (1u << 28)
-#define PROC_SECONDARY (1u << 31)
-#define PROC2_APIC_ACCESSES (1u << 0)
-#define PROC2_EPT (1u << 1)
-#define PROC2_RDTSCP (1u << 3)
-#define PROC2_X2APIC (1u << 4)
-#define PROC2_VPID (1u << 5)
-#define PROC2_UNRESTRICTED (1u << 7)
-#define PROC2_APIC_REGISTER (1u << 8)
-#define PROC2_VIRTUAL_INTERRUPTS (1u << 9)
-#define PROC2_PLE (1u << 10)
-#define PROC2_INVPCID (1u << 12)
-#define PROC2_VM_FUNCTIONS (1u << 13)
-#define PROC2_VMCS_SHADOWING (1u << 14)
-#define PROC2_ENCLS (1u << 15)
-#define PROC2_PML (1u << 17)
-#define PROC2_VE (1u << 18)
-#define PROC2_XSAVES (1u << 20)
-#define PROC2_MBEC (1u << 22)
-#define PROC2_TSC_SCALING (1u << 25)
-#define PROC2_USER_WAIT (1u << 26)
-#define PROC2_PCONFIG (1u << 27)
-#define PROC2_ENCLV (1u << 28)
-#define PROC2_BUS_LOCK (1u << 30)
-#define PROC2_TIMEOUT (1u << 31)
-#define PROC3_LOADIWKEY (1u << 0)
-#define PROC3_MSR_LIST (1u << 6)
-#define PROC3_SPEC_CTRL (1u << 7)
-#define PROC3_PBNDKB (1u << 9)
-#define EXIT_SAVE_DEBUG (1u << 2)
-#define EXIT_HOST_64 (1u << 9)
-#define EXIT_ACKNOWLEDGE (1u << 15)
-#define EXIT_SAVE_TIMER (1u << 22)
-#define EXIT_SECONDARY (1u << 31)
-#define EXIT2_SPEC_CTRL (1u << 2)
-#define ENTRY_IA32E (1u << 9)
-#define ENTRY_SPEC_CTRL (1u << 24)
-#define EVENT_VALID (1u << 31)
-#define EVENT_ERROR_CODE (1u << 11)
 
 #define NVMX_NO_DEADLINE UINT64_MAX
 
@@ -177,11 +120,12 @@ struct shadow_list {
 };
 
 /*
- * Where a table has the field of an encoding: width (14:13), kind (11:10) and the low bits of the index (SDM 27.11.2).
- * No field has a bit of FIELD_NO_PLACE; bit 0 is the high half of one.
+ * Where a table has the field of an encoding: width (14:13), kind (11:10) and the low bits of the index (SDM 27.11.2) decide. No field
+ * has a bit of FIELD_NO_PLACE; bit 0 is the high half of one. The product of 32 bits has the encoding shifted by 20 and by 14 in it; no two
+ * encodings have the same 11 upper bits (tests/unit/short_ways.c).
  */
-#define FIELD_PLACES          1024u
-#define FIELD_PLACE(encoding) ((((encoding) >> 5) & 0x300) | (((encoding) >> 4) & 0xc0) | (((encoding) >> 1) & 0x3f))
+#define FIELD_PLACES          2048u
+#define FIELD_PLACE(encoding) ((uint32_t)((encoding) * 0x104000u) >> 21)
 #define FIELD_NO_PLACE        (~UINT64_C(0x6c7e))
 
 struct nvmx_vm {
@@ -201,6 +145,8 @@ struct nvmx_vm {
     struct nvmx_field_set controls;        /* fields from which vmcs02's controls are merged */
     struct nvmx_field_set lone_controls;   /* of them, those that the others don't depend on */
     struct nvmx_field_set msr_fields;      /* guest-state fields that are MSRs */
+    uint64_t region_reserved;              /* bits that are 0 in the address of a VMCS or VMXON region */
+    uint8_t invept_types, invvpid_types;   /* 1 << type: L1 has the instruction and this type of it */
     uint32_t gates_exit_save, gates_entry_load; /* bits of the VM-exit and VM-entry controls that gates[] names */
     struct shadow_list shadowed;
     struct nvmx_ept *ept; /* NULL if the host composes */
@@ -218,6 +164,14 @@ struct restored {
 struct scratch {
     uint32_t encoding[NVMX_FIELD_COUNT + 3]; /* of host_read_many, sync_some */
     uint64_t value[NVMX_FIELD_COUNT + 3];    /* of their callers, fetch and refill */
+};
+
+/* What a VMWRITE does beside the value, by field (vmcs12.c). */
+struct write_ways {
+    bool by_rule[NVMX_FIELD_COUNT];         /* it is decided field by field, or by the value */
+    bool keeps_l1_state[NVMX_FIELD_COUNT];  /* vmcs12.l1_state_ready stays */
+    uint8_t keeps_checks[NVMX_FIELD_COUNT]; /* groups that stay in vmcs12.checked */
+    bool counts_for_entry[NVMX_FIELD_COUNT]; /* it becomes dirty; what does not is never stale */
 };
 
 /* Trace records (trace.c). */
@@ -270,6 +224,8 @@ struct nvmx_vcpu {
     };
 
     uint64_t l1_address_bits; /* bits that L1's paging-structure entries can hold of an address */
+    uint64_t l1_reserved_bits; /* and those up to 51 that they can't */
+    uint64_t eptp12_valid;    /* the last that nvmx_eptp_valid found valid, by an INVEPT; 0 never is */
     uint64_t vmxon_pointer;   /* gpa1; NVMX_NO_ADDRESS outside VMX operation */
     uint64_t feature_control;
     int current; /* index in vmcs12[] of the current VMCS, or -1 */
@@ -287,6 +243,7 @@ struct nvmx_vcpu {
     bool shadow_known;                   /* shadow_holds[] equals what the shadow VMCS holds, but for L1's writes */
     uint64_t shadow_holds[SHADOWED_MAX]; /* by place (vmcs/shadow.h) */
     uint64_t shadow_behind;              /* places where the current vmcs12 changed since: bits */
+    struct write_ways write_ways;
     const uint64_t *host_msr_bitmap;
     uint64_t unmapped_page2;        /* page of L2 that the last EPT violation found unmapped in ept12, or NVMX_NO_ADDRESS */
     struct msr_access hosts_msr[2]; /* what L2 read, and wrote, when it last went to the host by both bitmaps */
@@ -346,6 +303,8 @@ enum nvmx_status l1_physical_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, const 
 
 /* An exit of L1 with reason 18-27, 50, 53 or 59, but for those below. vmcs01 is selected. */
 enum nvmx_next instruction_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
+/* VMCLEAR, VMPTRLD, VMPTRST, INVEPT or INVVPID (instruction_memory.c). */
+enum nvmx_next instruction_memory(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
 /* VMREAD or VMWRITE; VMLAUNCH or VMRESUME (instruction_fast.c). */
 enum nvmx_next instruction_access(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
 enum nvmx_next instruction_entry(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
@@ -388,6 +347,12 @@ enum vmcs12_result {
     VMCS12_LOST,         /* callbacks failed so that L1's VMREADs would not be of its current VMCS */
 };
 
+/* nvmx_vcpu.write_ways, once shadow_hpa is known. */
+void vmcs12_write_ways(struct nvmx_vcpu *vcpu);
+/* Aligned, and within the physical-address width that L1 sees (32 bits if IA32_VMX_BASIC[48]). */
+static inline bool region_address_ok(const struct nvmx_vm *vm, uint64_t gpa1) {
+    return (gpa1 & vm->region_reserved) == 0;
+}
 /* An empty place of the cache. */
 void vmcs12_init(struct vmcs12 *v);
 /* The name (NVMX_VMCS02_FIRST + k) of a cached vmcs12's vmcs02. */

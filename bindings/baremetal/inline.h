@@ -38,13 +38,13 @@ static inline void *nvmx_inline_map_page(void *ctx, uint64_t gpa1, uint32_t acce
     if (__builtin_expect(gpa1 < memory_recent.start || gpa1 >= memory_recent.end, 0))
         return map_page_elsewhere(gpa1, hpa);
     *hpa = gpa1;
-    return (void *)(DIRECT_MAP + gpa1);
+    return (char *)DIRECT_MAP + gpa1; /* of a pointer: the compiler knows that it is none to nothing */
 }
 
-/* A pin needs no record: whoever takes a page away says so by nvmx_memory_changed, which releases it. */
+/* A pin needs no record: whoever takes a page away says so by nvmx_memory_changed, which releases it. Not counted as a callback made: the
+ * map_page before it was. */
 void dirty_mark(uint64_t gpa1); /* dirty.c */
 static inline void nvmx_inline_unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied) {
-    callback_made();
     (void)ctx;
     (void)page;
     if (dirtied)
@@ -138,6 +138,28 @@ nvmx_inline_vmcs_write(void *ctx, uint32_t count, const uint32_t *encoding, cons
         WRITE(0);
     return NVMX_OK;
 }
+
+/*
+ * Fields that every processor has, of a VMCS that is current: an access does not fail. Straight code for up to 16.
+ */
+static inline __attribute__((always_inline)) enum nvmx_status
+nvmx_inline_vmcs_read_fixed(void *ctx, uint32_t count, const uint32_t *encoding, uint64_t *value) {
+    (void)ctx;
+#pragma GCC unroll 16
+    for (uint32_t i = 0; i < count; i++)
+        (void)vmread_safe(encoding[i], &value[i]);
+    return NVMX_OK;
+}
+
+static inline __attribute__((always_inline)) enum nvmx_status
+nvmx_inline_vmcs_write_fixed(void *ctx, uint32_t count, const uint32_t *encoding, const uint64_t *value) {
+    (void)ctx;
+#pragma GCC unroll 16
+    for (uint32_t i = 0; i < count; i++)
+        (void)vmwrite_safe(encoding[i], value[i]);
+    return NVMX_OK;
+}
+
 #undef READ
 #undef WRITE
 #undef READ_IF

@@ -4,12 +4,7 @@
 
 #include <string.h>
 
-#define CR0_PG      (UINT64_C(1) << 31)
-#define CR4_PAE     (UINT64_C(1) << 5)
-#define RFLAGS_TF   (UINT64_C(1) << 8)
-#define RFLAGS_IF   (UINT64_C(1) << 9)
 #define VTPR_OFFSET 0x80u
-#define BLOCKING_STI_MOV_SS 3u
 
 /* If one of these was written, rules are checked that also look at guest state which L2 may have changed. */
 #define GROUPS_THAT_LOOK_FAR ((1u << NVMX_GROUP_CONTROL) | (1u << NVMX_GROUP_REGISTER) | (1u << NVMX_GROUP_SEGMENT))

@@ -108,7 +108,6 @@ enum route route_shadow_vmcs(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t 
                              bool hardware);
 
 /* RDMSR or WRMSR of IA32_SPEC_CTRL, which L1 virtualizes and does not intercept (spec_ctrl.c). */
-#define MSR_SPEC_CTRL 0x48u
 enum route route_spec_ctrl(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct exit_row *row,
                            struct nvmx_l2_exit_info *info);
 

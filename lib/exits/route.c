@@ -16,7 +16,6 @@
 /* Of EPT violations and of a full page-modification log alike (SDM 30.2.1). */
 #define QUALIFICATION_NMI_UNBLOCKING (UINT64_C(1) << 12)
 #define QUALIFICATION_ASYNCHRONOUS   (UINT64_C(1) << 16)
-#define RIGHTS_L                     (UINT64_C(1) << 13)
 #define QUALIFICATION_PERMITTED      UINT64_C(0x78) /* of an EPT violation: what the entries permit */
 
 static bool bit_of(uint64_t value, unsigned int bit) {

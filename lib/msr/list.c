@@ -15,7 +15,6 @@
 #define MSR_BIOS_SIGN_ID    0x8bu
 #define MSR_SMM_MONITOR_CTL 0x9bu
 #define MSR_SMBASE          0x9eu
-#define MSR_EFER            0xc0000080u
 #define MSR_FS_BASE         0xc0000100u
 #define MSR_GS_BASE         0xc0000101u
 

@@ -14,7 +14,6 @@
 #define FEATURE_CONTROL_VALID (FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX)
 
 #define CPUID_1_ECX_VMX       (1u << 5)
-#define CR4_VMXE              (UINT64_C(1) << 13)
 
 static bool is_capability(uint32_t index) {
     return index >= NVMX_MSR_VMX_FIRST && index <= NVMX_MSR_VMX_LAST;

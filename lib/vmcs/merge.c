@@ -167,10 +167,6 @@ enum nvmx_status merge_read_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     return status;
 }
 
-#define EFER_LME (UINT64_C(1) << 8)
-#define EFER_LMA (UINT64_C(1) << 10)
-#define CR0_PG   (UINT64_C(1) << 31)
-
 /* SDM 29.3.2.1: without "load IA32_EFER" the entry sets LMA, and with paging LME, by "IA-32e mode guest". */
 static uint64_t inherited_efer(const struct vmcs12 *v, uint64_t efer_of_l1) {
     uint64_t efer = efer_of_l1 & ~EFER_LMA;

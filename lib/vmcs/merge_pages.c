@@ -165,8 +165,6 @@ static struct bitmap_virtual x2apic_bits(const struct vmcs12 *v) {
     return bits;
 }
 
-#define MSR_SPEC_CTRL 0x48u
-
 /* Where vmcs01 or vmcs12 protects bits of IA32_SPEC_CTRL by a mask, in which vmcs02 has no part, L2 does not reach the MSR itself. */
 static bool keeps_spec_ctrl(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
     return ((host_tertiary(vcpu->host_control) | tertiary_controls(v)) & PROC3_SPEC_CTRL) != 0;

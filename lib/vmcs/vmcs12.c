@@ -109,8 +109,6 @@ void vmcs12_abort(struct nvmx_vcpu *vcpu, uint32_t indicator) {
  * exiting and the monitor trap flag, if L1 may set them at all. */
 #define FREE_PRIMARY_BITS ((1u << 2) | (1u << 27))
 
-#define RFLAGS_VM         (UINT64_C(1) << 17)
-
 /* What a VMWRITE of a field touches beside its value and its group of checks. */
 enum {
     TOUCHES_L1_STATE =
@@ -137,6 +135,21 @@ static const uint16_t touches[NVMX_FIELD_COUNT] = {
 #undef FIELD
 };
 _Static_assert(NVMX_GROUP_UNCHECKED == 6, "groups with checks come first and fit");
+
+/* Exit information may be read-only; what L1 reads from the shadow VMCS must be written there too. */
+void vmcs12_write_ways(struct nvmx_vcpu *vcpu) {
+    struct write_ways *ways = &vcpu->write_ways;
+
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        bool shown = vcpu->shadow_hpa != NVMX_NO_ADDRESS && nvmx_set_has(&vcpu->vm->shadowed.fields, slot);
+
+        ways->by_rule[slot] =
+            shown || nvmx_encoding_read_only(field_encoding[slot]) || (touches[slot] & TOUCHES_MORE) != 0;
+        ways->keeps_l1_state[slot] = (touches[slot] & TOUCHES_L1_STATE) == 0;
+        ways->keeps_checks[slot] = TOUCHES_CHECKS & (uint8_t)~touches[slot];
+        ways->counts_for_entry[slot] = (touches[slot] & TOUCHES_NO_ENTRY) == 0;
+    }
+}
 
 /* Fields where it depends on what changes. */
 static uint32_t touch_more(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, unsigned int slot, uint64_t value) {

@@ -428,3 +428,19 @@ Test(short_ways, do_what_the_long_ones_do_with_msr_lists) {
     same_program(&(struct sim_options){.shadow = true}, 31, 3);
     same_program(&(struct sim_options){.shadow = true}, 32, 6);
 }
+
+/* The short way to a field looks at nothing but its place. */
+Test(short_ways, each_encoding_has_a_place_of_its_own) {
+    uint32_t taken[FIELD_PLACES] = {0};
+
+    for (uint32_t encoding = 0; encoding <= UINT16_MAX; encoding++) {
+        if ((encoding & FIELD_NO_PLACE) == 0) {
+            uint32_t place = FIELD_PLACE(encoding);
+            cr_assert(place < FIELD_PLACES && taken[place] == 0, "%#x has the place of %#x", encoding, taken[place] - 1);
+            taken[place] = encoding + 1;
+        }
+    }
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        cr_assert_eq(nvmx_field_info(slot)->encoding & FIELD_NO_PLACE, 0, "%s", nvmx_field_info(slot)->name);
+    }
+}
