@@ -5,9 +5,9 @@
  *
  * A host that can't afford an indirect call per access binds those of the hot path at compile time: it builds the
  * library with -DNVMX_HOST_HEADER='"its.h"', which defines static inline functions nvmx_inline_vmcs_read, _vmcs_write,
- * _vmcs_select, _map_page and _unmap_page of the callbacks' signatures. bindings/baremetal/inline.h is one. So are
- * nvmx_inline_vmcs_read_fixed and _vmcs_write_fixed, for a constant number of fields that every processor with VMX has: they need not look whether
- * an access failed.
+ * _vmcs_select, _map_page and _unmap_page of the callbacks' signatures. bindings/baremetal/inline.h is one. And
+ * nvmx_inline_vmcs_read_fixed and _vmcs_write_fixed, of the same signatures, for a constant number of fields that every processor with VMX has:
+ * they need not look whether an access failed.
  */
 #ifndef NVMX_LIB_HOST_H
 #define NVMX_LIB_HOST_H

@@ -144,11 +144,6 @@ static inline unsigned int instruction_clamp(unsigned int index, unsigned int li
 
 /* Bits that the phases (instruction.c) and the short ways (instruction_fast.c) both look at. */
 
-enum fast_outcome {
-    FAST_NOT_USUAL = 0, /* nothing was done: instruction.c decides */
-    FAST_DONE,
-};
-
 /* What vmcs01 says of an instruction that exited; each user needs a stretch of these. */
 enum base_field {
     BASE_SS_RIGHTS,

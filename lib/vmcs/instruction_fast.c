@@ -7,46 +7,53 @@
  */
 #include "instruction_fast.h"
 
-enum fast_outcome instruction_write_by_rule(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t value) {
-    bool shown = vcpu->shadow_hpa != NVMX_NO_ADDRESS && nvmx_set_has(&vcpu->vm->shadowed.fields, slot);
-
-    if (shown || nvmx_encoding_read_only(field_encoding[slot])) {
-        return FAST_NOT_USUAL;
-    }
-    vmcs12_write(vcpu, slot, value);
-    return FAST_DONE;
-}
-
-static inline enum fast_outcome access_field(struct nvmx_vcpu *vcpu, const uint64_t *is, bool write) {
-    struct vmcs12 *v = &vcpu->vmcs12[vcpu->current];
-    unsigned int reg1 = INFORMATION_REG1(is[BASE_INFO]);
-    unsigned int reg2 = INFORMATION_REG2(is[BASE_INFO]);
-
-    if (reg1 == NVMX_RSP || reg2 == NVMX_RSP) {
-        return FAST_NOT_USUAL;
-    }
-    int slot = usual_field(vcpu, vcpu->regs->gpr[reg2]);
-    if (slot < 0) {
-        return FAST_NOT_USUAL;
-    }
-    __asm__("" : "+r"(v)); /* an address, from here on */
-    if (!write) {
-        if (nvmx_set_has(&v->stale, (unsigned int)slot)) {
-            return FAST_NOT_USUAL;
-        }
-        vcpu->regs->gpr[reg1] = v->value[slot];
-        return FAST_DONE;
-    }
-    if (RARE(vcpu->write_ways.by_rule[slot])) {
-        return instruction_write_by_rule(vcpu, (unsigned int)slot, vcpu->regs->gpr[reg1]);
-    }
-    write_field(vcpu, v, (unsigned int)slot, vcpu->regs->gpr[reg1]);
-    return FAST_DONE;
-}
-
 /* Not of the usual kind. What was read already is read again: keeping it would cost the usual case more than its registers. */
 static COLD enum nvmx_next unusual_access(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {
     return instruction_in_phases(vcpu, basic_reason, NULL);
+}
+
+/* VMWRITE of a field whose value decides what else it does, or of one that has a rule of its own. */
+static __attribute__((noinline)) enum nvmx_next write_by_rule(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t value, uint64_t next_rip,
+                                                              uint64_t rflags) {
+    if (nvmx_encoding_read_only(field_encoding[slot])) {
+        return unusual_access(vcpu, NVMX_REASON_VMWRITE);
+    }
+    vmcs12_write(vcpu, slot, value);
+    enum nvmx_status status = shadow_follow(vcpu, slot);
+    if (RARE(status != NVMX_OK)) { /* which VMfail says that, the phases know: the field is written once more */
+        status = host_select(vcpu, NVMX_VMCS01);
+        return status == NVMX_OK ? unusual_access(vcpu, NVMX_REASON_VMWRITE) : stop(vcpu, NVMX_STOP_HOST, status);
+    }
+    status = end_instruction(vcpu, next_rip, rflags, 0);
+    return RARE(status != NVMX_OK) ? stop(vcpu, NVMX_STOP_HOST, status) : NVMX_ENTER;
+}
+
+/* Register operands. */
+static inline enum nvmx_next access_field(struct nvmx_vcpu *vcpu, const uint64_t *is, uint32_t basic_reason) {
+    struct vmcs12 *v = &vcpu->vmcs12[vcpu->current];
+    const unsigned int reg1 = INFORMATION_REG1(is[BASE_INFO]);
+    const unsigned int reg2 = INFORMATION_REG2(is[BASE_INFO]);
+
+    if (reg1 == NVMX_RSP || reg2 == NVMX_RSP) {
+        return unusual_access(vcpu, basic_reason);
+    }
+    const int slot = usual_field(vcpu, vcpu->regs->gpr[reg2]);
+    if (slot < 0) {
+        return unusual_access(vcpu, basic_reason);
+    }
+    __asm__("" : "+r"(v)); /* an address, from here on */
+    if (basic_reason == NVMX_REASON_VMREAD) {
+        if (nvmx_set_has(&v->stale, (unsigned int)slot)) {
+            return unusual_access(vcpu, basic_reason);
+        }
+        vcpu->regs->gpr[reg1] = v->value[slot];
+        return succeed(vcpu, is);
+    }
+    if (RARE(vcpu->write_ways.by_rule[slot])) {
+        return write_by_rule(vcpu, (unsigned int)slot, vcpu->regs->gpr[reg1], is[BASE_RIP] + is[BASE_LENGTH], is[BASE_RFLAGS]);
+    }
+    write_field(vcpu, v, (unsigned int)slot, vcpu->regs->gpr[reg1]);
+    return succeed(vcpu, is);
 }
 
 enum nvmx_next instruction_vmxoff(struct nvmx_vcpu *vcpu) {
@@ -82,14 +89,11 @@ enum nvmx_next instruction_access(struct nvmx_vcpu *vcpu, uint32_t basic_reason)
     if (RARE((is[BASE_INFO] & INFORMATION_REGISTER) == 0)) {
         return instruction_access_memory(vcpu, basic_reason);
     }
-    if (access_field(vcpu, is, basic_reason == NVMX_REASON_VMWRITE) != FAST_DONE) {
-        return unusual_access(vcpu, basic_reason);
-    }
-    return succeed(vcpu, is);
+    return access_field(vcpu, is, basic_reason);
 }
 
 /* VMLAUNCH of what is launched, VMRESUME of what is not (SDM 29.1): VMfail(4), VMfail(5). */
-static enum nvmx_next refuse_entry(struct nvmx_vcpu *vcpu, bool launch) {
+static __attribute__((noinline)) enum nvmx_next refuse_entry(struct nvmx_vcpu *vcpu, bool launch) {
     struct vmcs12 *v = vmcs12_current(vcpu);
     const uint32_t error = launch ? 4 : 5;
     uint64_t is[BASE_INFO];
@@ -105,7 +109,7 @@ static enum nvmx_next refuse_entry(struct nvmx_vcpu *vcpu, bool launch) {
     nvmx_set_remove(&v->stale, NVMX_F_VM_INSTRUCTION_ERROR);
     vcpu->last_check = NVMX_CHECK_NONE;
     vcpu->counts.refused++;
-    status = end_instruction(vcpu, is, RFLAGS_ZF);
+    status = end_instruction(vcpu, is[BASE_RIP] + is[BASE_LENGTH], is[BASE_RFLAGS], RFLAGS_ZF);
     host_trace(vcpu, NVMX_TRACE_VMFAIL, error, NVMX_CHECK_NONE);
     return RARE(status != NVMX_OK) ? stop(vcpu, NVMX_STOP_HOST, status) : NVMX_ENTER;
 }

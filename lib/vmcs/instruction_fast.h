@@ -20,17 +20,16 @@ static inline bool usual(const uint64_t *is) {
 }
 
 /* RIP moves on, and the arithmetic flags are `flags`. vmcs01 is selected. */
-static inline enum nvmx_status end_instruction(struct nvmx_vcpu *vcpu, const uint64_t *is, uint64_t flags) {
+static inline enum nvmx_status end_instruction(struct nvmx_vcpu *vcpu, uint64_t next_rip, uint64_t rflags, uint64_t flags) {
     static const uint32_t encoding[] = {NVMX_VMCS_GUEST_RIP, NVMX_VMCS_GUEST_RFLAGS};
-    const uint64_t value[] = {is[BASE_RIP] + is[BASE_LENGTH], (is[BASE_RFLAGS] & ~RFLAGS_ARITHMETIC) | flags};
+    const uint64_t value[] = {next_rip, (rflags & ~RFLAGS_ARITHMETIC) | flags};
 
     vcpu->counts.emulated++;
-    return value[1] == is[BASE_RFLAGS] ? host_write_fixed(vcpu, 1, encoding, value)
-                                       : host_write_fixed(vcpu, 2, encoding, value);
+    return value[1] == rflags ? host_write_fixed(vcpu, 1, encoding, value) : host_write_fixed(vcpu, 2, encoding, value);
 }
 
 static inline enum nvmx_next succeed(struct nvmx_vcpu *vcpu, const uint64_t *is) {
-    enum nvmx_status status = end_instruction(vcpu, is, 0);
+    enum nvmx_status status = end_instruction(vcpu, is[BASE_RIP] + is[BASE_LENGTH], is[BASE_RFLAGS], 0);
 
     return RARE(status != NVMX_OK) ? stop(vcpu, NVMX_STOP_HOST, status) : NVMX_ENTER;
 }
@@ -52,8 +51,6 @@ static inline void write_field(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigne
     v->stale.word[slot / 64] &= ~bit;
 }
 
-/* A field whose value decides what else a VMWRITE does; or one of those that have a rule of their own. */
-COLD enum fast_outcome instruction_write_by_rule(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t value);
 /* VMREAD or VMWRITE with a memory operand (instruction_memory.c). There is a current VMCS. */
 COLD enum nvmx_next instruction_access_memory(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
 

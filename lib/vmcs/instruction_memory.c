@@ -186,18 +186,15 @@ static inline struct verdict back_to_vmcs01(struct nvmx_vcpu *vcpu, struct verdi
 static inline struct verdict effect(struct nvmx_vcpu *vcpu, uint32_t basic_reason, const uint64_t *is, const uint64_t *operand) {
     uint64_t type;
 
-    if (basic_reason == NVMX_REASON_VMPTRLD) {
-        return back_to_vmcs01(vcpu, vmptrld_region(vcpu, operand[0]));
-    }
-    if (basic_reason == NVMX_REASON_VMCLEAR) {
-        return back_to_vmcs01(vcpu, vmclear_region(vcpu, operand[0]));
-    }
     if (basic_reason == NVMX_REASON_INVEPT) {
         type = usual_type(vcpu, is, vcpu->vm->invept_types);
         return type == FLUSH_NONE ? VERDICT(GO_ON, 0) : invept_descriptor(vcpu, type, operand[0]);
     }
-    type = usual_type(vcpu, is, vcpu->vm->invvpid_types);
-    return type == FLUSH_NONE ? VERDICT(GO_ON, 0) : invvpid_descriptor(vcpu, type, operand[0], operand[1]);
+    if (basic_reason == NVMX_REASON_INVVPID) {
+        type = usual_type(vcpu, is, vcpu->vm->invvpid_types);
+        return type == FLUSH_NONE ? VERDICT(GO_ON, 0) : invvpid_descriptor(vcpu, type, operand[0], operand[1]);
+    }
+    return back_to_vmcs01(vcpu, basic_reason == NVMX_REASON_VMPTRLD ? vmptrld_region(vcpu, operand[0]) : vmclear_region(vcpu, operand[0]));
 }
 
 static COLD enum nvmx_next unusual(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {

@@ -134,7 +134,7 @@ static const uint16_t touches[NVMX_FIELD_COUNT] = {
 #include <nvmx/vmcs_fields.def>
 #undef FIELD
 };
-_Static_assert(NVMX_GROUP_UNCHECKED == 6, "groups with checks come first and fit");
+_Static_assert(NVMX_GROUP_UNCHECKED == 6, "groups with checks come first and fit, all of them into a byte");
 
 /* Exit information may be read-only; what L1 reads from the shadow VMCS must be written there too. */
 void vmcs12_write_ways(struct nvmx_vcpu *vcpu) {
@@ -146,7 +146,7 @@ void vmcs12_write_ways(struct nvmx_vcpu *vcpu) {
         ways->by_rule[slot] =
             shown || nvmx_encoding_read_only(field_encoding[slot]) || (touches[slot] & TOUCHES_MORE) != 0;
         ways->keeps_l1_state[slot] = (touches[slot] & TOUCHES_L1_STATE) == 0;
-        ways->keeps_checks[slot] = TOUCHES_CHECKS & (uint8_t)~touches[slot];
+        ways->keeps_checks[slot] = (uint8_t)~(touches[slot] & TOUCHES_CHECKS);
         ways->counts_for_entry[slot] = (touches[slot] & TOUCHES_NO_ENTRY) == 0;
     }
 }
