@@ -88,7 +88,10 @@ static uint8_t types_offered(const struct nvmx_caps *caps, unsigned int secondar
     const uint64_t ept_vpid = caps->msr[NVMX_CAP_EPT_VPID];
     const bool has = (nvmx_caps_may_be_1(caps, NVMX_CAP_PROCBASED2) & secondary) != 0 && ((ept_vpid >> bit) & 1) != 0;
 
-    return has ? (uint8_t)((ept_vpid >> type0) & types) : 0;
+    if (!has) {
+        return 0;
+    }
+    return (uint8_t)(ept_vpid >> type0 & types);
 }
 
 /* What operands of VMX instructions may be. */
