@@ -5,7 +5,9 @@
  *
  * A host that can't afford an indirect call per access binds those of the hot path at compile time: it builds the
  * library with -DNVMX_HOST_HEADER='"its.h"', which defines static inline functions nvmx_inline_vmcs_read, _vmcs_write,
- * _vmcs_select, _map_page and _unmap_page of the callbacks' signatures. bindings/baremetal/inline.h is one.
+ * _vmcs_select, _map_page and _unmap_page of the callbacks' signatures. bindings/baremetal/inline.h is one. And
+ * nvmx_inline_vmcs_read_fixed and _vmcs_write_fixed, of the same signatures, for a constant number of fields that every processor with VMX has:
+ * they need not look whether an access failed.
  */
 #ifndef NVMX_LIB_HOST_H
 #define NVMX_LIB_HOST_H
@@ -13,8 +15,10 @@
 #ifdef NVMX_HOST_HEADER
 #include NVMX_HOST_HEADER
 #define CALLBACK(vcpu, name) nvmx_inline_##name
+#define CALLBACK_FIXED(vcpu, name) nvmx_inline_##name##_fixed
 #else
 #define CALLBACK(vcpu, name) (vcpu)->vm->host.name
+#define CALLBACK_FIXED(vcpu, name) CALLBACK(vcpu, name)
 #endif
 
 /* Order of struct nvmx_host from map_page on. */
@@ -73,6 +77,21 @@ static inline enum nvmx_status host_write_encoded(struct nvmx_vcpu *vcpu, uint32
     return CALLBACK(vcpu, vmcs_write)(vcpu->ctx, count, encodings, values);
 }
 
+/* The same for a constant list of fields that every processor has whatever its capabilities (SDM appendix B). */
+static inline __attribute__((always_inline)) enum nvmx_status
+host_read_fixed(struct nvmx_vcpu *vcpu, uint32_t count, const uint32_t *encodings, uint64_t *values) {
+    vcpu->counts.callback[CB_VMCS_READ]++;
+    vcpu->counts.vmreads += count;
+    return CALLBACK_FIXED(vcpu, vmcs_read)(vcpu->ctx, count, encodings, values);
+}
+
+static inline __attribute__((always_inline)) enum nvmx_status
+host_write_fixed(struct nvmx_vcpu *vcpu, uint32_t count, const uint32_t *encodings, const uint64_t *values) {
+    vcpu->counts.callback[CB_VMCS_WRITE]++;
+    vcpu->counts.vmwrites += count;
+    return CALLBACK_FIXED(vcpu, vmcs_write)(vcpu->ctx, count, encodings, values);
+}
+
 /* Read or write one field. */
 static inline enum nvmx_status host_read(struct nvmx_vcpu *vcpu, enum nvmx_field slot, uint64_t *value) {
     uint32_t encoding = field_encoding[slot];
@@ -124,11 +143,19 @@ static inline enum nvmx_status batch_put(struct nvmx_vcpu *vcpu, struct batch *b
  * ---------------------------------------------------------------------------------------------------------------------
  */
 
+/* For callers that count several at once. */
+static inline void *host_map_uncounted(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t access, uint64_t *hpa) {
+    return CALLBACK(vcpu, map_page)(vcpu->ctx, gpa1, access, hpa);
+}
+static inline void host_unmap_uncounted(struct nvmx_vcpu *vcpu, uint64_t gpa1, void *page, bool dirtied) {
+    CALLBACK(vcpu, unmap_page)(vcpu->ctx, gpa1, page, dirtied);
+}
+
 static inline void *host_map(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t access, uint64_t *hpa) {
     uint64_t ignored;
 
     vcpu->counts.callback[CB_MAP_PAGE]++;
-    return CALLBACK(vcpu, map_page)(vcpu->ctx, gpa1, access, hpa != NULL ? hpa : &ignored);
+    return host_map_uncounted(vcpu, gpa1, access, hpa != NULL ? hpa : &ignored);
 }
 static inline void host_unmap(struct nvmx_vcpu *vcpu, uint64_t gpa1, void *page, bool dirtied) {
     vcpu->counts.callback[CB_UNMAP_PAGE]++;

@@ -317,12 +317,9 @@ enum nvmx_state_reason nvmx_state_restore(struct nvmx_vcpu *vcpu, const void *bl
  * ------------------------------------------------------------------------------------------------------------------------
  */
 
-#define EFER_LME (UINT64_C(1) << 8)
-#define EFER_LMA (UINT64_C(1) << 10)
-
 /* SDM 29.3.1.1: LMA, and with paging LME, as L2 runs; the MSR may still be L1's. */
 static uint64_t efer_of_l2(const struct restored *r, uint64_t efer) {
-    bool paging = (r->value[NVMX_F_GUEST_CR0] & STATE_CR0_PG) != 0;
+    bool paging = (r->value[NVMX_F_GUEST_CR0] & CR0_PG) != 0;
     uint64_t bits = EFER_LMA | (paging ? EFER_LME : 0);
 
     return r->ia32e ? efer | bits : efer & ~bits;

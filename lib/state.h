@@ -5,6 +5,8 @@
 
 #include <nvmx/state.h>
 
+#include "architecture.h"
+
 /* A function with an array of all fields: its caller's frame must not grow by it (NVMX_STACK_BYTES). */
 #define NOINLINE __attribute__((noinline))
 
@@ -97,12 +99,9 @@ void state_fields_of(const struct nvmx_state_record *record, struct nvmx_field_s
 /* Without a valid event the other fields of it mean nothing (SDM 27.8.3): they become 0. `value` by slot. */
 void state_event_without_rest(uint64_t *value);
 
-#define STATE_CR0_PG (UINT64_C(1) << 31)
-#define STATE_CR4_PAE (UINT64_C(1) << 5)
-
 /* CR0, CR4 and EFER.LMA say PAE paging. */
 static inline bool state_uses_pae(uint64_t cr0, uint64_t cr4, bool ia32e) {
-    return (cr0 & STATE_CR0_PG) != 0 && (cr4 & STATE_CR4_PAE) != 0 && !ia32e;
+    return (cr0 & CR0_PG) != 0 && (cr4 & CR4_PAE) != 0 && !ia32e;
 }
 
 #endif

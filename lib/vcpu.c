@@ -2,9 +2,8 @@
 /* Life cycle of VMs and vCPUs, the two entry points, and the questions that need no more than the state. */
 #include "vcpu.h"
 
-#include <string.h>
-
 #include <nvmx/exits.h>
+#include <string.h>
 
 #define ALIGNMENT 16u
 
@@ -84,6 +83,27 @@ static void field_sets(struct nvmx_vm *vm) {
     }
 }
 
+/* The types of an instruction that a bit of the secondary controls and one of IA32_VMX_EPT_VPID_CAP offer. */
+static uint8_t types_offered(const struct nvmx_caps *caps, unsigned int secondary, unsigned int bit, unsigned int type0, uint8_t types) {
+    const uint64_t ept_vpid = caps->msr[NVMX_CAP_EPT_VPID];
+    const bool has = (nvmx_caps_may_be_1(caps, NVMX_CAP_PROCBASED2) & secondary) != 0 && ((ept_vpid >> bit) & 1) != 0;
+
+    if (!has) {
+        return 0;
+    }
+    return (uint8_t)(ept_vpid >> type0 & types);
+}
+
+/* What operands of VMX instructions may be. */
+static void operand_sets(struct nvmx_vm *vm) {
+    const struct nvmx_caps *caps = &vm->caps;
+    const unsigned int width = (caps->msr[NVMX_CAP_BASIC] >> 48) & 1 ? 32 : caps->physical_address_bits;
+
+    vm->region_reserved = (NVMX_PAGE_SIZE - 1) | (width < 64 ? UINT64_MAX << width : 0);
+    vm->invept_types = types_offered(caps, PROC2_EPT, 20, 24, 0x06);
+    vm->invvpid_types = types_offered(caps, PROC2_VPID, 32, 40, 0x0f);
+}
+
 static void deny(struct nvmx_caps *mask, enum nvmx_cap which, unsigned int bit) {
     mask->msr[which] &= ~(UINT64_C(1) << bit);
 }
@@ -146,6 +166,7 @@ static enum nvmx_status vm_caps(struct nvmx_vm *vm, const struct nvmx_vm_config 
         vm->caps = *config->exact;
     }
     field_sets(vm);
+    operand_sets(vm);
     shadow_fields(vm);
     merge_sets(vm);
     return status;
@@ -261,8 +282,13 @@ enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, 
     vcpu->host_io_bitmap[0] = config->io_bitmap[0];
     vcpu->host_io_bitmap[1] = config->io_bitmap[1];
     vcpu->feature_control = vm->caps.feature_control;
+    vcpu->unmapped_page2 = NVMX_NO_ADDRESS;
+    vcpu->hosts_msr[0].index = vcpu->hosts_msr[1].index = UINT64_MAX;
     vcpu->traces = vm->host.trace != NULL;
+    vcpu->eptp12_valid = UINT64_MAX;
+    vmcs12_write_ways(vcpu);
     vcpu->l1_address_bits = l1_address_bits(vm->caps.physical_address_bits);
+    vcpu->l1_reserved_bits = l1_address_bits(52) & ~vcpu->l1_address_bits;
     for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
         vmcs12_init(&vcpu->vmcs12[i]);
     }
@@ -302,13 +328,13 @@ enum nvmx_next stop(struct nvmx_vcpu *vcpu, enum nvmx_stop reason, enum nvmx_sta
 }
 
 /* What an exit of L1 is to the library. */
-enum l1_exit { L1_EXIT_HOST = 0, L1_EXIT_ACCESS, L1_EXIT_ENTRY, L1_EXIT_INSTRUCTION, L1_EXIT_MSR };
+enum l1_exit { L1_EXIT_HOST = 0, L1_EXIT_ACCESS, L1_EXIT_ENTRY, L1_EXIT_MEMORY, L1_EXIT_INSTRUCTION, L1_EXIT_MSR };
 
 static const uint8_t l1_exit_kind[64] = {
-    [19] = L1_EXIT_INSTRUCTION, /* VMCLEAR */
+    [19] = L1_EXIT_MEMORY,      /* VMCLEAR */
     [20] = L1_EXIT_ENTRY,       /* VMLAUNCH */
-    [21] = L1_EXIT_INSTRUCTION, /* VMPTRLD */
-    [22] = L1_EXIT_INSTRUCTION, /* VMPTRST */
+    [21] = L1_EXIT_MEMORY,      /* VMPTRLD */
+    [22] = L1_EXIT_MEMORY,      /* VMPTRST */
     [23] = L1_EXIT_ACCESS,      /* VMREAD */
     [24] = L1_EXIT_ENTRY,       /* VMRESUME */
     [25] = L1_EXIT_ACCESS,      /* VMWRITE */
@@ -316,8 +342,8 @@ static const uint8_t l1_exit_kind[64] = {
     [27] = L1_EXIT_INSTRUCTION, /* VMXON */
     [31] = L1_EXIT_MSR,         /* RDMSR */
     [32] = L1_EXIT_MSR,         /* WRMSR */
-    [50] = L1_EXIT_INSTRUCTION, /* INVEPT */
-    [53] = L1_EXIT_INSTRUCTION, /* INVVPID */
+    [50] = L1_EXIT_MEMORY,      /* INVEPT */
+    [53] = L1_EXIT_MEMORY,      /* INVVPID */
     [59] = L1_EXIT_INSTRUCTION, /* VMFUNC */
 };
 
@@ -337,8 +363,11 @@ static __attribute__((noinline)) enum nvmx_next exit_of_l2(struct nvmx_vcpu *vcp
     return counted(vcpu, l2_exit(vcpu, exit_reason));
 }
 
-/* Most violations come to nothing but a page more in ept02. */
+/* Most violations come to nothing but a page more in ept02, unless the last one was L1's. */
 static __attribute__((noinline)) enum nvmx_next violation(struct nvmx_vcpu *vcpu) {
+    if (vcpu->unmapped_page2 != NVMX_NO_ADDRESS) {
+        return exit_of_l2(vcpu, NVMX_EXIT_EPT_VIOLATION);
+    }
     if (violation_of_l2(vcpu)) {
         return NVMX_ENTER;
     }
@@ -347,27 +376,48 @@ static __attribute__((noinline)) enum nvmx_next violation(struct nvmx_vcpu *vcpu
     return next;
 }
 
-static __attribute__((noinline)) enum nvmx_next exit_for_library(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
-    return counted(vcpu, l1_exit_kind[exit_reason] == L1_EXIT_MSR ? msr_exit(vcpu, exit_reason)
-                                                                  : instruction_exit(vcpu, exit_reason));
+static __attribute__((noinline)) enum nvmx_next exit_of_l2_msr(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+    const struct msr_access *access = &vcpu->hosts_msr[exit_reason == NVMX_EXIT_WRMSR];
+
+    if (access->index != (uint32_t)vcpu->regs->gpr[NVMX_RCX] || !l2_msr_is_hosts(vcpu, access)) {
+        return exit_of_l2(vcpu, exit_reason);
+    }
+    vcpu->counts.exits_l2++;
+    return to_host(vcpu);
+}
+
+static __attribute__((noinline)) enum nvmx_next exit_of_msr(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+    return counted(vcpu, msr_exit(vcpu, exit_reason));
+}
+
+static __attribute__((noinline)) enum nvmx_next exit_of_instruction(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+    return counted(vcpu, instruction_exit(vcpu, exit_reason));
 }
 
 /* Most exits of L1 have nothing to do with VMX: they pass through here, and nothing else. */
 static inline enum nvmx_next exit_untraced(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
     if (vcpu->mode == NVMX_MODE_L2) {
-        return exit_reason == NVMX_EXIT_EPT_VIOLATION ? violation(vcpu) : exit_of_l2(vcpu, exit_reason);
+        if (exit_reason == NVMX_EXIT_EPT_VIOLATION) {
+            return violation(vcpu);
+        }
+        bool msr = exit_reason == NVMX_EXIT_RDMSR || exit_reason == NVMX_EXIT_WRMSR;
+        return msr ? exit_of_l2_msr(vcpu, exit_reason) : exit_of_l2(vcpu, exit_reason);
     }
     vcpu->counts.exits_l1++;
-    switch (exit_reason < sizeof(l1_exit_kind) ? l1_exit_kind[exit_reason] : L1_EXIT_HOST) {
-    case L1_EXIT_HOST:
+    uint8_t kind = exit_reason < sizeof(l1_exit_kind) ? l1_exit_kind[exit_reason] : (uint8_t)L1_EXIT_HOST;
+    if (kind == L1_EXIT_HOST) {
         return to_host(vcpu);
-    case L1_EXIT_ACCESS:
-        return instruction_access(vcpu, exit_reason);
-    case L1_EXIT_ENTRY:
-        return instruction_entry(vcpu, exit_reason);
-    default:
-        return exit_for_library(vcpu, exit_reason);
     }
+    if (kind == L1_EXIT_ENTRY) {
+        return instruction_entry(vcpu, exit_reason);
+    }
+    if (kind == L1_EXIT_ACCESS) {
+        return instruction_access(vcpu, exit_reason);
+    }
+    if (kind == L1_EXIT_MEMORY) {
+        return instruction_memory(vcpu, exit_reason);
+    }
+    return kind == L1_EXIT_MSR ? exit_of_msr(vcpu, exit_reason) : exit_of_instruction(vcpu, exit_reason);
 }
 
 static COLD enum nvmx_next exit_traced(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {

@@ -11,6 +11,7 @@
 #include <nvmx/decode.h>
 #include <nvmx/nvmx.h>
 
+#include "architecture.h"
 #include "msr/bitmap.h"
 
 /* Default revision identifier and region layout of a VMCS region in L1's memory: see vmcs/README.md. */
@@ -30,64 +31,6 @@ struct pin {
     uint64_t hpa;
     void *page;
 };
-
-/* Bits of the control fields that the code names (SDM 27.6, 27.7, 27.8). */
-#define PIN_EXTERNAL_INTERRUPT (1u << 0)
-#define PIN_NMI (1u << 3)
-#define PIN_VIRTUAL_NMIS (1u << 5)
-#define PIN_PREEMPTION_TIMER (1u << 6)
-#define PIN_POSTED_INTERRUPTS (1u << 7)
-#define PROC_INTERRUPT_WINDOW (1u << 2)
-#define PROC_TSC_OFFSETTING (1u << 3)
-#define PROC_CR3_LOAD (1u << 15)
-#define PROC_CR3_STORE (1u << 16)
-#define PROC_TERTIARY (1u << 17)
-#define PROC_CR8_LOAD (1u << 19)
-#define PROC_CR8_STORE (1u << 20)
-#define PROC_TPR_SHADOW (1u << 21)
-#define PROC_NMI_WINDOW (1u << 22)
-#define PROC_UNCONDITIONAL_IO (1u << 24)
-#define PROC_IO_BITMAPS (1u << 25)
-#define PROC_MONITOR_TRAP (1u << 27)
-#define PROC_MSR_BITMAPS (1u << 28)
-#define PROC_SECONDARY (1u << 31)
-#define PROC2_APIC_ACCESSES (1u << 0)
-#define PROC2_EPT (1u << 1)
-#define PROC2_RDTSCP (1u << 3)
-#define PROC2_X2APIC (1u << 4)
-#define PROC2_VPID (1u << 5)
-#define PROC2_UNRESTRICTED (1u << 7)
-#define PROC2_APIC_REGISTER (1u << 8)
-#define PROC2_VIRTUAL_INTERRUPTS (1u << 9)
-#define PROC2_PLE (1u << 10)
-#define PROC2_INVPCID (1u << 12)
-#define PROC2_VM_FUNCTIONS (1u << 13)
-#define PROC2_VMCS_SHADOWING (1u << 14)
-#define PROC2_ENCLS (1u << 15)
-#define PROC2_PML (1u << 17)
-#define PROC2_VE (1u << 18)
-#define PROC2_XSAVES (1u << 20)
-#define PROC2_MBEC (1u << 22)
-#define PROC2_TSC_SCALING (1u << 25)
-#define PROC2_USER_WAIT (1u << 26)
-#define PROC2_PCONFIG (1u << 27)
-#define PROC2_ENCLV (1u << 28)
-#define PROC2_BUS_LOCK (1u << 30)
-#define PROC2_TIMEOUT (1u << 31)
-#define PROC3_LOADIWKEY (1u << 0)
-#define PROC3_MSR_LIST (1u << 6)
-#define PROC3_SPEC_CTRL (1u << 7)
-#define PROC3_PBNDKB (1u << 9)
-#define EXIT_SAVE_DEBUG (1u << 2)
-#define EXIT_HOST_64 (1u << 9)
-#define EXIT_ACKNOWLEDGE (1u << 15)
-#define EXIT_SAVE_TIMER (1u << 22)
-#define EXIT_SECONDARY (1u << 31)
-#define EXIT2_SPEC_CTRL (1u << 2)
-#define ENTRY_IA32E (1u << 9)
-#define ENTRY_SPEC_CTRL (1u << 24)
-#define EVENT_VALID (1u << 31)
-#define EVENT_ERROR_CODE (1u << 11)
 
 #define NVMX_NO_DEADLINE UINT64_MAX
 
@@ -177,11 +120,12 @@ struct shadow_list {
 };
 
 /*
- * Where a table has the field of an encoding: width (14:13), kind (11:10) and the low bits of the index (SDM 27.11.2).
- * No field has a bit of FIELD_NO_PLACE; bit 0 is the high half of one.
+ * Where a table has the field of an encoding: width (14:13), kind (11:10) and the low bits of the index (SDM 27.11.2) decide. No field
+ * has a bit of FIELD_NO_PLACE; bit 0 is the high half of one. The product of 32 bits has the encoding shifted by 20 and by 14 in it; no two
+ * encodings have the same 11 upper bits (tests/unit/short_ways.c).
  */
-#define FIELD_PLACES          1024u
-#define FIELD_PLACE(encoding) ((((encoding) >> 5) & 0x300) | (((encoding) >> 4) & 0xc0) | (((encoding) >> 1) & 0x3f))
+#define FIELD_PLACES          2048u
+#define FIELD_PLACE(encoding) ((uint32_t)((encoding) * 0x104000u) >> 21)
 #define FIELD_NO_PLACE        (~UINT64_C(0x6c7e))
 
 struct nvmx_vm {
@@ -200,6 +144,9 @@ struct nvmx_vm {
     struct nvmx_field_set copied;          /* those with NVMX_MERGE_COPY that L1 has */
     struct nvmx_field_set controls;        /* fields from which vmcs02's controls are merged */
     struct nvmx_field_set lone_controls;   /* of them, those that the others don't depend on */
+    struct nvmx_field_set msr_fields;      /* guest-state fields that are MSRs */
+    uint64_t region_reserved;              /* bits that are 0 in the address of a VMCS or VMXON region */
+    uint8_t invept_types, invvpid_types;   /* 1 << type: L1 has the instruction and this type of it */
     uint32_t gates_exit_save, gates_entry_load; /* bits of the VM-exit and VM-entry controls that gates[] names */
     struct shadow_list shadowed;
     struct nvmx_ept *ept; /* NULL if the host composes */
@@ -219,6 +166,14 @@ struct scratch {
     uint64_t value[NVMX_FIELD_COUNT + 3];    /* of their callers, fetch and refill */
 };
 
+/* What a VMWRITE does beside the value, by field (vmcs12.c). */
+struct write_ways {
+    bool by_rule[NVMX_FIELD_COUNT];         /* it is decided field by field, or by the value */
+    bool keeps_l1_state[NVMX_FIELD_COUNT];  /* vmcs12.l1_state_ready stays */
+    uint8_t keeps_checks[NVMX_FIELD_COUNT]; /* groups that stay in vmcs12.checked */
+    bool counts_for_entry[NVMX_FIELD_COUNT]; /* it becomes dirty; what does not is never stale */
+};
+
 /* Trace records (trace.c). */
 struct traced {
     uint32_t number; /* records in all; the counts are those at the last one */
@@ -232,6 +187,12 @@ struct l1_left {
     uint64_t ss_rights;
     uint64_t entry_controls;
     uint64_t interruptibility;
+};
+
+/* An MSR, and the bit of an MSR bitmap that intercepts reading or writing it. */
+struct msr_access {
+    uint64_t index; /* of more than 32 bits: none */
+    uint32_t bit;
 };
 
 /* What lib/ept said of an EPT violation that is an exit like others after all: exits/route.c. */
@@ -263,6 +224,8 @@ struct nvmx_vcpu {
     };
 
     uint64_t l1_address_bits; /* bits that L1's paging-structure entries can hold of an address */
+    uint64_t l1_reserved_bits; /* and those up to 51 that they can't */
+    uint64_t eptp12_valid;    /* the last that nvmx_eptp_valid found valid, by an INVEPT; UINT64_MAX, which never is, before */
     uint64_t vmxon_pointer;   /* gpa1; NVMX_NO_ADDRESS outside VMX operation */
     uint64_t feature_control;
     int current; /* index in vmcs12[] of the current VMCS, or -1 */
@@ -280,7 +243,10 @@ struct nvmx_vcpu {
     bool shadow_known;                   /* shadow_holds[] equals what the shadow VMCS holds, but for L1's writes */
     uint64_t shadow_holds[SHADOWED_MAX]; /* by place (vmcs/shadow.h) */
     uint64_t shadow_behind;              /* places where the current vmcs12 changed since: bits */
+    struct write_ways write_ways;
     const uint64_t *host_msr_bitmap;
+    uint64_t unmapped_page2;        /* page of L2 that the last EPT violation found unmapped in ept12, or NVMX_NO_ADDRESS */
+    struct msr_access hosts_msr[2]; /* what L2 read, and wrote, when it last went to the host by both bitmaps */
     const uint64_t *host_io_bitmap[2];
 
     bool a20m;                    /* the host's pin: see nvmx_a20m */
@@ -337,6 +303,8 @@ enum nvmx_status l1_physical_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, const 
 
 /* An exit of L1 with reason 18-27, 50, 53 or 59, but for those below. vmcs01 is selected. */
 enum nvmx_next instruction_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
+/* VMCLEAR, VMPTRLD, VMPTRST, INVEPT or INVVPID (instruction_memory.c). */
+enum nvmx_next instruction_memory(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
 /* VMREAD or VMWRITE; VMLAUNCH or VMRESUME (instruction_fast.c). */
 enum nvmx_next instruction_access(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
 enum nvmx_next instruction_entry(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
@@ -379,6 +347,12 @@ enum vmcs12_result {
     VMCS12_LOST,         /* callbacks failed so that L1's VMREADs would not be of its current VMCS */
 };
 
+/* nvmx_vcpu.write_ways, once shadow_hpa is known. */
+void vmcs12_write_ways(struct nvmx_vcpu *vcpu);
+/* Aligned, and within the physical-address width that L1 sees (32 bits if IA32_VMX_BASIC[48]). */
+static inline bool region_address_ok(const struct nvmx_vm *vm, uint64_t gpa1) {
+    return (gpa1 & vm->region_reserved) == 0;
+}
 /* An empty place of the cache. */
 void vmcs12_init(struct vmcs12 *v);
 /* The name (NVMX_VMCS02_FIRST + k) of a cached vmcs12's vmcs02. */
@@ -408,6 +382,10 @@ static inline void vmcs12_write_unchecked(struct vmcs12 *v, unsigned int slot, u
 /* Where bits 63:32 of RIP stay as they are, or are 0, no rule (SDM 29.3.1.4) that held before is broken. */
 static inline bool vmcs12_rip_is_checked(const struct vmcs12 *v, uint64_t value) {
     return (v->value[NVMX_F_GUEST_RIP] ^ value) >> 32 != 0 && value >> 32 != 0;
+}
+/* VM-entry interruption information of an external interrupt: no other field goes with it (SDM 27.8.3). */
+static inline bool event_is_vector_alone(uint64_t information) {
+    return (information & ~UINT64_C(0xff)) == EVENT_VALID;
 }
 /* A field (which exists) of the shadow VMCS of L1 at gpa1, where L2's VMREAD and VMWRITE go (SDM 27.10). */
 enum nvmx_status vmcs12_shadow_read(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int slot, uint64_t *value);
@@ -492,7 +470,7 @@ enum nvmx_status merge_read_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
  * EPT loads, or NULL. */
 enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *pdpte);
 /* Since the last entry of the current vmcs12, whose controls are plain, nothing changed that such a merge would write, but
- * perhaps RIP, RSP and what L2 inherits. Then merge_little writes them, and selects vmcs02. */
+ * perhaps RIP, RSP, an event, the EPTP and what L2 inherits. Then merge_little writes them, and selects vmcs02. */
 bool merge_needs_little(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v);
 enum nvmx_status merge_little(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* After a merge: its part of v->plain. */
@@ -520,8 +498,8 @@ void sync_saved_fields(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Fetch every stale field of a vmcs12 (before it leaves the cache). Selects vmcs02 and back. */
 enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /*
- * Before a VM-entry MSR-load list: fetch what is stale of the guest-state fields that are MSRs, because the host may
- * carry out a load by a write to vmcs02. Selects vmcs02 and back.
+ * Before a VM-entry MSR-load list loads an MSR that may be a field: fetch what is stale of the guest-state fields that are MSRs,
+ * because the host may carry out the load by a write to vmcs02. Selects vmcs02 and back.
  */
 enum nvmx_status sync_msrs(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* The list failed: nothing is known of these fields of vmcs02, and vmcs12's are as they were (SDM 29.8). */
@@ -566,6 +544,7 @@ enum nvmx_next msr_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
  * it are loaded). SDM 30.4, 30.6: the VM-exit MSR-store and -load lists. 0, or the index of the failing entry (then:
  * VMX abort).
  */
+uint32_t msr_list_load_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, uint32_t count);
 uint32_t msr_list_load(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count);
 uint32_t msr_list_store(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count);
 
@@ -578,6 +557,9 @@ uint32_t msr_list_store(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count);
 enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode);
 /* An exit of L2. */
 enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason);
+/* RDMSR or WRMSR of L2 (exit reason 31 or 32, and no other bits) like one that went to the host before. True: l2_exit would say NVMX_HOST,
+ * and all is done. */
+bool l2_msr_is_hosts(struct nvmx_vcpu *vcpu, const struct msr_access *access);
 /* An EPT violation of L2 and nothing else. True: ept02 has the page now, or L2 tries again: enter it (route.c). False: an exit as others, for
  * l2_exit; vcpu->violation has what was found out already. */
 bool violation_of_l2(struct nvmx_vcpu *vcpu);

@@ -88,10 +88,14 @@ static enum nvmx_status vmcs_reset(void *ctx, uint32_t which) {
     return NVMX_OK;
 }
 
-/* Where the CPU lacks the narrow kind of flush, a wider one does: more may be dropped, never less. */
+/* Where the CPU lacks the narrow kind of flush, a wider one does: more may be dropped, never less. L1's INVEPT and INVVPID end in the first two. */
 static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t linear) {
     called(CALLBACK_TLB_FLUSH);
     (void)ctx;
+    if (kind == NVMX_FLUSH_EPT_HERE && vmx_has_ept(EPT_CAP_INVEPT_SINGLE) && invept(INVEPT_SINGLE, value))
+        return;
+    if (kind == NVMX_FLUSH_VPID && vmx_has_ept(EPT_CAP_INVVPID_SINGLE) && invvpid(INVVPID_SINGLE, value, 0))
+        return;
     switch (kind) {
     case NVMX_FLUSH_EPT:
         processors_flush_others(this_cpu());
@@ -123,14 +127,17 @@ static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t 
     flush_ept();
 }
 
+/* The library asks only for those that it does not answer itself. */
 static enum nvmx_status msr_read(void *ctx, uint32_t index, uint64_t *value) {
     called(CALLBACK_MSR_READ);
-    return l1_rdmsr(ctx, index, value) ? NVMX_OK : NVMX_E_DENIED;
+    (void)ctx;
+    return guest_rdmsr(index, value) ? NVMX_OK : NVMX_E_DENIED;
 }
 
 static enum nvmx_status msr_write(void *ctx, uint32_t index, uint64_t value) {
     called(CALLBACK_MSR_WRITE);
-    return l1_wrmsr(ctx, index, value) ? NVMX_OK : NVMX_E_DENIED;
+    (void)ctx;
+    return guest_wrmsr(index, value) ? NVMX_OK : NVMX_E_DENIED;
 }
 
 /*

@@ -10,6 +10,13 @@
 
     .text
 
+/* An NMI came while L0 was about to enter: decide again. RSP = struct cpu. */
+    .globl vmx_again
+vmx_again:
+    movq %rsp, %rdi
+    call host_enter
+    jmp 1f
+
 /* Host RIP of every VMCS. */
     .globl vmx_exit_point
 vmx_exit_point:
@@ -33,13 +40,6 @@ vmx_exit_point:
     movq %rax, CPU_CR2(%rsp)
     movq %rsp, %rdi
     call host_exit
-    jmp 1f
-
-/* An NMI came while L0 was about to enter: decide again. RSP = struct cpu. */
-    .globl vmx_again
-vmx_again:
-    movq %rsp, %rdi
-    call host_enter
 
 /* EAX: 0 VMRESUME, 1 VMLAUNCH. */
 1:  movq CPU_CR2(%rsp), %rcx

@@ -19,30 +19,25 @@
 #define MAPPED_FAULTS_MAX       1000u
 #define CS_LONG                 (1u << 13)
 
-static __attribute__((noinline, cold)) uint64_t crossed_4g(uint64_t rip) {
+static __attribute__((noinline, cold)) void skip_with_care(uint64_t rip, uint64_t blocking, uint64_t rflags) {
     bool is_64 = vmcs_get(NVMX_VMCS_GUEST_EFER) & EFER_LMA && vmcs_get(NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS) & CS_LONG;
 
-    return is_64 ? rip : rip & 0xffffffff;
-}
-
-static __attribute__((noinline, cold)) void skip_single_step(void) {
-    if (!(vmcs_get(NVMX_VMCS_GUEST_DEBUGCTL) & DEBUG_BTF))
+    vmcs_put(NVMX_VMCS_GUEST_RIP, is_64 ? rip : rip & 0xffffffff);
+    vmcs_put(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE, blocking & ~(uint64_t)BLOCKING_STI_MOVSS);
+    if (rflags & RFLAGS_TF && !(vmcs_get(NVMX_VMCS_GUEST_DEBUGCTL) & DEBUG_BTF))
         vmcs_put(NVMX_VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS,
                  vmcs_get(NVMX_VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS) | PENDING_BS);
 }
 
 void skip_instruction(void) {
     uint64_t before = vmcs_get(NVMX_VMCS_GUEST_RIP), rip = before + vmcs_get(NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH);
-    uint64_t blocking = vmcs_get(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE);
+    uint64_t blocking = vmcs_get(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE), rflags = vmcs_get(NVMX_VMCS_GUEST_RFLAGS);
 
-    /* Only there does the mode matter: outside 64-bit mode RIP has 32 bits. */
-    if (RARELY((before ^ rip) >> 32))
-        rip = crossed_4g(rip);
-    vmcs_put(NVMX_VMCS_GUEST_RIP, rip);
-    if (RARELY(blocking & BLOCKING_STI_MOVSS))
-        vmcs_put(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE, blocking & ~(uint64_t)BLOCKING_STI_MOVSS);
-    if (RARELY(vmcs_get(NVMX_VMCS_GUEST_RFLAGS) & RFLAGS_TF))
-        skip_single_step();
+    /* Where RIP keeps its upper half the mode does not matter: outside 64-bit mode it has 32 bits. */
+    if (RARELY((before ^ rip) >> 32 | (blocking & BLOCKING_STI_MOVSS) | (rflags & RFLAGS_TF)))
+        skip_with_care(rip, blocking, rflags);
+    else
+        vmcs_put(NVMX_VMCS_GUEST_RIP, rip);
 }
 
 /* Faults, all of them: the image of RFLAGS that they push has RF set (SDM 19.3.1.1). */
@@ -144,17 +139,23 @@ static void handle_task_switch(struct cpu *cpu) {
     panic("L1 switched tasks through a TSS, which L0 does not emulate");
 }
 
-static void handle_cpuid(struct cpu *cpu) {
-    uint64_t *gpr = cpu->regs.gpr;
-    uint32_t leaf = (uint32_t)gpr[NVMX_RAX];
-    struct cpuid r = cpuid_l1(leaf, (uint32_t)gpr[NVMX_RCX]);
-    uint64_t cr4 = leaf == 1 || leaf == 7 ? vmcs_get(NVMX_VMCS_GUEST_CR4) : 0;
+static inline void put_cpuid(struct cpu *cpu, uint32_t eax, uint32_t ebx, uint32_t ecx, uint32_t edx) {
+    cpu->regs.gpr[NVMX_RAX] = eax;
+    cpu->regs.gpr[NVMX_RBX] = ebx;
+    cpu->regs.gpr[NVMX_RCX] = ecx;
+    cpu->regs.gpr[NVMX_RDX] = edx;
+}
+
+/* What L1 may see otherwise than the processor has it: features that L0 keeps, and what CR4 decides. */
+static __attribute__((noinline)) void put_own_cpuid(struct cpu *cpu, uint32_t leaf, uint32_t subleaf) {
+    struct cpuid r = cpuid_l1(leaf, subleaf);
+    uint64_t cr4 = vmcs_get(NVMX_VMCS_GUEST_CR4);
     uint32_t regs[4];
 
     if (leaf == 1) {
         r.ecx &= ~(1u << 6 | 1u << 27); /* SMX; OSXSAVE is L0's */
         r.ecx |= cr4 & CR4_OSXSAVE ? 1u << 27 : 0;
-    } else if (leaf == 7 && !gpr[NVMX_RCX]) {
+    } else if (leaf == 7 && !subleaf) {
         r.ebx &= ~(1u << 25); /* processor trace: see msrs.c */
         r.ecx &= ~(1u << 4);
         r.ecx |= cr4 & CR4_PKE ? 1u << 4 : 0; /* OSPKE */
@@ -164,10 +165,18 @@ static void handle_cpuid(struct cpu *cpu) {
     regs[2] = r.ecx;
     regs[3] = r.edx;
     nvmx_cpuid(cpu->vm, leaf, regs);
-    gpr[NVMX_RAX] = regs[0];
-    gpr[NVMX_RBX] = regs[1];
-    gpr[NVMX_RCX] = regs[2];
-    gpr[NVMX_RDX] = regs[3];
+    put_cpuid(cpu, regs[0], regs[1], regs[2], regs[3]);
+}
+
+static void handle_cpuid(struct cpu *cpu) {
+    uint32_t leaf = (uint32_t)cpu->regs.gpr[NVMX_RAX], subleaf = (uint32_t)cpu->regs.gpr[NVMX_RCX];
+
+    if (leaf == 1 || leaf == 7 || cpuid_kept) {
+        put_own_cpuid(cpu, leaf, subleaf);
+    } else {
+        struct cpuid r = cpuid(leaf, subleaf);
+        put_cpuid(cpu, r.eax, r.ebx, r.ecx, r.edx);
+    }
     skip_instruction();
 }
 

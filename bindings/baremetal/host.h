@@ -319,6 +319,9 @@ void deliver_nmi(struct cpu *cpu);
 /* MSRs as L1 sees them (msrs.c); false: #GP. */
 bool l1_rdmsr(struct cpu *cpu, uint32_t index, uint64_t *value);
 bool l1_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value);
+/* The same of an MSR that libnvmx does not answer. */
+bool guest_rdmsr(uint32_t index, uint64_t *value);
+bool guest_wrmsr(uint32_t index, uint64_t value);
 /* A new bitmap for vmcs01. */
 struct page msr_bitmap01(void);
 

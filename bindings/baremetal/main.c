@@ -348,6 +348,8 @@ static inline void exited(struct cpu *cpu) {
     callbacks_left = CALLBACKS_PER_EXIT;
     switch (nvmx_exit(cpu->vcpu, reason)) {
     case NVMX_ENTER:
+        if (RARELY(reason == REASON_VMXOFF || reason == REASON_VMXON))
+            follow_mode(cpu);
         break;
     case NVMX_HOST:
         handle_exit(cpu);
@@ -355,8 +357,6 @@ static inline void exited(struct cpu *cpu) {
     case NVMX_STOP:
         stop(cpu);
     }
-    if (RARELY(reason == REASON_VMXOFF || reason == REASON_VMXON))
-        follow_mode(cpu);
 }
 
 uint32_t host_enter(struct cpu *cpu) {

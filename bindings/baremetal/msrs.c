@@ -69,6 +69,16 @@ static bool is_trace(uint32_t index) {
     return index >= MSR_RTIT_FIRST && index <= MSR_RTIT_LAST;
 }
 
+bool guest_rdmsr(uint32_t index, uint64_t *value) {
+    uint32_t field = field_of(index);
+
+    if (field) {
+        *value = vmcs_get(field);
+        return true;
+    }
+    return !is_trace(index) && rdmsr_safe(index, value);
+}
+
 bool l1_rdmsr(struct cpu *cpu, uint32_t index, uint64_t *value) {
     switch (nvmx_rdmsr(cpu->vcpu, index, value)) {
     case NVMX_MSR_DONE:
@@ -78,11 +88,7 @@ bool l1_rdmsr(struct cpu *cpu, uint32_t index, uint64_t *value) {
     case NVMX_MSR_NOT_MINE:
         break;
     }
-    if (field_of(index)) {
-        *value = vmcs_get(field_of(index));
-        return true;
-    }
-    return !is_trace(index) && rdmsr_safe(index, value);
+    return guest_rdmsr(index, value);
 }
 
 static bool is_canonical(uint64_t value) {
@@ -120,6 +126,16 @@ static bool write_field(uint32_t index, uint64_t value) {
     return ok;
 }
 
+bool guest_wrmsr(uint32_t index, uint64_t value) {
+    if (field_of(index))
+        return write_field(index, value);
+    if (index == MSR_BIOS_UPDT_TRIG)
+        return true; /* as a processor that finds nothing newer in the update */
+    if (index == MSR_APIC_BASE && (value ^ rdmsr(index)) & APIC_BASE_ADDRESS)
+        return false;
+    return index != MSR_SMM_MONITOR_CTL && !is_trace(index) && wrmsr_safe(index, value);
+}
+
 bool l1_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value) {
     switch (nvmx_wrmsr(cpu->vcpu, index, value, false)) {
     case NVMX_MSR_DONE:
@@ -129,11 +145,5 @@ bool l1_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value) {
     case NVMX_MSR_NOT_MINE:
         break;
     }
-    if (field_of(index))
-        return write_field(index, value);
-    if (index == MSR_BIOS_UPDT_TRIG)
-        return true; /* as a processor that finds nothing newer in the update */
-    if (index == MSR_APIC_BASE && (value ^ rdmsr(index)) & APIC_BASE_ADDRESS)
-        return false;
-    return index != MSR_SMM_MONITOR_CTL && !is_trace(index) && wrmsr_safe(index, value);
+    return guest_wrmsr(index, value);
 }

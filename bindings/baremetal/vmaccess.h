@@ -12,6 +12,13 @@ static inline bool vmread_safe(uint64_t encoding, uint64_t *value) {
     return ok;
 }
 
+/* To memory: see vmwrite_memory. */
+static inline bool vmread_memory(uint64_t encoding, uint64_t *value) {
+    bool ok;
+    __asm__ volatile("vmread %2, %1" : "=@cca"(ok), "=m"(*value) : "r"(encoding));
+    return ok;
+}
+
 static inline bool vmwrite_safe(uint64_t encoding, uint64_t value) {
     bool ok;
     __asm__ volatile("vmwrite %2, %1" : "=@cca"(ok) : "r"(encoding), "r"(value));

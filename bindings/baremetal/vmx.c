@@ -164,6 +164,81 @@ enum nvmx_status vmcs_select(void *ctx, uint32_t which) {
     return NVMX_OK;
 }
 
+/* A call costs nothing where it is not made; a value to return would be loaded behind each access. */
+static __attribute__((noinline, cold)) enum nvmx_status vmcs_lacks_field(void) {
+    __asm__ volatile("");
+    return NVMX_E_UNSUPPORTED;
+}
+
+/*
+ * L1's state after an exit of L2 is some 45 fields, and so is what an exit leaves in vmcs02: three instructions for each, in blocks of 16, and a jump into
+ * the middle of the last one. In their order: a field may come twice.
+ */
+/* clang-format off */
+#define ACCESS(at) if (!access_by(how, encoding[at], value + (at))) return vmcs_lacks_field()
+#define FOUR(from) ACCESS(from); ACCESS((from) + 1); ACCESS((from) + 2); ACCESS((from) + 3)
+#define LAST(left) case left: ACCESS(-(left)); __attribute__((fallthrough))
+/* clang-format on */
+enum access_how { READ_MEMORY, READ_REGISTER, WRITE_MEMORY, WRITE_REGISTER };
+
+static inline __attribute__((always_inline)) bool access_by(enum access_how how, uint32_t encoding, uint64_t *value) {
+    switch (how) {
+    case READ_MEMORY:
+        return vmread_memory(encoding, value);
+    case READ_REGISTER:
+        return vmread_safe(encoding, value);
+    case WRITE_MEMORY:
+        return vmwrite_memory(encoding, value);
+    default:
+        return vmwrite_safe(encoding, *value);
+    }
+}
+
+static inline __attribute__((always_inline)) enum nvmx_status
+access_list(enum access_how how, uint32_t count, const uint32_t *encoding, uint64_t *value) {
+    for (; count >= 16; count -= 16, encoding += 16, value += 16) {
+        FOUR(0);
+        FOUR(4);
+        FOUR(8);
+        FOUR(12);
+    }
+    encoding += count, value += count;
+    switch (count) {
+        LAST(15);
+        LAST(14);
+        LAST(13);
+        LAST(12);
+        LAST(11);
+        LAST(10);
+        LAST(9);
+        LAST(8);
+        LAST(7);
+        LAST(6);
+        LAST(5);
+        LAST(4);
+        LAST(3);
+        LAST(2);
+        LAST(1);
+    default:
+        return NVMX_OK;
+    }
+}
+#undef ACCESS
+#undef FOUR
+#undef LAST
+
+__attribute__((noinline)) enum nvmx_status vmcs_write_list(uint32_t count, const uint32_t *encoding, const uint64_t *value) {
+    uint64_t *from = (uint64_t *)(uintptr_t)value; /* only read */
+
+    return RARELY(l0_is_guest) ? access_list(WRITE_REGISTER, count, encoding, from)
+                               : access_list(WRITE_MEMORY, count, encoding, from);
+}
+
+__attribute__((noinline)) enum nvmx_status vmcs_read_list(uint32_t count, const uint32_t *encoding, uint64_t *value) {
+    return RARELY(l0_is_guest) ? access_list(READ_REGISTER, count, encoding, value)
+                               : access_list(READ_MEMORY, count, encoding, value);
+}
+
 _Noreturn void vmcs_get_failed(uint32_t field) {
     panic("VMREAD of field 0x%x failed", field);
 }

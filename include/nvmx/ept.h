@@ -133,6 +133,13 @@ NVMX_API enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_c
                                               const struct nvmx_ept_access *access, struct nvmx_ept_fault *fault);
 
 /*
+ * The short way of nvmx_ept_fault for an access that ept12 is expected not to map, as of a device that L1 emulates. True: nothing is mapped
+ * there; *fault is as nvmx_ept_fault leaves it with NVMX_EPT_L1_VIOLATION. False: nothing happened, and nvmx_ept_fault is to decide.
+ */
+NVMX_API bool nvmx_ept_unmapped(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,
+                                struct nvmx_ept_fault *fault);
+
+/*
  * INVEPT by L1 on the calling processor: of one EPTP12 (compared by bits 51:12), or of all. Flushes this processor's translations at once
  * (combined mappings hold L2's own page tables too); what ept02 composed from entries of ept12 that have changed goes with the next
  * nvmx_ept_root, the rest stays.

@@ -76,29 +76,37 @@ static bool permits(uint64_t rights, const struct request *request) {
            ((request->access & EPT_Q_FETCH) == 0 || (rights & request->execute) != 0);
 }
 
-/* The exit qualification that L1 gets (SDM 30.2.1): the access, what ept12 permits, and what hardware knows about the
+/* The exit qualification that L1 gets where ept12 permits nothing (SDM 30.2.1): the access, and what hardware knows about the
  * linear address. */
+static inline uint64_t qualification_unmapped(const struct nvmx_ept *ept, uint64_t hardware, uint64_t access) {
+    uint64_t linear = hardware & (EPT_Q_LINEAR | EPT_Q_FINAL);
+    uint64_t kept = EPT_Q_NMI_UNBLOCKING | EPT_Q_ASYNCHRONOUS;
+
+    if ((linear & EPT_Q_LINEAR) != 0) {
+        kept |= EPT_Q_LINEAR | EPT_Q_FINAL;
+    }
+    if (linear == (EPT_Q_LINEAR | EPT_Q_FINAL) && (ept->l1.msr[NVMX_CAP_EPT_VPID] >> EPT_CAP_ADVANCED_INFO & 1) != 0) {
+        kept |= EPT_Q_ADVANCED;
+    }
+    if ((ept->l1.msr[NVMX_CAP_ENTRY] >> (32 + ENTRY_LOAD_CET) & 1) != 0) {
+        kept |= EPT_Q_SHADOW_STACK; /* else the bit is undefined */
+    }
+    return access | (hardware & kept);
+}
+
+/* The same with what ept12 permits. */
 static uint64_t qualification12(const struct nvmx_ept *ept, const struct ept_walk *walk,
                                 const struct request *request) {
-    uint64_t linear = request->qualification & (EPT_Q_LINEAR | EPT_Q_FINAL);
-    uint64_t result = request->access | (walk->rights & EPT_RWX) << 3;
+    uint64_t result =
+        qualification_unmapped(ept, request->qualification, request->access) | (walk->rights & EPT_RWX) << 3;
 
     if (walk->mbec && (walk->rights & NVMX_EPT_USER_EXECUTE) != 0) {
         result |= EPT_Q_USER_EXECUTABLE;
     }
-    if ((linear & EPT_Q_LINEAR) != 0) {
-        result |= linear;
-    }
-    if (linear == (EPT_Q_LINEAR | EPT_Q_FINAL) && (ept->l1.msr[NVMX_CAP_EPT_VPID] >> EPT_CAP_ADVANCED_INFO & 1) != 0) {
-        result |= request->qualification & EPT_Q_ADVANCED;
-    }
-    if ((ept->l1.msr[NVMX_CAP_ENTRY] >> (32 + ENTRY_LOAD_CET) & 1) != 0) {
-        result |= request->qualification & EPT_Q_SHADOW_STACK; /* else the bit is undefined */
-    }
     if (walk->shadow_stack && walk->result == NVMX_EPT_LEAF && (walk->entry[walk->level] & NVMX_EPT_SHADOW_STACK) != 0) {
         result |= EPT_Q_SHADOW_LEAF;
     }
-    return result | (request->qualification & (EPT_Q_NMI_UNBLOCKING | EPT_Q_ASYNCHRONOUS));
+    return result;
 }
 
 /* -- the decision
@@ -360,6 +368,70 @@ enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const
     enum ept_short way = access->misconfiguration ? EPT_SHORT_NOT
                                                   : ept_fault_short(ept, vcpu_ctx, root, access->gpa2, &fault->gpa1);
     return way == EPT_SHORT_DONE ? NVMX_EPT_RETRY : fault_long(ept, vcpu_ctx, root, access, way == EPT_SHORT_ABSENT, fault);
+}
+
+#define TABLE_RESERVED UINT64_C(0xf8) /* bits 7:3 of an entry that refers to a table; bit 7 of a leaf is set */
+
+/* One step of a walk by plain entries only. */
+enum plain_step { PLAIN_TABLE, PLAIN_NOT_PRESENT, PLAIN_NOT };
+
+struct plain_walk {
+    struct nvmx_ept *ept;
+    void *vcpu_ctx;
+    uint64_t gpa2;
+    uint64_t present;  /* an entry without one of these is not present */
+    uint64_t reserved; /* in an entry that refers to a table */
+    uint64_t table;
+    uint64_t entry;
+};
+
+static inline __attribute__((always_inline)) enum plain_step plain_step(struct plain_walk *walk, unsigned int level) {
+    uint64_t hpa;
+    uint64_t *page = walk->ept->host.map_page(walk->vcpu_ctx, walk->table, NVMX_ACCESS_READ, &hpa);
+
+    if (page == NULL) {
+        return PLAIN_NOT;
+    }
+    walk->entry = ept_load(&page[ept_index(walk->gpa2, level)]);
+    walk->ept->host.unmap_page(walk->vcpu_ctx, walk->table, page, false);
+    walk->table = walk->entry & EPT_ADDRESS;
+    if ((walk->entry & walk->present) == 0) {
+        return PLAIN_NOT_PRESENT;
+    }
+    return (walk->entry & NVMX_EPT_READ) == 0 || (walk->entry & walk->reserved) != 0 ? PLAIN_NOT : PLAIN_TABLE;
+}
+
+/* The walk of ept_walk_run, where every entry is a readable reference to a table, until one is not present. */
+bool nvmx_ept_unmapped(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,
+                       struct nvmx_ept_fault *fault) {
+    const uint64_t beyond_width = EPT_ADDRESS & ~((UINT64_C(1) << ept->l1.physical_address_bits) - 1);
+    struct plain_walk walk = {.ept = ept,
+                              .vcpu_ctx = vcpu_ctx,
+                              .gpa2 = access->gpa2,
+                              .present = EPT_RWX | (access->mbec ? NVMX_EPT_USER_EXECUTE : 0),
+                              .reserved = beyond_width | TABLE_RESERVED,
+                              .table = access->eptp12 & EPT_ADDRESS};
+    unsigned int levels = ept_eptp_levels(access->eptp12);
+    enum plain_step step = PLAIN_TABLE;
+
+    if (access->misconfiguration || levels < 4 || levels > 5 || (levels == 4 && access->gpa2 >> 48 != 0)) {
+        return false;
+    }
+    if (levels == 5) {
+        step = plain_step(&walk, 5);
+    }
+#pragma GCC unroll 4
+    for (unsigned int level = 4; level >= 1 && step == PLAIN_TABLE; level--) {
+        step = plain_step(&walk, level);
+    }
+    if (step != PLAIN_NOT_PRESENT) {
+        return false;
+    }
+    clear(fault);
+    fault->qualification = qualification_unmapped(
+        ept, access->qualification, needed_access(access->qualification, (access->eptp12 & NVMX_EPTP_AD) != 0));
+    fault->convertible = (walk.entry & NVMX_EPT_SUPPRESS_VE) == 0;
+    return true;
 }
 
 enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,

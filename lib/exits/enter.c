@@ -4,9 +4,6 @@
 
 #include <string.h>
 
-#define CR0_PG      (UINT64_C(1) << 31)
-#define CR4_PAE     (UINT64_C(1) << 5)
-#define RFLAGS_TF   (UINT64_C(1) << 8)
 #define VTPR_OFFSET 0x80u
 
 /* If one of these was written, rules are checked that also look at guest state which L2 may have changed. */
@@ -98,25 +95,29 @@ static inline enum nvmx_next go(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     if (vcpu->vm->host.speculation_barrier != NULL) {
         vcpu->vm->host.speculation_barrier(vcpu->ctx, true);
     }
-    host_trace(vcpu, NVMX_TRACE_ENTER_L2, vcpu->launching ? NVMX_EXIT_VMLAUNCH : NVMX_EXIT_VMRESUME,
-               nvmx_set_has(&v->stale, NVMX_F_GUEST_RIP) ? 0 : v->value[NVMX_F_GUEST_RIP]);
+    if (RARE(vcpu->traces)) {
+        trace_record(vcpu, NVMX_TRACE_ENTER_L2, vcpu->launching ? NVMX_EXIT_VMLAUNCH : NVMX_EXIT_VMRESUME,
+                     nvmx_set_has(&v->stale, NVMX_F_GUEST_RIP) ? 0 : v->value[NVMX_F_GUEST_RIP]);
+    }
     return NVMX_ENTER;
 }
 
-/* The MSR-load list, then L2 is on. */
-static enum nvmx_next load_and_go(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    uint32_t count = (uint32_t)v->value[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT];
-    uint32_t failing = 0;
+/* The MSR-load list fails at this entry, or something that it needs. */
+static COLD enum nvmx_next loading_failed(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t failing) {
+    sync_msrs_lost(vcpu, v);
+    v->plain = false;
+    return reflect_entry_failure(vcpu, v, NVMX_EXIT_MSR_LOADING, failing, true);
+}
 
-    if (count != 0) {
-        if (sync_msrs(vcpu, v) != NVMX_OK) {
-            return merge_failed(vcpu);
+/* The MSR-load list, then L2 is on. */
+static inline enum nvmx_next load_and_go(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    uint32_t count = (uint32_t)v->value[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT];
+
+    if (RARE(count != 0)) {
+        uint32_t failing = msr_list_load_for_entry(vcpu, v, v->value[NVMX_F_VM_ENTRY_MSR_LOAD_ADDRESS], count);
+        if (failing != 0) {
+            return loading_failed(vcpu, v, failing);
         }
-        failing = msr_list_load(vcpu, v->value[NVMX_F_VM_ENTRY_MSR_LOAD_ADDRESS], count);
-    }
-    if (failing != 0) {
-        sync_msrs_lost(vcpu, v);
-        return reflect_entry_failure(vcpu, v, NVMX_EXIT_MSR_LOADING, failing, true);
     }
     return go(vcpu, v);
 }
@@ -154,18 +155,29 @@ static __attribute__((noinline)) bool passes_checks(struct nvmx_vcpu *vcpu, stru
 }
 
 /*
- * A VMRESUME after which nothing but RIP and RSP has to reach vmcs02. `plain` says that the controls are such that no entry
+ * An entry after which nothing but RIP, RSP, an external interrupt and the EPTP has to reach vmcs02. `plain` says that the controls are such that no entry
  * checks, merges or loads anything that could have changed behind L1's VMWRITEs, and merge_needs_little that they left the
  * rest alone. Else enter_anew decides, and does the same in full.
  */
 static bool plain(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
-    return nothing_to_check(v, 0, true) && (secondary_controls(v) & PROC2_EPT) != 0 &&
-           v->value[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT] == 0 && merge_is_plain(vcpu, v);
+    return nothing_to_check(v, 0, true) && (secondary_controls(v) & PROC2_EPT) != 0 && merge_is_plain(vcpu, v);
+}
+
+/* An external interrupt that the rules of the EVENT group (SDM 29.2.1.3, 29.3.1.4, 29.3.1.5) let pass, or no event at all. */
+static inline bool event_passes(const struct vmcs12 *v) {
+    uint64_t event = v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
+
+    return (event & EVENT_VALID) == 0 ||
+           (event_is_vector_alone(event) && (v->value[NVMX_F_GUEST_RFLAGS] & RFLAGS_IF) != 0 &&
+            (v->value[NVMX_F_GUEST_INTERRUPTIBILITY_STATE] & BLOCKING_STI_MOV_SS) == 0 &&
+            v->value[NVMX_F_GUEST_ACTIVITY_STATE] == 0);
 }
 
 static inline bool little_to_do(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, bool l1_long_mode) {
-    return v->plain && v->checked == NVMX_CHECK_ALL && !vcpu->pages_changed && l1_long_mode &&
-           (v->value[NVMX_F_GUEST_RFLAGS] & RFLAGS_TF) == 0 && merge_needs_little(vcpu, v);
+    const uint32_t event = 1u << NVMX_GROUP_EVENT;
+
+    return v->plain && (v->checked | event) == NVMX_CHECK_ALL && event_passes(v) && !vcpu->pages_changed &&
+           l1_long_mode && (v->value[NVMX_F_GUEST_RFLAGS] & RFLAGS_TF) == 0 && merge_needs_little(vcpu, v);
 }
 
 /* An entry that is not one of those that need little. */
@@ -212,9 +224,10 @@ enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode) {
     if (!little_to_do(vcpu, v, l1_long_mode)) {
         return enter_anew(vcpu, v, l1_long_mode);
     }
+    v->checked = NVMX_CHECK_ALL;
     status = merge_little(vcpu, v);
     if (RARE(status != NVMX_OK)) {
         return merge_failed(vcpu);
     }
-    return go(vcpu, v);
+    return load_and_go(vcpu, v);
 }

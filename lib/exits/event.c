@@ -19,10 +19,6 @@
 #define NMI_UNBLOCKING (1u << 12)
 #define VECTOR_DOUBLE_FAULT 8u
 
-#define BLOCKING_MOVSS 2u
-#define BLOCKING_STI_MOVSS 3u
-#define BLOCKING_NMI 8u
-#define RFLAGS_IF (1u << 9)
 /* Pending debug exceptions that are one: a bus lock, an enabled breakpoint, a single step, RTM (SDM 29.7.3). The rest says what was met. */
 #define DEBUG_DUE 0x15800u
 #define ACTIVITY_SHUTDOWN 2u
@@ -217,7 +213,7 @@ static enum nvmx_status inject(struct nvmx_vcpu *vcpu, struct readiness *r, uint
 
 static enum nvmx_status inject_nmi(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct readiness *r,
                                    struct nvmx_pending *pending) {
-    if ((r->interruptibility & (BLOCKING_STI_MOVSS | BLOCKING_NMI)) != 0) {
+    if ((r->interruptibility & (BLOCKING_STI_MOV_SS | BLOCKING_NMI)) != 0) {
         /* NMI-window exiting needs virtual NMIs; without them the next exit has to do. */
         bool can_wait = (v->image[NVMX_F_PIN_BASED_CONTROLS] & PIN_VIRTUAL_NMIS) != 0;
         return can_wait ? request_window(vcpu, v, PROC_NMI_WINDOW) : NVMX_OK;
@@ -231,7 +227,7 @@ static int acknowledge(struct nvmx_vcpu *vcpu) {
 }
 
 static enum nvmx_status inject_interrupt(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct readiness *r) {
-    if ((r->interruptibility & BLOCKING_STI_MOVSS) != 0 || (r->rflags & RFLAGS_IF) == 0) {
+    if ((r->interruptibility & BLOCKING_STI_MOV_SS) != 0 || (r->rflags & RFLAGS_IF) == 0) {
         return request_window(vcpu, v, PROC_INTERRUPT_WINDOW);
     }
     int vector = acknowledge(vcpu);
@@ -272,18 +268,18 @@ static bool nmi_exits(const struct vmcs12 *v, const struct readiness *r) {
 /* -- what hardware does first: L2 leaves, or takes it, as soon as it is entered ------------------------------------------------------------------ */
 
 static bool debug_trap_first(const struct readiness *r) {
-    return (r->debug & DEBUG_DUE) != 0 && (r->interruptibility & BLOCKING_MOVSS) == 0 && r->activity < ACTIVITY_SHUTDOWN;
+    return (r->debug & DEBUG_DUE) != 0 && (r->interruptibility & BLOCKING_MOV_SS) == 0 && r->activity < ACTIVITY_SHUTDOWN;
 }
 
 /* L1's window exits come right before the event that they are about (SDM 28.2). */
 static bool nmi_window_first(const struct vmcs12 *v, const struct readiness *r) {
     return (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_NMI_WINDOW) != 0 &&
-           (r->interruptibility & (BLOCKING_STI_MOVSS | BLOCKING_NMI)) == 0;
+           (r->interruptibility & (BLOCKING_STI_MOV_SS | BLOCKING_NMI)) == 0;
 }
 
 static bool interrupt_window_first(const struct vmcs12 *v, const struct readiness *r) {
     return (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_INTERRUPT_WINDOW) != 0 && (r->rflags & RFLAGS_IF) != 0 &&
-           (r->interruptibility & BLOCKING_STI_MOVSS) == 0;
+           (r->interruptibility & BLOCKING_STI_MOV_SS) == 0;
 }
 
 static enum nvmx_next deliver_interrupt(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct readiness *r,

@@ -128,9 +128,26 @@ enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
         if (route != ROUTE_L1) {
             return finish(vcpu, route, row, &info);
         }
-        row = exit_row(info.reason & 0xffff); /* which may be another now */
+        if (RARE(info.reason != exit_reason)) {
+            row = exit_row(info.reason & 0xffff);
+        }
     }
     return reflect(vcpu, v, row->information, &info);
+}
+
+/*
+ * RDMSR and WRMSR that L1 lets through and the host does not are the commonest exits of which L1 does not hear. Nothing is read for them: no event can have
+ * been in delivery.
+ */
+bool l2_msr_is_hosts(struct nvmx_vcpu *vcpu, const struct msr_access *access) {
+    if (vcpu->bus_lock || vcpu->timer_forced || vcpu->window_requested != 0 ||
+        !route_msr_is_hosts(vcpu, vmcs12_current(vcpu), access)) {
+        return false;
+    }
+    vcpu->host_fault_gpa1 = NVMX_NO_ADDRESS;
+    vcpu->entry_pending = false;
+    vcpu->launching = false;
+    return true;
 }
 
 enum nvmx_next nvmx_l2_exit(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exit_info *info) {

@@ -78,6 +78,9 @@ enum route {
 enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, const struct exit_row *row,
                       struct nvmx_l2_exit_info *info, bool hardware);
 
+/* An access to an MSR which went to the host before: does it again? False: exit_route knows. */
+bool route_msr_is_hosts(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, const struct msr_access *access);
+
 /* Does L1 intercept this exception of L2 (SDM 28.2)? */
 bool exception_exits_to_l1(const struct vmcs12 *v, const struct nvmx_l2_exit_info *info);
 
@@ -105,7 +108,6 @@ enum route route_shadow_vmcs(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t 
                              bool hardware);
 
 /* RDMSR or WRMSR of IA32_SPEC_CTRL, which L1 virtualizes and does not intercept (spec_ctrl.c). */
-#define MSR_SPEC_CTRL 0x48u
 enum route route_spec_ctrl(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct exit_row *row,
                            struct nvmx_l2_exit_info *info);
 

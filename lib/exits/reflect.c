@@ -18,11 +18,13 @@ static enum nvmx_next vmx_abort(struct nvmx_vcpu *vcpu, uint32_t indicator) {
 
 /* SDM 31.4.3.1: transitions without VPIDs drop what VPID 0 tagged, which is L1's own. */
 static void flush_vpid_of_l1(struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
-    bool l1_uses_vpids = (secondary_controls(v) & PROC2_VPID) != 0;
+    if ((secondary_controls(v) & PROC2_VPID) != 0) {
+        return;
+    }
     bool host_uses_vpids = (vcpu->host_control[NVMX_F_PRIMARY_CONTROLS] & PROC_SECONDARY) != 0 &&
                            (vcpu->host_control[NVMX_F_SECONDARY_CONTROLS] & PROC2_VPID) != 0;
 
-    if (!l1_uses_vpids && host_uses_vpids) {
+    if (host_uses_vpids) {
         host_flush(vcpu, NVMX_FLUSH_VPID, vcpu->host_control[NVMX_F_VPID], 0);
     }
 }

@@ -16,7 +16,7 @@
 /* Of EPT violations and of a full page-modification log alike (SDM 30.2.1). */
 #define QUALIFICATION_NMI_UNBLOCKING (UINT64_C(1) << 12)
 #define QUALIFICATION_ASYNCHRONOUS   (UINT64_C(1) << 16)
-#define RIGHTS_L                     (UINT64_C(1) << 13)
+#define QUALIFICATION_PERMITTED      UINT64_C(0x78) /* of an EPT violation: what the entries permit */
 
 static bool bit_of(uint64_t value, unsigned int bit) {
     return ((value >> bit) & 1) != 0;
@@ -169,7 +169,7 @@ static enum route route_control_register(struct nvmx_vcpu *vcpu, const struct vm
  */
 
 /* A bitmap page of L1 without memory behind it reads as all ones. */
-static bool l1_bitmap_bit(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t bit) {
+static inline bool l1_bitmap_bit(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t bit) {
     void *page = host_map(vcpu, gpa1, NVMX_ACCESS_READ, NULL);
 
     if (page == NULL) {
@@ -206,6 +206,15 @@ static bool is_msr_list(const struct exit_row *row) {
     return row->who == WHO_MSR_LIST_READ || row->who == WHO_MSR_LIST_WRITE;
 }
 
+/* L2 is likely to do it again. */
+static void note_hosts_msr(struct nvmx_vcpu *vcpu, const struct exit_row *row, uint32_t index, uint32_t bit) {
+    bool write = row->who == WHO_MSR_WRITE;
+
+    if ((write || row->who == WHO_MSR_READ) && index != MSR_SPEC_CTRL) {
+        vcpu->hosts_msr[write] = (struct msr_access){.index = index, .bit = bit};
+    }
+}
+
 static enum route route_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct exit_row *row,
                             struct nvmx_l2_exit_info *info, bool hardware) {
     uint32_t index = msr_index(vcpu, row, info);
@@ -225,10 +234,19 @@ static enum route route_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const stru
         return route_spec_ctrl(vcpu, v, row, info);
     }
     if (!hardware || !host_lets_through) {
+        note_hosts_msr(vcpu, row, index, bit);
         return ROUTE_HOST;
     }
     return (v->bitmap_bits & PROC_MSR_BITMAPS) != 0 ? let_through(merge_heat_msr(vcpu, v, bit))
                                                     : take_pages_again(vcpu, v);
+}
+
+bool route_msr_is_hosts(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, const struct msr_access *access) {
+    bool host_lets_through = (vcpu->host_control[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0 &&
+                             vcpu->host_msr_bitmap != NULL && !bitmap_test(vcpu->host_msr_bitmap, access->bit);
+
+    return !host_lets_through && (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0 &&
+           !l1_bitmap_bit(vcpu, v->value[NVMX_F_MSR_BITMAP_ADDRESS], access->bit);
 }
 
 /* SDM 28.1.3: any port of the access counts, and wrapping around FFFFH always exits. */
@@ -409,7 +427,19 @@ static inline enum nvmx_ept_verdict decide_violation(struct nvmx_vcpu *vcpu, str
     return verdict;
 }
 
+/* L2 touches a device that L1 emulates again and again. */
+static inline bool unmapped_again(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t reason,
+                                  const struct nvmx_l2_exit_info *info, struct nvmx_ept_fault *fault) {
+    struct nvmx_ept_log log;
+    struct nvmx_ept_access access = ept12_of(v, &log);
+
+    access.gpa2 = info->guest_physical_address;
+    access.qualification = info->qualification;
+    return reason == NVMX_EXIT_EPT_VIOLATION && nvmx_ept_unmapped(vcpu->vm->ept, vcpu->ctx, &access, fault);
+}
+
 static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, struct nvmx_l2_exit_info *info) {
+    const uint64_t page2 = info->guest_physical_address / NVMX_PAGE_SIZE;
     struct nvmx_ept_fault fault;
     enum nvmx_ept_verdict verdict;
 
@@ -423,10 +453,14 @@ static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t r
     if (vcpu->violation.decided) {
         verdict = vcpu->violation.verdict;
         fault = vcpu->violation.fault;
+    } else if (page2 == vcpu->unmapped_page2 && unmapped_again(vcpu, v, reason, info, &fault)) {
+        return route_ept_verdict(vcpu, v, NVMX_EPT_L1_VIOLATION, &fault, info);
     } else {
         verdict = decide_violation(vcpu, v, secondary_controls(v), info->guest_physical_address, info->qualification,
                                    reason == NVMX_EXIT_EPT_MISCONFIGURATION, &fault);
     }
+    bool unmapped = verdict == NVMX_EPT_L1_VIOLATION && (fault.qualification & QUALIFICATION_PERMITTED) == 0;
+    vcpu->unmapped_page2 = unmapped ? page2 : NVMX_NO_ADDRESS;
     return route_ept_verdict(vcpu, v, verdict, &fault, info);
 }
 
@@ -471,7 +505,6 @@ static enum route by_bit(uint64_t controls, unsigned int bit) {
 enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, const struct exit_row *row,
                       struct nvmx_l2_exit_info *info, bool hardware) {
     uint64_t primary = v->value[NVMX_F_PRIMARY_CONTROLS];
-    uint32_t secondary = secondary_controls(v);
 
     switch (row->who) {
     case WHO_ALWAYS:
@@ -482,7 +515,7 @@ enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
     case WHO_PRIMARY:
         return by_bit(primary, row->bit);
     case WHO_SECONDARY:
-        return by_bit(secondary, row->bit);
+        return by_bit(secondary_controls(v), row->bit);
     case WHO_TERTIARY:
         return by_bit(tertiary_controls(v), row->bit);
     case WHO_ENABLED:
@@ -494,9 +527,9 @@ enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
     case WHO_TIMEOUT:
         return l1_if(timeout_wanted(vcpu, v, hardware));
     case WHO_PAUSE:
-        return l1_if(bit_of(primary, 30) || (secondary & PROC2_PLE) != 0);
+        return l1_if(bit_of(primary, 30) || (secondary_controls(v) & PROC2_PLE) != 0);
     case WHO_APIC_WRITE:
-        return l1_if((secondary & (PROC2_APIC_REGISTER | PROC2_VIRTUAL_INTERRUPTS)) != 0);
+        return l1_if((secondary_controls(v) & (PROC2_APIC_REGISTER | PROC2_VIRTUAL_INTERRUPTS)) != 0);
     case WHO_MONITOR_TRAP:
         return l1_if(monitor_trap_wanted(v));
     case WHO_SHADOW_VMCS:

@@ -25,35 +25,6 @@ const char *nvmx_exit_name(uint32_t basic_reason) {
     return basic_reason < NVMX_EXIT_REASONS ? names[basic_reason] : "unknown";
 }
 
-static void store(struct nvmx_l2_exit_info *info, uint32_t flag, uint64_t value) {
-    switch (flag) {
-    case INFO_Q:
-        info->qualification = value;
-        break;
-    case INFO_L:
-        info->guest_linear_address = value;
-        break;
-    case INFO_P:
-        info->guest_physical_address = value;
-        break;
-    case INFO_V:
-        info->interruption_info = (uint32_t)value;
-        break;
-    case INFO_O:
-        info->idt_vectoring_info = (uint32_t)value;
-        break;
-    case INFO_N:
-        info->instruction_length = (uint32_t)value;
-        break;
-    case INFO_I:
-        info->instruction_info = (uint32_t)value;
-        break;
-    default:
-        info->msr_data = value;
-        break;
-    }
-}
-
 /* The error codes are read only if the event says that it has one. */
 static enum nvmx_status error_codes(struct nvmx_vcpu *vcpu, struct nvmx_l2_exit_info *info) {
     uint64_t value;
@@ -82,51 +53,74 @@ static bool has_no_displacement(const struct nvmx_l2_exit_info *info) {
            (info->instruction_info & INFORMATION_REGISTER) != 0;
 }
 
-enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row *row, struct nvmx_l2_exit_info *info) {
-    /* In the order of the INFO_ bits. */
-    static const uint32_t encodings[] = {
-        NVMX_VMCS_EXIT_QUALIFICATION,
-        NVMX_VMCS_GUEST_LINEAR_ADDRESS,
-        NVMX_VMCS_GUEST_PHYSICAL_ADDRESS,
-        NVMX_VMCS_VM_EXIT_INTERRUPTION_INFO,
-        NVMX_VMCS_IDT_VECTORING_INFO,
-        NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH,
-        NVMX_VMCS_VM_EXIT_INSTRUCTION_INFORMATION,
-        NVMX_VMCS_MSR_DATA,
-    };
-    uint32_t encoding[sizeof(encodings) / sizeof(encodings[0])];
-    uint64_t value[sizeof(encodings) / sizeof(encodings[0])];
-    uint32_t information = row->information;
+/* In the order of the INFO_ bits: bit, field, member of *info and its type. */
+#define INFORMATION(X)                                                                                                 \
+    X(INFO_Q, EXIT_QUALIFICATION, qualification, uint64_t)                                                             \
+    X(INFO_L, GUEST_LINEAR_ADDRESS, guest_linear_address, uint64_t)                                                    \
+    X(INFO_P, GUEST_PHYSICAL_ADDRESS, guest_physical_address, uint64_t)                                                \
+    X(INFO_V, VM_EXIT_INTERRUPTION_INFO, interruption_info, uint32_t)                                                  \
+    X(INFO_O, IDT_VECTORING_INFO, idt_vectoring_info, uint32_t)                                                        \
+    X(INFO_N, VM_EXIT_INSTRUCTION_LENGTH, instruction_length, uint32_t)                                                \
+    X(INFO_I, VM_EXIT_INSTRUCTION_INFORMATION, instruction_info, uint32_t)                                             \
+    X(INFO_D, MSR_DATA, msr_data, uint64_t)
+
+/* Straight code where `information` is a constant. */
+static inline __attribute__((always_inline)) enum nvmx_status
+read_information(struct nvmx_vcpu *vcpu, uint32_t information, struct nvmx_l2_exit_info *info) {
+    uint32_t encoding[8];
+    uint64_t value[8];
     uint32_t count = 0;
 
-    /* The exits that have MSR data come from processors that have the field. */
-    if ((information & INFO_D) != 0 && !nvmx_set_has(&vcpu->vm->machine_fields, NVMX_F_MSR_DATA)) {
-        information &= ~INFO_D;
+#define X(bit, name, member, type)                                                                                     \
+    if ((information & (bit)) != 0) {                                                                                  \
+        encoding[count++] = NVMX_VMCS_##name;                                                                          \
     }
-    if (information == 0) {
-        return NVMX_OK;
-    }
-    if (row->information == INFO_N) { /* most instructions */
-        uint64_t length = 0;
-        enum nvmx_status status = host_read_encoded(vcpu, 1, &encodings[5], &length);
-        info->instruction_length = (uint32_t)length;
-        return status;
-    }
-    for (uint32_t left = information; left != 0; left &= left - 1) {
-        encoding[count++] = encodings[__builtin_ctz(left)];
-    }
+    INFORMATION(X)
+#undef X
     enum nvmx_status status = host_read_encoded(vcpu, count, encoding, value);
-    if (status != NVMX_OK) {
+    if (RARE(status != NVMX_OK)) {
         return status;
     }
     count = 0;
-    for (uint32_t left = information; left != 0; left &= left - 1) {
-        store(info, left & (0u - left), value[count++]);
+#define X(bit, name, member, type)                                                                                     \
+    if ((information & (bit)) != 0) {                                                                                  \
+        info->member = (type)value[count++];                                                                           \
     }
-    if ((row->information & INFO_I) != 0 && has_no_displacement(info)) {
+    INFORMATION(X)
+#undef X
+    if ((information & INFO_I) != 0 && has_no_displacement(info)) {
         info->qualification = 0;
     }
-    return (row->information & (INFO_V | INFO_O)) != 0 ? error_codes(vcpu, info) : NVMX_OK;
+    return (information & (INFO_V | INFO_O)) != 0 ? error_codes(vcpu, info) : NVMX_OK;
+}
+
+/* Any combination; the exits that have MSR data come from processors that have the field. */
+static COLD enum nvmx_status read_any_information(struct nvmx_vcpu *vcpu, uint32_t information,
+                                                  struct nvmx_l2_exit_info *info) {
+    if (!nvmx_set_has(&vcpu->vm->machine_fields, NVMX_F_MSR_DATA)) {
+        information &= ~INFO_D;
+    }
+    return information != 0 ? read_information(vcpu, information, info) : NVMX_OK;
+}
+
+enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row *row, struct nvmx_l2_exit_info *info) {
+#define STRAIGHT_FOR(combination)                                                                                      \
+    case (combination):                                                                                                \
+        return read_information(vcpu, (combination), info)
+
+    switch (row->information) {
+    case 0:
+        return NVMX_OK;
+        STRAIGHT_FOR(INFO_N);                                     /* most instructions */
+        STRAIGHT_FOR(INFO_Q | INFO_N);                            /* WRMSR, INVLPG, MOV DR */
+        STRAIGHT_FOR(INFO_Q | INFO_L | INFO_N);                   /* control registers */
+        STRAIGHT_FOR(INFO_Q | INFO_L | INFO_N | INFO_I);          /* I/O */
+        STRAIGHT_FOR(INFO_Q | INFO_V | INFO_O | INFO_N);          /* exceptions */
+        STRAIGHT_FOR(INFO_Q | INFO_L | INFO_P | INFO_O | INFO_N); /* EPT violations */
+    default:
+        return read_any_information(vcpu, row->information, info);
+    }
+#undef STRAIGHT_FOR
 }
 
 /* The same of a violation whose fields were read before. */

@@ -9,8 +9,6 @@
 #include "../vcpu.h"
 #include "caps_internal.h"
 
-#define CR0_PE               (UINT64_C(1) << 0)
-#define CR0_PG               (UINT64_C(1) << 31)
 #define VMCS_MEMORY_TYPE_WB  6u
 #define CR3_TARGETS_MAX      4u /* the SDM defines no more CR3-target fields */
 #define FEATURE_CONTROL_LOCK (UINT64_C(1) << 0)

@@ -18,9 +18,6 @@
 #define MSR_FS_BASE         0xc0000100u
 #define MSR_GS_BASE         0xc0000101u
 
-/* What is done with one entry. False: it fails. */
-typedef bool entry_action(struct nvmx_vcpu *vcpu, uint64_t *entry);
-
 /* The recommended maximum of a list is taken as a hard one (SDM A.6, IA32_VMX_MISC 27:25). */
 static uint32_t list_max(const struct nvmx_vcpu *vcpu) {
     return 512 * ((uint32_t)(vcpu->vm->caps.msr[NVMX_CAP_MISC] >> 25 & 7) + 1);
@@ -35,37 +32,55 @@ static bool is_x2apic(uint32_t index) {
  * model-specific.
  */
 static bool load_forbidden(uint32_t index) {
-    return is_x2apic(index) || index == MSR_FS_BASE || index == MSR_GS_BASE || index == MSR_SMM_MONITOR_CTL ||
-           index == MSR_SMBASE || index == MSR_BIOS_UPDT_TRIG || index == MSR_BIOS_SIGN_ID;
+    if (index >= MSR_FS_BASE) {
+        return index <= MSR_GS_BASE;
+    }
+    return is_x2apic(index) || index == MSR_SMM_MONITOR_CTL || index == MSR_SMBASE || index == MSR_BIOS_UPDT_TRIG ||
+           index == MSR_BIOS_SIGN_ID;
 }
 
-static bool load_entry(struct nvmx_vcpu *vcpu, uint64_t *entry) {
+/* A walk through a list. */
+struct list {
+    struct nvmx_vcpu *vcpu;
+    struct vmcs12 *unsynced; /* whose entry list this is, until sync_msrs; else NULL */
+};
+
+/* All MSRs that a field of the guest-state area can hold: the host may carry out the load by a write to vmcs02. */
+static bool may_be_field(uint32_t index) {
+    return index <= MSR_EFER;
+}
+
+/* The actions: what is done with one entry. False: it fails. */
+static inline bool load_entry(struct list *list, uint64_t *entry) {
+    struct nvmx_vcpu *vcpu = list->vcpu;
     uint64_t index = __atomic_load_n(&entry[0], __ATOMIC_RELAXED);
     uint64_t value = __atomic_load_n(&entry[1], __ATOMIC_RELAXED);
 
     if (index > UINT32_MAX || load_forbidden((uint32_t)index)) {
         return false;
     }
-    switch (nvmx_wrmsr(vcpu, (uint32_t)index, value, false)) {
-    case NVMX_MSR_DONE:
-        return true;
-    case NVMX_MSR_FAULT:
-        return false;
-    case NVMX_MSR_NOT_MINE:
-        break;
+    if (may_be_field((uint32_t)index)) {
+        enum nvmx_msr_result result = nvmx_wrmsr(vcpu, (uint32_t)index, value, false);
+        if (result != NVMX_MSR_NOT_MINE) {
+            return result == NVMX_MSR_DONE;
+        }
+        if (list->unsynced != NULL && sync_msrs(vcpu, list->unsynced) != NVMX_OK) {
+            return false;
+        }
+        list->unsynced = NULL;
     }
     return host_msr_write(vcpu, (uint32_t)index, value) == NVMX_OK;
 }
 
-static bool store_entry(struct nvmx_vcpu *vcpu, uint64_t *entry) {
+static inline bool store_entry(struct list *list, uint64_t *entry) {
+    struct nvmx_vcpu *vcpu = list->vcpu;
     uint64_t index = __atomic_load_n(&entry[0], __ATOMIC_RELAXED);
     uint64_t value = 0;
-    enum nvmx_msr_result result;
 
     if (index > UINT32_MAX || is_x2apic((uint32_t)index) || index == MSR_SMBASE) {
         return false;
     }
-    result = nvmx_rdmsr(vcpu, (uint32_t)index, &value);
+    enum nvmx_msr_result result = index <= NVMX_MSR_VMX_LAST ? nvmx_rdmsr(vcpu, (uint32_t)index, &value) : NVMX_MSR_NOT_MINE;
     if (result == NVMX_MSR_FAULT ||
         (result == NVMX_MSR_NOT_MINE && host_msr_read(vcpu, (uint32_t)index, &value) != NVMX_OK)) {
         return false;
@@ -75,36 +90,36 @@ static bool store_entry(struct nvmx_vcpu *vcpu, uint64_t *entry) {
 }
 
 /* The entries that lie in one page, `count` of them from gpa1 on. How many went well. */
-static uint32_t page_entries(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count, bool store) {
-    entry_action *action = store ? store_entry : load_entry;
+static inline __attribute__((always_inline)) uint32_t page_entries(struct list *list, uint64_t gpa1, uint32_t count, bool store) {
     uint64_t base = gpa1 & ~PAGE_MASK;
     uint32_t done = 0;
-    uint64_t hpa;
-    uint8_t *page = host_map(vcpu, base, store ? NVMX_ACCESS_READ | NVMX_ACCESS_WRITE : NVMX_ACCESS_READ, &hpa);
+    uint8_t *page = host_map(list->vcpu, base, store ? NVMX_ACCESS_READ | NVMX_ACCESS_WRITE : NVMX_ACCESS_READ, NULL);
 
     if (page == NULL) {
         return 0;
     }
-    while (done < count && action(vcpu, (uint64_t *)(void *)(page + (gpa1 & PAGE_MASK) + done * ENTRY_BYTES))) {
+    uint64_t *entry = (uint64_t *)(void *)(page + (gpa1 & PAGE_MASK));
+    while (done < count && (store ? store_entry(list, entry) : load_entry(list, entry))) {
+        entry += ENTRY_BYTES / sizeof(*entry);
         done++;
     }
-    host_unmap(vcpu, base, page, store && done > 0);
+    host_unmap(list->vcpu, base, page, store && done > 0);
     return done;
 }
 
-static uint32_t walk_list(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count, bool store) {
-    uint32_t max = list_max(vcpu);
+static inline __attribute__((always_inline)) uint32_t walk_list(struct list *list, uint64_t gpa1, uint32_t count, bool store) {
+    uint32_t max = list_max(list->vcpu);
+    uint32_t most = count < max ? count : max;
     uint32_t done = 0;
 
     if (count != 0 && gpa1 % ENTRY_BYTES != 0) {
         return 1;
     }
-    while (done < count && done < max) {
+    while (done < most) {
         uint64_t at = gpa1 + (uint64_t)done * ENTRY_BYTES;
         uint32_t room = (uint32_t)((NVMX_PAGE_SIZE - (at & PAGE_MASK)) / ENTRY_BYTES);
-        uint32_t left = (count < max ? count : max) - done;
-        uint32_t here = room < left ? room : left;
-        uint32_t good = page_entries(vcpu, at, here, store);
+        uint32_t here = room < most - done ? room : most - done;
+        uint32_t good = page_entries(list, at, here, store);
 
         done += good;
         if (good < here) {
@@ -114,10 +129,18 @@ static uint32_t walk_list(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count,
     return done < count ? done + 1 : 0;
 }
 
+static __attribute__((noinline)) uint32_t load_list(struct list *list, uint64_t gpa1, uint32_t count) {
+    return walk_list(list, gpa1, count, false);
+}
+
+uint32_t msr_list_load_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, uint32_t count) {
+    return load_list(&(struct list){vcpu, v}, gpa1, count);
+}
+
 uint32_t msr_list_load(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count) {
-    return walk_list(vcpu, gpa1, count, false);
+    return load_list(&(struct list){vcpu, NULL}, gpa1, count);
 }
 
 uint32_t msr_list_store(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count) {
-    return walk_list(vcpu, gpa1, count, true);
+    return walk_list(&(struct list){vcpu, NULL}, gpa1, count, true);
 }

@@ -14,7 +14,6 @@
 #define FEATURE_CONTROL_VALID (FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX)
 
 #define CPUID_1_ECX_VMX       (1u << 5)
-#define CR4_VMXE              (UINT64_C(1) << 13)
 
 static bool is_capability(uint32_t index) {
     return index >= NVMX_MSR_VMX_FIRST && index <= NVMX_MSR_VMX_LAST;
@@ -47,10 +46,11 @@ enum nvmx_msr_result nvmx_rdmsr(const struct nvmx_vcpu *vcpu, uint32_t index, ui
         *value = vcpu->feature_control;
         return NVMX_MSR_DONE;
     }
-    if (!caps_msr_exists(&vm->caps, place_of(index))) {
+    unsigned int place = place_of(index);
+    if (!caps_msr_exists(&vm->caps, place)) {
         return NVMX_MSR_FAULT;
     }
-    *value = vm->caps.msr[place_of(index)];
+    *value = vm->caps.msr[place];
     return NVMX_MSR_DONE;
 }
 

@@ -6,11 +6,6 @@
 
 #include <string.h>
 
-#define CR0_PG         (UINT64_C(1) << 31)
-#define CR3_LAM        (UINT64_C(3) << 61)
-#define CR4_PAE        (UINT64_C(1) << 5)
-#define CR4_PCIDE      (UINT64_C(1) << 17)
-#define EFER_LME_LMA   ((UINT64_C(1) << 8) | (UINT64_C(1) << 10))
 #define PAE_CR3_TABLE  UINT64_C(0xffffffe0)
 #define PDPTE_PRESENT  UINT64_C(1)
 #define PDPTE_RESERVED (UINT64_C(0x1e6)) /* bits 2:1 and 8:5 */
@@ -23,9 +18,7 @@
 #define RIGHTS_CODE_32   0xc09bu
 #define RIGHTS_DATA      0xc093u
 #define RIGHTS_TSS       0x8bu
-#define RIGHTS_UNUSABLE  0x10000u
 
-#define BLOCKING_BY_NMI  8u
 #define RFLAGS_FIXED     2u
 #define DR7_RESET        0x400u
 #define VMX_ABORT_PDPTES 2u
@@ -143,7 +136,7 @@ static bool exit_64(const struct load *l) {
 
 /* SDM 30.5.1: LME and LMA follow "host address-space size", whoever loads the rest. */
 static uint64_t efer_for_l1(const struct load *l, uint64_t efer) {
-    return (efer & ~EFER_LME_LMA) | (exit_64(l) ? EFER_LME_LMA : 0);
+    return (efer & ~(EFER_LME | EFER_LMA)) | (exit_64(l) ? EFER_LME | EFER_LMA : 0);
 }
 
 /* The value of a gate that the exit loads, or sets. */
@@ -236,7 +229,7 @@ static uint64_t l1_cr4(const struct load *l) {
 
 static uint64_t l1_cr3(const struct load *l) {
     const struct nvmx_caps *caps = &l->vcpu->vm->caps;
-    uint64_t lam = (caps->cpu & NVMX_CPU_LAM) != 0 ? CR3_LAM : 0;
+    uint64_t lam = (caps->cpu & NVMX_CPU_LAM) != 0 ? CR3_LAM_U48 | CR3_LAM_U57 : 0;
 
     return host_field(l, NVMX_F_HOST_CR3) & (((UINT64_C(1) << caps->physical_address_bits) - 1) | lam);
 }
@@ -335,7 +328,7 @@ static void set_state(const struct load *l, uint64_t cr0, bool nmi_blocked) {
     to[PLACE_CR0] = to[PLACE_CR0_SHADOW] = cr0;
     to[PLACE_RIP] = host_field(l, NVMX_F_HOST_RIP);
     to[PLACE_RSP] = host_field(l, NVMX_F_HOST_RSP);
-    to[PLACE_INTERRUPTIBILITY] = nmi_blocked ? BLOCKING_BY_NMI : 0;
+    to[PLACE_INTERRUPTIBILITY] = nmi_blocked ? BLOCKING_NMI : 0;
     to[PLACE_ENTRY_CONTROLS] = entry_controls | (exit_64(l) ? ENTRY_IA32E : 0);
 }
 
@@ -351,7 +344,7 @@ static void set_state(const struct load *l, uint64_t cr0, bool nmi_blocked) {
 static bool nmis_blocked(const struct vmcs12 *v, bool from_l2, bool nmi_exit, uint64_t interruptibility) {
     bool was_virtual = from_l2 && (v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_VIRTUAL_NMIS) != 0;
 
-    return nmi_exit || (!was_virtual && (interruptibility & BLOCKING_BY_NMI) != 0);
+    return nmi_exit || (!was_virtual && (interruptibility & BLOCKING_NMI) != 0);
 }
 
 /* What of the processor's state an exit keeps, where L1 is left before L2 ran; vmcs01 is selected. */

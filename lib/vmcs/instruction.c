@@ -9,15 +9,6 @@
 
 #include <string.h>
 
-#define RFLAGS_TF           UINT64_C(0x100)
-#define RFLAGS_RF           UINT64_C(0x10000)
-#define RFLAGS_VM           UINT64_C(0x20000)
-#define RFLAGS_AC           UINT64_C(0x40000)
-
-#define CR0_PE              UINT64_C(1)
-#define CR4_VMXE            (UINT64_C(1) << 13)
-#define RIGHTS_DPL(rights)  (((rights) >> 5) & 3)
-#define BLOCKING_STI_MOV_SS 3u
 #define DEBUGCTL_BTF        (UINT64_C(1) << 1)
 #define PENDING_DEBUG_BS    (UINT64_C(1) << 14)
 
@@ -92,7 +83,7 @@ static enum nvmx_status read_base(struct nvmx_vcpu *vcpu, struct instruction *in
     in->cs_access_rights = (uint32_t)value[BASE_CS_RIGHTS];
     in->ss_access_rights = (uint32_t)value[BASE_SS_RIGHTS];
     in->interruptibility = (uint32_t)value[BASE_INTERRUPTIBILITY];
-    in->paging.long_mode = (value[BASE_ENTRY_CONTROLS] & ENTRY_IA32E_GUEST) != 0;
+    in->paging.long_mode = (value[BASE_ENTRY_CONTROLS] & ENTRY_IA32E) != 0;
     in->paging.mode64 = in->paging.long_mode && (in->cs_access_rights & RIGHTS_L) != 0;
     in->paging.smap_off = (in->rflags & RFLAGS_AC) != 0;
     *information = (uint32_t)value[BASE_INFO];
@@ -139,12 +130,6 @@ struct verdict instruction_fault(struct instruction *in, int vector) {
     return VERDICT(FAULT, 0);
 }
 
-bool instruction_region_ok(const struct instruction *in, uint64_t gpa1) {
-    const struct nvmx_caps *caps = &in->vcpu->vm->caps;
-    unsigned int width = (caps->msr[NVMX_CAP_BASIC] >> 48) & 1 ? 32 : caps->physical_address_bits;
-    return (gpa1 & (NVMX_PAGE_SIZE - 1)) == 0 && (width >= 64 || gpa1 >> width == 0);
-}
-
 static bool operand_encodable(const struct instruction *in) {
     bool rm = in->row->operand == OPERAND_RM_READ || in->row->operand == OPERAND_RM_WRITE;
     if (in->row->operand == OPERAND_NONE) {
@@ -153,7 +138,7 @@ static bool operand_encodable(const struct instruction *in) {
     return in->operand.is_register ? rm : in->operand.address_bits != 0;
 }
 
-bool instruction_offered(const struct nvmx_vcpu *vcpu, const struct instruction_row *row) {
+static bool instruction_offered(const struct nvmx_vcpu *vcpu, const struct instruction_row *row) {
     const struct nvmx_caps *caps = &vcpu->vm->caps;
     return (row->secondary_bit == 0 || (caps->msr[NVMX_CAP_PROCBASED2] >> row->secondary_bit) & 1) &&
            (row->ept_vpid_bit == 0 || (caps->msr[NVMX_CAP_EPT_VPID] >> row->ept_vpid_bit) & 1);
@@ -172,7 +157,7 @@ static struct verdict phase_undefined(struct instruction *in) {
 }
 
 static struct verdict phase_privilege(struct instruction *in) {
-    return RIGHTS_DPL(in->ss_access_rights) != 0 ? instruction_fault(in, VECTOR_GP0) : VERDICT(GO_ON, 0);
+    return (in->ss_access_rights & RIGHTS_DPL) != 0 ? instruction_fault(in, VECTOR_GP0) : VERDICT(GO_ON, 0);
 }
 
 static struct verdict phase_before(struct instruction *in) {
@@ -412,25 +397,22 @@ static enum nvmx_next execute(struct nvmx_vcpu *vcpu, const struct instruction_r
     return finish(&in, verdict.kind == GO_ON ? instruction_phases(&in) : verdict);
 }
 
-enum nvmx_next instruction_conclude(struct nvmx_vcpu *vcpu, const struct instruction_row *row, const uint64_t *is,
-                                    struct verdict verdict) {
+enum nvmx_next instruction_conclude(struct nvmx_vcpu *vcpu, uint32_t basic_reason, struct verdict verdict) {
     struct batch out;
     struct instruction in = {.out = &out};
-    struct base_values base = {.count = BASE_COUNT};
-    memcpy(base.value, is, sizeof(base.value));
-    enum nvmx_status status = instruction_begin(vcpu, row, &base, &in);
+    vcpu->counts.emulated++;
+    enum nvmx_status status = instruction_begin(vcpu, find_row(basic_reason), NULL, &in);
     return status == NVMX_OK ? finish(&in, verdict) : stopped(vcpu, status);
 }
 
 /* VMCALL is the host's first: most are hypercalls. See nvmx_vmcall. */
 enum nvmx_next instruction_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {
-    enum nvmx_next next;
     const struct instruction_row *row = find_row(basic_reason);
     if (row == NULL || row->effect == vmcall_effect) {
         return NVMX_HOST;
     }
-    if (row->operand == OPERAND_READ && !row->outside_vmx && instruction_fast_memory(vcpu, row, &next) == FAST_DONE) {
-        return next;
+    if (basic_reason == NVMX_REASON_VMXOFF) {
+        return instruction_vmxoff(vcpu);
     }
     if (row->effect == NULL) {
         vcpu->counts.emulated++;
@@ -450,15 +432,35 @@ enum nvmx_next nvmx_vmcall(struct nvmx_vcpu *vcpu) {
 /* -- for the rest of the library
  * ----------------------------------------------------------------------------------------------- */
 
-static enum nvmx_status skip(struct nvmx_vcpu *vcpu, uint32_t vmcs) {
+static COLD enum nvmx_status skip_with_care(struct nvmx_vcpu *vcpu, uint32_t vmcs) {
     struct batch out;
     struct instruction in = {.out = &out, .vmcs = vmcs};
     uint32_t information;
+    enum nvmx_status status = read_base(vcpu, &in, BASE_CS_RIGHTS, BASE_INFO, NULL, &information);
+    return status == NVMX_OK ? advance(&in, in.rflags) : status;
+}
+
+/* Mostly RIP alone changes. Only where a carry reaches its upper half does the mode matter: outside 64-bit mode it has 32 bits. */
+static enum nvmx_status skip(struct nvmx_vcpu *vcpu, uint32_t vmcs) {
+    enum { SKIP_RIP, SKIP_LENGTH, SKIP_RFLAGS, SKIP_INTERRUPTIBILITY, SKIP_COUNT };
+    static const uint32_t encoding[SKIP_COUNT] = {
+        [SKIP_RIP] = NVMX_VMCS_GUEST_RIP,
+        [SKIP_LENGTH] = NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH,
+        [SKIP_RFLAGS] = NVMX_VMCS_GUEST_RFLAGS,
+        [SKIP_INTERRUPTIBILITY] = NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE,
+    };
+    uint64_t is[SKIP_COUNT];
     enum nvmx_status status = host_select(vcpu, vmcs);
     if (status == NVMX_OK) {
-        status = read_base(vcpu, &in, BASE_CS_RIGHTS, BASE_INFO, NULL, &information);
+        status = host_read_encoded(vcpu, SKIP_COUNT, encoding, is);
     }
-    return status == NVMX_OK ? advance(&in, in.rflags) : status;
+    if (RARE(status != NVMX_OK)) {
+        return status;
+    }
+    uint64_t rip = is[SKIP_RIP] + is[SKIP_LENGTH];
+    uint64_t unusual = (is[SKIP_RFLAGS] & (RFLAGS_TF | RFLAGS_RF)) | (is[SKIP_INTERRUPTIBILITY] & BLOCKING_STI_MOV_SS) |
+                       (is[SKIP_RIP] ^ rip) >> 32;
+    return RARE(unusual != 0) ? skip_with_care(vcpu, vmcs) : host_write(vcpu, NVMX_F_GUEST_RIP, rip);
 }
 
 enum nvmx_status l1_skip(struct nvmx_vcpu *vcpu) {
@@ -482,7 +484,6 @@ enum nvmx_next vm_fail_valid(struct nvmx_vcpu *vcpu, uint32_t error) {
     }
     return complete_fail(&in, error);
 }
-
 
 enum nvmx_next l1_raise(struct nvmx_vcpu *vcpu, const struct l1_fault *fault) {
     uint64_t cr0 = CR0_PE;

@@ -88,11 +88,6 @@ uint32_t instruction_operand_bytes(const struct instruction *in);
 /* Write a destination operand: GO_ON, FAULT, RETRY or STOP. */
 struct verdict instruction_store(struct instruction *in, uint64_t value, uint32_t bytes);
 struct verdict instruction_fault(struct instruction *in, int vector);
-/* Aligned, and within the physical-address width that L1 sees (32 bits if IA32_VMX_BASIC[48]). */
-bool instruction_region_ok(const struct instruction *in, uint64_t gpa1);
-
-#define RFLAGS_CF UINT64_C(0x1)
-#define RFLAGS_ZF UINT64_C(0x40)
 
 /* An instruction step by step; in->out, in->vmcs (selected) and in->paging.l2 are set. What exited is read, or taken
  * from `is`. */
@@ -125,6 +120,10 @@ struct verdict invept_effect(struct instruction *in);
 struct verdict invvpid_before(struct instruction *in);
 struct verdict invvpid_effect(struct instruction *in);
 
+/* Checks after the memory operand, and the effect, by the operand. */
+struct verdict vmclear_region(struct nvmx_vcpu *vcpu, uint64_t gpa1);
+struct verdict vmptrld_region(struct nvmx_vcpu *vcpu, uint64_t gpa1);
+
 /* `index` if it is below `limit`, else 0, also while the processor speculates past the check that it is. */
 static inline unsigned int instruction_clamp(unsigned int index, unsigned int limit) {
     uint64_t mask = (uint64_t)0 - (((uint64_t)index - limit) >> 63);
@@ -132,20 +131,18 @@ static inline unsigned int instruction_clamp(unsigned int index, unsigned int li
     return index & (unsigned int)mask;
 }
 
+#define NVMX_REASON_VMCLEAR  19u
 #define NVMX_REASON_VMLAUNCH 20u
+#define NVMX_REASON_VMPTRLD  21u
+#define NVMX_REASON_VMPTRST  22u
 #define NVMX_REASON_VMREAD   23u
 #define NVMX_REASON_VMRESUME 24u
 #define NVMX_REASON_VMWRITE  25u
+#define NVMX_REASON_VMXOFF   26u
+#define NVMX_REASON_INVEPT   50u
+#define NVMX_REASON_INVVPID  53u
 
 /* Bits that the phases (instruction.c) and the short ways (instruction_fast.c) both look at. */
-#define RFLAGS_ARITHMETIC UINT64_C(0x8d5) /* CF PF AF ZF SF OF */
-#define RIGHTS_L          (1u << 13)
-#define ENTRY_IA32E_GUEST (UINT64_C(1) << 9)
-
-enum fast_outcome {
-    FAST_NOT_USUAL = 0, /* nothing was done: instruction.c decides */
-    FAST_DONE,          /* *next is what nvmx_exit returns */
-};
 
 /* What vmcs01 says of an instruction that exited; each user needs a stretch of these. */
 enum base_field {
@@ -176,14 +173,12 @@ struct base_values {
     unsigned int count; /* so many have been read, from the first on */
 };
 
-/* An instruction with a memory operand that is read, the short way. */
-enum fast_outcome instruction_fast_memory(struct nvmx_vcpu *vcpu, const struct instruction_row *row,
-                                          enum nvmx_next *next);
-/* L1's capability MSRs offer it. */
-bool instruction_offered(const struct nvmx_vcpu *vcpu, const struct instruction_row *row);
-/* After its effect, and with instruction_base[] read: complete it as the verdict says. */
-enum nvmx_next instruction_conclude(struct nvmx_vcpu *vcpu, const struct instruction_row *row, const uint64_t *is,
-                                    struct verdict verdict);
+/* After its effect: complete it as the verdict, which is no fault, says. vmcs01 is selected, or the verdict is STOP. */
+enum nvmx_next instruction_conclude(struct nvmx_vcpu *vcpu, uint32_t basic_reason, struct verdict verdict);
+
+/* VMXOFF the short way (instruction_fast.c), and its effect, after which vmcs01 is selected. */
+enum nvmx_next instruction_vmxoff(struct nvmx_vcpu *vcpu);
+enum nvmx_status vmx_off(struct nvmx_vcpu *vcpu);
 
 /* In the phases of the SDM. `is`: what has been read already; or NULL. */
 enum nvmx_next instruction_in_phases(struct nvmx_vcpu *vcpu, uint32_t basic_reason, const struct base_values *is);

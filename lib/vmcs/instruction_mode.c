@@ -4,7 +4,6 @@
 
 #define FEATURE_CONTROL_LOCK              UINT64_C(1)
 #define FEATURE_CONTROL_VMXON_OUTSIDE_SMX (UINT64_C(1) << 2)
-#define BLOCKING_MOV_SS                   2u
 
 /* VMXON outside VMX operation. SMX operation is not known here: no host of this library offers it to L1. */
 struct verdict vmxon_before(struct instruction *in) {
@@ -25,7 +24,7 @@ struct verdict vmxon_effect(struct instruction *in) {
     struct nvmx_vcpu *vcpu = in->vcpu;
     const uint64_t gpa1 = in->memory[0];
     uint32_t revision;
-    if (!instruction_region_ok(in, gpa1) || l1_physical_read(vcpu, gpa1, &revision, sizeof(revision)) != NVMX_OK ||
+    if (!region_address_ok(vcpu->vm, gpa1) || l1_physical_read(vcpu, gpa1, &revision, sizeof(revision)) != NVMX_OK ||
         revision != (vcpu->vm->caps.msr[NVMX_CAP_BASIC] & 0x7fffffff)) {
         return VERDICT(FAIL_INVALID, 0);
     }
@@ -38,8 +37,7 @@ struct verdict vmxon_effect(struct instruction *in) {
  * Cached VMCSs are written back, which the SDM does not ask for (27.11.1: software should VMCLEAR first) but permits.
  * INIT and A20M are unblocked by the change of mode: see nvmx_init_blocked and nvmx_a20m_blocked.
  */
-struct verdict vmxoff_effect(struct instruction *in) {
-    struct nvmx_vcpu *vcpu = in->vcpu;
+enum nvmx_status vmx_off(struct nvmx_vcpu *vcpu) {
     vmcs12_drop_all(vcpu, true);
     vcpu->mode = NVMX_MODE_OFF;
     vcpu->vmxon_pointer = NVMX_NO_ADDRESS;
@@ -47,6 +45,11 @@ struct verdict vmxoff_effect(struct instruction *in) {
     if (status == NVMX_OK) {
         status = shadow_relink(vcpu);
     }
+    return status;
+}
+
+struct verdict vmxoff_effect(struct instruction *in) {
+    enum nvmx_status status = vmx_off(in->vcpu);
     return status == NVMX_OK ? VERDICT(SUCCEED, 0) : VERDICT(STOP, status);
 }
 

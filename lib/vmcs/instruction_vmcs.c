@@ -8,32 +8,38 @@
  * Where a callback fails the instruction is refused with the number that says the same of the address or the field, and
  * L1 can go on.
  */
-struct verdict vmclear_effect(struct instruction *in) {
-    const uint64_t gpa1 = in->memory[0];
-    if (!instruction_region_ok(in, gpa1)) {
+struct verdict vmclear_region(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
+    if (!region_address_ok(vcpu->vm, gpa1)) {
         return VERDICT(FAIL, 2);
     }
-    if (gpa1 == in->vcpu->vmxon_pointer) {
+    if (gpa1 == vcpu->vmxon_pointer) {
         return VERDICT(FAIL, 3);
     }
-    return vmcs12_clear(in->vcpu, gpa1) == NVMX_OK ? VERDICT(SUCCEED, 0) : VERDICT(FAIL, 2);
+    return vmcs12_clear(vcpu, gpa1) == NVMX_OK ? VERDICT(SUCCEED, 0) : VERDICT(FAIL, 2);
 }
 
-struct verdict vmptrld_effect(struct instruction *in) {
+struct verdict vmclear_effect(struct instruction *in) {
+    return vmclear_region(in->vcpu, in->memory[0]);
+}
+
+struct verdict vmptrld_region(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
     static const struct verdict verdicts[] = {
         [VMCS12_OK] = {SUCCEED, 0},
         [VMCS12_BAD_REVISION] = {FAIL, 11},
         [VMCS12_FAILED] = {FAIL, 9},
         [VMCS12_LOST] = {STOP, NVMX_E_HOST},
     };
-    const uint64_t gpa1 = in->memory[0];
-    if (!instruction_region_ok(in, gpa1)) {
+    if (!region_address_ok(vcpu->vm, gpa1)) {
         return VERDICT(FAIL, 9);
     }
-    if (gpa1 == in->vcpu->vmxon_pointer) {
+    if (gpa1 == vcpu->vmxon_pointer) {
         return VERDICT(FAIL, 10);
     }
-    return verdicts[vmcs12_make_current(in->vcpu, gpa1)];
+    return verdicts[vmcs12_make_current(vcpu, gpa1)];
+}
+
+struct verdict vmptrld_effect(struct instruction *in) {
+    return vmptrld_region(in->vcpu, in->memory[0]);
 }
 
 struct verdict vmptrst_effect(struct instruction *in) {

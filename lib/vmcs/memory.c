@@ -4,30 +4,12 @@
 
 #include <string.h>
 
-#define CR0_WP   (UINT64_C(1) << 16)
-#define CR0_PG   (UINT64_C(1) << 31)
-#define CR4_PSE  (UINT64_C(1) << 4)
-#define CR4_PAE  (UINT64_C(1) << 5)
-#define CR4_LA57 (UINT64_C(1) << 12)
-#define CR4_SMAP (UINT64_C(1) << 21)
-#define CR4_PKS  (UINT64_C(1) << 24)
-
-#define ENTRY_P  UINT64_C(1)
-#define ENTRY_RW (UINT64_C(1) << 1)
-#define ENTRY_US (UINT64_C(1) << 2)
-#define ENTRY_A  (UINT64_C(1) << 5)
-#define ENTRY_D  (UINT64_C(1) << 6)
-#define ENTRY_PS (UINT64_C(1) << 7)
-#define ENTRY_XD (UINT64_C(1) << 63)
-
 /* Page-fault error code (SDM 5.7); U/S and I/D are 0 here always. */
 #define PF_P             1u
 #define PF_WRITE         2u
 #define PF_RSVD          8u
 #define PF_PK            32u
 
-#define MSR_EFER         0xc0000080u
-#define EFER_NXE         (UINT64_C(1) << 11)
 #define MSR_PKRS         0x6e1u
 #define ENTRY_KEY(entry) (((entry) >> 59) & 15)
 

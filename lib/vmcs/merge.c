@@ -167,10 +167,6 @@ enum nvmx_status merge_read_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     return status;
 }
 
-#define EFER_LME (UINT64_C(1) << 8)
-#define EFER_LMA (UINT64_C(1) << 10)
-#define CR0_PG   (UINT64_C(1) << 31)
-
 /* SDM 29.3.2.1: without "load IA32_EFER" the entry sets LMA, and with paging LME, by "IA-32e mode guest". */
 static uint64_t inherited_efer(const struct vmcs12 *v, uint64_t efer_of_l1) {
     uint64_t efer = efer_of_l1 & ~EFER_LMA;
@@ -247,7 +243,7 @@ static void put_event(struct merge *m) {
         return; /* no event, then as now */
     }
     merge_put_always(m, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, info);
-    if ((info & EVENT_VALID) == 0) {
+    if ((info & EVENT_VALID) == 0 || event_is_vector_alone(info)) {
         return;
     }
     if ((info & EVENT_ERROR_CODE) != 0) {
@@ -397,23 +393,31 @@ bool merge_is_plain(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
     return becomes_stale == 0 && !v->rewrites && v->pages_alone && merge_pages_ready(vcpu, v);
 }
 
+/* What may be dirty at an entry that needs little. */
+static inline uint64_t little_word(unsigned int word) {
+    return (word == WORD(NVMX_F_GUEST_RIP) ? LITTLE : 0) |
+           (word == WORD(NVMX_F_VM_ENTRY_INTERRUPTION_INFO) ? BIT(NVMX_F_VM_ENTRY_INTERRUPTION_INFO) : 0) |
+           (word == WORD(NVMX_F_EPT_POINTER) ? BIT(NVMX_F_EPT_POINTER) : 0);
+}
+
+/* An event counts only while it is valid, and is written whenever it is. An EPTP has been checked when it was written. */
 bool merge_needs_little(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
-    uint64_t others = v->dirty.word[WORD(NVMX_F_GUEST_RIP)] & ~LITTLE;
-    uint64_t event = v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] | v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
+    uint64_t others = 0;
 
 #pragma GCC unroll 4
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-        others |= w != WORD(NVMX_F_GUEST_RIP) ? v->dirty.word[w] : 0;
+        others |= v->dirty.word[w] & ~little_word(w);
     }
-    return others == 0 && (event & EVENT_VALID) == 0 && nvmx_set_has(&v->known, NVMX_F_VM_ENTRY_INTERRUPTION_INFO) &&
-           v->controls_merged && v->pages_alone && merge_ept_ready(vcpu);
+    return others == 0 && (v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] & EVENT_VALID) == 0 &&
+           nvmx_set_has(&v->known, NVMX_F_VM_ENTRY_INTERRUPTION_INFO) && v->controls_merged && v->pages_alone &&
+           (RARE(nvmx_set_has(&v->dirty, NVMX_F_EPT_POINTER)) || merge_ept_ready(vcpu));
 }
 
 /* A batch with room for what an entry that needs little writes. */
 struct little {
     uint32_t count;
-    uint32_t encoding[GATES_MAX + 2];
-    uint64_t value[GATES_MAX + 2];
+    uint32_t encoding[GATES_MAX + 4];
+    uint64_t value[GATES_MAX + 4];
 };
 
 static inline void little_put(struct little *l, uint32_t encoding, uint64_t value) {
@@ -440,14 +444,36 @@ static inline void little_put_inherited(const struct nvmx_vcpu *vcpu, struct lit
     }
 }
 
+static COLD enum nvmx_status little_put_root(struct nvmx_vcpu *vcpu, struct little *l, struct vmcs12 *v) {
+    uint64_t eptp02 = 0;
+    enum nvmx_status status = merge_root_of(vcpu, v, v->value[NVMX_F_EPT_POINTER], &eptp02);
+
+    if (status == NVMX_OK && (!nvmx_set_has(&v->known, NVMX_F_EPT_POINTER) || v->image[NVMX_F_EPT_POINTER] != eptp02)) {
+        v->image[NVMX_F_EPT_POINTER] = eptp02;
+        nvmx_set_add(&v->known, NVMX_F_EPT_POINTER);
+        little_put(l, NVMX_VMCS_EPT_POINTER, eptp02);
+    }
+    return status;
+}
+
 enum nvmx_status merge_little(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     struct little l;
-    enum nvmx_status status = host_select(vcpu, NVMX_VMCS02_FIRST + (uint32_t)vcpu->current);
+    enum nvmx_status status = NVMX_OK;
 
     l.count = 0;
+    if (RARE(nvmx_set_has(&v->dirty, NVMX_F_EPT_POINTER))) {
+        status = little_put_root(vcpu, &l, v);
+    }
+    if (status == NVMX_OK) {
+        status = host_select(vcpu, NVMX_VMCS02_FIRST + (uint32_t)vcpu->current);
+    }
     little_put_inherited(vcpu, &l, v);
     little_put_dirty(&l, v, NVMX_F_GUEST_RIP, NVMX_VMCS_GUEST_RIP);
     little_put_dirty(&l, v, NVMX_F_GUEST_RSP, NVMX_VMCS_GUEST_RSP);
+    if ((v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] & EVENT_VALID) != 0) {
+        v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] = v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
+        little_put(&l, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO]);
+    }
     v->gates_found = 0;
     if (status == NVMX_OK && l.count != 0) {
         status = host_write_encoded(vcpu, l.count, l.encoding, l.value);
@@ -458,6 +484,11 @@ enum nvmx_status merge_little(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
         v->controls_merged = false;
         return status;
     }
-    v->dirty.word[WORD(NVMX_F_GUEST_RIP)] = 0;
+#pragma GCC unroll 4
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        if (little_word(w) != 0) {
+            v->dirty.word[w] = 0;
+        }
+    }
     return NVMX_OK;
 }

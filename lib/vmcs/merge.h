@@ -56,6 +56,8 @@ enum nvmx_status merge_write(struct merge *m, enum nvmx_status status);
 enum nvmx_status merge_pages(struct merge *m);
 /* Nothing of that can have changed since the last entry. */
 bool merge_pages_stand(const struct merge *m);
+/* ept02 for an EPTP12, where the library composes. */
+enum nvmx_status merge_root_of(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint64_t eptp12, uint64_t *eptp02);
 /* The EPTP alone. */
 enum nvmx_status merge_ept_root(struct merge *m);
 /* The same of a vmcs12 whose controls did not change, and where v->pages_alone. */

@@ -385,7 +385,13 @@ void merge_sets(struct nvmx_vm *vm) {
             nvmx_set_add(&vm->lone_controls, lone[i].slot[k]);
         }
     }
+    nvmx_set_add(&vm->msr_fields, NVMX_F_GUEST_SYSENTER_CS);
+    nvmx_set_add(&vm->msr_fields, NVMX_F_GUEST_SYSENTER_ESP);
+    nvmx_set_add(&vm->msr_fields, NVMX_F_GUEST_SYSENTER_EIP);
     for (unsigned int i = 0; i < GATE_COUNT; i++) {
+        if (gates[i].msr != 0 && nvmx_set_has(&vm->exists, gates[i].guest)) {
+            nvmx_set_add(&vm->msr_fields, gates[i].guest);
+        }
         vm->gates_exit_save |= gates[i].exit_save < 32 ? 1u << gates[i].exit_save : 0;
         vm->gates_entry_load |= 1u << gates[i].entry_load;
     }

@@ -165,8 +165,6 @@ static struct bitmap_virtual x2apic_bits(const struct vmcs12 *v) {
     return bits;
 }
 
-#define MSR_SPEC_CTRL 0x48u
-
 /* Where vmcs01 or vmcs12 protects bits of IA32_SPEC_CTRL by a mask, in which vmcs02 has no part, L2 does not reach the MSR itself. */
 static bool keeps_spec_ctrl(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
     return ((host_tertiary(vcpu->host_control) | tertiary_controls(v)) & PROC3_SPEC_CTRL) != 0;
@@ -287,6 +285,12 @@ static unsigned int ept_user(const struct nvmx_vcpu *vcpu, const struct vmcs12 *
     return vcpu->id * NVMX_VMCS02_MAX + (unsigned int)(v - vcpu->vmcs12);
 }
 
+enum nvmx_status merge_root_of(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint64_t eptp12, uint64_t *eptp02) {
+    bool mbec = (secondary_controls(v) & PROC2_MBEC) != 0;
+
+    return nvmx_ept_root(vcpu->vm->ept, vcpu->ctx, ept_user(vcpu, v), eptp12, mbec, eptp02);
+}
+
 enum nvmx_status merge_ept_root(struct merge *m) {
     struct nvmx_vcpu *vcpu = m->vcpu;
     uint32_t secondary = secondary_controls(m->v);
@@ -298,8 +302,7 @@ enum nvmx_status merge_ept_root(struct merge *m) {
     if (vcpu->vm->host.ept02_root != NULL) {
         status = vcpu->vm->host.ept02_root(vcpu->ctx, eptp12, &eptp02);
     } else if (l1_ept) {
-        status = nvmx_ept_root(vcpu->vm->ept, vcpu->ctx, ept_user(vcpu, m->v), eptp12, (secondary & PROC2_MBEC) != 0,
-                               &eptp02);
+        status = merge_root_of(vcpu, m->v, eptp12, &eptp02);
     } else {
         /* L2's physical addresses are L1's. */
         nvmx_ept_release(vcpu->vm->ept, vcpu->ctx, ept_user(vcpu, m->v));

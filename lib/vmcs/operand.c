@@ -5,17 +5,8 @@
 
 #define VECTOR_SS 12
 #define VECTOR_GP 13
-#define CR4_LA57  (UINT64_C(1) << 12)
-#define CR4_LAM_SUP (UINT64_C(1) << 28)
-#define CR3_LAM_U57 (UINT64_C(1) << 61)
-#define CR3_LAM_U48 (UINT64_C(1) << 62)
 
 /* Access rights as a VMCS has them (SDM 27.4.1). */
-#define RIGHTS_CODE        (1u << 3)
-#define RIGHTS_EXPAND_DOWN (1u << 2)
-#define RIGHTS_READ_WRITE  (1u << 1) /* data: writable; code: readable */
-#define RIGHTS_BIG         (1u << 14)
-#define RIGHTS_UNUSABLE    (1u << 16)
 
 /* By enum nvmx_segment. */
 static const struct {

@@ -113,18 +113,26 @@ static inline void push_field(struct nvmx_vcpu *vcpu, struct batch *batch, unsig
     batch->value[batch->count++] = value;
 }
 
+static inline void push_if_shadowed(struct nvmx_vcpu *vcpu, struct batch *batch, unsigned int place, uint64_t value) {
+    if (((vcpu->vm->shadowed.places >> place) & 1) != 0) {
+        push_field(vcpu, batch, place, value);
+    }
+}
+
 /* L1's own writes were taken note of by shadow_pull. */
 static enum nvmx_status push_changes(struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
     struct batch batch;
 
     batch_init(&batch);
-    for (unsigned int place = 0; place < PLACES; place++) {
-        uint64_t value = v->value[slot_of_place[place]];
-
-        if (value != vcpu->shadow_holds[place] && ((vcpu->vm->shadowed.places >> place) & 1) != 0) {
-            push_field(vcpu, &batch, place, value);
-        }
+#define PUSH_NO(name)
+#define PUSH_RO(name)                                                                                                  \
+    if (RARE(v->value[NVMX_F_##name] != vcpu->shadow_holds[PLACE_##name])) {                                           \
+        push_if_shadowed(vcpu, &batch, PLACE_##name, v->value[NVMX_F_##name]);                                         \
     }
+#define PUSH_RW(name)                                             PUSH_RO(name)
+#define FIELD(encoding, name, text, exists, group, merge, shadow) PUSH_##shadow(name)
+#include <nvmx/vmcs_fields.def>
+#undef FIELD
     enum nvmx_status status = batch.count != 0 ? fill(vcpu, &batch) : NVMX_OK;
     vcpu->shadow_behind = 0;
     vcpu->shadow_known = status == NVMX_OK;
@@ -241,8 +249,8 @@ enum nvmx_status shadow_pull(struct nvmx_vcpu *vcpu) {
     return NVMX_OK;
 }
 
-/* What goes with an event that L1 injects. The shadow VMCS is selected. */
-static enum nvmx_status pull_event(struct nvmx_vcpu *vcpu) {
+/* What goes with an event that L1 injects, as far as it counts (SDM 29.2.1.3). The shadow VMCS is selected. */
+static COLD enum nvmx_status pull_event(struct nvmx_vcpu *vcpu) {
     static const uint32_t encoding[] = {NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE, NVMX_VMCS_VM_ENTRY_INSTRUCTION_LENGTH};
     static const uint8_t places[] = {PLACE_VM_ENTRY_EXCEPTION_ERROR_CODE, PLACE_VM_ENTRY_INSTRUCTION_LENGTH};
     uint64_t value[2];
@@ -307,7 +315,7 @@ enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v)
     for (unsigned int i = 0; i < sizeof(places); i++) {
         pulled(vcpu, v, places[i], value[i]);
     }
-    return RARE((value[1] & EVENT_VALID) != 0) ? pull_event(vcpu) : NVMX_OK;
+    return RARE((value[1] & EVENT_VALID) != 0 && !event_is_vector_alone(value[1])) ? pull_event(vcpu) : NVMX_OK;
 }
 
 /* L1's VMWRITE to exit information exits, but its VMREAD does not: what was written must be found in the shadow VMCS.

@@ -111,10 +111,22 @@ static uint64_t entry_controls_after(const struct nvmx_vm *vm, uint64_t before, 
     return (before & ~changes) | (hardware & changes);
 }
 
+static inline void take_one(struct vmcs12 *v, unsigned int slot, uint64_t value) {
+    v->value[slot] = v->image[slot] = value;
+}
+
 /* Take values that were read from vmcs02. */
 static void take(struct vmcs12 *v, uint32_t count, const uint8_t *slots, const uint64_t *hardware) {
-    for (uint32_t i = 0; i < count; i++) {
-        v->value[slots[i]] = v->image[slots[i]] = hardware[i];
+    uint32_t i = 0;
+
+    for (; i + 4 <= count; i += 4) {
+        take_one(v, slots[i], hardware[i]);
+        take_one(v, slots[i + 1], hardware[i + 1]);
+        take_one(v, slots[i + 2], hardware[i + 2]);
+        take_one(v, slots[i + 3], hardware[i + 3]);
+    }
+    for (; i < count; i++) {
+        take_one(v, slots[i], hardware[i]);
     }
 }
 
@@ -224,9 +236,9 @@ enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     if (RARE(!v->sync_ready)) {
         make_list(vcpu->vm, v);
     }
-    enum nvmx_status status = host_read_encoded(vcpu, CORE_COUNT, core_encoding, value);
-    if (status == NVMX_OK && v->sync.count != 0) {
-        status = read_extra(vcpu, v);
+    enum nvmx_status status = v->sync.count != 0 ? read_extra(vcpu, v) : NVMX_OK;
+    if (status == NVMX_OK) {
+        status = host_read_encoded(vcpu, CORE_COUNT, core_encoding, value);
     }
     if (RARE(status != NVMX_OK)) {
         return lost(vcpu, v, status);
@@ -323,32 +335,16 @@ enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     return status;
 }
 
-/* Guest-state fields that are MSRs: those of gates, and the SYSENTER MSRs. */
-static struct nvmx_field_set msr_fields(const struct nvmx_vm *vm) {
-    struct nvmx_field_set set = {{0}};
-
-    nvmx_set_add(&set, NVMX_F_GUEST_SYSENTER_CS);
-    nvmx_set_add(&set, NVMX_F_GUEST_SYSENTER_ESP);
-    nvmx_set_add(&set, NVMX_F_GUEST_SYSENTER_EIP);
-    for (unsigned int i = 0; i < GATE_COUNT; i++) {
-        if (gates[i].msr != 0 && nvmx_set_has(&vm->exists, gates[i].guest)) {
-            nvmx_set_add(&set, gates[i].guest);
-        }
-    }
-    return set;
-}
-
 enum nvmx_status sync_msrs(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    struct nvmx_field_set set = msr_fields(vcpu->vm);
-
-    return sync_some(vcpu, v, &set);
+    return sync_some(vcpu, v, &vcpu->vm->msr_fields);
 }
 
+/* What is stale no load has touched. */
 void sync_msrs_lost(const struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    struct nvmx_field_set set = msr_fields(vcpu->vm);
+    const struct nvmx_vm *vm = vcpu->vm;
 
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-        v->known.word[w] &= ~set.word[w];
-        v->dirty.word[w] |= set.word[w] & vcpu->vm->copied.word[w];
+        v->known.word[w] &= ~vm->msr_fields.word[w];
+        v->dirty.word[w] |= vm->msr_fields.word[w] & vm->copied.word[w] & ~v->stale.word[w];
     }
 }

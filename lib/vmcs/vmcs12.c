@@ -109,16 +109,16 @@ void vmcs12_abort(struct nvmx_vcpu *vcpu, uint32_t indicator) {
  * exiting and the monitor trap flag, if L1 may set them at all. */
 #define FREE_PRIMARY_BITS ((1u << 2) | (1u << 27))
 
-#define RFLAGS_VM         (UINT64_C(1) << 17)
-
 /* What a VMWRITE of a field touches beside its value and its group of checks. */
 enum {
     TOUCHES_L1_STATE =
         1u << 6, /* the host-state area but for RIP and RSP, which each exit takes anew, and the VM-exit controls */
     TOUCHES_MORE = 1u << 7,                /* decided by its value: touch_more */
+    TOUCHES_NO_ENTRY = 1u << 8,            /* nothing that an entry looks at but the checks */
     TOUCHES_CHECKS = TOUCHES_L1_STATE - 1, /* the groups */
 };
 #define IS_HOST_STATE(encoding) ((((encoding) >> 10) & 3) == 3)
+#define IS_EXIT_INFORMATION(encoding) ((((encoding) >> 10) & 3) == 1)
 #define IN_L1_STATE(encoding)                                                                                          \
     ((IS_HOST_STATE(encoding) && (encoding) != NVMX_VMCS_HOST_RIP && (encoding) != NVMX_VMCS_HOST_RSP) ||              \
      (encoding) == NVMX_VMCS_VM_EXIT_CONTROLS || (encoding) == NVMX_VMCS_SECONDARY_VM_EXIT_CONTROLS)
@@ -126,14 +126,30 @@ enum {
     ((encoding) == NVMX_VMCS_PRIMARY_CONTROLS || (encoding) == NVMX_VMCS_GUEST_RFLAGS ||                               \
      (encoding) == NVMX_VMCS_GUEST_RIP || (encoding) == NVMX_VMCS_EPT_POINTER)
 
-static const uint8_t touches[NVMX_FIELD_COUNT] = {
+static const uint16_t touches[NVMX_FIELD_COUNT] = {
 #define FIELD(encoding, name, text, exists, group, merge, shadow)                                                      \
     ((1u << NVMX_GROUP_##group) & TOUCHES_CHECKS) | (IN_L1_STATE(encoding) ? TOUCHES_L1_STATE : 0) |                   \
+        (IS_HOST_STATE(encoding) || IS_EXIT_INFORMATION(encoding) ? TOUCHES_NO_ENTRY : 0) |                             \
         (BY_VALUE(encoding) ? TOUCHES_MORE : 0),
 #include <nvmx/vmcs_fields.def>
 #undef FIELD
 };
-_Static_assert(NVMX_GROUP_UNCHECKED == 6, "groups with checks come first and fit");
+_Static_assert(NVMX_GROUP_UNCHECKED == 6, "groups with checks come first and fit, all of them into a byte");
+
+/* Exit information may be read-only; what L1 reads from the shadow VMCS must be written there too. */
+void vmcs12_write_ways(struct nvmx_vcpu *vcpu) {
+    struct write_ways *ways = &vcpu->write_ways;
+
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        bool shown = vcpu->shadow_hpa != NVMX_NO_ADDRESS && nvmx_set_has(&vcpu->vm->shadowed.fields, slot);
+
+        ways->by_rule[slot] =
+            shown || nvmx_encoding_read_only(field_encoding[slot]) || (touches[slot] & TOUCHES_MORE) != 0;
+        ways->keeps_l1_state[slot] = (touches[slot] & TOUCHES_L1_STATE) == 0;
+        ways->keeps_checks[slot] = (uint8_t)~(touches[slot] & TOUCHES_CHECKS);
+        ways->counts_for_entry[slot] = (touches[slot] & TOUCHES_NO_ENTRY) == 0;
+    }
+}
 
 /* Fields where it depends on what changes. */
 static uint32_t touch_more(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, unsigned int slot, uint64_t value) {
@@ -158,7 +174,7 @@ static inline void write_value(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, u
     uint32_t touched = touches[slot];
 
     value &= vcpu->vm->field_mask[slot];
-    if (RARE((touched & (TOUCHES_L1_STATE | TOUCHES_MORE)) != 0)) {
+    if (RARE((touched & (TOUCHES_L1_STATE | TOUCHES_MORE | TOUCHES_NO_ENTRY)) != 0)) {
         if ((touched & TOUCHES_L1_STATE) != 0) {
             v->l1_state_ready = false;
         }
@@ -167,7 +183,11 @@ static inline void write_value(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, u
         }
     }
     v->checked &= ~(touched & TOUCHES_CHECKS);
-    vmcs12_write_unchecked(v, slot, value);
+    v->value[slot] = value;
+    nvmx_set_remove(&v->stale, slot);
+    if ((touched & TOUCHES_NO_ENTRY) == 0) {
+        nvmx_set_add(&v->dirty, slot);
+    }
 }
 
 static void write_if_new(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int slot, uint64_t value) {
@@ -219,7 +239,19 @@ static void forget(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     vmcs12_init(v);
 }
 
-/* Complete a cached vmcs12, put it into L1's memory and free its place. No page of L1 stays mapped for it. */
+/* A complete vmcs12 goes into L1's memory, and its place is free. No page of L1 stays mapped for it. */
+static void put_down(struct nvmx_vcpu *vcpu, int index) {
+    struct vmcs12 *v = &vcpu->vmcs12[index];
+
+    store_region(vcpu, v);
+    merge_release_pins(vcpu, v);
+    v->was_gpa1 = v->gpa1;
+    v->gpa1 = NVMX_NO_ADDRESS;
+    if (vcpu->current == index) {
+        vcpu->current = -1;
+    }
+}
+
 static enum nvmx_status evict(struct nvmx_vcpu *vcpu, int index) {
     struct vmcs12 *v = &vcpu->vmcs12[index];
 
@@ -228,50 +260,31 @@ static enum nvmx_status evict(struct nvmx_vcpu *vcpu, int index) {
     }
     enum nvmx_status status = sync_all(vcpu, v);
     if (status == NVMX_OK) {
-        store_region(vcpu, v);
-        merge_release_pins(vcpu, v);
-        v->was_gpa1 = v->gpa1;
-        v->gpa1 = NVMX_NO_ADDRESS;
-        if (vcpu->current == index) {
-            vcpu->current = -1;
-        }
+        put_down(vcpu, index);
     }
     return status;
 }
 
-#define BLOCK 4u /* fields that are compared at a time */
-
-/* Each byte of the region is read once: what differs is what is taken. */
-static void take_differences(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *fields) {
-    unsigned int slot = 0;
-
-    for (; slot + BLOCK <= NVMX_FIELD_COUNT; slot += BLOCK) {
-        uint64_t now[BLOCK];
-        uint64_t different = 0;
-
-        for (unsigned int i = 0; i < BLOCK; i++) {
-            now[i] = __atomic_load_n(&fields[slot + i], __ATOMIC_RELAXED);
-            different |= now[i] ^ v->value[slot + i];
-        }
-        for (unsigned int i = 0; RARE(different != 0) && i < BLOCK; i++) {
-            write_if_new(vcpu, v, slot + i, now[i]);
-        }
-    }
-    for (; slot < NVMX_FIELD_COUNT; slot++) {
-        write_if_new(vcpu, v, slot, __atomic_load_n(&fields[slot], __ATOMIC_RELAXED));
-    }
-}
-
-/* As if L1 had written the fields in which the region differs from what had the slot before. */
+/* As if L1 had written the fields in which the region differs from what had the slot before. Each byte of it is read once: what differs is what
+ * is taken. */
 static void refill(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, const uint8_t *region) {
+    uint64_t *now = vcpu->scratch.value;
+
     if (gpa1 != v->was_gpa1) {
         v->checked &= ~(1u << NVMX_GROUP_NONREGISTER); /* the link pointer is compared with gpa1 (SDM 29.3.1.5) */
     }
     if (vcpu->vm->plain_layout) {
-        take_differences(vcpu, v, (const uint64_t *)(const void *)(region + VMCS_REGION_FIELDS));
+        memcpy(now, region + VMCS_REGION_FIELDS, sizeof(v->value));
     } else {
-        values_from_region(vcpu->vm, region, vcpu->scratch.value);
-        take_differences(vcpu, v, vcpu->scratch.value);
+        values_from_region(vcpu->vm, region, now);
+    }
+    if (memcmp(now, v->value, sizeof(v->value)) == 0) {
+        return;
+    }
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        if (now[slot] != v->value[slot]) {
+            write_if_new(vcpu, v, slot, now[slot]);
+        }
     }
 }
 
@@ -286,7 +299,6 @@ static void fill(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, const 
         values_from_region(vm, region, v->value);
         v->dirty = vm->exists;
     }
-    v->plain = false;
     v->gpa1 = gpa1;
     v->was_gpa1 = NVMX_NO_ADDRESS;
     memcpy(&launch_state, region + vm->layout.launch_state, sizeof(launch_state));
@@ -393,7 +405,8 @@ enum nvmx_status vmcs12_clear(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
         return status;
     }
     vcpu->vmcs12[index].launched = false;
-    return evict(vcpu, index);
+    put_down(vcpu, index);
+    return NVMX_OK;
 }
 
 void vmcs12_drop_all(struct nvmx_vcpu *vcpu, bool write_back) {

@@ -4,7 +4,6 @@
 
 #define PIN_BITS        (PIN_EXTERNAL_INTERRUPT | PIN_NMI | PIN_VIRTUAL_NMIS)
 #define BLOCKING_STI    1u
-#define BLOCKING_MOV_SS 2u
 #define BLOCKING_BY_NMI 8u
 #define IF              0x200u
 

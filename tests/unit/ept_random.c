@@ -23,7 +23,7 @@ struct run {
     unsigned int eptp[WORLD_VCPUS][2];
     bool pending; /* L1 changed ept12 and has not invalidated */
     bool may_fail;
-    uint64_t faults, granted, refused;
+    uint64_t faults, granted, refused, unmapped;
 };
 
 /* L1's pages: the first 8 are roots (level 5 or 4), then each level has its own. */
@@ -260,7 +260,14 @@ static void one_access(struct run *r) {
         }
         CHECK(attempt < 1 || r->pending || r->may_fail); /* without a page L2 is to try again, too */
         r->faults++;
+        struct nvmx_ept_fault unmapped_fault = {0};
+        bool unmapped = nvmx_ept_unmapped(w->ept, &w, &access, &unmapped_fault);
         verdict = nvmx_ept_fault(w->ept, &w, &access, &fault);
+        if (unmapped && !r->pending) {
+            CHECK(verdict == NVMX_EPT_L1_VIOLATION && unmapped_fault.qualification == fault.qualification);
+            CHECK(unmapped_fault.convertible == fault.convertible && unmapped_fault.gpa1 == fault.gpa1);
+            r->unmapped++;
+        }
         if (verdict == NVMX_EPT_FAILED) {
             CHECK(r->may_fail && fault.status == NVMX_E_NO_MEMORY);
             /* the page could not be mapped, but ept12's flags may have been set before */
@@ -384,6 +391,7 @@ static void random_run(uint64_t cap, bool mbec, uint32_t budget, unsigned int fa
     CHECK(run.granted > operations / 10); /* or the run shows nothing */
     CHECK(run.faults > operations / 100);
     CHECK(run.refused > operations / 100);
+    CHECK(run.unmapped > operations / 1000);
     world_delete(w);
 }
 

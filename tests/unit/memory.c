@@ -9,12 +9,6 @@
 #define COUNT(a)  (sizeof(a) / sizeof((a)[0]))
 
 #define CR0_PG_PE UINT64_C(0x80000021)
-#define CR0_WP    UINT64_C(0x10000)
-#define CR4_PSE   UINT64_C(0x10)
-#define CR4_PAE   UINT64_C(0x20)
-#define CR4_LA57  UINT64_C(0x1000)
-#define CR4_SMAP  UINT64_C(0x200000)
-#define CR4_PKS   UINT64_C(0x1000000)
 
 #define P         UINT64_C(1)
 #define RW        UINT64_C(2)

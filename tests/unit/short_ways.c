@@ -17,13 +17,16 @@
 #define STEPS           3000u
 #define BLOCKING_BY_STI 1u
 #define PAGE_END        (SIM_L1_OPERAND + NVMX_PAGE_SIZE)
+#define LISTS           (SIM_L1_OPERAND + 0x800)
 #define UNMAPPED        UINT64_C(0x40000000) /* L1 maps the first GiB */
 
 struct pair {
     const struct sim_options *options;
+    unsigned int entry_msrs; /* in a VM-entry MSR-load list; others in the lists of an exit */
     struct sim *sim[2]; /* the second takes the long ways */
     uint64_t seed;
     unsigned int step, steps_left;
+    unsigned int hosts_msrs; /* accesses of L2 that went to the host */
     const char *what;
 };
 
@@ -68,6 +71,7 @@ static void forget(struct nvmx_vcpu *vcpu) {
     for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
         vcpu->vmcs12[i].plain = vcpu->vmcs12[i].settled = false;
     }
+    vcpu->hosts_msr[0].index = vcpu->hosts_msr[1].index = UINT64_MAX;
     vcpu->l1_left.valid = false;
     vcpu->l1_shadows_known = false;
     vcpu->shadow_behind = UINT64_MAX;
@@ -111,6 +115,24 @@ static void expect_same(struct pair *p, const enum nvmx_next next[2]) {
     set_field(p, NVMX_VMCS01, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, 0);
 }
 
+/* MSRs that no field holds, and from the fourth on such as one may hold. */
+static void put_msr_lists(struct pair *p) {
+    static const uint32_t msrs[] = {0xc0000102, 0xc0000081, 0xc0000082, 0x174, 0x277, 0x10};
+    static const uint8_t slots[] = {NVMX_F_VM_ENTRY_MSR_LOAD_ADDRESS, NVMX_F_VM_EXIT_MSR_STORE_ADDRESS,
+                                    NVMX_F_VM_EXIT_MSR_LOAD_ADDRESS,  NVMX_F_VM_ENTRY_MSR_LOAD_COUNT,
+                                    NVMX_F_VM_EXIT_MSR_STORE_COUNT,   NVMX_F_VM_EXIT_MSR_LOAD_COUNT};
+
+    for (unsigned int i = 0; i < 2; i++) {
+        for (unsigned int k = 0; k < COUNT(msrs); k++) {
+            sim_write64(p->sim[i], LISTS + 16 * k, msrs[k]);
+            sim_write64(p->sim[i], LISTS + 16 * k + 8, UINT64_C(0x7040600070406) + k * 0x100);
+        }
+        for (unsigned int k = 0; k < COUNT(slots); k++) {
+            vmcs12_write(p->sim[i]->vcpu, slots[k], k < 3 ? LISTS : k == 3 ? p->entry_msrs : COUNT(msrs));
+        }
+    }
+}
+
 /* Two machines whose L2 runs. */
 static void start(struct pair *p) {
     for (unsigned int i = 0; i < 2; i++) {
@@ -118,6 +140,9 @@ static void start(struct pair *p) {
         cr_assert_not_null(p->sim[i]->vcpu);
         cr_assert_eq(sim_launch(p->sim[i]), SIM_L2);
         sim_region(p->sim[i], SIM_L1_VMCS_B);
+    }
+    if (p->entry_msrs != 0) {
+        put_msr_lists(p);
     }
     p->steps_left = 1 + below(p, 60);
 }
@@ -148,7 +173,9 @@ static void exits(struct pair *p, const char *what, uint32_t reason, uint64_t qu
 
 static uint32_t random_encoding(struct pair *p) {
     static const uint16_t often[] = {NVMX_VMCS_GUEST_RIP,  NVMX_VMCS_GUEST_RSP, NVMX_VMCS_GUEST_RFLAGS, NVMX_VMCS_EXIT_REASON,
-                                     NVMX_VMCS_GUEST_CR3, NVMX_VMCS_GUEST_CR4, NVMX_VMCS_HOST_RSP,     NVMX_VMCS_GUEST_PAT};
+                                     NVMX_VMCS_GUEST_CR3, NVMX_VMCS_GUEST_CR4, NVMX_VMCS_HOST_RSP,     NVMX_VMCS_GUEST_PAT,
+                                     NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO,
+                                     NVMX_VMCS_EPT_POINTER, NVMX_VMCS_EPT_POINTER, NVMX_VMCS_EPT_POINTER};
     uint32_t encoding = one_in(p, 3) ? often[below(p, COUNT(often))] : nvmx_field_info(below(p, NVMX_FIELD_COUNT))->encoding;
 
     return one_in(p, 10) ? encoding + 1 : one_in(p, 30) ? (uint32_t)next_random(p) : encoding;
@@ -189,6 +216,20 @@ static bool does_not_exit(const struct pair *p, uint32_t encoding) {
     return p->options->shadow && slot >= 0 && nvmx_field_info((unsigned int)slot)->shadow == NVMX_SHADOW_RW;
 }
 
+/* Mostly an external interrupt, or none; now and then bits that make another event of it. */
+static uint64_t random_event(struct pair *p) {
+    static const uint32_t events[] = {0, 0x20, 0x80000020, 0x80000030, 0x800000ff, 0x80000306, 0x80000202, 0x80000820, 0x80001020};
+
+    return events[below(p, COUNT(events))];
+}
+
+/* Mostly one of three that are valid, if the processor has them. */
+static uint64_t random_eptp(struct pair *p) {
+    static const uint32_t flags[] = {0x1e, 0x1e, 0x1e, 0x5e, 0x5e, 0x18, 0x18, 0x1f};
+
+    return SIM_L1_EPT12 | flags[below(p, COUNT(flags))];
+}
+
 static void access_field(struct pair *p) {
     unsigned int reg2 = below(p, 16);
     uint64_t qualification = 0;
@@ -204,7 +245,9 @@ static void access_field(struct pair *p) {
         unsigned int reg1 = below(p, 16);
         info = INFO_RM_REGISTER(reg1);
         if (reg1 != reg2) {
-            set_gpr(p, reg1, one_in(p, 2) ? next_random(p) : below(p, 0x10000));
+            bool event = encoding == NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO;
+            uint64_t any = one_in(p, 2) ? next_random(p) : below(p, 0x10000);
+            set_gpr(p, reg1, event ? random_event(p) : encoding == NVMX_VMCS_EPT_POINTER ? random_eptp(p) : any);
         }
     }
     if (one_in(p, 2)) {
@@ -244,13 +287,26 @@ static void write_shadow(struct pair *p) {
     static const uint8_t slots[] = {NVMX_F_GUEST_RIP, NVMX_F_GUEST_RSP, NVMX_F_GUEST_RFLAGS, NVMX_F_GUEST_INTERRUPTIBILITY_STATE,
                                     NVMX_F_VM_ENTRY_INTERRUPTION_INFO};
     unsigned int slot = slots[below(p, one_in(p, 4) ? COUNT(slots) : 2)];
-    uint64_t value = slot == NVMX_F_GUEST_RFLAGS                 ? 0x2 | (next_random(p) & 0x8d5)
-                     : slot == NVMX_F_VM_ENTRY_INTERRUPTION_INFO ? below(p, 2) * 0x80000300u + 6
+    uint64_t value = slot == NVMX_F_GUEST_RFLAGS                 ? 0x2 | (next_random(p) & 0xad5)
+                     : slot == NVMX_F_VM_ENTRY_INTERRUPTION_INFO ? random_event(p)
                      : slot == NVMX_F_GUEST_INTERRUPTIBILITY_STATE ? 0
                                                                    : next_random(p) >> (one_in(p, 2) ? 33 : 17);
 
     if (p->sim[0]->options.shadow && p->sim[0]->vcpu->current >= 0) {
         set_field(p, NVMX_VMCS_SHADOW, (enum nvmx_field)slot, value);
+    }
+}
+
+/* An event goes with the next entry. */
+static void inject(struct pair *p) {
+    uint64_t event = random_event(p);
+
+    if (p->options->shadow && p->sim[0]->vcpu->current >= 0) {
+        set_field(p, NVMX_VMCS_SHADOW, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, event);
+    } else if (!p->options->shadow) {
+        set_gpr(p, NVMX_RAX, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO);
+        set_gpr(p, NVMX_RCX, event);
+        exits(p, "VMWRITE of an event", VMWRITE, 0, INFO_RM_REGISTER(NVMX_RCX) | INFO_REG2(NVMX_RAX));
     }
 }
 
@@ -274,6 +330,9 @@ static void l1_steps(struct pair *p) {
         if (one_in(p, 4)) { /* by a WRMSR that does not exit */
             set_field(p, NVMX_VMCS01, NVMX_F_GUEST_PAT, UINT64_C(0x0007040600070400) + below(p, 2) * 6);
         }
+        if (one_in(p, 3)) {
+            inject(p);
+        }
         exits(p, "VMRESUME", VMRESUME, 0, 0);
         break;
     }
@@ -281,26 +340,53 @@ static void l1_steps(struct pair *p) {
 
 /* -- steps of L2 ------------------------------------------------------------------------------------------------------------------------------- */
 
+/* An access to one of a few MSRs, of which the host wants the first two; L1 changes its mind now and then. */
+static void l2_msr(struct pair *p) {
+    static const uint32_t msrs[] = {0x480, 0x3a, 0x480, 0x10, 0x480, 0x48, 0xc0000082, 0x2000};
+    uint32_t index = msrs[below(p, COUNT(msrs))];
+    bool write = one_in(p, 4);
+
+    if (one_in(p, 3)) {
+        for (unsigned int i = 0; i < 2; i++) {
+            sim_write64(p->sim[i], SIM_L1_MSR_BITMAP + (write ? 2048 : 0) + 0x480 / 8, p->step % 2);
+        }
+    }
+    set_gpr(p, NVMX_RCX, index | next_random(p) << 32);
+    exits(p, "RDMSR or WRMSR of L2", write ? NVMX_EXIT_WRMSR : NVMX_EXIT_RDMSR, 0, 0);
+    p->hosts_msrs += in_l2(p) && index == 0x480;
+}
+
 static void l2_steps(struct pair *p) {
-    static const uint8_t reasons[] = {NVMX_EXIT_CPUID, NVMX_EXIT_CPUID, NVMX_EXIT_VMCALL, NVMX_EXIT_HLT, NVMX_EXIT_RDTSC, NVMX_EXIT_RDMSR};
+    static const uint8_t reasons[] = {NVMX_EXIT_CPUID, NVMX_EXIT_CPUID, NVMX_EXIT_VMCALL, NVMX_EXIT_HLT, NVMX_EXIT_RDTSC};
     uint32_t vmcs02 = nvmx_selected(p->sim[0]->vcpu);
 
     set_field(p, vmcs02, NVMX_F_GUEST_RIP, next_random(p) >> 33);
     if (one_in(p, 4)) {
         set_field(p, vmcs02, NVMX_F_GUEST_RSP, next_random(p));
-        set_field(p, vmcs02, NVMX_F_GUEST_RFLAGS, 0x2 | (next_random(p) & 0x8d5));
+        set_field(p, vmcs02, NVMX_F_GUEST_RFLAGS, (one_in(p, 2) ? 0x202 : 2) | (next_random(p) & 0x8d5));
+    }
+    if (one_in(p, 4)) {
+        bool blocked = one_in(p, 2);
+        set_field(p, vmcs02, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, blocked ? below(p, 3) : 0);
+        set_field(p, vmcs02, NVMX_F_GUEST_ACTIVITY_STATE, blocked ? 0 : below(p, 3));
     }
     if (one_in(p, 6)) {
         set_field(p, vmcs02, NVMX_F_GUEST_CR3, next_random(p) & 0xfffff000);
         set_field(p, vmcs02, NVMX_F_GUEST_PAT, UINT64_C(0x0007040600070406));
         set_field(p, vmcs02, NVMX_F_GUEST_CR0, sim_get(p->sim[0], vmcs02, NVMX_F_GUEST_CR0) ^ 8);
     }
-    exits(p, "exit of L2", reasons[below(p, COUNT(reasons))], 0, 0);
+    if (one_in(p, 4)) {
+        for (unsigned int left = 1 + below(p, 8); left > 0 && in_l2(p); left--) {
+            l2_msr(p);
+        }
+    } else {
+        exits(p, "exit of L2", reasons[below(p, COUNT(reasons))], 0, 0);
+    }
 }
 
 /* What L1 wrote may keep its entries or its own instructions from succeeding: now and then all begins anew. */
-static void same_program(const struct sim_options *options, uint64_t seed) {
-    struct pair p = {.options = options, .seed = seed};
+static void same_program(const struct sim_options *options, uint64_t seed, unsigned int entry_msrs) {
+    struct pair p = {.options = options, .entry_msrs = entry_msrs, .seed = seed};
     unsigned int reflected = 0;
 
     start(&p);
@@ -318,21 +404,43 @@ static void same_program(const struct sim_options *options, uint64_t seed) {
         }
     }
     cr_expect(reflected > STEPS / 10, "only %u exits of L2 came to L1", reflected);
+    cr_expect(p.hosts_msrs > STEPS / 100, "only %u accesses to MSRs went to the host", p.hosts_msrs);
     end(&p);
 }
 
 Test(short_ways, do_what_the_long_ones_do) {
     for (uint64_t seed = 1; seed <= 3; seed++) {
-        same_program(&(struct sim_options){0}, seed);
+        same_program(&(struct sim_options){0}, seed, 0);
     }
 }
 
 Test(short_ways, do_what_the_long_ones_do_with_a_shadow_vmcs) {
     for (uint64_t seed = 11; seed <= 13; seed++) {
-        same_program(&(struct sim_options){.shadow = true}, seed);
+        same_program(&(struct sim_options){.shadow = true}, seed, 0);
     }
 }
 
 Test(short_ways, do_what_the_long_ones_do_without_vpids) {
-    same_program(&(struct sim_options){.no_vpid = true, .shadow = true}, 21);
+    same_program(&(struct sim_options){.no_vpid = true, .shadow = true}, 21, 0);
+}
+
+Test(short_ways, do_what_the_long_ones_do_with_msr_lists) {
+    same_program(&(struct sim_options){.shadow = true}, 31, 3);
+    same_program(&(struct sim_options){.shadow = true}, 32, 6);
+}
+
+/* The short way to a field looks at nothing but its place. */
+Test(short_ways, each_encoding_has_a_place_of_its_own) {
+    uint32_t taken[FIELD_PLACES] = {0};
+
+    for (uint32_t encoding = 0; encoding <= UINT16_MAX; encoding++) {
+        if ((encoding & FIELD_NO_PLACE) == 0) {
+            uint32_t place = FIELD_PLACE(encoding);
+            cr_assert(place < FIELD_PLACES && taken[place] == 0, "%#x has the place of %#x", encoding, taken[place] - 1);
+            taken[place] = encoding + 1;
+        }
+    }
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        cr_assert_eq(nvmx_field_info(slot)->encoding & FIELD_NO_PLACE, 0, "%s", nvmx_field_info(slot)->name);
+    }
 }
