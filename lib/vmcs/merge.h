@@ -62,7 +62,7 @@ enum nvmx_status merge_root_of(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, u
 enum nvmx_status merge_ept_root(struct merge *m);
 /* The same of a vmcs12 whose controls did not change, and where v->pages_alone. */
 bool merge_pages_ready(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v);
-/* Of that what another processor's INVEPT can change. L2 has EPT, and the current vmcs12 is asked about. */
+/* Of that what an INVEPT, also of another processor, can change; it is followed up here. L2 has EPT, and the current vmcs12 is asked about. */
 bool merge_ept_ready(const struct nvmx_vcpu *vcpu);
 /* All control fields (merge_controls.c). */
 void merge_controls(struct merge *m);

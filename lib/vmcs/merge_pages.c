@@ -393,10 +393,22 @@ bool merge_pages_ready(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
     return vpid_stands(vcpu, v) && ept_stands(vcpu, v);
 }
 
+/* L1 has executed INVEPT: ept02 is compared with ept12 here, and its root stays what it is. */
+static COLD bool root_made_ready(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    uint32_t secondary = secondary_controls(v);
+    uint64_t eptp02;
+
+    return (secondary & PROC2_EPT) != 0 &&
+           nvmx_ept_root(vcpu->vm->ept, vcpu->ctx, ept_user(vcpu, v), v->value[NVMX_F_EPT_POINTER],
+                         (secondary & PROC2_MBEC) != 0, &eptp02) == NVMX_OK &&
+           nvmx_set_has(&v->known, NVMX_F_EPT_POINTER) && v->image[NVMX_F_EPT_POINTER] == eptp02;
+}
+
 bool merge_ept_ready(const struct nvmx_vcpu *vcpu) {
     const struct nvmx_ept *ept = vcpu->vm->ept;
 
-    return ept == NULL || nvmx_ept_ready(ept, vcpu->id * NVMX_VMCS02_MAX + (unsigned int)vcpu->current);
+    return ept == NULL || nvmx_ept_ready(ept, vcpu->id * NVMX_VMCS02_MAX + (unsigned int)vcpu->current) ||
+           root_made_ready(vcpu, &vcpu->vmcs12[vcpu->current]);
 }
 
 bool merge_pages_stand(const struct merge *m) {
