@@ -144,8 +144,11 @@ static void change(struct thread *t) {
     struct world *w = cpu->world;
     unsigned int index = random_below(cpu, OWN_ENTRIES);
     uint64_t *entry = &w->l1[PT(cpu->id)][index];
+    uint32_t what = random_below(cpu, 8);
+    uint64_t page = what < 2 ? PD : PT(cpu->id);
 
-    switch (random_below(cpu, 8)) {
+    table_written(w, page);
+    switch (what) {
     case 0:
         store(&w->l1[PD][cpu->id], (uint64_t)PT(cpu->id) << 12 | (random_below(cpu, 4) == 0 ? 5 : 7));
         break;
@@ -159,6 +162,7 @@ static void change(struct thread *t) {
         store(entry, some_leaf(cpu));
         break;
     }
+    table_written(w, page);
     nvmx_ept_invept(w->ept, cpu, random_below(cpu, 4) == 0, eptp12_of(0));
     nvmx_ept_invept(w->ept, cpu, false, eptp12_of(1));
 }

@@ -13,12 +13,24 @@ uint32_t random_below(struct cpu *cpu, uint32_t limit) {
 /* -- callbacks
  * -------------------------------------------------------------------------------------------------------------------- */
 
+void table_written(struct world *w, uint64_t page) {
+    __atomic_fetch_add(&w->version[page], 1, __ATOMIC_SEQ_CST);
+}
+
+static uint64_t page_version(void *ctx, uint64_t gpa1) {
+    struct cpu *cpu = ctx;
+
+    return gpa1 >> 12 < TABLE_PAGES ? 1 + __atomic_load_n(&cpu->world->version[gpa1 >> 12], __ATOMIC_SEQ_CST) : 0;
+}
+
 static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) {
     struct cpu *cpu = ctx;
 
-    (void)access;
     if (gpa1 >> 12 >= TABLE_PAGES) {
         return NULL;
+    }
+    if ((access & NVMX_ACCESS_WRITE) != 0) {
+        table_written(cpu->world, gpa1 >> 12);
     }
     count(&cpu->world->maps);
     *hpa = gpa1;
@@ -28,7 +40,9 @@ static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) 
 static void unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied) {
     struct cpu *cpu = ctx;
 
-    (void)dirtied;
+    if (dirtied) {
+        table_written(cpu->world, gpa1 >> 12);
+    }
     if (page != cpu->world->l1[gpa1 >> 12]) {
         fail("unmap_page of something that was not mapped");
     }
@@ -271,7 +285,8 @@ struct world *world_new(unsigned int cpus, uint32_t page_budget, unsigned int fa
                                  .ept01_lookup = ept01_lookup,
                                  .page_alloc = page_alloc,
                                  .page_free = page_free,
-                                 .tlb_flush = tlb_flush};
+                                 .tlb_flush = tlb_flush,
+                                 .page_version = page_budget != 0 || fail_percent != 0 ? page_version : NULL};
     for (unsigned int i = 0; i <= CPUS_MAX; i++) {
         w->cpu[i].world = w;
         w->cpu[i].id = i;

@@ -46,6 +46,7 @@ struct cpu {
 
 struct world {
     uint64_t l1[TABLE_PAGES][512];
+    uint64_t version[TABLE_PAGES]; /* of page_version, if the host offers it: it does where there is little memory, or where its allocator fails */
     uint64_t ept01[SINGLE_PAGES]; /* frame << 12 | access; 0: not mapped */
     uint64_t block;               /* ... of the 2M page */
     struct frame frame[FRAMES];
@@ -69,6 +70,9 @@ enum outcome { VIOLATION, DONE };
 
 /* L2 accesses gpa2 (kind: bits 2:0 of the qualification). DONE: *owner is the page of L1 that it reached. VIOLATION: with its qualification. */
 enum outcome access_once(struct cpu *cpu, uint64_t eptp02, uint64_t gpa2, uint64_t kind, uint64_t *owner, uint64_t *qualification);
+
+/* To be called before and after L1's tables are written: the page has a new version. */
+void table_written(struct world *w, uint64_t page);
 
 /* The host's thread: one change of L1's memory. */
 void host_change(struct cpu *cpu);
