@@ -119,7 +119,7 @@ static void seeds_ept(void) {
     for (uint8_t world = 0; world < 112; world++) {
         uint8_t seed[1 + 3 * 190] = {world};
         for (size_t i = 1; i < sizeof(seed); i++)
-            seed[i] = low(i * 37 + world * 11 + i / 3 * 5 + world / 14 * i * i);
+            seed[i] = low(i % 3 == 0 && i % 4 == world % 4 ? 0xe0u : i * 37 + world * 11 + i / 3 * 5 + world / 14 * i * i);
         line(seed, sizeof(seed));
     }
 }
@@ -246,6 +246,11 @@ static void seeds_model(void) {
                               low(bit * 3 + 1), low(bit * 5 + 3), low(bit & 3), low(bit), 9, low(bit), low(which & 5), 2, 0x33, 0, 5, 0x80, 3, 7, low(bit), low(bit & 31)};
             line(seed, sizeof(seed));
         }
+    for (size_t number = 0xc0; number < 0x100; number++)
+        for (size_t offset = 0; offset < 16; offset++) {
+            uint8_t seed[] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, low(number), low(offset), low(offset < 4 ? 0 : offset), low(offset * 7), low(offset & 7 ? 0 : 0xff)};
+            line(seed, sizeof(seed));
+        }
     for (size_t what = 0; what < 256; what++)
         for (size_t number = 0; number < 32; number += what & 1 ? 1u : 7u) {
             uint8_t seed[] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, low(what), low(number == 28 ? 77 : number == 21 ? 78 : number), low(what * 3), 9};
@@ -302,6 +307,12 @@ static void seeds_exits_controls(void) {
                 line(seed, sizeof(seed));
         }
     }
+    for (size_t reason = 0; reason < NVMX_EXIT_REASONS; reason++) /* all primary controls that can be, and one of the secondary ones */
+        for (size_t bit = 0; bit < 32; bit++) {
+            uint8_t seed[] = {low(48 + (reason + bit) % 16), 0, low(reason), 0, low(bit * 8), low(bit & 1), 2, low(bit * 2), 1, low(bit), 1, 62, 1, 4, 1, 14, 1, 18, 1, 20, 1, 22, 1, 24, 1, 30, 1, 32, 1, 38,
+                              1, 40, 1, 44, 1, 46, 1, 48, 1, 54, 1, 58, 1, 60, 1, 34, 2, low(bit << 1), low(bit & 1 ? 0xf1 : 2), low(bit << 1)};
+            line(seed, sizeof(seed));
+        }
     for (size_t vector = 0; vector < 32; vector++)
         for (size_t type = 2; type < 7; type++)
             for (size_t wanted = 0; wanted < 4; wanted++) { /* the exception bitmap all ones, page-fault masks */
@@ -400,7 +411,25 @@ static void seeds_program_host(void) {
         }
 }
 
+/* Events that wait for an L2 that is blocked, halted, about to take another; under what L1 wants. */
+static void seeds_program_events(void) {
+    static const uint8_t blocks[][3] = {{2, 0, 0}, {0, 0, 0}, {2, 1, 0}, {2, 2, 0}, {2, 8, 0}, {0, 8, 0}, {2, 0, 1}, {0, 0, 1}, {2, 0, 2}, {2, 0, 3}}; /* IF, blocking, activity */
+    static const uint8_t wishes[] = {0xf0, 0xfd, 0xfe, 0xff, 0xea};
+    static const uint16_t due[] = {0, 0x306, 0x050, 0x202, 0x700};
+    static const uint8_t pending_debug = NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS;
+    for (size_t b = 0; b < 10; b++)
+        for (size_t w = 0; w < 5; w++)
+            for (size_t d = 0; d < 5; d++)
+                for (uint8_t what = 1; what < 32; what += d == 0 ? 1 : 5) {
+                    uint8_t seed[] = {low(w == 1 ? 49 + b * 4 % 16 : b % 4 + d * 4), 0, 4, 1, 0, 2, 0, 12, 7, wishes[w], 0, 12, 16, 1, 1, 2, blocks[b][0], 19, 1, 0, blocks[b][1], 18, 1, 0, blocks[b][2],
+                                      13, 1, 2, low(due[d]), low(due[d] >> 8), 0, low(d ? 0x80 : 0), pending_debug, 1, 1, low(what & 1), low(what & 1 ? 0x10 : 0), 9, 4, what, 4, low(what >> 1), 217, 0, 1,
+                                      4, 0, 0, 1, 0x40, 4, what, 10, 4, 3};
+                    line(seed, sizeof(seed));
+                }
+}
+
 static void seeds_program_all(void) {
+    seeds_program_events();
     seeds_program();
     seeds_program_more();
     seeds_program_failing();

@@ -8,7 +8,7 @@
 
 #include "check_vectors.h"
 
-#define PROFILE 48u /* the newest machine, nothing masked */
+static const uint8_t profiles[] = {48, 4, 8, 2}; /* the newest machine, the simulated one, an older and a newer one */
 #define MOST_BYTES 600u
 
 void seeds_of_checks(void);
@@ -48,9 +48,9 @@ static void print(const struct seed *seed) {
 }
 
 /* The base state as the harness gets there from its own, which is LONG64's sister. */
-static void begin(struct seed *seed, struct check_state *state, unsigned int base) {
+static void begin(struct seed *seed, struct check_state *state, unsigned int base, uint8_t profile) {
     static struct check_state plain;
-    *seed = (struct seed){.bytes = {PROFILE, 0x7f, 0}, .count = 3};
+    *seed = (struct seed){.bytes = {profile, 0x7f, 0}, .count = 3};
     check_state_init(&plain, LONG64);
     check_state_init(state, (enum check_base)base);
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
@@ -61,19 +61,24 @@ static void begin(struct seed *seed, struct check_state *state, unsigned int bas
     }
 }
 
-void seeds_of_checks(void) {
+static void seeds_on(uint8_t profile) {
     static struct check_state state;
     struct seed seed;
     for (size_t i = 0; i < VECTORS; i++) {
-        begin(&seed, &state, vectors[i].base);
+        begin(&seed, &state, vectors[i].base, profile);
         changes(&seed, &state, vectors[i].before);
         print(&seed);
         changes(&seed, &state, vectors[i].broken);
         print(&seed);
     }
     for (size_t i = 0; i < VALID_STATES; i++) {
-        begin(&seed, &state, valid[i].base);
+        begin(&seed, &state, valid[i].base, profile);
         changes(&seed, &state, valid[i].before);
         print(&seed);
     }
+}
+
+void seeds_of_checks(void) {
+    for (size_t i = 0; i < sizeof(profiles); i++)
+        seeds_on(profiles[i]);
 }

@@ -29,6 +29,15 @@ static void some_tables(struct run *r, unsigned int top) {
 }
 
 /*
+ * A table of ept12 of which many pages are used: it is compared in another way than one of few (lib/ept/invalidate.c). Its entries begin where some_index ends,
+ * and the path to it is by entries 5, which some_index does not give above level 1.
+ */
+#define DENSE_FIRST 8u
+#define DENSE_COUNT 160u
+#define DENSE_PAGE  63u
+static bool dense_used;
+
+/*
  * One world's memory for all inputs: clearing all of it costs more than an input does. ept01 is cleared where it was set; of L1's pages the entries
  * that some_index gives, the only ones that tables are written to (that no other changed was held).
  */
@@ -49,6 +58,9 @@ static struct world *fresh_world(uint64_t cap, uint32_t budget) {
         memset(w->l1[page], 0, 7 * sizeof(uint64_t));
         w->l1[page][511] = 0;
     }
+    if (dense_used)
+        memset(&w->l1[DENSE_PAGE][DENSE_FIRST], 0, DENSE_COUNT * sizeof(w->l1[0][0]));
+    dense_used = false;
     memset(w->tlb, 0, sizeof(w->tlb));
     memset(w->version, 0, sizeof(w->version)); /* what was seen before them does not count */
     w->allocated = w->freed = w->maps = w->unmaps = w->flushes = w->lookups = 0;
@@ -80,6 +92,54 @@ static void translate(struct run *r) {
                   (unsigned long long)access.gpa2, (int)verdict, (unsigned long long)fault.qualification);
     else
         FUZZ_HOLD(verdict == NVMX_EPT_L1_MISCONFIG, "translation of %#llx: verdict %d", (unsigned long long)access.gpa2, (int)verdict);
+}
+
+static void touch_dense(struct run *r, uint64_t eptp12, unsigned int top) {
+    static const struct world_access read = {.kind = 1, .linear = true};
+    struct world *w = r->w;
+    uint64_t eptp02;
+    if (nvmx_ept_root(w->ept, &w, 0, eptp12, w->mbec, &eptp02) != NVMX_OK)
+        return;
+    for (unsigned int i = DENSE_FIRST; i < DENSE_FIRST + DENSE_COUNT; i++) {
+        struct nvmx_ept_access access = {.eptp12 = eptp12, .gpa2 = (uint64_t)i << 12, .qualification = 0x181, .mbec = w->mbec};
+        struct world_translation t;
+        struct nvmx_ept_fault fault;
+        for (unsigned int level = 2; level <= top; level++)
+            access.gpa2 |= UINT64_C(5) << (12 + 9 * (level - 1));
+        if (!world_walk02(w, eptp02, access.gpa2, &t)) {
+            struct world_answer model = world_model(w, eptp12, access.gpa2, &read, true);
+            enum nvmx_ept_verdict verdict = nvmx_ept_fault(w->ept, &w, &access, &fault);
+            if (verdict != NVMX_EPT_FAILED)
+                check_verdict(r, verdict, &fault, &model, access.qualification);
+        } else {
+            check_ept01(r, t.hpa << 12, t.rights);
+            if (t.rights & 1)
+                FUZZ_HOLD(world_model(w, eptp12, access.gpa2, &read, true).outcome == WORLD_OK, "ept02 permits %#llx", (unsigned long long)access.gpa2);
+        }
+    }
+}
+
+static void dense(struct run *r) {
+    static const uint8_t path[] = {0, DENSE_PAGE, 31, 15, 9, 0};
+    unsigned int top = (unsigned int)(r->eptp12[0] >> 3 & 7) + 1, index = DENSE_FIRST + world_random(r->w, DENSE_COUNT);
+    uint64_t page = r->eptp12[0] & UINT64_C(0xfffffff000);
+    if (r->pending)
+        invept(r, true);
+    if (!dense_used) {
+        for (unsigned int level = top; level > 1; level--) {
+            store12(r, level, page, 5, (uint64_t)path[level - 1] << 12 | 0x407);
+            page = (uint64_t)path[level - 1] << 12;
+        }
+        for (unsigned int i = DENSE_FIRST; i < DENSE_FIRST + DENSE_COUNT; i++)
+            store12(r, 1, page, i, (uint64_t)i << 12 | 0x437);
+    } else if (world_random(r->w, 2)) {
+        store12(r, 1, (uint64_t)DENSE_PAGE << 12, index, some_entry(r, 1));
+    }
+    dense_used = true;
+    for (unsigned int i = world_random(r->w, 4); i > 0; i--)
+        invept(r, true);
+    invept(r, true);
+    touch_dense(r, r->eptp12[0], top);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -119,6 +179,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         fuzz_log("operation %u", run.operation);
         if (random >> 20 == 15)
             translate(&run);
+        else if (random >> 20 == 14 && random % 4 == 0)
+            dense(&run);
         else
             one_operation(&run);
     }

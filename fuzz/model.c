@@ -192,14 +192,25 @@ static void check_texts(uint32_t number) {
 static void check_making(struct fuzz_input *in) {
     static _Alignas(64) uint8_t vm_memory[1 << 20], vcpu_memory[1 << 20];
     static struct sim *sim;
-    sim = sim ? sim : sim_new(NULL);
+    sim = sim ? sim : sim_new(&(struct sim_options){.host_composes = true, .deadline = true});
     struct nvmx_host host = sim->host, good = sim->host;
     struct nvmx_vm_config vm_config = {.size = sizeof(vm_config), .ctx = &sim->vm_context, .machine = sim->machine, .expose = true};
     struct nvmx_vcpu_config vcpu_config = {.size = sizeof(vcpu_config), .ctx = &sim->vcpu_context, .regs = &sim->regs, .shadow_hpa = NVMX_NO_ADDRESS, .vmcs02_slots = 1};
     struct nvmx_vm *vm = NULL;
     struct nvmx_vcpu *vcpu = NULL;
     FUZZ_HOLD(nvmx_vm_size() <= sizeof(vm_memory) && nvmx_vcpu_size() <= sizeof(vcpu_memory), "there is not memory enough in this harness");
+    FUZZ_HOLD(nvmx_vm_init(NULL, sizeof(vm_memory), &host, &vm_config, &vm) == NVMX_E_INVALID && nvmx_vm_init(vm_memory, sizeof(vm_memory), NULL, &vm_config, &vm) == NVMX_E_INVALID &&
+                  nvmx_vm_init(vm_memory, sizeof(vm_memory), &host, NULL, &vm) == NVMX_E_INVALID && nvmx_vm_init(vm_memory, sizeof(vm_memory), &host, &vm_config, NULL) == NVMX_E_INVALID &&
+                  nvmx_vm_init(vm_memory + 1, sizeof(vm_memory) - 1, &host, &vm_config, &vm) == NVMX_E_INVALID, "a VM without something");
     uint8_t what = fuzz_u8(in), number = fuzz_u8(in);
+    struct nvmx_vmcs12_layout layout;
+    nvmx_kvm_layout(&layout);
+    if (number >= 0xc0) {
+        layout.offset[number % NVMX_FIELD_COUNT] = fuzz_u16(in);
+        layout.launch_state ^= number & 1 ? fuzz_u16(in) : 0;
+        layout.revision ^= number & 2 ? 1u << 31 : 0;
+        vm_config.layout = &layout;
+    }
     if (what & 1) /* members are pointers from the second word on */
         memset((uint8_t *)&host + sizeof(void *) * (1 + number % (OFFERED - 1)), 0, sizeof(void *));
     if (what & 2)
@@ -218,17 +229,23 @@ static void check_making(struct fuzz_input *in) {
         vcpu_config.size -= number & 1;
     enum nvmx_status status = nvmx_vm_init(vm_memory + (what >> 7 & number >> 1), nvmx_vm_size() - (number == 77), &host, &vm_config, &vm);
     fuzz_log("a VM: %s", nvmx_status_text(status));
-    FUZZ_HOLD(status == NVMX_OK || (what & 0xc7) != 0 || number == 77, "a good VM: %s", nvmx_status_text(status));
+    FUZZ_HOLD(status == NVMX_OK || (what & 0xc7) != 0 || number == 77 || number >= 0xc0, "a good VM: %s", nvmx_status_text(status));
     if (status != NVMX_OK) {
         vm_config = (struct nvmx_vm_config){.size = sizeof(vm_config), .ctx = &sim->vm_context, .machine = sim->machine, .expose = number & 1};
         FUZZ_HOLD(nvmx_vm_init(vm_memory, nvmx_vm_size(), &good, &vm_config, &vm) == NVMX_OK, "a good VM after a bad one");
     }
+    FUZZ_HOLD(nvmx_vcpu_init(NULL, sizeof(vcpu_memory), vm, &vcpu_config, &vcpu) == NVMX_E_INVALID && nvmx_vcpu_init(vcpu_memory, sizeof(vcpu_memory), NULL, &vcpu_config, &vcpu) == NVMX_E_INVALID &&
+                  nvmx_vcpu_init(vcpu_memory, sizeof(vcpu_memory), vm, NULL, &vcpu) == NVMX_E_INVALID && nvmx_vcpu_init(vcpu_memory, sizeof(vcpu_memory), vm, &vcpu_config, NULL) == NVMX_E_INVALID,
+              "a vCPU without something");
     status = nvmx_vcpu_init(vcpu_memory, nvmx_vcpu_size() - (number == 78), vm, &vcpu_config, &vcpu);
     fuzz_log("a vCPU: %s", nvmx_status_text(status));
     FUZZ_HOLD(status == NVMX_OK || (what & 0xb8) != 0 || number == 78, "a good vCPU: %s", nvmx_status_text(status));
     if (status == NVMX_OK)
         nvmx_vcpu_destroy(vcpu);
     nvmx_vm_destroy(vm);
+    struct nvmx_trace_header header;
+    nvmx_trace_header_init(&header, number, what);
+    FUZZ_HOLD(header.record_bytes == sizeof(struct nvmx_trace_record), "a trace of records of %u bytes", header.record_bytes);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {

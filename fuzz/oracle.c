@@ -276,6 +276,11 @@ static bool steps_by_another_debugctl(const struct three *t, uint16_t row) {
            ((t->l1.field[NVMX_F_GUEST_DEBUGCTL] ^ t->l2.field[NVMX_F_GUEST_DEBUGCTL]) & BIT(1));
 }
 
+/* A host with virtual NMIs and an L1 without: an NMI that L1 injects while L2's NMIs are blocked, which only virtual NMIs forbid (SECURITY.md). */
+static bool injects_blocked_nmi(const struct three *t, uint16_t row) {
+    return row == NVMX_C_29_3_1_5_17 && !(t->l1.field[NVMX_F_PIN_BASED_CONTROLS] & BIT(5));
+}
+
 /* `still`: L1's memory is what it was at the entry. Else the virtual TPR may have become less than the TPR threshold since. */
 static void check_as_cpu(const struct three *t, bool still) {
     uint64_t field[NVMX_FIELD_COUNT];
@@ -292,7 +297,7 @@ static void check_as_cpu(const struct three *t, bool still) {
     for (size_t i = 0; i < count && i < MOST_FAILURES; i++) {
         const struct nvmx_check_row *row = nvmx_check_row(failure[i].row);
         /* The host-state area is the host's. */
-        FUZZ_HOLD(row->groups & 1u << NVMX_GROUP_HOST || steps_by_another_debugctl(t, failure[i].row), "the CPU refuses vmcs02: %s: %s", row->id, row->rule);
+        FUZZ_HOLD(row->groups & 1u << NVMX_GROUP_HOST || steps_by_another_debugctl(t, failure[i].row) || injects_blocked_nmi(t, failure[i].row), "the CPU refuses vmcs02: %s: %s", row->id, row->rule);
     }
 }
 

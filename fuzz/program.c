@@ -545,7 +545,7 @@ static void do_pending(struct model *o) {
         o->sim->fail.at = 1u + fuzz_u8(o->in) % 24u;
     o->sim->vectors[0] = 0x31;
     o->sim->vectors_next = 0;
-    o->sim->vectors_count = 1;
+    o->sim->vectors_count = what & 16 ? 0 : 1; /* or it went away */
     after_l2(o, "enter", sim_enter(o->sim, &pending), &before);
 }
 

@@ -102,7 +102,10 @@ static void restore(struct fuzz_machine *m, const uint8_t *blob, size_t bytes, u
         return;
     }
     if (completed == NVMX_OK && nvmx_stop_reason(sim->vcpu) == NVMX_STOP_NONE) {
+        bool ran_l2 = nvmx_mode(sim->vcpu) == NVMX_MODE_L2;
         FUZZ_HOLD(sim_enter(sim, NULL) != NVMX_HOST, "nvmx_enter after a restore");
+        if (ran_l2 && m->options.deadline && nvmx_mode(sim->vcpu) == NVMX_MODE_ROOT)
+            return; /* the timer that the host counts was over */
         size_t again_bytes = save(sim, again);
         size_t at = 0;
         while (at < again_bytes && at < after_bytes && after[at] == again[at])

@@ -126,6 +126,8 @@ enum l2_instruction instruction_of_l2(struct nvmx_vcpu *vcpu, uint32_t basic_rea
     if (status != NVMX_OK) {
         return L2_INSTRUCTION_FAILED;
     }
+    /* Information of no instruction: an operand that is neither a register nor in a segment. L1 may make of it what it can. */
+    exits = exits || (!in.operand.is_register && in.operand.address_bits == 0);
     if (exits || !carry_out) {
         return exits ? L2_INSTRUCTION_EXITS : L2_INSTRUCTION_STAYS;
     }

@@ -342,6 +342,16 @@ Test(controls_shadow, memory_operands_lie_in_l2s_memory) {
     sim_free(sim);
 }
 
+/* Segments 6 and 7 are none: no processor reports them, and what a host makes up is L1's exit, not a read beyond a table. */
+Test(controls_shadow, operands_of_no_segment_are_l1s) {
+    for (uint32_t segment = 6; segment < 8; segment++) {
+        struct sim *sim = running();
+        sim->regs.gpr[NVMX_RCX] = NVMX_VMCS_GUEST_RIP;
+        l1_gets(sim, sim_exit(sim, NVMX_EXIT_VMREAD, OPERAND, (MEMORY_OPERAND & ~(7u << 15)) | segment << 15, 4), NVMX_EXIT_VMREAD);
+        sim_free(sim);
+    }
+}
+
 /* A host that translates L1's addresses knows nothing of L2's. */
 Test(controls_shadow, memory_operands_do_not_ask_the_host) {
     struct sim *sim = prepared(&(struct sim_options){.translate = true});
