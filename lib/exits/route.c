@@ -385,16 +385,20 @@ struct nvmx_ept_access ept12_of(const struct vmcs12 *v, struct nvmx_ept_log *log
     return ept12_by(v, secondary_controls(v), log);
 }
 
+static inline enum route violation_of_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct nvmx_ept_fault *fault,
+                                         struct nvmx_l2_exit_info *info) {
+    info->reason = NVMX_EXIT_EPT_VIOLATION;
+    info->qualification = fault->qualification;
+    return (secondary_controls(v) & PROC2_VE) != 0 && fault->convertible ? convert_violation(vcpu, v, info) : ROUTE_L1;
+}
+
 enum route route_ept_verdict(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum nvmx_ept_verdict verdict,
                              const struct nvmx_ept_fault *fault, struct nvmx_l2_exit_info *info) {
     switch (verdict) {
     case NVMX_EPT_RETRY:
         return ROUTE_AGAIN;
     case NVMX_EPT_L1_VIOLATION:
-        info->reason = NVMX_EXIT_EPT_VIOLATION;
-        info->qualification = fault->qualification;
-        return (secondary_controls(v) & PROC2_VE) != 0 && fault->convertible ? convert_violation(vcpu, v, info)
-                                                                             : ROUTE_L1;
+        return violation_of_l1(vcpu, v, fault, info);
     case NVMX_EPT_L1_LOG_FULL:
         info->reason = NVMX_EXIT_PML_FULL;
         info->qualification &= QUALIFICATION_NMI_UNBLOCKING | QUALIFICATION_ASYNCHRONOUS;
@@ -454,7 +458,7 @@ static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t r
         verdict = vcpu->violation.verdict;
         fault = vcpu->violation.fault;
     } else if (page2 == vcpu->unmapped_page2 && unmapped_again(vcpu, v, reason, info, &fault)) {
-        return route_ept_verdict(vcpu, v, NVMX_EPT_L1_VIOLATION, &fault, info);
+        return violation_of_l1(vcpu, v, &fault, info);
     } else {
         verdict = decide_violation(vcpu, v, secondary_controls(v), info->guest_physical_address, info->qualification,
                                    reason == NVMX_EXIT_EPT_MISCONFIGURATION, &fault);
