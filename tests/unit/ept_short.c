@@ -33,21 +33,26 @@ static void store(struct pair *p, unsigned int page, unsigned int index, uint64_
     p->w[0]->l1[page][index] = p->w[1]->l1[page][index] = entry;
 }
 
-/* Page tables in pages 3 to 6; large pages and tables lie side by side in page 2. */
+/* Page tables in pages 3 to 6; large pages and tables lie side by side in page 2. Each number is drawn by a statement of its own: compilers differ in
+ * the order within one, and the program would not be the same. */
 static void change12(struct pair *p) {
     static const uint64_t rights[8] = {0x407, 0x407, 0x407, 0x407, 0x403, 0x405, 0x401, 0};
     static const uint64_t types[8] = {0x30, 0x30, 0x30, 0x30, 0x70, 0x00, 0x20, 0x10};
-    uint64_t entry = rights[below(p, 8)] | below(p, 4) << 8 | UINT64_C(1) << 52;
+    uint64_t right = rights[below(p, 8)], type = types[below(p, 8)], flags = below(p, 4) << 8;
+    uint64_t entry = right | flags | UINT64_C(1) << 52;
 
     if (below(p, 6) == 0) {
         unsigned int index = below(p, 4);
-        uint64_t large = (uint64_t)(1 + below(p, 6)) << 21 | 0x80 | types[below(p, 8)] | (below(p, 12) == 0 ? 0x1000 : 0);
-        store(p, 2, index, entry | (below(p, 2) == 0 ? large : (uint64_t)(3 + below(p, 4)) << 12));
+        uint64_t large = (uint64_t)(1 + below(p, 6)) << 21 | 0x80 | type;
+        uint64_t reserved = below(p, 12) == 0 ? 0x1000 : 0;
+        store(p, 2, index, entry | (below(p, 2) == 0 ? large | reserved : (uint64_t)(3 + below(p, 4)) << 12));
     } else if (below(p, 20) == 0) {
-        store(p, below(p, 2), 0, (below(p, 3) == 0 ? entry : entry | 0x507) | 0); /* made good again below */
+        unsigned int page = below(p, 2);
+        store(p, page, 0, below(p, 3) == 0 ? entry : entry | 0x507); /* its address is made good again below */
     } else {
-        uint64_t address = (uint64_t)(512 + below(p, 512 * 5)) << 12 | (below(p, 50) == 0 ? UINT64_C(1) << 51 : 0);
-        store(p, 3 + below(p, 4), below(p, 16), entry | address | types[below(p, 8)]);
+        uint64_t address = (uint64_t)(512 + below(p, 512 * 5)) << 12, reserved = below(p, 50) == 0 ? UINT64_C(1) << 51 : 0;
+        unsigned int page = 3 + below(p, 4), index = below(p, 16);
+        store(p, page, index, entry | address | reserved | type);
     }
     for (unsigned int page = 0; page < 2; page++) {
         store(p, page, 0, (p->w[0]->l1[page][0] & ~EPT_ADDRESS & ~UINT64_C(0xf8)) | (page + 1) << 12);
@@ -100,13 +105,14 @@ static enum nvmx_ept_verdict access_once(struct pair *p, unsigned int i, uint64_
 
 static void one_access(struct pair *p) {
     static const uint64_t kinds[4] = {1, 2, 4, 1};
-    struct world_access access = {.kind = kinds[below(p, 4)], .linear = true, .walk = below(p, 8) == 0};
-    uint64_t gpa2 = (uint64_t)below(p, 4) << 21 | (uint64_t)below(p, 16) << 12 | below(p, 4096);
+    struct world_access access = {.kind = kinds[below(p, 4)], .linear = true};
+    uint64_t large = below(p, 4), small = below(p, 16), gpa2 = large << 21 | small << 12 | below(p, 4096);
     struct nvmx_ept_fault fault[2];
     struct world_translation t[2];
     enum nvmx_ept_verdict verdict[2];
     bool mapped[2];
 
+    access.walk = below(p, 8) == 0;
     for (unsigned int i = 0; i < 2; i++) {
         verdict[i] = access_once(p, i, gpa2, &access, &fault[i]);
         mapped[i] = world_walk02(p->w[i], enter(p, i), gpa2, &t[i]);
