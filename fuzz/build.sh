@@ -10,7 +10,7 @@ cd "$source_dir"
 flags="-std=gnu11 -Iinclude -Ilib -Itests/sim -Ifuzz -Dmprotect=fuzz_mprotect"
 
 objects=
-for file in lib/*.c lib/*/*.c tests/sim/*.c fuzz/support.c fuzz/machine.c fuzz/oracle.c fuzz/guard.c; do
+for file in lib/*.c lib/*/*.c tests/sim/*.c fuzz/support.c fuzz/machine.c fuzz/oracle.c fuzz/guard.c fuzz/mutate.c; do
     case $file in */decode_zydis*) continue ;; esac
     object=$work/objects/$(echo "$file" | tr / _).o
     # shellcheck disable=SC2086
