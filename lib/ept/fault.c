@@ -404,12 +404,11 @@ static inline __attribute__((always_inline)) enum plain_step plain_step(struct p
 /* The walk of ept_walk_run, where every entry is a readable reference to a table, until one is not present. */
 bool nvmx_ept_unmapped(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,
                        struct nvmx_ept_fault *fault) {
-    const uint64_t beyond_width = EPT_ADDRESS & ~((UINT64_C(1) << ept->l1.physical_address_bits) - 1);
     struct plain_walk walk = {.ept = ept,
                               .vcpu_ctx = vcpu_ctx,
                               .gpa2 = access->gpa2,
                               .present = EPT_RWX | (access->mbec ? NVMX_EPT_USER_EXECUTE : 0),
-                              .reserved = beyond_width | TABLE_RESERVED,
+                              .reserved = ept_reserved_address(&ept->l1) | TABLE_RESERVED,
                               .table = access->eptp12 & EPT_ADDRESS};
     unsigned int levels = ept_eptp_levels(access->eptp12);
     enum plain_step step = PLAIN_TABLE;

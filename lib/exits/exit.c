@@ -92,7 +92,7 @@ static COLD bool ends_with_care(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32
         return true;
     }
     if (handled) {
-        vcpu->entry_pending = vcpu->launching = false;
+        entry_is_over(vcpu);
         vcpu->counts.handled++;
         *next = NVMX_ENTER;
     }
@@ -113,8 +113,7 @@ enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
         ends_with_care(vcpu, v, exit_reason, &next)) {
         return next;
     }
-    vcpu->entry_pending = false;
-    vcpu->launching = false;
+    entry_is_over(vcpu);
     if (host_only(vcpu, row)) {
         return NVMX_HOST;
     }
@@ -140,13 +139,11 @@ enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
  * been in delivery.
  */
 bool l2_msr_is_hosts(struct nvmx_vcpu *vcpu, const struct msr_access *access) {
-    if (vcpu->bus_lock || vcpu->timer_forced || vcpu->window_requested != 0 ||
-        !route_msr_is_hosts(vcpu, vmcs12_current(vcpu), access)) {
+    if (!l2_alone_exits(vcpu) || !route_msr_is_hosts(vcpu, vmcs12_current(vcpu), access)) {
         return false;
     }
     vcpu->host_fault_gpa1 = NVMX_NO_ADDRESS;
-    vcpu->entry_pending = false;
-    vcpu->launching = false;
+    entry_is_over(vcpu);
     return true;
 }
 

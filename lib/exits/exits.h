@@ -78,6 +78,17 @@ enum route {
 enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, const struct exit_row *row,
                       struct nvmx_l2_exit_info *info, bool hardware);
 
+/* Nothing comes with an exit of L2 that has to be told or taken back: no bus lock, and no timer or window that vmcs02 has and vmcs12 has not. */
+static inline bool l2_alone_exits(const struct nvmx_vcpu *vcpu) {
+    return !vcpu->bus_lock && !vcpu->timer_forced && vcpu->window_requested == 0;
+}
+
+/* L2 has run since the entry. */
+static inline void entry_is_over(struct nvmx_vcpu *vcpu) {
+    vcpu->entry_pending = false;
+    vcpu->launching = false;
+}
+
 /* An access to an MSR which went to the host before: does it again? False: exit_route knows. */
 bool route_msr_is_hosts(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, const struct msr_access *access);
 

@@ -476,8 +476,7 @@ bool violation_of_l2(struct nvmx_vcpu *vcpu) {
     uint32_t secondary = secondary_controls(v);
     uint64_t *value = violation->value;
 
-    if (RARE(vcpu->vm->ept == NULL || vcpu->bus_lock || vcpu->timer_forced || vcpu->window_requested != 0 ||
-             (secondary & PROC2_EPT) == 0) ||
+    if (RARE(vcpu->vm->ept == NULL || !l2_alone_exits(vcpu) || (secondary & PROC2_EPT) == 0) ||
         host_read_encoded(vcpu, 5, encodings, value) != NVMX_OK) {
         return false;
     }
@@ -487,8 +486,7 @@ bool violation_of_l2(struct nvmx_vcpu *vcpu) {
         return false;
     }
     vcpu->host_fault_gpa1 = NVMX_NO_ADDRESS;
-    vcpu->entry_pending = false;
-    vcpu->launching = false;
+    entry_is_over(vcpu);
     vcpu->counts.exits_l2++;
     vcpu->counts.handled++;
     return true;
