@@ -3,15 +3,13 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
+#include "draw.h"
 #include "msr/bitmap.h"
 
 static uint64_t random_state = 0x9e3779b97f4a7c15;
 
 static uint64_t next_random(void) {
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return random_state;
+    return draw(&random_state);
 }
 
 static void random_page(uint64_t page[BITMAP_WORDS]) {

@@ -5,6 +5,7 @@
  * L1 reads every field after every exit, so that nothing is left for later; one has room for one vmcs12 only; one has
  * VMCS shadowing. Outcomes, vmcs12s and vmcs02s must be equal.
  */
+#include "draw.h"
 #include "machine.h"
 
 #define MACHINES 4u
@@ -31,10 +32,7 @@ static uint64_t region(unsigned int i) {
 }
 
 static uint64_t next(struct world *p) {
-    p->random ^= p->random << 13;
-    p->random ^= p->random >> 7;
-    p->random ^= p->random << 17;
-    return p->random;
+    return draw(&p->random);
 }
 
 /* Values that a field may well have, and some that it may not: what VM entry says of them depends on other fields. */

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "ept_world.h"
 
+#include "draw.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,10 +11,7 @@
 #define ADDRESS UINT64_C(0x000ffffffffff000)
 
 uint32_t world_random(struct world *w, uint32_t below) {
-    w->random ^= w->random << 13;
-    w->random ^= w->random >> 7;
-    w->random ^= w->random << 17;
-    return (uint32_t)((w->random >> 32) * below >> 32);
+    return (uint32_t)((draw(&w->random) >> 32) * below >> 32);
 }
 
 static void meanwhile(struct world *w, void (**what)(struct world *w)) {

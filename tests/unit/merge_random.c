@@ -5,14 +5,8 @@
  */
 #include <string.h>
 
+#include "draw.h"
 #include "machine.h"
-
-static uint64_t next_random(uint64_t *state) {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return *state;
-}
 
 /* The rows that vmcs02 breaks, but for those about the host-state area, which the simulated host does not set up as
  * hardware wants it. */
@@ -48,7 +42,7 @@ static const uint64_t pages[] = {SIM_L1_MSR_BITMAP,   SIM_L1_IO_BITMAP_A, SIM_L1
 static uint64_t random_controls(const struct sim *sim, enum nvmx_cap cap, uint64_t now, uint64_t *random) {
     const struct nvmx_caps *caps = nvmx_l1_caps(sim->vm);
     uint32_t may = nvmx_caps_may_be_1(caps, cap), must = nvmx_caps_must_be_1(caps, cap);
-    uint32_t flip = (uint32_t)(next_random(random) & next_random(random));
+    uint32_t flip = (uint32_t)(draw(random) & draw(random));
     return ((now ^ flip) & may) | must;
 }
 
@@ -61,31 +55,31 @@ static void change_controls(struct sim *sim, uint64_t *random) {
         {NVMX_VMCS_SECONDARY_CONTROLS, NVMX_CAP_PROCBASED2}, {NVMX_VMCS_VM_EXIT_CONTROLS, NVMX_CAP_EXIT},
         {NVMX_VMCS_VM_ENTRY_CONTROLS, NVMX_CAP_ENTRY},
     };
-    size_t i = next_random(random) % COUNT(fields);
+    size_t i = draw(random) % COUNT(fields);
     l1_writes(sim, fields[i].encoding, random_controls(sim, fields[i].cap, l1_reads(sim, fields[i].encoding), random));
 }
 
 static void change_field(struct sim *sim, uint64_t *random) {
-    unsigned int slot = (unsigned int)(next_random(random) % NVMX_FIELD_COUNT);
+    unsigned int slot = (unsigned int)(draw(random) % NVMX_FIELD_COUNT);
     const struct nvmx_field_info *info = nvmx_field_info(slot);
     if (!nvmx_set_has(&sim->vcpu->vm->exists, slot) || nvmx_encoding_read_only(info->encoding) ||
         slot == NVMX_F_HOST_RIP) /* the simulated L1 knows its handler by its address */
         return;
     bool address = ((info->encoding >> 13) & 3) == NVMX_WIDTH_64 && ((info->encoding >> 10) & 3) == 0;
-    uint64_t value = address ? pages[next_random(random) % COUNT(pages)]
-                             : l1_reads(sim, info->encoding) ^ (UINT64_C(1) << next_random(random) % 64);
-    if (next_random(random) % 8 == 0)
-        value = next_random(random);
+    uint64_t value = address ? pages[draw(random) % COUNT(pages)]
+                             : l1_reads(sim, info->encoding) ^ (UINT64_C(1) << draw(random) % 64);
+    if (draw(random) % 8 == 0)
+        value = draw(random);
     l1_writes(sim, info->encoding, value);
 }
 
 /* What the random changes rarely find: combinations that are only good together. */
 static void change_together(struct sim *sim, uint64_t *random) {
-    switch (next_random(random) % 8) {
+    switch (draw(random) % 8) {
     case 0: /* virtual APIC */
         l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_TPR_SHADOW);
         l1_writes(sim, NVMX_VMCS_VIRTUAL_APIC_ADDRESS, SIM_L1_VIRTUAL_APIC);
-        l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, next_random(random) % 2 ? PROC2_X2APIC | PROC2_APIC_REGISTER : 0);
+        l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, draw(random) % 2 ? PROC2_X2APIC | PROC2_APIC_REGISTER : 0);
         l1_writes(sim, NVMX_VMCS_TPR_THRESHOLD, 0);
         break;
     case 1: /* virtual NMIs and their window */
@@ -105,15 +99,15 @@ static void change_together(struct sim *sim, uint64_t *random) {
         l1_writes(sim, NVMX_VMCS_GUEST_CS_LIMIT, 0xffff);
         break;
     case 4: /* an injection */
-        l1_writes(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, next_random(random) % 2 ? 0x80000b0d : 0x80000202);
+        l1_writes(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, draw(random) % 2 ? 0x80000b0d : 0x80000202);
         l1_writes(sim, NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE, 0x10);
         break;
     case 5: /* timer */
         l1_sets(sim, NVMX_VMCS_PIN_BASED_CONTROLS, PIN_PREEMPTION_TIMER);
-        l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, next_random(random) % 2 ? EXIT_SAVE_TIMER : 0);
+        l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, draw(random) % 2 ? EXIT_SAVE_TIMER : 0);
         break;
     case 6: /* HLT */
-        l1_writes(sim, NVMX_VMCS_GUEST_ACTIVITY_STATE, next_random(random) % 4);
+        l1_writes(sim, NVMX_VMCS_GUEST_ACTIVITY_STATE, draw(random) % 4);
         break;
     default: /* virtual interrupts */
         l1_sets(sim, NVMX_VMCS_PIN_BASED_CONTROLS, PIN_EXTERNAL_INTERRUPT);
@@ -130,10 +124,10 @@ static void change_host(struct sim *sim, uint64_t *random) {
     static const uint32_t primary_bits =
         1u << 3 | 1u << 7 | 1u << 9 | 1u << 12 | 1u << 15 | 1u << 19 | 1u << 23 | 1u << 30;
     uint64_t primary =
-        vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) ^ (next_random(random) & next_random(random) & primary_bits);
+        vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) ^ (draw(random) & draw(random) & primary_bits);
     sim_set(sim, NVMX_VMCS01, NVMX_F_PRIMARY_CONTROLS, primary);
-    sim_set(sim, NVMX_VMCS01, NVMX_F_EXCEPTION_BITMAP, next_random(random) % 4 == 0 ? 1u << 14 | 1u << 18 : 1u << 18);
-    sim_set(sim, NVMX_VMCS01, NVMX_F_TSC_OFFSET, next_random(random));
+    sim_set(sim, NVMX_VMCS01, NVMX_F_EXCEPTION_BITMAP, draw(random) % 4 == 0 ? 1u << 14 | 1u << 18 : 1u << 18);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_TSC_OFFSET, draw(random));
     nvmx_vmcs01_changed(sim->vcpu);
 }
 
@@ -163,12 +157,12 @@ static void one_vmcs12(struct sim *sim, uint64_t seed, struct tally *tally) {
     l1_again(sim);
     cr_assert(sim_vmclear(sim, SIM_L1_VMCS_A) == SIM_SUCCEED && sim_vmptrld(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
     cr_assert_eq(sim_vmcs12(sim), 0);
-    if (next_random(&random) % 2)
+    if (draw(&random) % 2)
         change_host(sim, &random);
-    for (uint64_t changes = next_random(&random) % 4; changes > 0; changes--) {
-        if (next_random(&random) % 3 == 0)
+    for (uint64_t changes = draw(&random) % 4; changes > 0; changes--) {
+        if (draw(&random) % 3 == 0)
             change_controls(sim, &random);
-        else if (next_random(&random) % 2)
+        else if (draw(&random) % 2)
             change_field(sim, &random);
         else
             change_together(sim, &random);
@@ -176,7 +170,7 @@ static void one_vmcs12(struct sim *sim, uint64_t seed, struct tally *tally) {
     enum sim_outcome outcome = sim_vmlaunch(sim);
     for (unsigned int round = 0; round < 3 && outcome == SIM_L2; round++) {
         expect_enterable(sim, round == 0 ? "VMLAUNCH" : "VMRESUME", seed);
-        struct nvmx_pending pending = {.interrupt = next_random(&random) % 2, .nmi = next_random(&random) % 2};
+        struct nvmx_pending pending = {.interrupt = draw(&random) % 2, .nmi = draw(&random) % 2};
         enum nvmx_next next = sim_enter(sim, &pending);
         cr_assert(next == NVMX_ENTER || nvmx_stop_reason(sim->vcpu) == NVMX_STOP_VMX_ABORT, "seed %#lx", seed);
         if (next == NVMX_STOP)

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "draw.h"
 #include "instruction_run.h"
 
 #define COUNT(a)        (sizeof(a) / sizeof((a)[0]))
@@ -29,21 +30,6 @@ struct pair {
     unsigned int hosts_msrs; /* accesses of L2 that went to the host */
     const char *what;
 };
-
-static uint64_t next_random(struct pair *p) {
-    p->seed ^= p->seed << 13;
-    p->seed ^= p->seed >> 7;
-    p->seed ^= p->seed << 17;
-    return p->seed;
-}
-
-static uint32_t below(struct pair *p, uint32_t limit) {
-    return (uint32_t)((next_random(p) >> 20) % limit);
-}
-
-static bool one_in(struct pair *p, uint32_t n) {
-    return below(p, n) == 0;
-}
 
 static bool in_l2(const struct pair *p) {
     return nvmx_mode(p->sim[0]->vcpu) == NVMX_MODE_L2;
@@ -108,7 +94,7 @@ static void expect_same(struct pair *p, const enum nvmx_next next[2]) {
     cr_assert(memcmp(&p->sim[0]->regs, &p->sim[1]->regs, sizeof(struct nvmx_regs)) == 0, "step %u, %s: registers", p->step, p->what);
     expect_same_vmcss(p);
     cr_assert(memcmp(p->sim[0]->ram, p->sim[1]->ram, SIM_L1_EPT12) == 0, "step %u, %s: L1's memory", p->step, p->what);
-    if (one_in(p, 8)) {
+    if (draw_one_in(&p->seed, 8)) {
         expect_same_state(p);
     }
     /* Exceptions are taken. */
@@ -144,7 +130,7 @@ static void start(struct pair *p) {
     if (p->entry_msrs != 0) {
         put_msr_lists(p);
     }
-    p->steps_left = 1 + below(p, 60);
+    p->steps_left = 1 + draw_below(&p->seed, 60);
 }
 
 static void end(struct pair *p) {
@@ -176,31 +162,33 @@ static uint32_t random_encoding(struct pair *p) {
                                      NVMX_VMCS_GUEST_CR3, NVMX_VMCS_GUEST_CR4, NVMX_VMCS_HOST_RSP,     NVMX_VMCS_GUEST_PAT,
                                      NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO,
                                      NVMX_VMCS_EPT_POINTER, NVMX_VMCS_EPT_POINTER, NVMX_VMCS_EPT_POINTER};
-    uint32_t encoding = one_in(p, 3) ? often[below(p, COUNT(often))] : nvmx_field_info(below(p, NVMX_FIELD_COUNT))->encoding;
+    uint32_t encoding = draw_one_in(&p->seed, 3) ? often[draw_below(&p->seed, COUNT(often))]
+                                                 : nvmx_field_info(draw_below(&p->seed, NVMX_FIELD_COUNT))->encoding;
 
-    return one_in(p, 10) ? encoding + 1 : one_in(p, 30) ? (uint32_t)next_random(p) : encoding;
+    return draw_one_in(&p->seed, 10) ? encoding + 1 : draw_one_in(&p->seed, 30) ? (uint32_t)draw(&p->seed) : encoding;
 }
 
 /* A memory operand; its base and index registers are set. */
 static uint32_t memory_operand(struct pair *p, uint64_t *qualification) {
-    uint64_t addresses[] = {SIM_L1_OPERAND + below(p, 64) * 8u, PAGE_END - 8, PAGE_END - 4, UNMAPPED, UINT64_C(1) << 63, SIM_L1_OPERAND};
-    uint64_t address = addresses[one_in(p, 3) ? below(p, COUNT(addresses)) : 0];
-    unsigned int base = below(p, 16), index = below(p, 15) == NVMX_RSP ? NVMX_RBX : below(p, 3), shift = below(p, 4);
+    uint64_t addresses[] = {SIM_L1_OPERAND + draw_below(&p->seed, 64) * 8u, PAGE_END - 8, PAGE_END - 4, UNMAPPED, UINT64_C(1) << 63, SIM_L1_OPERAND};
+    uint64_t address = addresses[draw_one_in(&p->seed, 3) ? draw_below(&p->seed, COUNT(addresses)) : 0];
+    unsigned int base = draw_below(&p->seed, 16);
+    unsigned int index = draw_below(&p->seed, 15) == NVMX_RSP ? NVMX_RBX : draw_below(&p->seed, 3), shift = draw_below(&p->seed, 4);
     static const uint8_t segments[] = {NVMX_DS, NVMX_ES, NVMX_SS, NVMX_FS};
-    uint32_t info = INFO_ADDRESS(one_in(p, 8) ? 32 : 64) | INFO_SEGMENT(segments[below(p, COUNT(segments))]);
+    uint32_t info = INFO_ADDRESS(draw_one_in(&p->seed, 8) ? 32 : 64) | INFO_SEGMENT(segments[draw_below(&p->seed, COUNT(segments))]);
 
-    if (one_in(p, 2)) {
+    if (draw_one_in(&p->seed, 2)) {
         info |= INFO_NO_BASE;
     } else {
-        uint64_t part = next_random(p) & 0xffff;
+        uint64_t part = draw(&p->seed) & 0xffff;
         set_gpr(p, base, part);
         address -= part;
         info |= INFO_BASE(base);
     }
-    if (one_in(p, 2) || index == base) {
+    if (draw_one_in(&p->seed, 2) || index == base) {
         info |= INFO_NO_INDEX;
     } else {
-        uint64_t part = next_random(p) & 0xfff;
+        uint64_t part = draw(&p->seed) & 0xfff;
         set_gpr(p, index, part);
         address -= part << shift;
         info |= INFO_INDEX(index, shift);
@@ -220,18 +208,18 @@ static bool does_not_exit(const struct pair *p, uint32_t encoding) {
 static uint64_t random_event(struct pair *p) {
     static const uint32_t events[] = {0, 0x20, 0x80000020, 0x80000030, 0x800000ff, 0x80000306, 0x80000202, 0x80000820, 0x80001020};
 
-    return events[below(p, COUNT(events))];
+    return events[draw_below(&p->seed, COUNT(events))];
 }
 
 /* Mostly one of three that are valid, if the processor has them. */
 static uint64_t random_eptp(struct pair *p) {
     static const uint32_t flags[] = {0x1e, 0x1e, 0x1e, 0x5e, 0x5e, 0x18, 0x18, 0x1f};
 
-    return SIM_L1_EPT12 | flags[below(p, COUNT(flags))];
+    return SIM_L1_EPT12 | flags[draw_below(&p->seed, COUNT(flags))];
 }
 
 static void access_field(struct pair *p) {
-    unsigned int reg2 = below(p, 16);
+    unsigned int reg2 = draw_below(&p->seed, 16);
     uint64_t qualification = 0;
     uint32_t info, encoding = random_encoding(p);
 
@@ -239,21 +227,21 @@ static void access_field(struct pair *p) {
         return;
     }
     set_gpr(p, reg2, encoding);
-    if (one_in(p, 4)) {
+    if (draw_one_in(&p->seed, 4)) {
         info = memory_operand(p, &qualification);
     } else {
-        unsigned int reg1 = below(p, 16);
+        unsigned int reg1 = draw_below(&p->seed, 16);
         info = INFO_RM_REGISTER(reg1);
         if (reg1 != reg2) {
             bool event = encoding == NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO;
-            uint64_t any = one_in(p, 2) ? next_random(p) : below(p, 0x10000);
+            uint64_t any = draw_one_in(&p->seed, 2) ? draw(&p->seed) : draw_below(&p->seed, 0x10000);
             set_gpr(p, reg1, event ? random_event(p) : encoding == NVMX_VMCS_EPT_POINTER ? random_eptp(p) : any);
         }
     }
-    if (one_in(p, 2)) {
-        set_field(p, NVMX_VMCS01, NVMX_F_GUEST_RFLAGS, 0x2 | (next_random(p) & 0x8d5));
+    if (draw_one_in(&p->seed, 2)) {
+        set_field(p, NVMX_VMCS01, NVMX_F_GUEST_RFLAGS, 0x2 | (draw(&p->seed) & 0x8d5));
     }
-    bool write = one_in(p, 3);
+    bool write = draw_one_in(&p->seed, 3);
     exits(p, write ? "VMWRITE" : "VMREAD", write ? VMWRITE : VMREAD, qualification, info | INFO_REG2(reg2));
 }
 
@@ -267,17 +255,17 @@ static void put_operand(struct pair *p, uint64_t first, uint64_t second) {
 static void with_operand(struct pair *p) {
     static const uint64_t regions[] = {SIM_L1_VMCS_A, SIM_L1_VMCS_A, SIM_L1_VMCS_B, SIM_L1_VMXON, SIM_L1_VMCS_A + 8};
     static const uint8_t reasons[] = {VMPTRLD, VMPTRLD, VMPTRST, INVEPT, INVVPID, VMCLEAR};
-    uint8_t reason = reasons[below(p, COUNT(reasons))];
-    uint64_t region = regions[below(p, COUNT(regions))], qualification;
-    unsigned int reg2 = below(p, 16);
+    uint8_t reason = reasons[draw_below(&p->seed, COUNT(reasons))];
+    uint64_t region = regions[draw_below(&p->seed, COUNT(regions))], qualification;
+    unsigned int reg2 = draw_below(&p->seed, 16);
 
     /* Nothing is cleared but what is not current: it would have to be written anew. */
-    put_operand(p, reason == VMCLEAR ? SIM_L1_VMCS_B : reason == INVVPID ? below(p, 3) : region, 0);
+    put_operand(p, reason == VMCLEAR ? SIM_L1_VMCS_B : reason == INVVPID ? draw_below(&p->seed, 3) : region, 0);
     uint32_t info = memory_operand(p, &qualification);
     bool uses = (info & INFO_NO_BASE) == 0 && ((info >> 23) & 15) == reg2;
     uses = uses || ((info & INFO_NO_INDEX) == 0 && ((info >> 18) & 15) == reg2);
     if (!uses) {
-        set_gpr(p, reg2, below(p, 4));
+        set_gpr(p, reg2, draw_below(&p->seed, 4));
     }
     exits(p, "instruction with a memory operand", reason, qualification, info | INFO_REG2(reg2));
 }
@@ -286,11 +274,11 @@ static void with_operand(struct pair *p) {
 static void write_shadow(struct pair *p) {
     static const uint8_t slots[] = {NVMX_F_GUEST_RIP, NVMX_F_GUEST_RSP, NVMX_F_GUEST_RFLAGS, NVMX_F_GUEST_INTERRUPTIBILITY_STATE,
                                     NVMX_F_VM_ENTRY_INTERRUPTION_INFO};
-    unsigned int slot = slots[below(p, one_in(p, 4) ? COUNT(slots) : 2)];
-    uint64_t value = slot == NVMX_F_GUEST_RFLAGS                 ? 0x2 | (next_random(p) & 0xad5)
+    unsigned int slot = slots[draw_below(&p->seed, draw_one_in(&p->seed, 4) ? COUNT(slots) : 2)];
+    uint64_t value = slot == NVMX_F_GUEST_RFLAGS                 ? 0x2 | (draw(&p->seed) & 0xad5)
                      : slot == NVMX_F_VM_ENTRY_INTERRUPTION_INFO ? random_event(p)
                      : slot == NVMX_F_GUEST_INTERRUPTIBILITY_STATE ? 0
-                                                                   : next_random(p) >> (one_in(p, 2) ? 33 : 17);
+                                                                   : draw(&p->seed) >> (draw_one_in(&p->seed, 2) ? 33 : 17);
 
     if (p->sim[0]->options.shadow && p->sim[0]->vcpu->current >= 0) {
         set_field(p, NVMX_VMCS_SHADOW, (enum nvmx_field)slot, value);
@@ -311,7 +299,7 @@ static void inject(struct pair *p) {
 }
 
 static void l1_steps(struct pair *p) {
-    switch (below(p, 16)) {
+    switch (draw_below(&p->seed, 16)) {
     case 0:
         with_operand(p);
         break;
@@ -327,10 +315,10 @@ static void l1_steps(struct pair *p) {
         write_shadow(p);
         break;
     default:
-        if (one_in(p, 4)) { /* by a WRMSR that does not exit */
-            set_field(p, NVMX_VMCS01, NVMX_F_GUEST_PAT, UINT64_C(0x0007040600070400) + below(p, 2) * 6);
+        if (draw_one_in(&p->seed, 4)) { /* by a WRMSR that does not exit */
+            set_field(p, NVMX_VMCS01, NVMX_F_GUEST_PAT, UINT64_C(0x0007040600070400) + draw_below(&p->seed, 2) * 6);
         }
-        if (one_in(p, 3)) {
+        if (draw_one_in(&p->seed, 3)) {
             inject(p);
         }
         exits(p, "VMRESUME", VMRESUME, 0, 0);
@@ -343,15 +331,15 @@ static void l1_steps(struct pair *p) {
 /* An access to one of a few MSRs, of which the host wants the first two; L1 changes its mind now and then. */
 static void l2_msr(struct pair *p) {
     static const uint32_t msrs[] = {0x480, 0x3a, 0x480, 0x10, 0x480, 0x48, 0xc0000082, 0x2000};
-    uint32_t index = msrs[below(p, COUNT(msrs))];
-    bool write = one_in(p, 4);
+    uint32_t index = msrs[draw_below(&p->seed, COUNT(msrs))];
+    bool write = draw_one_in(&p->seed, 4);
 
-    if (one_in(p, 3)) {
+    if (draw_one_in(&p->seed, 3)) {
         for (unsigned int i = 0; i < 2; i++) {
             sim_write64(p->sim[i], SIM_L1_MSR_BITMAP + (write ? 2048 : 0) + 0x480 / 8, p->step % 2);
         }
     }
-    set_gpr(p, NVMX_RCX, index | next_random(p) << 32);
+    set_gpr(p, NVMX_RCX, index | draw(&p->seed) << 32);
     exits(p, "RDMSR or WRMSR of L2", write ? NVMX_EXIT_WRMSR : NVMX_EXIT_RDMSR, 0, 0);
     p->hosts_msrs += in_l2(p) && index == 0x480;
 }
@@ -360,27 +348,27 @@ static void l2_steps(struct pair *p) {
     static const uint8_t reasons[] = {NVMX_EXIT_CPUID, NVMX_EXIT_CPUID, NVMX_EXIT_VMCALL, NVMX_EXIT_HLT, NVMX_EXIT_RDTSC};
     uint32_t vmcs02 = nvmx_selected(p->sim[0]->vcpu);
 
-    set_field(p, vmcs02, NVMX_F_GUEST_RIP, next_random(p) >> 33);
-    if (one_in(p, 4)) {
-        set_field(p, vmcs02, NVMX_F_GUEST_RSP, next_random(p));
-        set_field(p, vmcs02, NVMX_F_GUEST_RFLAGS, (one_in(p, 2) ? 0x202 : 2) | (next_random(p) & 0x8d5));
+    set_field(p, vmcs02, NVMX_F_GUEST_RIP, draw(&p->seed) >> 33);
+    if (draw_one_in(&p->seed, 4)) {
+        set_field(p, vmcs02, NVMX_F_GUEST_RSP, draw(&p->seed));
+        set_field(p, vmcs02, NVMX_F_GUEST_RFLAGS, (draw_one_in(&p->seed, 2) ? 0x202 : 2) | (draw(&p->seed) & 0x8d5));
     }
-    if (one_in(p, 4)) {
-        bool blocked = one_in(p, 2);
-        set_field(p, vmcs02, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, blocked ? below(p, 3) : 0);
-        set_field(p, vmcs02, NVMX_F_GUEST_ACTIVITY_STATE, blocked ? 0 : below(p, 3));
+    if (draw_one_in(&p->seed, 4)) {
+        bool blocked = draw_one_in(&p->seed, 2);
+        set_field(p, vmcs02, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, blocked ? draw_below(&p->seed, 3) : 0);
+        set_field(p, vmcs02, NVMX_F_GUEST_ACTIVITY_STATE, blocked ? 0 : draw_below(&p->seed, 3));
     }
-    if (one_in(p, 6)) {
-        set_field(p, vmcs02, NVMX_F_GUEST_CR3, next_random(p) & 0xfffff000);
+    if (draw_one_in(&p->seed, 6)) {
+        set_field(p, vmcs02, NVMX_F_GUEST_CR3, draw(&p->seed) & 0xfffff000);
         set_field(p, vmcs02, NVMX_F_GUEST_PAT, UINT64_C(0x0007040600070406));
         set_field(p, vmcs02, NVMX_F_GUEST_CR0, sim_get(p->sim[0], vmcs02, NVMX_F_GUEST_CR0) ^ 8);
     }
-    if (one_in(p, 4)) {
-        for (unsigned int left = 1 + below(p, 8); left > 0 && in_l2(p); left--) {
+    if (draw_one_in(&p->seed, 4)) {
+        for (unsigned int left = 1 + draw_below(&p->seed, 8); left > 0 && in_l2(p); left--) {
             l2_msr(p);
         }
     } else {
-        exits(p, "exit of L2", reasons[below(p, COUNT(reasons))], 0, 0);
+        exits(p, "exit of L2", reasons[draw_below(&p->seed, COUNT(reasons))], 0, 0);
     }
 }
 

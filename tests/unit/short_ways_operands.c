@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "draw.h"
 #include "instruction_run.h"
 
 #define COUNT(a)        (sizeof(a) / sizeof((a)[0]))
@@ -26,21 +27,6 @@ struct pair {
     unsigned int step;
     unsigned int short_ones, faults;
 };
-
-static uint64_t next_random(struct pair *p) {
-    p->seed ^= p->seed << 13;
-    p->seed ^= p->seed >> 7;
-    p->seed ^= p->seed << 17;
-    return p->seed;
-}
-
-static uint32_t below(struct pair *p, uint32_t limit) {
-    return (uint32_t)((next_random(p) >> 20) % limit);
-}
-
-static bool one_in(struct pair *p, uint32_t n) {
-    return below(p, n) == 0;
-}
 
 static void put(struct pair *p, uint64_t gpa1, uint64_t value) {
     sim_write64(p->sim[0], gpa1, value);
@@ -64,8 +50,8 @@ static void set_gpr(struct pair *p, unsigned int number, uint64_t value) {
 
 /* Where the tables have the entry of the operand's page, outermost first, and how many there are. */
 static unsigned int ordinary_tables(struct pair *p, uint64_t at[4], uint64_t value[4]) {
-    unsigned int size = below(p, 5); /* 0: 1 GiB; 1: 2 MiB; else 4 KiB */
-    uint64_t page = one_in(p, 2) ? OTHER_PAGE : SIM_L1_OPERAND;
+    unsigned int size = draw_below(&p->seed, 5); /* 0: 1 GiB; 1: 2 MiB; else 4 KiB */
+    uint64_t page = draw_one_in(&p->seed, 2) ? OTHER_PAGE : SIM_L1_OPERAND;
 
     at[0] = SIM_L1_PML4, value[0] = (SIM_L1_PML4 + 0x1000) | ENTRY_USUAL;
     at[1] = SIM_L1_PML4 + 0x1000, value[1] = (SIM_L1_PML4 + 0x2000) | ENTRY_USUAL;
@@ -83,10 +69,10 @@ static void make_tables(struct pair *p) {
     uint64_t at[4], value[4];
     unsigned int count = ordinary_tables(p, at, value);
 
-    for (unsigned int changes = one_in(p, 2) ? 0 : 1 + below(p, 2); changes > 0; changes--) {
-        value[below(p, count)] ^= UINT64_C(1) << bits[below(p, COUNT(bits))];
+    for (unsigned int changes = draw_one_in(&p->seed, 2) ? 0 : 1 + draw_below(&p->seed, 2); changes > 0; changes--) {
+        value[draw_below(&p->seed, count)] ^= UINT64_C(1) << bits[draw_below(&p->seed, COUNT(bits))];
     }
-    if (one_in(p, 10)) { /* a user page */
+    if (draw_one_in(&p->seed, 10)) { /* a user page */
         for (unsigned int i = 0; i < count; i++) {
             value[i] |= 4;
         }
@@ -98,21 +84,21 @@ static void make_tables(struct pair *p) {
 
 static void make_mode(struct pair *p) {
     static const uint8_t cr4_bits[] = {12, 20, 21, 21, 22, 24};
-    uint64_t cr4 = CR4_USUAL, rflags = 2 | (next_random(p) & 0x8d5);
-    uint64_t efer = one_in(p, 4) ? EFER_USUAL & ~UINT64_C(0x800) : EFER_USUAL;
+    uint64_t cr4 = CR4_USUAL, rflags = 2 | (draw(&p->seed) & 0x8d5);
+    uint64_t efer = draw_one_in(&p->seed, 4) ? EFER_USUAL & ~UINT64_C(0x800) : EFER_USUAL;
 
-    if (one_in(p, 3)) {
-        cr4 |= UINT64_C(1) << cr4_bits[below(p, COUNT(cr4_bits))];
+    if (draw_one_in(&p->seed, 3)) {
+        cr4 |= UINT64_C(1) << cr4_bits[draw_below(&p->seed, COUNT(cr4_bits))];
     }
-    if (one_in(p, 3)) {
+    if (draw_one_in(&p->seed, 3)) {
         rflags |= UINT64_C(1) << 18;
     }
-    if (one_in(p, 20)) { /* TF, RF */
-        rflags |= one_in(p, 2) ? 0x100 : 0x10000;
+    if (draw_one_in(&p->seed, 20)) { /* TF, RF */
+        rflags |= draw_one_in(&p->seed, 2) ? 0x100 : 0x10000;
     }
     set_field(p, NVMX_F_GUEST_CR4, cr4);
     set_field(p, NVMX_F_GUEST_RFLAGS, rflags);
-    set_field(p, NVMX_F_GUEST_SS_ACCESS_RIGHTS, one_in(p, 20) ? 0xc0f3 : 0xc093);
+    set_field(p, NVMX_F_GUEST_SS_ACCESS_RIGHTS, draw_one_in(&p->seed, 20) ? 0xc0f3 : 0xc093);
     sim_msr(p->sim[0], MSR_EFER)->value = sim_msr(p->sim[1], MSR_EFER)->value = efer;
 }
 
@@ -120,24 +106,26 @@ static void make_mode(struct pair *p) {
 
 static uint32_t operand_at(struct pair *p, uint64_t *qualification) {
     static const uint16_t offsets[] = {0, 8, 0x7f8, 0xff0, 0xff1, 0xff4, 0xff8, 0xffc};
-    uint64_t address = SIM_L1_OPERAND + (one_in(p, 3) ? offsets[below(p, COUNT(offsets))] : 0);
-    unsigned int base = below(p, 16);
+    uint64_t address = SIM_L1_OPERAND + (draw_one_in(&p->seed, 3) ? offsets[draw_below(&p->seed, COUNT(offsets))] : 0);
+    unsigned int base = draw_below(&p->seed, 16);
 
-    if (one_in(p, 20)) {
-        address |= UINT64_C(1) << (47 + below(p, 17));
+    if (draw_one_in(&p->seed, 20)) {
+        address |= UINT64_C(1) << (47 + draw_below(&p->seed, 17));
     }
     *qualification = address;
-    if (one_in(p, 2)) {
+    if (draw_one_in(&p->seed, 2)) {
         return INFO_DISPLACEMENT64;
     }
-    set_gpr(p, base, below(p, 0x10000));
+    set_gpr(p, base, draw_below(&p->seed, 0x10000));
     *qualification -= base == NVMX_RSP ? sim_get(p->sim[0], NVMX_VMCS01, NVMX_F_GUEST_RSP) : p->sim[0]->regs.gpr[base];
-    return INFO_ADDRESS(64) | INFO_SEGMENT(one_in(p, 2) ? NVMX_DS : NVMX_SS) | INFO_NO_INDEX | INFO_BASE(base);
+    return INFO_ADDRESS(64) | INFO_SEGMENT(draw_one_in(&p->seed, 2) ? NVMX_DS : NVMX_SS) | INFO_NO_INDEX | INFO_BASE(base);
 }
 
 static void put_operand(struct pair *p, uint32_t reason) {
     static const uint32_t regions[] = {SIM_L1_VMCS_A, SIM_L1_VMCS_A, SIM_L1_VMCS_B, SIM_L1_VMXON, SIM_L1_VMCS_B + 8, 0x200000};
-    uint64_t first = reason == INVVPID ? below(p, 3) : reason == INVEPT ? (SIM_L1_EPT12 | 0x1e) ^ one_in(p, 6) : regions[below(p, COUNT(regions))];
+    uint64_t first = reason == INVVPID  ? draw_below(&p->seed, 3)
+                     : reason == INVEPT ? (SIM_L1_EPT12 | 0x1e) ^ draw_one_in(&p->seed, 6)
+                                        : regions[draw_below(&p->seed, COUNT(regions))];
 
     for (uint32_t offset = 0; offset < NVMX_PAGE_SIZE; offset += 8) {
         put(p, SIM_L1_OPERAND + offset, (offset & 8) == 0 ? first : 0);
@@ -151,9 +139,9 @@ static uint64_t second_operand(struct pair *p, uint32_t reason) {
                                          NVMX_VMCS_TSC_OFFSET + 1, NVMX_VMCS_EXIT_REASON, NVMX_VMCS_PRIMARY_CONTROLS, 0x6c7e};
 
     if (reason == VMREAD || reason == VMWRITE) {
-        return encodings[below(p, COUNT(encodings))];
+        return encodings[draw_below(&p->seed, COUNT(encodings))];
     }
-    return one_in(p, 8) ? next_random(p) : below(p, 4);
+    return draw_one_in(&p->seed, 8) ? draw(&p->seed) : draw_below(&p->seed, 4);
 }
 
 static void expect_same(const struct pair *p, uint32_t reason) {
@@ -199,9 +187,9 @@ static void both(struct pair *p, uint32_t reason, uint64_t qualification, uint32
 
 static void one_with_operand(struct pair *p) {
     static const uint8_t reasons[] = {VMPTRLD, VMPTRLD, VMPTRST, VMCLEAR, INVEPT, INVVPID, VMREAD, VMWRITE};
-    uint32_t reason = reasons[below(p, COUNT(reasons))];
+    uint32_t reason = reasons[draw_below(&p->seed, COUNT(reasons))];
     bool field = reason == VMREAD || reason == VMWRITE;
-    unsigned int reg2 = below(p, 16);
+    unsigned int reg2 = draw_below(&p->seed, 16);
     uint64_t qualification;
 
     make_tables(p);
@@ -212,7 +200,7 @@ static void one_with_operand(struct pair *p) {
         set_gpr(p, reg2, second_operand(p, reason));
     }
     both(p, reason, qualification, info | INFO_REG2(reg2), field ? 8 + 12 : 12);
-    if (one_in(p, 16)) {
+    if (draw_one_in(&p->seed, 16)) {
         expect_same_saved(p);
     }
 }
@@ -252,11 +240,11 @@ static void same_instructions(const struct sim_options *options, uint64_t seed) 
     begin(&p);
     for (p.step = 0; p.step < STEPS; p.step++) {
         one_with_operand(&p);
-        if (one_in(&p, 100)) {
+        if (draw_one_in(&p.seed, 100)) {
             make_mode(&p);
-            both(&p, one_in(&p, 2) ? VMRESUME : VMLAUNCH, 0, 0, 7);
+            both(&p, draw_one_in(&p.seed, 2) ? VMRESUME : VMLAUNCH, 0, 0, 7);
         }
-        if (one_in(&p, 200)) {
+        if (draw_one_in(&p.seed, 200)) {
             end(&p);
             begin(&p);
         }

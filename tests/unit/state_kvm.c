@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "draw.h"
 #include "state_doc.h"
 
 #define ROOM 65536u
@@ -356,9 +357,7 @@ Test(state_kvm, hostile_blobs) {
     for (unsigned int n = 0; n < 20000; n++) {
         struct trip changed = trip;
         for (unsigned int k = 0; k < 1 + n % 3; k++) {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
+            draw(&random);
             size_t at = (random >> 32) % (n % 2 ? 40 : 1128);
             changed.kvm[at] = (uint8_t)(random >> 8);
         }

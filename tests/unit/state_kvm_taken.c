@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "draw.h"
 #include "machine.h"
 
 #define ROOM 65536u
@@ -305,9 +306,7 @@ Test(state_kvm_taken, mutations) {
         size_t used;
         changed = states[number % state_count];
         for (uint32_t k = 0; k < 1 + number % 4; k++) {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
+            draw(&random);
             uint32_t limit = number % 3 == 0 ? 40 : HEADER + 1000;
             changed.blob[(uint32_t)(random >> 32) % limit] = (uint8_t)(random >> (8 * (number % 3)));
         }

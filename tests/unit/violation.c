@@ -7,6 +7,7 @@
 #include <nvmx/exits.h>
 #include <string.h>
 
+#include "draw.h"
 #include "machine.h"
 
 #define STEPS 3000u
@@ -18,18 +19,11 @@ struct pair {
     unsigned int step;
 };
 
-static uint32_t below(struct pair *p, uint32_t limit) {
-    p->seed ^= p->seed << 13;
-    p->seed ^= p->seed >> 7;
-    p->seed ^= p->seed << 17;
-    return (uint32_t)((p->seed >> 20) % limit);
-}
-
 /* The page goes from ept02, and what ept12 or ept01 has of it may be another thing then. One hole at a time. */
 static void change(struct pair *p, uint32_t page) {
     static const uint64_t flags[8] = {0x37, 0x37, 0x37, 0x37, 0x31, 0x33, 0, 0x36};
-    uint64_t gpa1 = sim_gpa1_of(page << 12), entry = gpa1 | flags[below(p, 8)];
-    bool hole = below(p, 6) == 0;
+    uint64_t gpa1 = sim_gpa1_of(page << 12), entry = gpa1 | flags[draw_below(&p->seed, 8)];
+    bool hole = draw_below(&p->seed, 6) == 0;
 
     for (unsigned int i = 0; i < 2; i++) {
         sim_write64(p->sim[i], ENTRY(page), entry);
@@ -63,13 +57,13 @@ static struct nvmx_l2_exit_info some_violation(struct pair *p, uint32_t page) {
     static const uint32_t events[8] = {0x80000202, 0x80000030, 0x80000b0e, 0x80000480, 0, 0, 0, 0};
     static const uint64_t kinds[4] = {0x181, 0x182, 0x184, 0x081};
     struct nvmx_l2_exit_info info = {.reason = NVMX_EXIT_EPT_VIOLATION,
-                                     .qualification = kinds[below(p, 4)] | (below(p, 6) == 0 ? 0x1000 : 0),
-                                     .guest_physical_address = (uint64_t)page << 12 | below(p, 4096),
-                                     .guest_linear_address = below(p, 1u << 30),
+                                     .qualification = kinds[draw_below(&p->seed, 4)] | (draw_below(&p->seed, 6) == 0 ? 0x1000 : 0),
+                                     .guest_physical_address = (uint64_t)page << 12 | draw_below(&p->seed, 4096),
+                                     .guest_linear_address = draw_below(&p->seed, 1u << 30),
                                      .instruction_length = 2};
 
-    info.idt_vectoring_info = below(p, 4) == 0 ? events[below(p, 8)] : 0;
-    info.idt_vectoring_error_code = (info.idt_vectoring_info & 0x800) != 0 ? below(p, 8) : 0;
+    info.idt_vectoring_info = draw_below(&p->seed, 4) == 0 ? events[draw_below(&p->seed, 8)] : 0;
+    info.idt_vectoring_error_code = (info.idt_vectoring_info & 0x800) != 0 ? draw_below(&p->seed, 8) : 0;
     return info;
 }
 
@@ -79,14 +73,14 @@ Test(violation, short_way_does_what_the_general_one_does) {
         unsigned int entered = 0, reflected = 0, host = 0;
 
         for (p.step = 0; p.step < STEPS; p.step++) {
-            uint32_t page = 3 + below(&p, 6) * 7;
+            uint32_t page = 3 + draw_below(&p.seed, 6) * 7;
             enum nvmx_next next[2];
 
-            if (below(&p, 2) == 0) {
+            if (draw_below(&p.seed, 2) == 0) {
                 change(&p, page);
             }
             struct nvmx_l2_exit_info info = some_violation(&p, page);
-            uint64_t blocking = below(&p, 3) == 0 ? 8 : 0;
+            uint64_t blocking = draw_below(&p.seed, 3) == 0 ? 8 : 0;
             p.sim[1]->vcpu->bus_lock = true;
             for (unsigned int i = 0; i < 2; i++) {
                 sim_set(p.sim[i], p.sim[i]->selected, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, blocking);

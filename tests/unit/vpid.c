@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "draw.h"
 #include "machine.h"
 
 #define TAGS      6u /* VPIDs 2 to 5 are L2's in the simulated host */
@@ -35,10 +36,7 @@ struct run {
 };
 
 static uint32_t below(struct run *r, uint32_t limit) {
-    r->random ^= r->random << 13;
-    r->random ^= r->random >> 7;
-    r->random ^= r->random << 17;
-    return (uint32_t)(r->random >> 33) % limit;
+    return (uint32_t)(draw(&r->random) >> 33) % limit;
 }
 
 /* What the host was asked to drop since the last time. */
