@@ -135,6 +135,10 @@ struct ept_root {
     struct ept_last last;
 };
 
+static inline struct ept_stream *ept_stream_of(struct ept_root *root, uint64_t gpa2) {
+    return &root->stream[gpa2 >> 30 & (EPT_STREAMS - 1)];
+}
+
 /* A page of struct ept_table. */
 #define EPT_SLAB_TABLES 20u
 struct ept_slab {

@@ -195,13 +195,9 @@ static enum ept_mapped write_leaf(struct ept_op *op, struct ept_table *table, un
 
 #define STREAM_PAUSE 16u
 
-static struct ept_stream *stream_of(struct ept_root *root, uint64_t gpa2) {
-    return &root->stream[gpa2 >> 30 & (EPT_STREAMS - 1)];
-}
-
 /* What other processors do to the same stream meanwhile can only make it guess wrong. */
 unsigned int ept_stream_window(struct ept_root *root, uint64_t gpa2) {
-    struct ept_stream *stream = stream_of(root, gpa2);
+    struct ept_stream *stream = ept_stream_of(root, gpa2);
     uint64_t shift = ept_peek(&stream->shift) & 63;
     uint64_t pause = ept_peek(&stream->pause);
     uint64_t before = ept_peek(&stream->window);
@@ -221,7 +217,7 @@ unsigned int ept_stream_window(struct ept_root *root, uint64_t gpa2) {
 
 /* `in_vain`: pages ahead were wanted, and none could be mapped. */
 static void stream_mapped(struct ept_root *root, uint64_t gpa2, unsigned int level, unsigned int ahead, bool in_vain) {
-    struct ept_stream *stream = stream_of(root, gpa2);
+    struct ept_stream *stream = ept_stream_of(root, gpa2);
 
     if (in_vain) {
         ept_poke(&stream->window, 0);

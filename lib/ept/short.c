@@ -32,10 +32,6 @@ void ept_short_init(struct ept_plain *plain, const struct nvmx_caps *l1, uint64_
 /* -- sequences
  * ------------------------------------------------------------------------------------------------------------------ */
 
-static inline struct ept_stream *stream_of(struct ept_root *root, uint64_t gpa2) {
-    return &root->stream[gpa2 >> 30 & (EPT_STREAMS - 1)];
-}
-
 /* A sequence of violations has pages mapped ahead of it, by the long way: this one goes on with it, or its window is not closed yet. */
 static inline bool in_sequence(const struct ept_stream *stream, uint64_t gpa2) {
     uint64_t shift = ept_peek(&stream->shift) & 63;
@@ -156,10 +152,6 @@ static inline __attribute__((always_inline)) enum ept_short map_plain(struct ept
         !is_plain_mapping(&mapping, shift, *gpa1)) {
         return EPT_SHORT_NOT;
     }
-    /* The pages ahead would have to be in the same mapping. */
-    if (false) {
-        return EPT_SHORT_NOT;
-    }
     ept_table_use(op, table, first, first | inside);
     if (ept_slot_fill(op, table, ept_index(gpa2, level),
                       (mapping.hpa + (first - mapping.gpa1)) | plain->hw | large | (entry & EPT_IGNORE_PAT), entry)) {
@@ -195,7 +187,7 @@ static inline enum ept_short try_short(struct ept_op *op, void *vcpu_ctx, struct
 }
 
 enum ept_short ept_fault_short(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root, uint64_t gpa2, uint64_t *gpa1) {
-    struct ept_stream *stream = stream_of(root, gpa2);
+    struct ept_stream *stream = ept_stream_of(root, gpa2);
     enum ept_short result = EPT_SHORT_NOT;
     struct ept_op op;
 
