@@ -65,6 +65,8 @@
 #define ENTRY_SPEC_CTRL (1u << 24)
 #define EVENT_VALID (1u << 31)
 #define EVENT_ERROR_CODE (1u << 11)
+#define EVENT_TYPE(information) (((information) >> 8) & 7)
+#define EVENT_TYPE_NMI 2u
 
 /* Control registers (SDM 2.5), IA32_EFER (SDM 2.2.1). */
 #define CR0_PE UINT64_C(1)

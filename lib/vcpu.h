@@ -269,8 +269,8 @@ struct nvmx_vcpu {
     struct vmcs12 vmcs12[NVMX_VMCS02_MAX];
     struct restored restored;
     struct scratch scratch;
-    uint32_t merge_encoding[NVMX_FIELD_COUNT + 4]; /* a merge in progress (vmcs/merge.h) */
-    uint64_t merge_value[NVMX_FIELD_COUNT + 4];
+    uint32_t merge_encoding[NVMX_FIELD_COUNT + 5]; /* a merge in progress (vmcs/merge.h) */
+    uint64_t merge_value[NVMX_FIELD_COUNT + 5];
     struct nvmx_counts counts;
     struct traced traced;
 };
@@ -541,10 +541,11 @@ enum nvmx_next msr_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
 
 /*
  * SDM 29.4: the VM-entry MSR-load list at gpa1. Returns 0, or the 1-based index of the entry that fails (entries before
- * it are loaded). SDM 30.4, 30.6: the VM-exit MSR-store and -load lists. 0, or the index of the failing entry (then:
- * VMX abort).
+ * it are loaded); where *status is not NVMX_OK vmcs02 could not be read there, and the entry is not to blame. SDM 30.4,
+ * 30.6: the VM-exit MSR-store and -load lists. 0, or the index of the failing entry (then: VMX abort).
  */
-uint32_t msr_list_load_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, uint32_t count);
+uint32_t msr_list_load_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, uint32_t count,
+                                 enum nvmx_status *status);
 uint32_t msr_list_load(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count);
 uint32_t msr_list_store(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count);
 

@@ -102,8 +102,12 @@ static inline enum nvmx_next go(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     return NVMX_ENTER;
 }
 
-/* The MSR-load list fails at this entry, or something that it needs. */
-static COLD enum nvmx_next loading_failed(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t failing) {
+/* The MSR-load list fails at this entry; or the host does, when MSRs may be loaded that neither VMfail nor a failed entry accounts for. */
+static COLD enum nvmx_next loading_failed(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t failing,
+                                          enum nvmx_status status) {
+    if (status != NVMX_OK) {
+        return stop(vcpu, NVMX_STOP_HOST, status);
+    }
     sync_msrs_lost(vcpu, v);
     v->plain = false;
     return reflect_entry_failure(vcpu, v, NVMX_EXIT_MSR_LOADING, failing, true);
@@ -114,9 +118,10 @@ static inline enum nvmx_next load_and_go(struct nvmx_vcpu *vcpu, struct vmcs12 *
     uint32_t count = (uint32_t)v->value[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT];
 
     if (RARE(count != 0)) {
-        uint32_t failing = msr_list_load_for_entry(vcpu, v, v->value[NVMX_F_VM_ENTRY_MSR_LOAD_ADDRESS], count);
+        enum nvmx_status status;
+        uint32_t failing = msr_list_load_for_entry(vcpu, v, v->value[NVMX_F_VM_ENTRY_MSR_LOAD_ADDRESS], count, &status);
         if (failing != 0) {
-            return loading_failed(vcpu, v, failing);
+            return loading_failed(vcpu, v, failing, status);
         }
     }
     return go(vcpu, v);

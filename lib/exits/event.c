@@ -9,12 +9,10 @@
 
 #include <nvmx/state.h>
 
-#define TYPE(info) (((info) >> 8) & 7)
-#define TYPE_NMI 2u
 #define TYPE_SOFTWARE_FIRST 4u
 #define TYPE_SOFTWARE_LAST 6u
 #define TYPE_OTHER 7u
-#define EVENT_NMI (EVENT_VALID | (TYPE_NMI << 8) | 2u)
+#define EVENT_NMI (EVENT_VALID | (EVENT_TYPE_NMI << 8) | 2u)
 #define EVENT_MASK 0x80000fffu /* valid, error code, type, vector */
 #define NMI_UNBLOCKING (1u << 12)
 #define VECTOR_DOUBLE_FAULT 8u
@@ -58,14 +56,14 @@ static enum nvmx_status requeue(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exi
     if (status == NVMX_OK && (event & EVENT_ERROR_CODE) != 0) {
         status = host_write(vcpu, NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE, info->idt_vectoring_error_code);
     }
-    if (status == NVMX_OK && TYPE(event) >= TYPE_SOFTWARE_FIRST && TYPE(event) <= TYPE_SOFTWARE_LAST) {
+    if (status == NVMX_OK && EVENT_TYPE(event) >= TYPE_SOFTWARE_FIRST && EVENT_TYPE(event) <= TYPE_SOFTWARE_LAST) {
         uint64_t length = 0;
         status = host_read(vcpu, NVMX_F_VM_EXIT_INSTRUCTION_LENGTH, &length);
         if (status == NVMX_OK) {
             status = host_write(vcpu, NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH, length);
         }
     }
-    if (status == NVMX_OK && TYPE(event) == TYPE_NMI) {
+    if (status == NVMX_OK && EVENT_TYPE(event) == EVENT_TYPE_NMI) {
         /* Delivery blocked NMIs already; the injection will do so again. */
         uint64_t state;
         status = host_read(vcpu, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, &state);
@@ -324,7 +322,7 @@ static enum nvmx_next deliver_events(struct nvmx_vcpu *vcpu, struct vmcs12 *v, s
 static enum nvmx_next deliver_in_order(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct readiness *r,
                                        struct nvmx_pending *pending) {
     bool injects = (r->entry_info & EVENT_VALID) != 0;
-    bool trap_flag = injects && TYPE(r->entry_info) == TYPE_OTHER;
+    bool trap_flag = injects && EVENT_TYPE(r->entry_info) == TYPE_OTHER;
 
     if (injects && !trap_flag) {
         return go_on(vcpu, exit_at_once(vcpu, v));

@@ -6,7 +6,6 @@
 
 #define VMX_ABORT_MSR_STORE 1u
 #define VMX_ABORT_MSR_LOAD 4u
-#define EVENT_TYPE_NMI 2u
 /* Exit-reason bits that a CPU sets beside the basic reason and that L1 may see: bit 27, enclave mode. */
 #define REASON_ENCLAVE 0x08000000u
 
@@ -93,7 +92,7 @@ static bool is_nmi(const struct nvmx_l2_exit_info *info) {
     uint32_t event = info->interruption_info;
 
     return (info->reason & 0xffff) == NVMX_EXIT_EXCEPTION_OR_NMI && (event & EVENT_VALID) != 0 &&
-           ((event >> 8) & 7) == EVENT_TYPE_NMI;
+           EVENT_TYPE(event) == EVENT_TYPE_NMI;
 }
 
 enum nvmx_next reflect(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t information,

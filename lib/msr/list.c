@@ -43,6 +43,7 @@ static bool load_forbidden(uint32_t index) {
 struct list {
     struct nvmx_vcpu *vcpu;
     struct vmcs12 *unsynced; /* whose entry list this is, until sync_msrs; else NULL */
+    enum nvmx_status status; /* of sync_msrs */
 };
 
 /* All MSRs that a field of the guest-state area can hold: the host may carry out the load by a write to vmcs02. */
@@ -64,7 +65,10 @@ static inline bool load_entry(struct list *list, uint64_t *entry) {
         if (result != NVMX_MSR_NOT_MINE) {
             return result == NVMX_MSR_DONE;
         }
-        if (list->unsynced != NULL && sync_msrs(vcpu, list->unsynced) != NVMX_OK) {
+        if (list->unsynced != NULL) {
+            list->status = sync_msrs(vcpu, list->unsynced);
+        }
+        if (list->status != NVMX_OK) {
             return false;
         }
         list->unsynced = NULL;
@@ -133,14 +137,19 @@ static __attribute__((noinline)) uint32_t load_list(struct list *list, uint64_t 
     return walk_list(list, gpa1, count, false);
 }
 
-uint32_t msr_list_load_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, uint32_t count) {
-    return load_list(&(struct list){vcpu, v}, gpa1, count);
+uint32_t msr_list_load_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, uint32_t count,
+                                 enum nvmx_status *status) {
+    struct list list = {vcpu, v, NVMX_OK};
+    uint32_t failing = load_list(&list, gpa1, count);
+
+    *status = list.status;
+    return failing;
 }
 
 uint32_t msr_list_load(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count) {
-    return load_list(&(struct list){vcpu, NULL}, gpa1, count);
+    return load_list(&(struct list){vcpu, NULL, NVMX_OK}, gpa1, count);
 }
 
 uint32_t msr_list_store(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count) {
-    return walk_list(&(struct list){vcpu, NULL}, gpa1, count, true);
+    return walk_list(&(struct list){vcpu, NULL, NVMX_OK}, gpa1, count, true);
 }

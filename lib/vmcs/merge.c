@@ -234,6 +234,19 @@ static inline void put_guest_state(struct merge *m) {
     }
 }
 
+/*
+ * SDM 29.3.1.5: with virtual NMIs no NMI may be injected while NMIs are blocked. Where they are the host's alone L1 may do it,
+ * and vmcs02 is entered without the blocking, which the injection brings back (29.6.1).
+ */
+static COLD void put_nmi_unblocked(struct merge *m) {
+    uint64_t blocking = m->v->value[NVMX_F_GUEST_INTERRUPTIBILITY_STATE];
+
+    m->unblocked = (m->v->image[NVMX_F_PIN_BASED_CONTROLS] & PIN_VIRTUAL_NMIS) != 0 && (blocking & BLOCKING_NMI) != 0;
+    if (m->unblocked) {
+        merge_put(m, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, blocking & ~(uint64_t)BLOCKING_NMI);
+    }
+}
+
 /* The host may have used these fields since: they are written whenever they count. */
 static void put_event(struct merge *m) {
     uint64_t info = m->v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
@@ -245,6 +258,9 @@ static void put_event(struct merge *m) {
     merge_put_always(m, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, info);
     if ((info & EVENT_VALID) == 0 || event_is_vector_alone(info)) {
         return;
+    }
+    if (EVENT_TYPE(info) == EVENT_TYPE_NMI) {
+        put_nmi_unblocked(m);
     }
     if ((info & EVENT_ERROR_CODE) != 0) {
         merge_put_always(m, NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE, m->v->value[NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE]);
@@ -370,6 +386,9 @@ enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const ui
     if (status == NVMX_OK) {
         v->dirty = (struct nvmx_field_set){{0}};
         v->controls_merged = true;
+        if (RARE(m.unblocked)) { /* should the entry not come about, the next one puts it right */
+            nvmx_set_add(&v->dirty, NVMX_F_GUEST_INTERRUPTIBILITY_STATE);
+        }
     }
     vcpu->pages_changed = vcpu->pages_changed && status != NVMX_OK; /* all of vmcs02's pages were taken just now */
     return status;

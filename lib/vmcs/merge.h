@@ -12,7 +12,8 @@ struct merge {
     const uint64_t *host; /* vmcs01's controls, by slot */
     bool controls;        /* vmcs02's controls are merged anew */
     bool lone;            /* only those that depend on a few written fields are */
-    uint32_t count;       /* of what is to be written: every field once, PDPTEs perhaps twice */
+    bool unblocked;       /* vmcs02 does not block NMIs where vmcs12 does */
+    uint32_t count;       /* of what is to be written: every field once, PDPTEs and the interruptibility state perhaps twice */
     uint32_t *encoding;
     uint64_t *value;
 };
@@ -23,6 +24,7 @@ static inline void merge_begin(struct merge *m, struct nvmx_vcpu *vcpu, struct v
     m->host = vcpu->host_control;
     m->controls = false;
     m->lone = false;
+    m->unblocked = false;
     m->count = 0;
     m->encoding = vcpu->merge_encoding;
     m->value = vcpu->merge_value;

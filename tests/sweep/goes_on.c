@@ -100,6 +100,28 @@ const char *same_vmcs02(struct sim *sim) {
     return text;
 }
 
+static bool runs_in(const struct sim *sim, enum nvmx_mode mode) {
+    return nvmx_stop_reason(sim->vcpu) == NVMX_STOP_NONE && nvmx_mode(sim->vcpu) == mode;
+}
+
+void keeps_going(struct sim *sim) {
+    uint64_t reason = 0;
+    sim_repair(sim);
+    /* A test of a part of an entry leaves vmcs02 selected. */
+    if (nvmx_mode(sim->vcpu) != NVMX_MODE_L2 && host_select(sim->vcpu, NVMX_VMCS01) != NVMX_OK)
+        return;
+    for (unsigned int round = 0; round < 2; round++) {
+        if (nvmx_stop_reason(sim->vcpu) == NVMX_STOP_NONE)
+            sim_enter(sim, NULL);
+        if (runs_in(sim, NVMX_MODE_L2))
+            sim_exit(sim, CPUID, 0, 0, 2);
+        if (!runs_in(sim, NVMX_MODE_ROOT) || !vmcs12_current(sim->vcpu))
+            return;
+        sim_vmread(sim, NVMX_VMCS_EXIT_REASON, &reason);
+        enters_l2(sim);
+    }
+}
+
 const char *puts_in_order(struct sim *sim) {
     const char *wrong = NULL;
     /* A test of a part of an entry leaves vmcs02 selected; one that restores a state has not entered yet. */

@@ -32,12 +32,14 @@ const char *puts_in_order(struct sim *sim);
 const char *same_vmcs02(struct sim *sim);
 const char *goes_on(struct sim *sim);
 #define GOES_ON_STEPS 3u
+/* L1 leaves and enters L2, whatever comes of it: callbacks may still fail. */
+void keeps_going(struct sim *sim);
 
 /* sweep.c: what became of one scenario with each of its callbacks failing in turn. */
 struct sweep_options {
     uint64_t work;  /* callbacks, at most, that the runs of one scenario and kind of failure make; beyond, only some of
                        its callbacks fail */
-    uint64_t pairs; /* scenarios of at most so many callbacks are run with every pair of them failing */
+    uint64_t pairs; /* scenarios of at most so many callbacks are run with every pair failing that can come together */
     unsigned int kinds; /* of failures */
 };
 

@@ -15,6 +15,8 @@ static struct {
     bool asked;                /* L1 must be able to go on */
     bool could[GOES_ON_STEPS]; /* in the run without failures it could, on each simulation */
     bool stops;                /* a vCPU stops in that run already */
+    bool further;              /* when a scenario ends L1 goes on, and what it does then may fail too */
+    bool went;                 /* it did, in this run */
 } now;
 
 const char *sweep_call_name(enum sim_call call) {
@@ -85,6 +87,10 @@ static void try_step(struct sim *sim, unsigned int i) {
 static void ends(struct sim *sim) {
     if (!sim->vcpu || sim->options.hidden)
         return;
+    if (now.further && !now.went && now.could[0] && sim_sweep.failed < 2) {
+        now.went = true; /* before: it may give up, and then this simulation ends once more */
+        keeps_going(sim);
+    }
     uint32_t failed = sim_sweep.failed;
     now.result->fails_itself = now.result->fails_itself || (!now.asked && sim->failed != 0);
     look_at_stop(sim);
@@ -111,6 +117,7 @@ static void choose_kind(unsigned int kind) {
 static void run(const struct scenario *scenario, uint64_t first, uint64_t second) {
     now.result->k[0] = first;
     now.result->k[1] = second;
+    now.went = false;
     sim_sweep.calls = 0;
     sim_sweep.preparing = 0;
     sim_sweep.entering = sim_sweep.at_entry = false;
@@ -125,12 +132,23 @@ static void run(const struct scenario *scenario, uint64_t first, uint64_t second
         now.result->failed[sim_sweep.call[i]]++;
 }
 
+/*
+ * Every two that can come together: after the first failure a scenario mostly ends early, so the second is one of those
+ * that it still comes to, or one of what L1 does next.
+ */
 static void pairs(const struct scenario *scenario, uint64_t callbacks) {
-    for (uint64_t first = 1; first < callbacks; first++)
-        for (uint64_t second = first + 1; second <= callbacks; second++) {
+    now.asked = false;
+    now.further = true;
+    run(scenario, 0, 0);
+    now.asked = true;
+    for (uint64_t first = 1; first <= callbacks; first++) {
+        run(scenario, first, 0);
+        uint64_t last = sim_sweep.calls;
+        for (uint64_t second = first + 1; second <= last; second++) {
             run(scenario, first, second);
-            now.result->pairs++;
+            now.result->pairs += sim_sweep.failed == 2;
         }
+    }
 }
 
 static uint64_t root(uint64_t square) {
@@ -142,7 +160,7 @@ static uint64_t root(uint64_t square) {
 
 void sweep_scenario(const struct scenario *scenario, const struct sweep_options *options, struct sweep_result *result) {
     now.result = result;
-    now.asked = now.stops = false;
+    now.asked = now.stops = now.further = false;
     memset(now.could, true, sizeof(now.could));
     sim_sweep.on = true;
     sim_sweep.ends = ends;

@@ -47,3 +47,32 @@ Test(enter_msr_list, what_an_exit_saved_outlives_a_failed_list) {
     cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_SYSENTER_CS), 0x33);
     sim_free(sim);
 }
+
+/*
+ * What the exit saved can't be read before the list overwrites it: the host fails, not L1's list (exit 34). Entries before it may be loaded already, so
+ * VMfail, which changes nothing, would not be true either.
+ */
+Test(enter_msr_list, a_failing_host_is_not_l1s_fault) {
+    unsigned int failed = 0;
+    for (uint64_t k = 1;; k++) {
+        struct sim *sim = l1_ready(NULL);
+        launch(sim);
+        l2_leaves(sim);
+        sim->vcpu->vmcs12[0].value[NVMX_F_VM_ENTRY_MSR_LOAD_ADDRESS] = SIM_L1_MSR_LISTS;
+        sim->vcpu->vmcs12[0].value[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT] = 2;
+        sim->vcpu->vmcs12[0].plain = false;
+        sim_write(sim, SIM_L1_MSR_LISTS, bad_list, sizeof(bad_list));
+        sim->calls = sim->failed = 0;
+        sim->fail.at = k;
+        enum sim_outcome outcome = sim_vmresume(sim);
+        bool done = sim->failed == 0, read = !done && sim->last_failed == SIM_VMCS_READ;
+        sim->fail.at = 0;
+        cr_expect(!read || outcome == SIM_STOPPED, "callback %lu: %s", k, sim_outcome_text(outcome));
+        cr_expect(!read || nvmx_stop_reason(sim->vcpu) == NVMX_STOP_HOST);
+        failed += read && sim->selected >= NVMX_VMCS02_FIRST;
+        sim_free(sim);
+        if (done)
+            break;
+    }
+    cr_expect_neq(failed, 0, "vmcs02 is read while the list is loaded");
+}

@@ -49,6 +49,70 @@ Test(events, each_type_is_injected_once) {
     }
 }
 
+/* -- an NMI while NMIs are blocked
+ * --------------------------------------------------------------------------------------------------- */
+
+#define NMI             0x80000202u
+#define BLOCKING_BY_NMI 8u
+
+/* L1 is about to inject an NMI while L2's NMIs are blocked; the host uses virtual NMIs. */
+static struct sim *blocked_nmi(uint32_t pin_of_l1) {
+    static const struct sim_options owns = {.external_interrupts = true};
+    struct sim *sim = l1_ready(&owns);
+    cr_assert(sim_get(sim, NVMX_VMCS01, NVMX_F_PIN_BASED_CONTROLS) & PIN_VIRTUAL_NMIS);
+    l1_sets(sim, NVMX_VMCS_PIN_BASED_CONTROLS, pin_of_l1);
+    l1_writes(sim, NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE, BLOCKING_BY_NMI);
+    l1_writes(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, NMI);
+    return sim;
+}
+
+/* SDM 29.3.1.5 forbids it with virtual NMIs alone; where they are the host's L1 must not notice. The injection blocks NMIs anyhow (29.6.1). */
+Test(events, nmi_while_nmis_are_blocked) {
+    struct sim *sim = blocked_nmi(0);
+    launch(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), NMI);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), 0, "hardware would refuse vmcs02");
+    sim_set(sim, sim->selected, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, BLOCKING_BY_NMI);
+    l2_leaves(sim);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE), BLOCKING_BY_NMI);
+    /* Once more, in a vmcs12 that ran, and nothing written but the event. */
+    l1_writes(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, NMI);
+    resume(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), 0);
+    sim_free(sim);
+
+    sim = blocked_nmi(PIN_NMI | PIN_VIRTUAL_NMIS);
+    cr_expect_eq(sim_vmlaunch(sim), SIM_ENTRY_FAILED);
+    cr_expect_eq(nvmx_last_check(sim->vcpu), NVMX_C_29_3_1_5_17);
+    sim_free(sim);
+}
+
+/* An entry that does not come about leaves vmcs12 as it is, and the next one finds NMIs blocked. */
+Test(events, nmi_that_is_not_injected_unblocks_nothing) {
+    static const uint64_t fs_base[] = {0xc0000100, 0};
+    struct sim *sim = blocked_nmi(0);
+    sim_write(sim, SIM_L1_MSR_LISTS, fs_base, sizeof(fs_base));
+    l1_writes(sim, NVMX_VMCS_VM_ENTRY_MSR_LOAD_ADDRESS, SIM_L1_MSR_LISTS);
+    l1_writes(sim, NVMX_VMCS_VM_ENTRY_MSR_LOAD_COUNT, 1);
+    cr_assert_eq(sim_vmlaunch(sim), SIM_ENTRY_FAILED);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE), BLOCKING_BY_NMI);
+    l1_writes(sim, NVMX_VMCS_VM_ENTRY_MSR_LOAD_COUNT, 0);
+    l1_writes(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, 0);
+    launch(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), BLOCKING_BY_NMI);
+    sim_free(sim);
+}
+
+/* Without virtual NMIs the processor takes vmcs02 as it is. */
+Test(events, blocking_stays_where_nobody_has_virtual_nmis) {
+    struct sim *sim = l1_ready(NULL);
+    l1_writes(sim, NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE, BLOCKING_BY_NMI);
+    l1_writes(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, NMI);
+    launch(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), BLOCKING_BY_NMI);
+    sim_free(sim);
+}
+
 /* -- events in flight
  * ---------------------------------------------------------------------------------------------------------- */
 
