@@ -28,14 +28,18 @@ enum route route_fault(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, const str
                        struct nvmx_l2_exit_info *info) {
     struct nvmx_l2_exit_info event = {
         .reason = NVMX_EXIT_EXCEPTION_OR_NMI,
-        .interruption_info = EVENT_VALID | EVENT_HARDWARE_EXCEPTION | (fault->has_error_code ? EVENT_ERROR_CODE : 0) |
-                             (uint8_t)fault->vector,
-        .interruption_error_code = fault->error_code,
+        .interruption_info = EVENT_VALID | EVENT_HARDWARE_EXCEPTION | (uint8_t)fault->vector,
         .qualification = fault->vector == VECTOR_PAGE_FAULT ? fault->cr2 : 0,
     };
+    uint64_t cr0 = 0;
 
-    if (l2_set_rf(vcpu) != NVMX_OK) {
+    if (l2_set_rf(vcpu) != NVMX_OK || (fault->has_error_code && host_read(vcpu, NVMX_F_GUEST_CR0, &cr0) != NVMX_OK)) {
         return ROUTE_FAILED;
+    }
+    /* A real-mode L2 gets no error code, and an exit tells none (SDM 29.2.1.3, 30.2.2). */
+    if ((cr0 & CR0_PE) != 0) {
+        event.interruption_info |= EVENT_ERROR_CODE;
+        event.interruption_error_code = fault->error_code;
     }
     if (exception_exits_to_l1(v, &event)) {
         *info = event;
