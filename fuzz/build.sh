@@ -35,7 +35,8 @@ while read -r harness; do
             $CC $CFLAGS $flags -include fuzz/shim/quiet.h -c "$file" -o "$work/objects/$harness-cli-$(basename "$file").o"
         done
     fi
-    for file in fuzz/$harness.c $more; do
+    for file in fuzz/$harness.c fuzz/"$harness"_*.c $more; do
+        [ -f "$file" ] || continue # a harness of one file
         # shellcheck disable=SC2086
         $CC $CFLAGS $extra $flags -c "$file" -o "$work/objects/$harness-$(basename "$file").o"
     done
