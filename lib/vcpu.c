@@ -285,7 +285,7 @@ enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, 
     vcpu->unmapped_page2 = NVMX_NO_ADDRESS;
     vcpu->hosts_msr[0].index = vcpu->hosts_msr[1].index = UINT64_MAX;
     vcpu->traces = vm->host.trace != NULL;
-    vcpu->eptp12_valid = UINT64_MAX;
+    vcpu->eptp12_valid = NVMX_NO_ADDRESS;
     vmcs12_write_ways(vcpu);
     vcpu->l1_address_bits = l1_address_bits(vm->caps.physical_address_bits);
     vcpu->l1_reserved_bits = l1_address_bits(52) & ~vcpu->l1_address_bits;

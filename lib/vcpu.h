@@ -225,7 +225,7 @@ struct nvmx_vcpu {
 
     uint64_t l1_address_bits; /* bits that L1's paging-structure entries can hold of an address */
     uint64_t l1_reserved_bits; /* and those up to 51 that they can't */
-    uint64_t eptp12_valid;    /* the last that nvmx_eptp_valid found valid, by an INVEPT; UINT64_MAX, which never is, before */
+    uint64_t eptp12_valid;    /* the last that nvmx_eptp_valid found valid, by an INVEPT; NVMX_NO_ADDRESS, which never is: none */
     uint64_t vmxon_pointer;   /* gpa1; NVMX_NO_ADDRESS outside VMX operation */
     uint64_t feature_control;
     int current; /* index in vmcs12[] of the current VMCS, or -1 */

@@ -14,7 +14,7 @@
 
 /* Whether an EPTP is valid depends on L1's capabilities alone. */
 static inline bool eptp_valid(struct nvmx_vcpu *vcpu, uint64_t eptp12) {
-    if (eptp12 != vcpu->eptp12_valid) {
+    if (eptp12 != vcpu->eptp12_valid || eptp12 == NVMX_NO_ADDRESS) {
         if (!nvmx_eptp_valid(&vcpu->vm->caps, eptp12)) {
             return false;
         }

@@ -241,6 +241,20 @@ Test(instruction, invept_reaches_a_host_that_composes) {
     sim_free(sim);
 }
 
+/* SDM 33.3, INVEPT: what VM entry would not take as an EPT pointer, the first one of a vCPU as any later one. */
+Test(instruction, invept_refuses_what_is_no_ept_pointer) {
+    static const uint64_t none[] = {UINT64_MAX, 0, 6, 0x10001e | 1, UINT64_C(1) << 63 | 0x1e};
+    for (size_t i = 0; i < COUNT(none); i++) {
+        struct sim *sim = ready(NULL);
+        for (unsigned int again = 0; again < 2; again++) {
+            cr_assert_eq(sim_invept(sim, 1, none[i], 0), SIM_FAIL_VALID, "%#llx", (unsigned long long)none[i]);
+            cr_expect_eq(sim_instruction_error(sim), 28);
+            cr_expect_eq(sim_invept(sim, 1, 0x10001e, 0), SIM_SUCCEED);
+        }
+        sim_free(sim);
+    }
+}
+
 /* -- completion
  * ------------------------------------------------------------------------------------------------------------------------
  */
