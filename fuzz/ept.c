@@ -6,11 +6,12 @@
  * Held: ept02 permits at most what ept12 and ept01 permit now, as the walker finds for every access; verdicts, qualifications, accessed and dirty
  * flags are the walker's; a table is freed only after a flush; nothing is left at the end.
  *
- * Input: which world, then three bytes for each operation.
+ * Input: which world, then three bytes for each operation; of some worlds ept_stacks.c's.
  */
 #include <malloc.h>
 
 #include "../tests/unit/ept_random.c"
+#include "ept_stacks.h"
 
 /* A number of few bits becomes the state of the world's generator (splitmix64). */
 static uint64_t spread(uint64_t value) {
@@ -36,6 +37,8 @@ static void some_tables(struct run *r, unsigned int top) {
 #define DENSE_COUNT 160u
 #define DENSE_PAGE  63u
 static bool dense_used;
+
+#define STACKS 0xf8u /* which world: from here on that of ept_stacks.c */
 
 /*
  * One world's memory for all inputs: clearing all of it costs more than an input does. ept01 is cleared where it was set; of L1's pages the entries
@@ -158,6 +161,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     };
     struct fuzz_input in = fuzz_start(data, size);
     uint8_t which = fuzz_u8(&in);
+    if (which >= STACKS) {
+        struct world *stacks = fresh_world(WORLD_CAPS_PLAIN | WORLD_CAPS_AD | WORLD_CAPS_ADVANCED | (1u << 23), 0);
+        stacks->mbec = stacks->versions = false;
+        ept_stacks(stacks, &in);
+        world_end(stacks);
+        return 0;
+    }
     unsigned int kind = which % 7u;
     struct world *w = fresh_world(worlds[kind].cap, worlds[kind].budget);
     unsigned int top = worlds[kind].cap & (1u << 7) ? 5 : 4;
