@@ -14,12 +14,14 @@
 #define U(value) ((unsigned long long)(value))
 #define BIT(value, n) (((value) >> (n)) & 1)
 #define RDX 2
+#define BUS_LOCK (1u << 26) /* in an exit reason: L2 locked the bus (SDM 28.2) */
 
 /* L2 as it is when it exits. */
 struct l2 {
     const struct fuzz_machine *m;
     const uint64_t *f;
-    struct nvmx_l2_exit_info exit;
+    struct nvmx_l2_exit_info exit; /* its reason without BUS_LOCK */
+    bool bus_lock;
     uint64_t pin, primary, secondary;
     bool host_owns_interrupts, host_owns_nmis;
 };
@@ -239,6 +241,8 @@ static enum wants l1_wants(const struct l2 *s) {
         return leaf(s, 28, NVMX_F_ENCLV_EXITING_BITMAP);
     case 75: /* instruction timeout: the shorter window's */
         return BIT(s->secondary, 31) ? ANY : NO;
+    case 74: /* bus lock */
+        return yes_if(BIT(s->secondary, 30));
     case 69: /* LOADIWKEY */
         return yes_if(BIT(tertiary(s), 0));
     default: /* unknown, or of controls that L1 is not offered */
@@ -252,12 +256,20 @@ static uint64_t read_field(struct sim *sim, uint32_t encoding) {
     return value;
 }
 
+/* The exit as hardware gives it. */
+static enum nvmx_next exit_of_l2(const struct l2 *s) {
+    struct nvmx_l2_exit_info exit = s->exit;
+    if (s->bus_lock)
+        exit.reason |= BUS_LOCK;
+    return sim_exit_info(s->m->sim, &exit);
+}
+
 /* A callback fails: L1 has the exit, or the host; or L2 goes on; or the vCPU stops. The next exit finds nothing out of order (fuzz_machine counts pages). */
 static void check_failing(struct l2 *s, uint32_t at) {
     struct sim *sim = s->m->sim;
     sim->calls = sim->failed = 0;
     sim->fail.at = at;
-    enum nvmx_next next = sim_exit_info(sim, &s->exit);
+    enum nvmx_next next = exit_of_l2(s);
     memset(&sim->fail, 0, sizeof(sim->fail));
     fuzz_log("exit %u with callback %u failing%s: %d, mode %d", s->exit.reason, at, sim->failed ? "" : ", which is not called", (int)next, (int)nvmx_mode(sim->vcpu));
     if (next == NVMX_STOP) {
@@ -293,6 +305,10 @@ static uint32_t read_exit(struct fuzz_input *in, struct sim *sim, struct nvmx_l2
     }
     length = fuzz_u8(in);
     exit->instruction_length = length & 15;
+    if ((length & 15) == 15) {
+        exit->instruction_length = 2;
+        exit->reason |= BUS_LOCK;
+    }
     if (kinds & 32) {
         exit->guest_physical_address = fuzz_value(in);
         exit->guest_linear_address = fuzz_value(in);
@@ -307,6 +323,8 @@ static uint32_t read_exit(struct fuzz_input *in, struct sim *sim, struct nvmx_l2
 static void check_information(const struct l2 *s) {
     struct sim *sim = s->m->sim;
     uint32_t reason = (uint32_t)read_field(sim, NVMX_VMCS_EXIT_REASON);
+    FUZZ_HOLD((reason & BUS_LOCK) == (s->bus_lock && BIT(s->secondary, 30) ? BUS_LOCK : 0), "a bus lock of L2 %s: exit reason %#x", s->bus_lock ? "is lost" : "comes of nothing", reason);
+    reason &= ~BUS_LOCK;
     if (s->exit.reason == 48 || s->exit.reason == 49 || s->exit.reason == 59 || s->exit.reason == 23 || s->exit.reason == 25)
         return; /* corrected by the walk, or found to be another */
     FUZZ_HOLD(reason == s->exit.reason, "exit %u became %#x", s->exit.reason, reason);
@@ -322,14 +340,47 @@ static void check_information(const struct l2 *s) {
     FUZZ_HOLD(BIT(read_field(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO), 31) == 0, "the event to inject stays valid after an exit");
 }
 
-/* The library let L2 go on: vmcs02 intercepts what it must. A fault that L2 gets is pushed with RF (SDM 19.3.1.1), which is all that changes. */
+/* An access to IA32_SPEC_CTRL, which L1 virtualizes (SDM 27.6.2). */
+static bool virtualized(const struct l2 *s) {
+    uint32_t reason = s->exit.reason;
+    uint64_t index = reason == 31 || reason == 32 ? (uint32_t)s->m->sim->regs.gpr[NVMX_RCX] : reason == 84 || reason == 85 ? (uint32_t)s->exit.qualification : 0;
+    return index == 0x48 && BIT(tertiary(s), 7);
+}
+
+/*
+ * The library let L2 go on: vmcs02 intercepts what it must. A fault that L2 gets is pushed with RF (SDM 19.3.1.1), which is all that changes; an instruction that
+ * was carried out is over.
+ */
 static void check_going_on(const struct l2 *s) {
     const uint64_t *vmcs02 = s->m->sim->vmcs[s->m->sim->selected].value;
     uint64_t field[NVMX_FIELD_COUNT], event = vmcs02[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
     memcpy(field, s->f, sizeof(field));
-    if (BIT(event, 31) && (event >> 8 & 7) == 3)
+    if (BIT(event, 31) && (event >> 8 & 7) == 3) {
         field[NVMX_F_GUEST_RFLAGS] |= UINT64_C(1) << 16;
+    } else if (virtualized(s)) {
+        bool mode64 = BIT(field[NVMX_F_VM_ENTRY_CONTROLS], 9) && BIT(field[NVMX_F_GUEST_CS_ACCESS_RIGHTS], 13);
+        field[NVMX_F_GUEST_RIP] += s->exit.instruction_length;
+        field[NVMX_F_GUEST_RIP] &= mode64 ? UINT64_MAX : UINT32_MAX;
+        field[NVMX_F_GUEST_RFLAGS] &= ~(UINT64_C(1) << 16);
+        field[NVMX_F_GUEST_INTERRUPTIBILITY_STATE] &= ~UINT64_C(3);
+        if (BIT(field[NVMX_F_GUEST_RFLAGS], 8)) /* a single step may be due */
+            field[NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS] = vmcs02[NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS];
+        if (s->exit.reason == 84 && (s->exit.instruction_info >> 3 & 15) == NVMX_RSP)
+            field[NVMX_F_GUEST_RSP] = vmcs02[NVMX_F_GUEST_RSP];
+    }
     fuzz_check_vmcs02(s->m, field);
+}
+
+/* L1 did not see the exit, and is to hear of the bus lock: before L2 runs on, or after an event that L2 gets first. */
+static void check_bus_lock(const struct l2 *s) {
+    struct sim *sim = s->m->sim;
+    bool injects = BIT(sim_get(sim, sim->selected, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), 31);
+    enum nvmx_next next = sim_enter(sim, NULL);
+    if (injects || next == NVMX_STOP)
+        return;
+    FUZZ_HOLD(nvmx_mode(sim->vcpu) == NVMX_MODE_ROOT, "L1 does not hear of a bus lock");
+    if (BIT(sim_get(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS), 9))
+        FUZZ_HOLD((read_field(sim, NVMX_VMCS_EXIT_REASON) & 0xffff) == 74, "a bus lock became exit %#llx", U(read_field(sim, NVMX_VMCS_EXIT_REASON)));
 }
 
 static void check_exit(struct l2 *s) {
@@ -343,7 +394,7 @@ static void check_exit(struct l2 *s) {
     FUZZ_HOLD(wants == ANY || handled_events || asked == (wants == YES), "exit %u %s, nvmx_l1_intercepts says %d", s->exit.reason,
               said[wants], asked);
     uint32_t which = sim->selected;
-    enum nvmx_next next = sim_exit_info(sim, &s->exit);
+    enum nvmx_next next = exit_of_l2(s);
     bool l1_has_it = nvmx_mode(sim->vcpu) == NVMX_MODE_ROOT;
     /* A misconfiguration where ept02 holds what it should: no processor says that, and nothing can be done. */
     if (next == NVMX_STOP && s->exit.reason == 49)
@@ -359,8 +410,10 @@ static void check_exit(struct l2 *s) {
     if (!l1_has_it) {
         FUZZ_HOLD(sim->selected == which, "exit %u is not L1's and another VMCS is selected", s->exit.reason);
         /* Let through by the library: only where the host does not want it, which the merged bitmaps now say. */
-        if (next == NVMX_ENTER && (s->exit.reason >= 30 && s->exit.reason <= 32))
+        if (next == NVMX_ENTER && ((s->exit.reason >= 30 && s->exit.reason <= 32) || virtualized(s)))
             check_going_on(s);
+        if (s->bus_lock && BIT(s->secondary, 30))
+            check_bus_lock(s);
     } else if (BIT(sim_get(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS), 9)) {
         check_information(s);
     }
@@ -391,6 +444,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     s.pin = field[NVMX_F_PIN_BASED_CONTROLS];
     s.primary = field[NVMX_F_PRIMARY_CONTROLS];
     s.secondary = BIT(s.primary, 31) ? field[NVMX_F_SECONDARY_CONTROLS] : 0;
+    s.bus_lock = (s.exit.reason & BUS_LOCK) != 0;
+    s.exit.reason &= ~BUS_LOCK;
     s.host_owns_interrupts = BIT(host[NVMX_F_PIN_BASED_CONTROLS], 0);
     s.host_owns_nmis = BIT(host[NVMX_F_PIN_BASED_CONTROLS], 3);
     static uint8_t kept[FUZZ_KEPT_BYTES];

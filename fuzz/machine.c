@@ -386,7 +386,7 @@ static const struct bundle_row bundles[BUNDLES][BUNDLE_ROWS] = {
     /* secondary VM-exit controls, and everything that can be loaded */
     {{NVMX_F_VM_EXIT_CONTROLS, 0, 1u << 31 | 0xfffcu << 13}, {NVMX_F_VM_ENTRY_CONTROLS, 0, 0x7ffu << 13}, {NVMX_F_SECONDARY_VM_EXIT_CONTROLS, 0, 1u << 3}},
     /* instructions of newer processors */
-    {SECONDARY_ON, {NVMX_F_SECONDARY_CONTROLS, 0, 1u << 15 | 1u << 26 | 1u << 27 | 1u << 28 | 1u << 31 | 1u << 12 | 1u << 20 | 1u << 11 | 1u << 16},
+    {SECONDARY_ON, {NVMX_F_SECONDARY_CONTROLS, 0, 1u << 15 | 1u << 26 | 1u << 27 | 1u << 28 | 1u << 30 | 1u << 31 | 1u << 12 | 1u << 20 | 1u << 11 | 1u << 16},
      {NVMX_F_ENCLS_EXITING_BITMAP, ALL_BITS, 0x155}, {NVMX_F_ENCLV_EXITING_BITMAP, ALL_BITS, 0x155}, {NVMX_F_PCONFIG_EXITING_BITMAP, ALL_BITS, 0x155}},
 };
 

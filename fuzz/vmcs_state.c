@@ -5,7 +5,7 @@
  * Held: the first failing check is the report's first, for all groups and for some; VMLAUNCH answers what the checks say; an accepted vmcs12
  * gives a vmcs02 that passes oracle.c; leaving L2 gives L1 the host-state area, and L2's state comes back as it went in.
  *
- * Input: profile, groups, perhaps a callback that fails, host's controls, changes.
+ * Input: profile (L1's mode), groups, perhaps a callback that fails, host's controls, changes.
  */
 #include <string.h>
 
@@ -13,6 +13,10 @@
 
 #define U(value) ((unsigned long long)(value))
 #define TRIPLE_FAULT 2u
+#define CR4_PAE UINT64_C(0x20)
+#define CR4_PCIDE UINT64_C(0x20000)
+#define LONG_MODE UINT64_C(0x500) /* EFER.LMA, EFER.LME */
+#define PAE_TABLE 0x29020u /* in a page of L1 that nothing else uses */
 
 static uint64_t read_field(struct sim *sim, enum nvmx_field slot) {
     uint64_t value = 0;
@@ -57,6 +61,44 @@ static void check_refused(struct fuzz_machine *m, const struct nvmx_check_failur
     }
 }
 
+/* -- a 32-bit L1 ----------------------------------------------------------------------------------------------------------------------------------- */
+
+/* An L1 outside of IA-32e mode, its host-state area and an L2 to go with it (SDM 29.2.4: neither control of that mode may be 1). */
+static void make_32_bits(uint64_t *field) {
+    field[NVMX_F_VM_EXIT_CONTROLS] &= ~(UINT64_C(1) << 9);
+    field[NVMX_F_VM_ENTRY_CONTROLS] &= ~(UINT64_C(1) << 9);
+    field[NVMX_F_HOST_EFER] &= ~LONG_MODE;
+    field[NVMX_F_HOST_CR4] &= ~CR4_PCIDE;
+    field[NVMX_F_HOST_CR3] = PAE_TABLE;
+    field[NVMX_F_GUEST_EFER] &= ~LONG_MODE;
+    field[NVMX_F_GUEST_CR4] &= ~CR4_PCIDE;
+    field[NVMX_F_GUEST_CR3] = PAE_TABLE;
+    field[NVMX_F_GUEST_CS_ACCESS_RIGHTS] = 0xc09b;
+}
+
+static void fill_pae_table(struct sim *sim, struct fuzz_input *in) {
+    for (unsigned int i = 0; i < 4; i++)
+        sim_write64(sim, PAE_TABLE + i * 8, fuzz_u8(in) & 1 ? (uint64_t)fuzz_u8(in) << 12 | 1 : 0);
+    uint8_t bad = fuzz_u8(in);
+    if (bad & 1)
+        sim_write64(sim, PAE_TABLE + (bad >> 1 & 3) * 8u, UINT64_C(1) << (bad >> 3) | 1);
+}
+
+/* L1 is back outside of IA-32e mode: its PDPTEs are those of its CR3 (SDM 30.5.4). */
+static void check_32_bits(struct sim *sim, const uint64_t *field) {
+    uint64_t cr4 = sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_CR4), cs = sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_CS_ACCESS_RIGHTS);
+    FUZZ_HOLD((sim_get(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS) >> 9 & 1) == 0, "L1 is in IA-32e mode");
+    FUZZ_HOLD((cs & 0xf0ff) == 0xc09b, "CS has rights %#llx", U(cs));
+    FUZZ_HOLD(((cr4 ^ field[NVMX_F_HOST_CR4]) & CR4_PAE) == 0 && (cr4 & CR4_PCIDE) == 0, "L1's CR4 is %#llx", U(cr4));
+    for (unsigned int i = 0; i < 4 && cr4 & CR4_PAE; i++) {
+        uint64_t in_memory = sim_read64(sim, (field[NVMX_F_HOST_CR3] & 0xffffffe0) + i * 8u), pdpte = sim_get(sim, NVMX_VMCS01, (enum nvmx_field)(NVMX_F_GUEST_PDPTE0 + i));
+        FUZZ_HOLD(pdpte == in_memory, "L1's PDPTE%u is %#llx, not %#llx", i, U(pdpte), U(in_memory));
+        FUZZ_HOLD(!(pdpte & 1) || (pdpte & (0x1e6 | ~((UINT64_C(1) << 40) - 1))) == 0, "PDPTE%u is loaded with reserved bits: %#llx", i, U(pdpte));
+    }
+}
+
+/* -- the whole ------------------------------------------------------------------------------------------------------------------------------------- */
+
 /* L2 shuts down at once: L1 finds itself where its host-state area says, and L2's state as it put it there. */
 static void leave(struct fuzz_machine *m, const uint64_t *field) {
     static const uint8_t back[] = {NVMX_F_GUEST_RIP, NVMX_F_GUEST_RSP, NVMX_F_GUEST_CR3, NVMX_F_GUEST_CS_SELECTOR,
@@ -72,8 +114,10 @@ static void leave(struct fuzz_machine *m, const uint64_t *field) {
     FUZZ_HOLD(sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_RSP) == field[NVMX_F_HOST_RSP], "L1's RSP");
     FUZZ_HOLD(sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_CR3) == field[NVMX_F_HOST_CR3], "L1's CR3");
     FUZZ_HOLD(sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_GS_BASE) == field[NVMX_F_HOST_GS_BASE], "L1's GS base");
-    if (!(sim_get(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS) >> 9 & 1))
-        return; /* a 32-bit L1 reads half of each field */
+    if (!(field[NVMX_F_VM_EXIT_CONTROLS] >> 9 & 1)) { /* a 32-bit L1 reads half of each field */
+        check_32_bits(sim, field);
+        return;
+    }
     FUZZ_HOLD(read_field(sim, NVMX_F_EXIT_REASON) == TRIPLE_FAULT, "exit reason");
     for (size_t i = 0; i < sizeof(back); i++)
         FUZZ_HOLD(read_field(sim, back[i]) == field[back[i]], "%s: %#llx came back as %#llx", nvmx_field_info(back[i])->name,
@@ -102,20 +146,30 @@ static void check_failing(struct fuzz_machine *m, uint8_t at) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct fuzz_input in = fuzz_start(data, size);
-    struct fuzz_machine *m = fuzz_machine(fuzz_u8(&in));
+    uint8_t profile = fuzz_u8(&in);
+    struct fuzz_machine *m = fuzz_machine(profile);
+    bool small = (profile & 0xc0) == 0x80; /* L1 outside of IA-32e mode */
     uint64_t field[NVMX_FIELD_COUNT];
     struct nvmx_check_failure first;
     if (!m)
         return 0;
     memcpy(field, m->field, sizeof(field));
     struct nvmx_check_input check = {.field = field, .caps = nvmx_l1_caps(m->sim->vm), .current_vmcs = SIM_L1_VMCS_A,
-                                     .vmxon_pointer = SIM_L1_VMXON, .l1_long_mode = true};
+                                     .vmxon_pointer = SIM_L1_VMXON, .l1_long_mode = !small};
+    if (small) {
+        make_32_bits(field);
+        fill_pae_table(m->sim, &in);
+    }
     uint8_t groups = fuzz_u8(&in), fails = groups & 0x80 ? fuzz_u8(&in) : 0;
     fuzz_host_controls(m, &in);
     fuzz_change_vmcs12(m, &in, &check, field, 40);
     fuzz_gather(m, &check);
     size_t failing = fuzz_checks_agree(&check, groups & NVMX_CHECK_ALL, &first);
     fuzz_load_vmcs12(m, field);
+    if (small) {
+        sim_l1_mode32(m->sim);
+        nvmx_vmcs01_changed(m->sim->vcpu);
+    }
     if (fails != 0) {
         check_failing(m, fails);
         return 0;
