@@ -58,7 +58,7 @@ _Noreturn void fuzz_broken(const char *file, int line, const char *format, ...) 
 
 /* -- machines (machine.c) ----------------------------------------------------------------------------------------------------------------- */
 
-#define FUZZ_PROFILES 64u
+#define FUZZ_PROFILES 68u /* the last four by numbers from 0xfc */
 #define FUZZ_SHADOW_REGION 0xf000u /* in L1's memory: a shadow VMCS for L2 */
 
 /* A simulated host with the capabilities and options of one profile. It is kept between inputs; fuzz_machine makes it as new. */
@@ -71,6 +71,7 @@ struct fuzz_machine {
     uint32_t msrs;
     uint8_t host_bitmap[3][NVMX_PAGE_SIZE]; /* MSRs, ports */
     bool bitmaps_changed;
+    bool demanding;                        /* the host's vmcs01 uses what L1 may use, too */
     bool newest;                           /* the machine has the MSRs of everything that can be switched */
     uint8_t low_memory[0x14000];           /* L1's memory up to the end of ept12 */
     uint64_t field[NVMX_FIELD_COUNT];      /* a vmcs12 that passes all checks, every pointer in it a page of L1 */
@@ -95,6 +96,12 @@ unsigned int fuzz_change_vmcs12(const struct fuzz_machine *m, struct fuzz_input 
 
 /* What the checks need besides fields, read from L1's memory as the SDM says. */
 void fuzz_gather(const struct fuzz_machine *m, struct nvmx_check_input *check);
+
+/*
+ * May the library refuse this good vmcs12 for what the host's vmcs01 uses itself? IA32_SPEC_CTRL behind the host's mask can't be loaded from vmcs12 too, nor
+ * lists of MSRs be carried out past L1's mask.
+ */
+bool fuzz_host_in_the_way(const struct fuzz_machine *m, const uint64_t *field);
 
 /*
  * An event whose delivery in L2 an exit can have interrupted (SDM 30.2.4), near what the input wants; 0: none. A processor that reports another one does

@@ -33,7 +33,9 @@ static void thin(struct nvmx_caps *mask, uint64_t *random, unsigned int percent)
         mask->msr[NVMX_CAP_PROCBASED] |= UINT64_C(1) << 63;
 }
 
-#define NEWEST_FIRST 48u /* profile */
+#define NEWEST_FIRST    48u /* profile */
+#define COMPOSING_FIRST 64u /* the host composes ept02: an older processor, a newest one */
+#define DEMANDING_FIRST 66u /* a newest processor, and a host that uses controls which L1 may use, too; the second time without VPIDs for L2 */
 
 /* A processor with everything that the library can offer; but for a preemption timer, where the host counts time. */
 static void newest(struct fuzz_machine *m, unsigned int profile) {
@@ -50,6 +52,7 @@ static void newest(struct fuzz_machine *m, unsigned int profile) {
     for (unsigned int i = 0; i < 4; i++) /* the TRUE MSRs allow the same */
         m->machine.msr[NVMX_CAP_TRUE_PINBASED + i] = (m->machine.msr[NVMX_CAP_PINBASED + i] & ~(uint64_t)UINT32_MAX) | (uint32_t)m->machine.msr[NVMX_CAP_TRUE_PINBASED + i];
     m->machine.cpu = UINT32_MAX;
+    m->demanding = profile >= DEMANDING_FIRST;
     m->options.loads_on_entry = profile % 3 == 0 ? 1u << 20 | 1u << 19 : 0;
 }
 
@@ -68,6 +71,7 @@ static void set_up(struct fuzz_machine *m, unsigned int profile) {
         .queue_exception = profile % 5 == 4,
         .translate = profile % 11 == 10,
         .vmcs02_slots = (uint16_t)(1 + (profile + 1) % 3),
+        .host_composes = profile >= COMPOSING_FIRST && profile < DEMANDING_FIRST,
     };
     if (profile % 2 == 0) { /* a newer processor: posted interrupts, ENCLS, mode-based execute control, user wait */
         m->machine.msr[NVMX_CAP_PINBASED] |= UINT64_C(1) << 39;
@@ -75,7 +79,7 @@ static void set_up(struct fuzz_machine *m, unsigned int profile) {
         m->machine.msr[NVMX_CAP_PROCBASED2] |= (UINT64_C(1) << 47) | (UINT64_C(1) << 54) | (UINT64_C(1) << 58);
         m->machine.cpu |= NVMX_CPU_SGX | NVMX_CPU_RTM;
     }
-    if (profile >= NEWEST_FIRST) {
+    if (profile >= NEWEST_FIRST && profile != COMPOSING_FIRST) {
         m->newest = true;
         newest(m, profile);
         return;
@@ -155,8 +159,20 @@ static void complete_vmcs01(struct sim *sim) {
     toggle(sim, NVMX_F_VM_ENTRY_CONTROLS, NVMX_CAP_ENTRY, 1u << 2 | 1u << 9 | 1u << 14 | 1u << 15);
 }
 
+/* Tertiary controls, TSC scaling and instruction timeouts of the host's own, as far as the machine has them. */
+static void demand(struct sim *sim) {
+    toggle(sim, NVMX_F_PRIMARY_CONTROLS, NVMX_CAP_PROCBASED, 1u << 17);
+    toggle(sim, NVMX_F_SECONDARY_CONTROLS, NVMX_CAP_PROCBASED2, 1u << 25 | 1u << 31);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_TERTIARY_CONTROLS, (1u << 6 | 1u << 7) & nvmx_caps_may_be_1(&sim->machine, NVMX_CAP_PROCBASED3));
+    sim_set(sim, NVMX_VMCS01, NVMX_F_TSC_MULTIPLIER, UINT64_C(3) << 48);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_INSTRUCTION_TIMEOUT_CONTROL, 500);
+}
+
 static bool make(struct fuzz_machine *m) {
     struct sim *sim = m->sim = sim_new(&m->options);
+    if (sim->vcpu && m->demanding)
+        demand(sim);
+    sim->eptp02_given = SIM_EPTP01 + NVMX_PAGE_SIZE;
     if (!(m->machine.msr[NVMX_CAP_BASIC] >> 55 & 1))
         complete_vmcs01(sim);
     if (!sim->vcpu || sim_vmxon_ready(sim) != SIM_SUCCEED || sim_vmcs12(sim) != 0 || sim_vmclear(sim, SIM_L1_VMCS_A) != SIM_SUCCEED)
@@ -221,7 +237,7 @@ static void start_over(struct fuzz_machine *m) {
 struct fuzz_machine *fuzz_machine(uint8_t profile) {
     static struct fuzz_machine machines[FUZZ_PROFILES];
     static bool tried[FUZZ_PROFILES], works[FUZZ_PROFILES];
-    unsigned int number = profile % FUZZ_PROFILES;
+    unsigned int number = profile >= 0xfc ? COMPOSING_FIRST + (profile & 3u) : profile % COMPOSING_FIRST;
     struct fuzz_machine *m = &machines[number];
     if (!tried[number]) {
         tried[number] = true;
@@ -487,6 +503,13 @@ size_t fuzz_new_change(uint32_t (*below)(uint32_t limit), uint8_t *out) {
     out[2] = 6; /* one of the edges */
     out[3] = (uint8_t)below(64);
     return kind < 6 ? 2 : 4;
+}
+
+bool fuzz_host_in_the_way(const struct fuzz_machine *m, const uint64_t *field) {
+    bool second_exit = field[NVMX_F_VM_EXIT_CONTROLS] >> 31 & 1;
+    bool loads = (field[NVMX_F_VM_ENTRY_CONTROLS] >> 24 & 1) || (second_exit && (field[NVMX_F_SECONDARY_VM_EXIT_CONTROLS] >> 2 & 1));
+    uint64_t tertiary = field[NVMX_F_PRIMARY_CONTROLS] >> 17 & 1 ? field[NVMX_F_TERTIARY_CONTROLS] : 0;
+    return m->demanding && (loads || (tertiary & 0xc0) == 0xc0);
 }
 
 /* -- L2 -------------------------------------------------------------------------------------------------------------------------------- */

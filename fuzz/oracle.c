@@ -232,7 +232,9 @@ static void check_pages(const struct three *t) {
     check_in_place(t, (l1[NVMX_F_PRIMARY_CONTROLS] & BIT(21)) != 0, NVMX_F_VIRTUAL_APIC_ADDRESS);
     check_in_place(t, (secondary(&t->l1) & BIT(0)) != 0, NVMX_F_APIC_ACCESS_ADDRESS);
     check_in_place(t, (l1[NVMX_F_PIN_BASED_CONTROLS] & BIT(7)) != 0, NVMX_F_POSTED_INTERRUPT_DESCRIPTOR_ADDRESS);
-    if (secondary(&t->l1) & BIT(1)) {
+    if (t->l1.m->options.host_composes) {
+        FUZZ_HOLD(eptp02 == t->l1.m->sim->eptp02_given, "L2 runs on %#llx, which the host did not give", U(eptp02));
+    } else if (secondary(&t->l1) & BIT(1)) {
         FUZZ_HOLD(nvmx_eptp_valid(&t->l1.m->sim->machine, eptp02), "EPTP02 %#llx", U(eptp02));
         FUZZ_HOLD(sim_page(t->l1.m->sim, eptp02 & ~UINT64_C(0xfff)) != NULL, "EPTP02 %#llx is not the library's page", U(eptp02));
     } else {

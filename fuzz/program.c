@@ -252,5 +252,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     sim_region(m->sim, 0x28000);
     for (unsigned int i = 0; i < 200 && fuzz_more(&in) && !o->over; i++)
         one_operation(o);
+    if (o->over)
+        model_stopped(o);
     return 0;
 }

@@ -86,5 +86,7 @@ void do_host(struct model *o, uint8_t what);
 void do_shake(struct model *o);
 void do_question(struct model *o);
 void do_reset(struct model *o);
+/* At the end, if the vCPU has stopped. */
+void model_stopped(struct model *o);
 
 #endif

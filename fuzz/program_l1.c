@@ -222,7 +222,7 @@ static struct answer entry_answer(struct model *o, bool launch) {
     bool lists = (r->value[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT] | r->value[NVMX_F_VM_EXIT_MSR_LOAD_COUNT]) != 0;
     bool pages = o->holes || r->value[NVMX_F_VIRTUAL_APIC_ADDRESS] >= SIM_RAM_BYTES || r->value[NVMX_F_APIC_ACCESS_ADDRESS] >= SIM_RAM_BYTES ||
                  r->value[NVMX_F_PIN_BASED_CONTROLS] >> 7 & 1;
-    return (struct answer){.outcome = SIM_L2, .any = lists || pages};
+    return (struct answer){.outcome = SIM_L2, .any = lists || pages || fuzz_host_in_the_way(o->m, r->value)};
 }
 
 void do_entry(struct model *o, bool launch) {

@@ -2,6 +2,8 @@
 /* L2's exits, events for L1 while it runs, and what a host calls at any time. */
 #include "program.h"
 
+#include <nvmx/state.h>
+
 /* Guest state that every exit saves (SDM 30.3). */
 static const uint8_t always_saved[] = {
     NVMX_F_GUEST_RIP, NVMX_F_GUEST_RSP, NVMX_F_GUEST_CR0, NVMX_F_GUEST_CR3, NVMX_F_GUEST_CR4, NVMX_F_GUEST_ES_SELECTOR, NVMX_F_GUEST_CS_SELECTOR,
@@ -196,6 +198,21 @@ static void do_protect(struct model *o) {
     fuzz_log("memory at %#llx is protected", U(gpa1));
     FUZZ_HOLD(nvmx_memory_protected(o->sim->vcpu, gpa1, 0x1000) == NVMX_OK, "nvmx_memory_protected");
     FUZZ_HOLD(nvmx_memory_protected(o->sim->vcpu, gpa1, 0) == NVMX_E_INVALID, "an empty range");
+    FUZZ_HOLD(nvmx_memory_changed(o->sim->vcpu, gpa1, 0) == NVMX_E_INVALID, "an empty range");
+    FUZZ_HOLD(nvmx_memory_changed(o->sim->vcpu, UINT64_MAX - 0xfff, 0x2000) == NVMX_E_INVALID, "a range that wraps");
+}
+
+/* Calls that are for an L2 that runs, and a completion of nothing. */
+static void do_misplaced(struct model *o) {
+    struct nvmx_l2_exit_info exit = {.reason = o->mode == NVMX_MODE_L2 ? 1000u : fuzz_u8(o->in) % 80u, .instruction_length = 2};
+    FUZZ_HOLD(nvmx_l2_exit(o->sim->vcpu, &exit) == NVMX_HOST, "an exit %u in mode %d", exit.reason, (int)o->mode);
+    FUZZ_HOLD(nvmx_state_complete(o->sim->vcpu) == NVMX_OK, "completing what was not restored");
+    fuzz_log("misplaced calls");
+    if (fuzz_u8(o->in) == 0xff && !o->pending) { /* the host has lost count: nothing is known any more */
+        FUZZ_HOLD(nvmx_entry_refused(o->sim->vcpu, 7) == NVMX_STOP && nvmx_stop_reason(o->sim->vcpu) == NVMX_STOP_HOST, "an entry is refused in mode %d, and there was none",
+                  (int)o->mode);
+        o->over = true;
+    }
 }
 
 /* What a host does now and then. */
@@ -220,6 +237,9 @@ void do_host(struct model *o, uint8_t what) {
     case 4:
         if (o->mode != NVMX_MODE_L2)
             do_vmcall(o);
+        break;
+    case 5:
+        do_misplaced(o);
         break;
     default:
         nvmx_vmcs01_changed(sim->vcpu);
@@ -256,6 +276,7 @@ void do_question(struct model *o) {
     if (o->mode != NVMX_MODE_OFF && o->mode != NVMX_MODE_L2)
         FUZZ_HOLD(!nvmx_cr_allowed(o->sim->vcpu, 4, 0) && nvmx_cr_allowed(o->sim->vcpu, 4, 0x2020), "CR4.VMXE in VMX operation");
     (void)nvmx_cr_allowed(o->sim->vcpu, what & 4, fuzz_value(o->in));
+    FUZZ_HOLD(nvmx_cr_allowed(o->sim->vcpu, 3, 0) && nvmx_cr_allowed(o->sim->vcpu, 8, UINT64_MAX), "VMX says nothing of CR3 and CR8");
     if (o->mode == NVMX_MODE_L2)
         return;
     model_prepare(o);
@@ -271,6 +292,19 @@ void do_question(struct model *o) {
     if (next == NVMX_STOP)
         o->over = true;
     fuzz_log("MSR %#x: %d, next %d", index, (int)result, (int)next);
+}
+
+/* A vCPU that has stopped runs no more (nvmx.h). */
+void model_stopped(struct model *o) {
+    struct nvmx_l2_exit_info exit = {.reason = 10, .instruction_length = 2};
+    struct nvmx_pending pending = {.nmi = true};
+    struct nvmx_vcpu *vcpu = o->sim->vcpu;
+    enum nvmx_stop why = nvmx_stop_reason(vcpu);
+    FUZZ_HOLD(why != NVMX_STOP_NONE, "a vCPU that goes on has stopped");
+    FUZZ_HOLD(nvmx_exit(vcpu, 10) == NVMX_STOP && nvmx_enter(vcpu, &pending) == NVMX_STOP && nvmx_enter(vcpu, NULL) == NVMX_STOP &&
+                  nvmx_l2_exit(vcpu, &exit) == NVMX_STOP && nvmx_entry_refused(vcpu, 7) == NVMX_STOP,
+              "a stopped vCPU runs");
+    FUZZ_HOLD(nvmx_stop_reason(vcpu) == why, "it stopped for another reason");
 }
 
 void do_reset(struct model *o) {
