@@ -101,6 +101,29 @@ Test(bitmap, merged_is_a_superset_whatever_is_hot) {
     }
 }
 
+/* Words that hold no such bits become as without them: hot ones exactly both, or all ones where the host's are not known. */
+Test(bitmap, words_beside_virtual_bits) {
+    static const struct bitmap_virtual bits = {.word = {32, 33, 34, 35, 288}, .bits = {0x100, 0, 0, 0, 0x900}};
+    for (unsigned int all = 0; all < 2; all++) {
+        setup();
+        random_page(p.l1);
+        random_page(p.host);
+        for (unsigned int i = 0; i < (all ? BITMAP_WORDS : 1); i++) {
+            bitmap_heat(&p.overlay, (100 + i) % BITMAP_WORDS * 64);
+        }
+        bitmap_merge_virtual(&p.overlay, p.l1, p.host, &bits);
+        cr_expect_eq(p.merged[100], p.l1[100] | p.host[100]);
+        cr_expect_eq(p.merged[99], all ? p.l1[99] | p.host[99] : UINT64_MAX);
+        cr_expect_eq(p.merged[32], p.l1[32] | (all ? p.host[32] & ~UINT64_C(0x100) : ~UINT64_C(0x100)));
+        cr_expect_eq(p.merged[288], p.l1[288] | (all ? p.host[288] & ~UINT64_C(0x900) : ~UINT64_C(0x900)));
+        cr_expect_eq(p.merged[33], p.l1[33] | (all ? p.host[33] : UINT64_MAX));
+        cr_expect(p.overlay.has_virtual);
+        bitmap_merge_virtual(&p.overlay, p.l1, NULL, &bits);
+        cr_expect_eq(p.merged[100], UINT64_MAX);
+        cr_expect_eq(p.merged[288], p.l1[288] | ~UINT64_C(0x900));
+    }
+}
+
 Test(bitmap, msr_bits_are_where_the_sdm_puts_them) {
     cr_assert_eq(bitmap_msr_bit(0, false), 0);
     cr_assert_eq(bitmap_msr_bit(0x1fff, false), 0x1fff);

@@ -304,6 +304,21 @@ Test(route, cr8) {
     sim_free(sim);
 }
 
+/* There are no others: what no processor reports is the host's, whatever L1 wants. */
+Test(route, control_registers_that_do_not_exist) {
+    struct sim *sim = l2_running(NULL);
+    *control(sim, NVMX_VMCS_PRIMARY_CONTROLS) |= 1u << 15 | 1u << 16 | 1u << 19 | 1u << 20;
+    *control(sim, NVMX_VMCS_CR0_GUEST_HOST_MASK) = *control(sim, NVMX_VMCS_CR4_GUEST_HOST_MASK) = UINT64_MAX;
+    for (unsigned int cr = 1; cr < 16; cr++) {
+        struct nvmx_l2_exit_info to = cr_access(cr), from = cr_access(cr | 1u << 4);
+        if (cr == 3 || cr == 4 || cr == 8)
+            continue;
+        routes_to(sim, &to, false, "MOV to CR");
+        routes_to(sim, &from, false, "MOV from CR");
+    }
+    sim_free(sim);
+}
+
 /* SDM 28.1.3: CLTS by bit 3; LMSW by bits 3:1, and by bit 0 only where it would be set. */
 Test(route, clts_and_lmsw) {
     struct sim *sim = l2_running(NULL);

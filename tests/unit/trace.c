@@ -65,6 +65,16 @@ Test(trace, refused_entries_name_the_rule) {
     sim_free(sim);
 }
 
+Test(trace, a_fault_of_an_instruction) {
+    struct sim *sim = l1_ready(NULL);
+    uint64_t rights = vmcs01(sim, NVMX_F_GUEST_SS_ACCESS_RIGHTS);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_SS_ACCESS_RIGHTS, rights | 3u << 5); /* CPL 3 */
+    cr_assert_eq(sim_vmlaunch(sim), SIM_FAULT);
+    cr_expect_eq(sim->trace[sim->count[SIM_TRACE] - 1].event, NVMX_TRACE_FAULT);
+    expect(sim, NVMX_TRACE_FAULT, 1, NVMX_TRACE_BY_L1, 13, 0);
+    sim_free(sim);
+}
+
 Test(trace, a_vcpu_that_stops) {
     struct sim *sim = l2_running(NULL);
     sim->calls = 0;
