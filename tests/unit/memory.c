@@ -502,6 +502,21 @@ Test(memory, pdptes_come_from_vmcs01_or_memory) {
     }
 }
 
+/* Whether vmcs01 uses EPT its own controls say, on a processor without any other secondary control too. */
+Test(memory, pdptes_on_a_processor_with_ept_alone) {
+    struct sim *sim = sim_new(NULL);
+    struct l1_paging paging = {.cr0 = CR0_PG_PE, .cr3 = TABLE(8), .cr4 = CR4_PAE};
+    sim->vcpu->vm->machine.msr[NVMX_CAP_PROCBASED2] = UINT64_C(1) << 33;
+    for (unsigned int i = 0; i < 4; i++) {
+        sim_set(sim, NVMX_VMCS01, (enum nvmx_field)(NVMX_F_GUEST_PDPTE0 + i), 0x1001 + i * 0x1000);
+    }
+    cr_assert_eq(l1_paging_pdptes(sim->vcpu, &paging), NVMX_OK);
+    for (unsigned int i = 0; i < 4; i++) {
+        cr_expect_eq(paging.pdpte[i], 0x1001 + i * 0x1000);
+    }
+    sim_free(sim);
+}
+
 /* A 16-byte descriptor across pages, as INVEPT reads it. */
 Test(memory, a_descriptor_across_pages) {
     for (uint64_t offset = 0xff0; offset <= 0x1000; offset++) {

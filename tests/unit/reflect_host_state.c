@@ -364,3 +364,20 @@ Test(reflect_host_state, failed_entries_load_msrs_but_store_none) {
     cr_expect_eq(sim_msr(sim, 0xc0000083)->value, 0x3333);
     sim_free(sim);
 }
+
+/* What L1 left with at its VM entry is still in vmcs01 when L2 exits, and is not written again. */
+Test(reflect_host_state, what_l1_left_with_is_not_written) {
+    struct sim *sim = l2_running(NULL);
+    l2_leaves(sim);
+    resume(sim);
+    struct cost before = cost_now(sim);
+    l2_leaves(sim);
+    uint64_t known = cost_since(sim, before).fields_written;
+    resume(sim);
+    sim->vcpu->l1_left.valid = false;
+    before = cost_now(sim);
+    l2_leaves(sim);
+    uint64_t unknown = cost_since(sim, before).fields_written;
+    cr_expect(known < unknown, "CS and SS rights, VM-entry controls, interruptibility: %lu and %lu", known, unknown);
+    sim_free(sim);
+}
