@@ -87,7 +87,7 @@ static void sweep(const struct scenario *scenario, struct sweep_result *result) 
     pid_t child = fork();
     if (child == 0) {
         sweep_scenario(scenario, &want.options, result);
-        _exit(0);
+        scenario_exit(0);
     }
     if (child < 0 || waitpid(child, &status, 0) != child || status != 0) {
         fprintf(stderr, "%s.%s: died with failure %u of callback %llu, %llu\n", scenario->suite, scenario->name,
@@ -126,7 +126,7 @@ static bool run_all(void) {
         if (child == 0) {
             work();
             fflush(NULL);
-            _exit(0);
+            scenario_exit(0);
         }
     }
     for (int status; wait(&status) > 0;)

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <sys/time.h>
+#include <unistd.h>
 
 #include "scenario.h"
 
@@ -57,6 +58,15 @@ static void too_long(int signal) {
 static void limit(unsigned int seconds) {
     const struct itimerval limit = {.it_value = {.tv_sec = seconds}};
     setitimer(ITIMER_PROF, &limit, NULL);
+}
+
+/* Of clang's coverage, where it is compiled in. */
+extern int __llvm_profile_write_file(void) __attribute__((weak));
+
+void scenario_exit(int status) {
+    if (__llvm_profile_write_file)
+        __llvm_profile_write_file();
+    _exit(status);
 }
 
 enum ending scenario_run(const struct scenario *scenario, unsigned int seconds) {

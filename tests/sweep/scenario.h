@@ -22,6 +22,8 @@ extern bool scenario_failed;       /* one did, since this was last cleared */
  * aborts. */
 enum ending scenario_run(const struct scenario *scenario, unsigned int seconds);
 _Noreturn void scenario_gives_up(void);
+/* _exit, after what tests/coverage wants of this process. */
+_Noreturn void scenario_exit(int status);
 
 /*
  * goes_on.c: can L1 go on, on this simulation, when nothing fails any more? NULL: yes; else what went wrong. In this

@@ -3,8 +3,6 @@
  * A scenario is run once as it is, to count its callbacks and to see whether L1 can go on after it; then with each
  * callback failing alone, in each of the ways in which it can, and if it is short with every pair of them.
  */
-#include <unistd.h>
-
 #include "scenario.h"
 
 #define RUN_SECONDS 20u
@@ -103,7 +101,7 @@ static void ends(struct sim *sim) {
 
 static void too_many(void) {
     now.result->too_long = true;
-    _exit(0);
+    scenario_exit(0);
 }
 
 /* The ways to fail: what is returned, and whether a part is done before. */
