@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Several vCPUs of one VM enter, exit, invalidate, fault, are reset and destroyed, each in a thread of its own, while the host moves, takes and
- * write-protects L1's memory, and a timer fires late. Built with ThreadSanitizer.
+ * Several vCPUs of one VM enter, exit, invalidate, fault, are saved and restored in each other's place, reset and destroyed, each in a thread of its own, while
+ * the host moves, takes and write-protects L1's memory, and a timer fires late. Built with ThreadSanitizer.
  */
 #include <sched.h>
 #include <stdio.h>
@@ -165,6 +165,18 @@ struct work {
     uint64_t operations;
 };
 
+/* Changes of memory come also between restoring and the first entry. */
+static void move(struct vcpu *vcpu) {
+    if (!vcpu_move(vcpu)) {
+        start_l1(vcpu);
+        return;
+    }
+    if (chance(vcpu, 2) == 0)
+        hear_of_changes(vcpu);
+    if (nvmx_stop_reason(vcpu->sim->vcpu) == NVMX_STOP_NONE)
+        sim_enter(vcpu->sim, NULL);
+}
+
 static void one_operation(struct vcpu *vcpu) {
     struct sim *sim = vcpu->sim;
     uint32_t what = chance(vcpu, 1000);
@@ -176,7 +188,11 @@ static void one_operation(struct vcpu *vcpu) {
         start_l1(vcpu);
         return;
     }
-    if (what < 4) {
+    if (what < 8) {
+        move(vcpu);
+        return;
+    }
+    if (what < 10) {
         nvmx_vcpu_reset(sim->vcpu);
         vcpu_power_up(vcpu);
         nvmx_vmcs01_changed(sim->vcpu);
@@ -218,7 +234,7 @@ static void run(unsigned int vcpus, uint64_t operations, uint32_t fails, uint64_
     struct vm *vm = vm_new(vcpus, fails, seed);
     struct work work[VCPUS_MAX];
     pthread_t id[VCPUS_MAX], host;
-    uint64_t entries = 0, accesses = 0, faults = 0, changes = 0, deaths = 0, fired = 0;
+    uint64_t entries = 0, accesses = 0, faults = 0, changes = 0, deaths = 0, fired = 0, moves = 0;
 
     vm->sim->options.fail.one_in = fails;
     pthread_create(&host, NULL, run_host, vm);
@@ -241,14 +257,15 @@ static void run(unsigned int vcpus, uint64_t operations, uint32_t fails, uint64_
         changes += vm->vcpu[i].changes;
         deaths += vm->vcpu[i].deaths;
         fired += vm->vcpu[i].fired;
+        moves += vm->vcpu[i].moves;
     }
     pthread_join(host, NULL);
     printf("%u vCPUs, callbacks fail: one in %u: %llu entries to L2, %llu accesses, %llu EPT violations, %llu changes of memory heard of, "
-           "%llu vCPUs destroyed, %llu late timers\n",
+           "%llu vCPUs destroyed, %llu went on with another's state, %llu late timers\n",
            vcpus, fails, (unsigned long long)entries, (unsigned long long)accesses, (unsigned long long)faults, (unsigned long long)changes,
-           (unsigned long long)deaths, (unsigned long long)fired);
+           (unsigned long long)deaths, (unsigned long long)moves, (unsigned long long)fired);
     if (entries < operations / 20 || accesses < operations / 10 || faults < operations / 100 || changes < operations / 1000 ||
-        deaths < operations / 2000 || fired == 0)
+        deaths < operations / 2000 || moves < operations / 1000 || fired == 0)
         fail("this shows nothing");
     vm_delete(vm);
 }

@@ -34,13 +34,20 @@ struct vcpu {
     struct vm *vm;
     struct sim *sim;
     uint8_t *own_ram; /* sim->ram is that of the VM */
-    unsigned int id;
+    unsigned int id; /* of the L1 that it runs, which another vCPU may go on with */
     uint64_t random;
     pthread_mutex_t guest; /* held while the guest runs */
     uint64_t asked, done;  /* changes of memory */
     uint64_t through;      /* it has made its operations */
-    uint64_t entries, accesses, faults, changes, deaths, fired, stops;
+    uint64_t entries, accesses, faults, changes, deaths, fired, stops, moves;
     bool deadline_fires; /* a deadline was asked for some time ago, perhaps by a vCPU that is gone */
+};
+
+/* An L1 that no vCPU runs at the moment: its nested state, or NULL if it has never run. */
+struct parked {
+    unsigned int id;
+    uint8_t *blob;
+    size_t bytes;
 };
 
 struct vm {
@@ -50,6 +57,7 @@ struct vm {
     unsigned int vcpus;
     struct vcpu vcpu[VCPUS_MAX];
     struct change change; /* that every vCPU has to be told of */
+    struct parked parked; /* under `lock` */
     uint64_t ept01[MOVING_PAGES]; /* frame << 12 | access; 0: a hole */
     uint64_t owner[FRAMES];       /* page of L2 that a frame holds, or NOBODY */
     uint64_t writable[FRAMES];
@@ -63,6 +71,8 @@ void vm_delete(struct vm *vm);
 /* A vCPU anew, in other memory, outside VMX operation. It may be destroyed at any time. */
 void vcpu_make(struct vcpu *vcpu);
 void vcpu_destroy(struct vcpu *vcpu);
+/* The vCPU saves its state and ends; anew, in other memory, it goes on with the L1 that was parked, and its own is parked. False: that never ran. */
+bool vcpu_move(struct vcpu *vcpu);
 /* vmcs01 as after power-up. */
 void vcpu_power_up(struct vcpu *vcpu);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "vcpus.h"
 
+#include <nvmx/state.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -262,6 +263,43 @@ void vcpu_destroy(struct vcpu *vcpu) {
     vcpu->deaths++;
 }
 
+static void restore(struct vcpu *vcpu, const struct parked *parked) {
+    struct nvmx_state_error error;
+    enum nvmx_state_reason reason = nvmx_state_restore(vcpu->sim->vcpu, parked->blob, parked->bytes, &error);
+
+    if (reason != NVMX_STATE_OK)
+        fail("vCPU %u: its state is refused elsewhere: %s", parked->id, nvmx_state_reason_text(reason));
+}
+
+bool vcpu_move(struct vcpu *vcpu) {
+    struct vm *vm = vcpu->vm;
+    size_t room = nvmx_state_size(vcpu->sim->vcpu);
+    struct parked mine = {.id = vcpu->id, .blob = malloc(room)};
+
+    if (nvmx_state_save(vcpu->sim->vcpu, mine.blob, room, &mine.bytes) != NVMX_OK) {
+        if (vm->sim->options.fail.one_in == 0)
+            fail("vCPU %u can't be saved", vcpu->id);
+        free(mine.blob);
+        return true;
+    }
+    nvmx_vcpu_destroy(vcpu->sim->vcpu);
+    for (uint32_t which = NVMX_VMCS02_FIRST; which < SIM_VMCSS; which++)
+        sim_poison(vcpu->sim, which);
+    pthread_mutex_lock(&vm->lock);
+    struct parked next = vm->parked;
+    vm->parked = mine;
+    pthread_mutex_unlock(&vm->lock);
+    vcpu->id = next.id;
+    vcpu->sim->operand = L1_OPERAND(next.id);
+    vcpu_make(vcpu);
+    if (next.blob == NULL)
+        return false;
+    restore(vcpu, &next);
+    free(next.blob);
+    vcpu->moves++;
+    return true;
+}
+
 /* A simulated host without a VM and a vCPU of its own. */
 static struct sim *bare_sim(struct vm *vm) {
     struct sim_options options = {.deadline = true};
@@ -310,6 +348,7 @@ struct vm *vm_new(unsigned int vcpus, uint32_t fails, uint64_t seed) {
         vm->owner[i] = NOBODY;
     for (uint64_t i = 0; i < MOVING_PAGES; i++)
         give(vm, i, i);
+    vm->parked.id = vcpus;
     vm->sim = bare_sim(vm);
     callbacks = vm->sim->host;
     vm->sim->host.map_page = map_page;
@@ -340,5 +379,6 @@ void vm_delete(struct vm *vm) {
         sim_free(vcpu->sim);
     }
     sim_free(vm->sim); /* aborts if a page or a mapping is left */
+    free(vm->parked.blob);
     free(vm);
 }
