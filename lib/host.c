@@ -10,6 +10,9 @@ enum nvmx_status host_reset(struct nvmx_vcpu *vcpu, uint32_t which) {
 enum nvmx_status host_read_many(struct nvmx_vcpu *vcpu, uint32_t count, const uint8_t *slots, uint64_t *values) {
     uint32_t *encoding = vcpu->scratch.encoding;
 
+    if (count == 0) {
+        return NVMX_OK;
+    }
     for (uint32_t i = 0; i < count; i++) {
         encoding[i] = field_encoding[slots[i]];
     }

@@ -104,7 +104,7 @@ static inline enum nvmx_status host_write(struct nvmx_vcpu *vcpu, enum nvmx_fiel
     return host_write_encoded(vcpu, 1, &encoding, &value);
 }
 
-/* Read `count` fields, one at the least, named by slots[] into values[]. */
+/* Read `count` fields named by slots[] into values[]. */
 enum nvmx_status host_read_many(struct nvmx_vcpu *vcpu, uint32_t count, const uint8_t *slots, uint64_t *values);
 /* vmcs_reset */
 enum nvmx_status host_reset(struct nvmx_vcpu *vcpu, uint32_t which);
