@@ -57,7 +57,7 @@ static bool dense_used;
 
 /*
  * One world's memory for all inputs: clearing all of it costs more than an input does. Of L1's pages the entries are cleared that tables were written to (that no
- * other changed was held); ept01 is set by some_memory where it is used, but that a GiB may be one page.
+ * other changed was held); some_memory sets ept01 where it is used.
  */
 static struct world *fresh_world(uint64_t cap, uint32_t budget) {
     static struct world world;
@@ -67,8 +67,6 @@ static struct world *fresh_world(uint64_t cap, uint32_t budget) {
     if (!again)
         mallopt(M_TRIM_THRESHOLD, 64 << 20); /* or ept02's pages go back to the kernel, and come from there, for each input */
     again = true;
-    if (ept01[SECOND_GIB + PFNS_USED].shift != 0) /* change01 sets six blocks of each GiB, or the second whole */
-        memset(&ept01[SECOND_GIB], 0, SECOND_GIB * sizeof(*ept01));
     for (unsigned int page = 0; page < WORLD_L1_PAGES; page++) {
         memset(w->l1[page], 0, w->entries[page] * sizeof(w->l1[page][0]));
         memset(w->expected[page], 0, w->entries[page] * sizeof(w->l1[page][0]));

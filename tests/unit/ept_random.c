@@ -209,7 +209,9 @@ static void change01(struct run *r) {
         break;
     }
     default:
-        world_set01(w, 1u << 18, 1u << 18, access, type, ignore_pat, world_random(w, 3) == 0 ? 21 : 30);
+        /* No address that some_gpa2 gives leads beyond its first six blocks. */
+        world_set01(w, 1u << 18, 512 * 6, access, type, ignore_pat, world_random(w, 3) == 0 ? 21 : 30);
+        nvmx_ept_memory_changed(w->ept, &w, UINT64_C(1) << 30, UINT64_C(1) << 30);
         break;
     }
 }
