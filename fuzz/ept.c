@@ -20,13 +20,28 @@ static uint64_t spread(uint64_t value) {
     return (value ^ value >> 27) | 1;
 }
 
-static void some_tables(struct run *r, unsigned int top) {
+#define SECOND_GIB (1u << 18)
+#define PFNS_USED  (512u * 6u) /* of each GiB */
+
+/* ept01 as each input finds it: made once, copied after. */
+static void some_memory(struct world *w) {
+    static struct world_page01 first[PFNS_USED], second[PFNS_USED];
+    if (first[0].access != 0) {
+        memcpy(w->ept01, first, sizeof(first));
+        memcpy(&w->ept01[SECOND_GIB], second, sizeof(second));
+        return;
+    }
     for (unsigned int i = 0; i < 6; i++)
-        world_set01(r->w, i << 9, 512, 7, 6, false, i < 3 ? 12 : 21);
-    world_set01(r->w, 1u << 18, 512 * 6, 7, 6, false, 21);
+        world_set01(w, i << 9, 512, 7, 6, false, i < 3 ? 12 : 21);
+    world_set01(w, SECOND_GIB, PFNS_USED, 7, 6, false, 21);
+    memcpy(first, w->ept01, sizeof(first));
+    memcpy(second, &w->ept01[SECOND_GIB], sizeof(second));
+}
+
+static void some_tables(struct run *r, unsigned int top) {
     for (unsigned int level = 1; level <= top; level++)
         for (unsigned int i = 0; i < 120; i++)
-            store12(r, level, page_of_level(r, level), some_index(r, level), some_entry(r, level));
+            store_some(r, level);
 }
 
 /*
@@ -41,11 +56,9 @@ static bool dense_used;
 #define STACKS 0xf8u /* which world: from here on that of ept_stacks.c */
 
 /*
- * One world's memory for all inputs: clearing all of it costs more than an input does. ept01 is cleared where it was set; of L1's pages the entries
- * that some_index gives, the only ones that tables are written to (that no other changed was held).
+ * One world's memory for all inputs: clearing all of it costs more than an input does. Of L1's pages the entries are cleared that tables were written to (that no
+ * other changed was held); some_memory sets ept01 where it is used.
  */
-#define SECOND_GIB (1u << 18)
-
 static struct world *fresh_world(uint64_t cap, uint32_t budget) {
     static struct world world;
     static bool again;
@@ -54,24 +67,21 @@ static struct world *fresh_world(uint64_t cap, uint32_t budget) {
     if (!again)
         mallopt(M_TRIM_THRESHOLD, 64 << 20); /* or ept02's pages go back to the kernel, and come from there, for each input */
     again = true;
-    bool gib = ept01[SECOND_GIB + 6 * 512].shift != 0; /* change01 sets six blocks of each GiB, or the second whole */
-    memset(ept01, 0, 6 * 512 * sizeof(*ept01));
-    memset(&ept01[SECOND_GIB], 0, (gib ? SECOND_GIB : 6 * 512) * sizeof(*ept01));
     for (unsigned int page = 0; page < WORLD_L1_PAGES; page++) {
-        memset(w->l1[page], 0, 7 * sizeof(uint64_t));
-        w->l1[page][511] = 0;
+        memset(w->l1[page], 0, w->entries[page] * sizeof(w->l1[page][0]));
+        memset(w->expected[page], 0, w->entries[page] * sizeof(w->l1[page][0]));
+        w->l1[page][511] = w->expected[page][511] = 0;
+        w->entries[page] = 0;
     }
-    if (dense_used)
-        memset(&w->l1[DENSE_PAGE][DENSE_FIRST], 0, DENSE_COUNT * sizeof(w->l1[0][0]));
     dense_used = false;
     memset(w->tlb, 0, sizeof(w->tlb));
     memset(w->version, 0, sizeof(w->version)); /* what was seen before them does not count */
     w->allocated = w->freed = w->maps = w->unmaps = w->flushes = w->lookups = 0;
     w->fail_percent = w->map_fail_percent = 0;
     w->lookup_status = NVMX_OK;
-    expect_what_is(w);
     w->ept01 = ept01;
     world_start(w, cap, budget);
+    some_memory(w);
     return w;
 }
 
@@ -79,8 +89,9 @@ static struct world *fresh_world(uint64_t cap, uint32_t budget) {
 static void translate(struct run *r) {
     struct world *w = r->w;
     struct world_access kind = some_access(r);
-    struct nvmx_ept_access access = {.eptp12 = r->eptp12[world_random(w, EPTPS)], .gpa2 = some_gpa2(r), .mbec = w->mbec};
+    struct nvmx_ept_access access = {.eptp12 = r->eptp12[world_random(w, EPTPS)], .mbec = w->mbec};
     struct nvmx_ept_fault fault;
+    access.gpa2 = some_gpa2(r);
     access.qualification = kind.kind | (kind.linear ? 0x80 : 0) | (kind.linear && !kind.walk ? 0x100 : 0) | (kind.user ? 0x200 : 0);
     struct world_answer model = world_model(w, access.eptp12, access.gpa2, &kind, !r->pending);
     enum nvmx_ept_verdict verdict = nvmx_ept_translate(w->ept, &w, &access, &fault);

@@ -74,6 +74,7 @@ struct fuzz_machine {
     bool demanding;                        /* the host's vmcs01 uses what L1 may use, too */
     bool newest;                           /* the machine has the MSRs of everything that can be switched */
     uint8_t low_memory[0x14000];           /* L1's memory up to the end of ept12 */
+    struct nvmx_field_set exists;          /* fields that L1 has */
     uint64_t field[NVMX_FIELD_COUNT];      /* a vmcs12 that passes all checks, every pointer in it a page of L1 */
     uint32_t pages_used;                   /* by page_alloc, outside VMX operation */
 };

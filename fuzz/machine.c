@@ -120,10 +120,9 @@ static void set_pointers(struct fuzz_machine *m) {
         {NVMX_F_GUEST_PAT, UINT64_C(0x0007040600070406)},
         {NVMX_F_HOST_PAT, UINT64_C(0x0007040600070406)},
     };
-    struct nvmx_field_set exists;
-    nvmx_fields_existing(nvmx_l1_caps(m->sim->vm), &exists);
+    nvmx_fields_existing(nvmx_l1_caps(m->sim->vm), &m->exists);
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
-        if (nvmx_set_has(&exists, all[i].slot))
+        if (nvmx_set_has(&m->exists, all[i].slot))
             m->field[all[i].slot] = all[i].value;
 }
 
@@ -427,14 +426,12 @@ static uint64_t settable(const struct nvmx_caps *caps, unsigned int slot) {
     }
 }
 
-static void apply_bundle(const struct fuzz_machine *m, struct nvmx_check_input *check, uint64_t *field, unsigned int number) {
+static void apply_bundle(const struct fuzz_machine *m, struct nvmx_check_input *check, const struct nvmx_field_set *exists, uint64_t *field, unsigned int number) {
     uint64_t before[NVMX_FIELD_COUNT];
-    struct nvmx_field_set exists;
-    nvmx_fields_existing(check->caps, &exists);
     memcpy(before, field, sizeof(before));
     for (unsigned int i = 0; i < BUNDLE_ROWS && (bundles[number][i].clear | bundles[number][i].set); i++) {
         const struct bundle_row *row = &bundles[number][i];
-        if (nvmx_set_has(&exists, row->slot))
+        if (nvmx_set_has(exists, row->slot))
             field[row->slot] = ((field[row->slot] & ~row->clear) | (row->set & settable(check->caps, row->slot))) & nvmx_field_mask(row->slot);
     }
     bool kept = passes(m, check);
@@ -447,12 +444,15 @@ unsigned int fuzz_change_vmcs12(const struct fuzz_machine *m, struct fuzz_input 
                                 uint64_t *field, unsigned int most) {
     struct nvmx_field_set exists;
     unsigned int insisted = 0;
-    nvmx_fields_existing(check->caps, &exists);
+    if (m != NULL)
+        exists = m->exists;
+    else
+        nvmx_fields_existing(check->caps, &exists);
     for (unsigned int i = 0; i < most && fuzz_more(in); i++) {
         fuzz_piece(in, FUZZ_CHANGE);
         uint8_t which = fuzz_u8(in);
         if (which >= 0xf0 || (which >= 0xe8 && which < 0xe8 + BUNDLES - 16)) {
-            apply_bundle(m, check, field, which >= 0xf0 ? which & 15u : 16u + which - 0xe8u);
+            apply_bundle(m, check, &exists, field, which >= 0xf0 ? which & 15u : 16u + which - 0xe8u);
             continue;
         }
         uint8_t how = fuzz_u8(in);

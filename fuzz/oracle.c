@@ -260,13 +260,12 @@ static bool unblocks_for_nmi(const struct three *t) {
 }
 
 static void check_guest_state(const struct three *t) {
-    struct nvmx_field_set exists;
-    nvmx_fields_existing(nvmx_l1_caps(t->l1.m->sim->vm), &exists);
+    const struct nvmx_field_set *exists = &t->l1.m->exists;
     bool pae_without_ept = !(secondary(&t->l1) & BIT(1));
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
         const struct nvmx_field_info *info = nvmx_field_info(slot);
         bool pdpte = slot >= NVMX_F_GUEST_PDPTE0 && slot <= NVMX_F_GUEST_PDPTE3;
-        if (info->merge != NVMX_MERGE_COPY || !nvmx_set_has(&exists, slot) || (pdpte && pae_without_ept))
+        if (info->merge != NVMX_MERGE_COPY || !nvmx_set_has(exists, slot) || (pdpte && pae_without_ept))
             continue;
         if (slot == NVMX_F_PREEMPTION_TIMER_VALUE && t->l1.m->options.deadline)
             continue; /* the host counts, the processor has no such field */

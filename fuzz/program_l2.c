@@ -253,6 +253,7 @@ void do_shake(struct model *o) {
     sim_shake(o->sim, fuzz_u8(o->in) & 1);
     nvmx_a20m(o->sim->vcpu, o->a20m);
     nvmx_fields_existing(nvmx_l1_caps(o->sim->vm), &o->exists);
+    o->m->exists = o->exists;
     bool ended = o->mode == NVMX_MODE_L2 && nvmx_mode(o->sim->vcpu) == NVMX_MODE_ROOT;
     fuzz_log("saved and restored%s", ended ? "; L2's timer is over" : "");
     if (ended)

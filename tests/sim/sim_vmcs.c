@@ -26,6 +26,8 @@ enum {
 #undef EXISTS
 };
 
+_Static_assert(NVMX_FIELD_COUNT < 256, "slot_of");
+
 static const struct sim_field fields[NVMX_FIELD_COUNT] = {
 #define FIELD(encoding, name, text, exists, group, merge, shadow)                                                                \
     {encoding,                                                                                                                   \
@@ -36,18 +38,21 @@ static const struct sim_field fields[NVMX_FIELD_COUNT] = {
 #undef FIELD
 };
 
+/* By width, type and index (SDM 27.11.2, table 27-21): slot + 1, or 0. */
+static uint8_t slot_of[4][4][64];
+
+static uint8_t *slot_place(uint32_t encoding) {
+    return &slot_of[encoding >> 13 & 3][encoding >> 10 & 3][encoding >> 1 & 63];
+}
+
+__attribute__((constructor)) static void fill_slots(void) {
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++)
+        *slot_place(fields[slot].encoding) = (uint8_t)(slot + 1);
+}
+
 int sim_slot(uint32_t encoding) {
-    size_t low = 0, high = NVMX_FIELD_COUNT;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (fields[middle].encoding == encoding)
-            return (int)middle;
-        if (fields[middle].encoding < encoding)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return -1;
+    int slot = *slot_place(encoding) - 1;
+    return slot >= 0 && fields[slot].encoding == encoding ? slot : -1;
 }
 
 bool sim_has_field(const struct sim *sim, unsigned int slot) {

@@ -36,6 +36,7 @@ struct world_translation {
 struct world {
     uint64_t l1[WORLD_L1_PAGES][512];
     uint64_t expected[WORLD_L1_PAGES][512]; /* l1 as the model leaves it */
+    uint16_t entries[WORLD_L1_PAGES];       /* for who notes it: of this page all from here on but the last are 0 */
     struct world_page01 *ept01;
     void *host_page[WORLD_HOST_PAGES];
     struct world_translation tlb[WORLD_VCPUS][WORLD_TLB];
