@@ -19,7 +19,7 @@ for file in lib/*.c lib/*/*.c tests/sim/*.c fuzz/support.c fuzz/machine.c fuzz/o
 done
 # The tool that makes the corpora runs here and now: neither engine nor sanitizers.
 # shellcheck disable=SC2086
-cc -std=gnu11 -Iinclude -Ilib -Itests/unit fuzz/corpus.c fuzz/corpus_checks.c tests/unit/check_states.c lib/vmcs/fields.c -o "$work/fuzz-corpus"
+cc -std=gnu11 -Iinclude -Ilib -Itests/unit fuzz/corpus.c fuzz/corpus_checks.c fuzz/corpus_features.c tests/unit/check_states.c lib/vmcs/fields.c -o "$work/fuzz-corpus"
 
 while read -r harness; do
     extra='' more=''

@@ -16,7 +16,7 @@
 
 #define MOST 4096u
 
-void seeds_of_checks(void); /* corpus_checks.c */
+void seeds_of_checks(void), seeds_of_features(const char *harness); /* corpus_checks.c, corpus_features.c */
 
 static void line(const uint8_t *bytes, size_t count) {
     for (size_t i = 0; i < count; i++)
@@ -420,7 +420,7 @@ static void seeds_program_events(void) {
     for (size_t b = 0; b < 10; b++)
         for (size_t w = 0; w < 5; w++)
             for (size_t d = 0; d < 5; d++)
-                for (uint8_t what = 1; what < 32; what += d == 0 ? 1 : 5) {
+                for (uint8_t what = 1; what < 32; what = low(what + (d == 0 ? 1u : 5u))) {
                     uint8_t seed[] = {low(w == 1 ? 49 + b * 4 % 16 : b % 4 + d * 4), 0, 4, 1, 0, 2, 0, 12, 7, wishes[w], 0, 12, 16, 1, 1, 2, blocks[b][0], 19, 1, 0, blocks[b][1], 18, 1, 0, blocks[b][2],
                                       13, 1, 2, low(due[d]), low(due[d] >> 8), 0, low(d ? 0x80 : 0), pending_debug, 1, 1, low(what & 1), low(what & 1 ? 0x10 : 0), 9, 4, what, 4, low(what >> 1), 217, 0, 1,
                                       4, 0, 0, 1, 0x40, 4, what, 10, 4, 3};
@@ -485,7 +485,7 @@ static int write_seeds(const char *harness) {
     for (size_t i = 0; i < sizeof(seeds) / sizeof(seeds[0]); i++)
         if (strcmp(seeds[i].harness, harness) == 0) {
             seeds[i].write();
-            return 0;
+            return seeds_of_features(harness), 0;
         }
     fprintf(stderr, "fuzz-corpus: no harness %s\n", harness);
     return 2;
