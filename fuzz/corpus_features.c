@@ -47,8 +47,8 @@ static void exits_of_newest(uint8_t profile) {
         PRINT(profile, 0, 31, 0, 0, 0, 2, rax, 0x48, 0, 0xe8);
         PRINT(profile, 0, 32, 0, 0, 0, 2, rax, 0x48, 0, 0xe8);
         for (uint8_t reg = 0; reg < 16; reg += 5) { /* the immediate forms */
-            PRINT(profile, 0, 84, 32, 0x48, 0, 9, 0, 0, 0, 0, low(reg << 3u), 0, 0, 0, rax, rax, 0, 0xe8);
-            PRINT(profile, 0, 85, 32, 0x48, 0, 9, 0, 0, 0, 0, low(reg << 3u), 0, 0, 0, rax, rax, 0, 0xe8);
+            PRINT(profile, 0, 84, 32, 0x48, 0, 9, 0, 0, 0, 0, low((size_t)reg << 3), 0, 0, 0, rax, rax, 0, 0xe8);
+            PRINT(profile, 0, 85, 32, 0x48, 0, 9, 0, 0, 0, 0, low((size_t)reg << 3), 0, 0, 0, rax, rax, 0, 0xe8);
         }
     }
     PRINT(profile, 0, 32, 0, 0, 0, 2, 0xff, 0x48, 0, 0xe8, 0xf7); /* a fault in real mode */
@@ -81,11 +81,11 @@ static void exits(void) {
 /* Leaves, tables, accesses of each kind; many roots; each wrong argument. */
 static void stacks(void) {
     for (uint8_t how = 0; how < 16; how++)
-        PRINT(0xf8, how, 29, how, 28, low(how * 16u), 30, low(how << 4u), 35, 0x21);
+        PRINT(0xf8, how, 29, how, 28, low(how * 16u), 30, low((size_t)how << 4), 35, 0x21);
     for (uint8_t world = 0; world < 64; world++) {
         uint8_t seed[82] = {0xf8, world};
         for (size_t i = 2; i < sizeof(seed); i++)
-            seed[i] = low(i % 2 ? i * 53 + world * 29 + i * i : i % 4 ? 35 + (i + world) % 21 : (i * 3 + world) % 28);
+            seed[i] = low(i % 2 ? i * 53 + world * (size_t)29 + i * i : i % 4 ? 35 + (i + world) % 21 : (i * 3 + world) % 28);
         print(seed, sizeof(seed));
     }
 }
