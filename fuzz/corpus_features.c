@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Seeds for what needs an input of its own: a 32-bit L1, bus locks, IA32_SPEC_CTRL behind L1's mask, CR3 targets, ports without bitmaps, supervisor shadow
- * stacks, hosts that compose ept02 or use themselves what L1 may use.
+ * stacks, hosts that compose ept02 or use themselves what L1 may use; VMs of any description.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -98,6 +98,15 @@ static void programs(void) {
         }
 }
 
+/* VMs of any description: what is wrong with it, a number; 16 bytes come before, all 0 for an unchanged machine and the first findings. VMX is hidden from 0xa0 to 0xbf. */
+static void descriptions(void) {
+    for (unsigned int what = 0; what < 256; what = what * 2 + (what == 0))
+        for (unsigned int number = 0; number < 256; number++) {
+            uint8_t seed[20] = {[16] = low(what), [17] = low(number), [18] = low(number * 7), [19] = 3};
+            print(seed, sizeof(seed));
+        }
+}
+
 void seeds_of_features(const char *harness) {
     if (strcmp(harness, "vmcs_state") == 0)
         small_l1();
@@ -107,4 +116,6 @@ void seeds_of_features(const char *harness) {
         stacks();
     else if (strcmp(harness, "program") == 0)
         programs();
+    else if (strcmp(harness, "model") == 0)
+        descriptions();
 }

@@ -188,6 +188,35 @@ static void check_texts(uint32_t number) {
 
 #define OFFERED (sizeof(struct nvmx_host) / sizeof(void (*)(void)))
 
+/* VMX is hidden from L1: it has a processor without it (nvmx.h). */
+static void check_hidden(struct sim *sim, struct nvmx_vm *vm, struct nvmx_vcpu *vcpu, uint8_t number) {
+    static const uint8_t instructions[] = {19, 20, 21, 22, 23, 24, 25, 26, 27, 50, 53, 59};
+    uint32_t regs[4] = {1, 2, 1u << 5 | 1u << 3, 4}, msr = 0x480u + number % 20u;
+    uint64_t value = 7;
+    nvmx_cpuid(vm, 1, regs);
+    FUZZ_HOLD(regs[2] == 1u << 3, "CPUID.1 shows ECX %#x", regs[2]);
+    FUZZ_HOLD(nvmx_rdmsr(vcpu, msr, &value) == NVMX_MSR_FAULT && nvmx_rdmsr(vcpu, 0x3a, &value) == NVMX_MSR_FAULT && nvmx_wrmsr(vcpu, 0x3a, 5, true) == NVMX_MSR_FAULT && value == 7,
+              "an MSR of VMX is there");
+    FUZZ_HOLD(nvmx_rdmsr(vcpu, 0x10, &value) == NVMX_MSR_NOT_MINE, "another MSR is taken");
+    FUZZ_HOLD(nvmx_cr_allowed(vcpu, 0, 0) && nvmx_cr_allowed(vcpu, 4, 0x20) && !nvmx_cr_allowed(vcpu, 4, 0x2020) && nvmx_cr_allowed(vcpu, 3, value), "CR4.VMXE");
+    uint32_t reason = instructions[number % sizeof(instructions)];
+    sim_set(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, 0);
+    sim->queued_vector = -1;
+    enum nvmx_next next = nvmx_exit(vcpu, reason);
+    FUZZ_HOLD(next == NVMX_ENTER && sim_fault_vector(sim) == 6, "exit %u of an L1 without VMX: %d, exception %d", reason, (int)next, sim_fault_vector(sim));
+}
+
+/* What L1 may write, and a restore (SDM 25.7, A). */
+static void check_msr_writes(struct nvmx_vcpu *vcpu, uint8_t number) {
+    uint64_t value = 0;
+    uint32_t msr = 0x480u + number % 20u;
+    FUZZ_HOLD(nvmx_wrmsr(vcpu, 0x3a, 2, true) == NVMX_MSR_FAULT && nvmx_wrmsr(vcpu, 0x3a, 4, true) == NVMX_MSR_DONE, "IA32_FEATURE_CONTROL");
+    FUZZ_HOLD(nvmx_wrmsr(vcpu, 0x3a, 5, true) == NVMX_MSR_DONE && nvmx_wrmsr(vcpu, 0x3a, 1, false) == NVMX_MSR_FAULT, "IA32_FEATURE_CONTROL is locked");
+    if (nvmx_rdmsr(vcpu, msr, &value) == NVMX_MSR_DONE)
+        FUZZ_HOLD(nvmx_wrmsr(vcpu, msr, value, true) == NVMX_MSR_DONE && nvmx_wrmsr(vcpu, msr, value ^ 1, true) == NVMX_MSR_FAULT && nvmx_wrmsr(vcpu, msr, value, false) == NVMX_MSR_FAULT,
+                  "MSR %#x is written", msr);
+}
+
 /* Some callbacks left out, sizes and numbers changed: it works, or is refused with the reason; and what was refused once works when it is put right. */
 static void check_making(struct fuzz_input *in) {
     static _Alignas(64) uint8_t vm_memory[1 << 20], vcpu_memory[1 << 20];
@@ -195,6 +224,7 @@ static void check_making(struct fuzz_input *in) {
     sim = sim ? sim : sim_new(&(struct sim_options){.host_composes = true, .deadline = true});
     struct nvmx_host host = sim->host, good = sim->host;
     struct nvmx_vm_config vm_config = {.size = sizeof(vm_config), .ctx = &sim->vm_context, .machine = sim->machine, .expose = true};
+    bool hidden;
     struct nvmx_vcpu_config vcpu_config = {.size = sizeof(vcpu_config), .ctx = &sim->vcpu_context, .regs = &sim->regs, .shadow_hpa = NVMX_NO_ADDRESS, .vmcs02_slots = 1};
     struct nvmx_vm *vm = NULL;
     struct nvmx_vcpu *vcpu = NULL;
@@ -204,6 +234,7 @@ static void check_making(struct fuzz_input *in) {
                   nvmx_vm_init(vm_memory + 1, sizeof(vm_memory) - 1, &host, &vm_config, &vm) == NVMX_E_INVALID, "a VM without something");
     uint8_t what = fuzz_u8(in), number = fuzz_u8(in);
     struct nvmx_vmcs12_layout layout;
+    vm_config.expose = number < 0xa0 || number >= 0xc0;
     nvmx_kvm_layout(&layout);
     if (number >= 0xc0) {
         layout.offset[number % NVMX_FIELD_COUNT] = fuzz_u16(in);
@@ -234,12 +265,19 @@ static void check_making(struct fuzz_input *in) {
         vm_config = (struct nvmx_vm_config){.size = sizeof(vm_config), .ctx = &sim->vm_context, .machine = sim->machine, .expose = number & 1};
         FUZZ_HOLD(nvmx_vm_init(vm_memory, nvmx_vm_size(), &good, &vm_config, &vm) == NVMX_OK, "a good VM after a bad one");
     }
+    hidden = !vm_config.expose;
     FUZZ_HOLD(nvmx_vcpu_init(NULL, sizeof(vcpu_memory), vm, &vcpu_config, &vcpu) == NVMX_E_INVALID && nvmx_vcpu_init(vcpu_memory, sizeof(vcpu_memory), NULL, &vcpu_config, &vcpu) == NVMX_E_INVALID &&
                   nvmx_vcpu_init(vcpu_memory, sizeof(vcpu_memory), vm, NULL, &vcpu) == NVMX_E_INVALID && nvmx_vcpu_init(vcpu_memory, sizeof(vcpu_memory), vm, &vcpu_config, NULL) == NVMX_E_INVALID,
               "a vCPU without something");
     status = nvmx_vcpu_init(vcpu_memory, nvmx_vcpu_size() - (number == 78), vm, &vcpu_config, &vcpu);
     fuzz_log("a vCPU: %s", nvmx_status_text(status));
     FUZZ_HOLD(status == NVMX_OK || (what & 0xb8) != 0 || number == 78, "a good vCPU: %s", nvmx_status_text(status));
+    if (status == NVMX_OK && (what & 3) == 0) { /* all callbacks are there */
+        if (hidden)
+            check_hidden(sim, vm, vcpu, number);
+        else
+            check_msr_writes(vcpu, number);
+    }
     if (status == NVMX_OK)
         nvmx_vcpu_destroy(vcpu);
     nvmx_vm_destroy(vm);
