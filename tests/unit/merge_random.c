@@ -170,7 +170,8 @@ static void one_vmcs12(struct sim *sim, uint64_t seed, struct tally *tally) {
     enum sim_outcome outcome = sim_vmlaunch(sim);
     for (unsigned int round = 0; round < 3 && outcome == SIM_L2; round++) {
         expect_enterable(sim, round == 0 ? "VMLAUNCH" : "VMRESUME", seed);
-        struct nvmx_pending pending = {.interrupt = draw(&random) % 2, .nmi = draw(&random) % 2};
+        struct nvmx_pending pending = {.interrupt = draw(&random) % 2};
+        pending.nmi = draw(&random) % 2;
         enum nvmx_next next = sim_enter(sim, &pending);
         cr_assert(next == NVMX_ENTER || nvmx_stop_reason(sim->vcpu) == NVMX_STOP_VMX_ABORT, "seed %#lx", seed);
         if (next == NVMX_STOP)

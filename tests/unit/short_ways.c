@@ -175,7 +175,9 @@ static uint32_t memory_operand(struct pair *p, uint64_t *qualification) {
     unsigned int base = draw_below(&p->seed, 16);
     unsigned int index = draw_below(&p->seed, 15) == NVMX_RSP ? NVMX_RBX : draw_below(&p->seed, 3), shift = draw_below(&p->seed, 4);
     static const uint8_t segments[] = {NVMX_DS, NVMX_ES, NVMX_SS, NVMX_FS};
-    uint32_t info = INFO_ADDRESS(draw_one_in(&p->seed, 8) ? 32 : 64) | INFO_SEGMENT(segments[draw_below(&p->seed, COUNT(segments))]);
+    uint32_t info = INFO_ADDRESS(draw_one_in(&p->seed, 8) ? 32 : 64);
+
+    info |= INFO_SEGMENT(segments[draw_below(&p->seed, COUNT(segments))]);
 
     if (draw_one_in(&p->seed, 2)) {
         info |= INFO_NO_BASE;
@@ -275,10 +277,11 @@ static void write_shadow(struct pair *p) {
     static const uint8_t slots[] = {NVMX_F_GUEST_RIP, NVMX_F_GUEST_RSP, NVMX_F_GUEST_RFLAGS, NVMX_F_GUEST_INTERRUPTIBILITY_STATE,
                                     NVMX_F_VM_ENTRY_INTERRUPTION_INFO};
     unsigned int slot = slots[draw_below(&p->seed, draw_one_in(&p->seed, 4) ? COUNT(slots) : 2)];
+    unsigned int shift = draw_one_in(&p->seed, 2) ? 33 : 17;
     uint64_t value = slot == NVMX_F_GUEST_RFLAGS                 ? 0x2 | (draw(&p->seed) & 0xad5)
                      : slot == NVMX_F_VM_ENTRY_INTERRUPTION_INFO ? random_event(p)
                      : slot == NVMX_F_GUEST_INTERRUPTIBILITY_STATE ? 0
-                                                                   : draw(&p->seed) >> (draw_one_in(&p->seed, 2) ? 33 : 17);
+                                                                   : draw(&p->seed) >> shift;
 
     if (p->sim[0]->options.shadow && p->sim[0]->vcpu->current >= 0) {
         set_field(p, NVMX_VMCS_SHADOW, (enum nvmx_field)slot, value);
@@ -351,7 +354,9 @@ static void l2_steps(struct pair *p) {
     set_field(p, vmcs02, NVMX_F_GUEST_RIP, draw(&p->seed) >> 33);
     if (draw_one_in(&p->seed, 4)) {
         set_field(p, vmcs02, NVMX_F_GUEST_RSP, draw(&p->seed));
-        set_field(p, vmcs02, NVMX_F_GUEST_RFLAGS, (draw_one_in(&p->seed, 2) ? 0x202 : 2) | (draw(&p->seed) & 0x8d5));
+        uint64_t rflags = draw_one_in(&p->seed, 2) ? 0x202 : 2;
+        rflags |= draw(&p->seed) & 0x8d5;
+        set_field(p, vmcs02, NVMX_F_GUEST_RFLAGS, rflags);
     }
     if (draw_one_in(&p->seed, 4)) {
         bool blocked = draw_one_in(&p->seed, 2);

@@ -70,7 +70,8 @@ static void make_tables(struct pair *p) {
     unsigned int count = ordinary_tables(p, at, value);
 
     for (unsigned int changes = draw_one_in(&p->seed, 2) ? 0 : 1 + draw_below(&p->seed, 2); changes > 0; changes--) {
-        value[draw_below(&p->seed, count)] ^= UINT64_C(1) << bits[draw_below(&p->seed, COUNT(bits))];
+        unsigned int which = draw_below(&p->seed, count);
+        value[which] ^= UINT64_C(1) << bits[draw_below(&p->seed, COUNT(bits))];
     }
     if (draw_one_in(&p->seed, 10)) { /* a user page */
         for (unsigned int i = 0; i < count; i++) {

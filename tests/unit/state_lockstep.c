@@ -106,7 +106,8 @@ static enum sim_outcome both(struct pair *p, enum sim_outcome plain, enum sim_ou
 /* -- what L1 does --------------------------------------------------------------------------------------------------------------------- */
 
 static void l1_vmread(struct pair *p) {
-    uint32_t encoding = nvmx_field_info(below(p, NVMX_FIELD_COUNT))->encoding | (below(p, 8) == 0);
+    uint32_t encoding = nvmx_field_info(below(p, NVMX_FIELD_COUNT))->encoding;
+    encoding |= below(p, 8) == 0;
     uint64_t plain = 0, shaken = 0;
     BOTH("VMREAD", sim_vmread(p->plain, encoding, &plain), sim_vmread(p->shaken, encoding, &shaken));
     cr_assert(plain == shaken, "step %u: VMREAD %#x gives %#lx and %#lx", p->step, encoding, plain, shaken);

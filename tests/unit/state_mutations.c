@@ -31,8 +31,10 @@ static uint64_t any_value(uint64_t near) {
         return odd[below(COUNT(odd))];
     case 1:
         return near + below(3) - 1;
-    case 2:
-        return (uint64_t)below(UINT32_MAX) << 32 | below(UINT32_MAX);
+    case 2: {
+        uint64_t high = below(UINT32_MAX);
+        return high << 32 | below(UINT32_MAX);
+    }
     default:
         return near ^ UINT64_C(1) << below(64);
     }
@@ -113,8 +115,10 @@ static void mutate_record(struct doc *doc) {
         return;
     case 3: { /* a record of another state */
         struct doc *other = &sources[below(source_count)].doc;
-        if (doc->records < DOC_RECORDS)
-            doc_insert(doc, below(doc->records + 1), &other->record[below(other->records)]);
+        if (doc->records < DOC_RECORDS) {
+            uint32_t place = below(doc->records + 1);
+            doc_insert(doc, place, &other->record[below(other->records)]);
+        }
         return;
     }
     case 4: { /* instead of this one */

@@ -56,12 +56,12 @@ static void expect_same(const struct pair *p, const enum nvmx_next next[2]) {
 static struct nvmx_l2_exit_info some_violation(struct pair *p, uint32_t page) {
     static const uint32_t events[8] = {0x80000202, 0x80000030, 0x80000b0e, 0x80000480, 0, 0, 0, 0};
     static const uint64_t kinds[4] = {0x181, 0x182, 0x184, 0x081};
-    struct nvmx_l2_exit_info info = {.reason = NVMX_EXIT_EPT_VIOLATION,
-                                     .qualification = kinds[draw_below(&p->seed, 4)] | (draw_below(&p->seed, 6) == 0 ? 0x1000 : 0),
-                                     .guest_physical_address = (uint64_t)page << 12 | draw_below(&p->seed, 4096),
-                                     .guest_linear_address = draw_below(&p->seed, 1u << 30),
-                                     .instruction_length = 2};
+    struct nvmx_l2_exit_info info = {.reason = NVMX_EXIT_EPT_VIOLATION, .instruction_length = 2};
 
+    info.qualification = kinds[draw_below(&p->seed, 4)];
+    info.qualification |= draw_below(&p->seed, 6) == 0 ? 0x1000 : 0;
+    info.guest_physical_address = (uint64_t)page << 12 | draw_below(&p->seed, 4096);
+    info.guest_linear_address = draw_below(&p->seed, 1u << 30);
     info.idt_vectoring_info = draw_below(&p->seed, 4) == 0 ? events[draw_below(&p->seed, 8)] : 0;
     info.idt_vectoring_error_code = (info.idt_vectoring_info & 0x800) != 0 ? draw_below(&p->seed, 8) : 0;
     return info;
