@@ -20,6 +20,10 @@
 /* Exit-reason bit 26 (SDM 27.9.1): L2 locked the bus before. */
 #define REASON_BUS_LOCK (1u << 26)
 
+/* Exit qualification, of EPT violations and of a full page-modification log alike (SDM 30.2.1). */
+#define QUALIFICATION_NMI_UNBLOCKING (1u << 12)
+#define QUALIFICATION_ASYNCHRONOUS (1u << 16)
+
 enum exit_who {
     WHO_HOST = 0,
     WHO_ALWAYS,

@@ -13,10 +13,7 @@
 #define VECTOR_MACHINE_CHECK 18u
 #define TYPE_OTHER           7u
 #define MSR_XSS              0xda0u
-/* Of EPT violations and of a full page-modification log alike (SDM 30.2.1). */
-#define QUALIFICATION_NMI_UNBLOCKING (UINT64_C(1) << 12)
-#define QUALIFICATION_ASYNCHRONOUS   (UINT64_C(1) << 16)
-#define QUALIFICATION_PERMITTED      UINT64_C(0x78) /* of an EPT violation: what the entries permit */
+#define QUALIFICATION_PERMITTED UINT64_C(0x78) /* of an EPT violation: what the entries permit */
 
 static bool bit_of(uint64_t value, unsigned int bit) {
     return ((value >> bit) & 1) != 0;
@@ -469,19 +466,26 @@ static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t r
 }
 
 bool violation_of_l2(struct nvmx_vcpu *vcpu) {
-    static const uint32_t encodings[] = {NVMX_VMCS_EXIT_QUALIFICATION, NVMX_VMCS_GUEST_LINEAR_ADDRESS, NVMX_VMCS_GUEST_PHYSICAL_ADDRESS,
-                                         NVMX_VMCS_IDT_VECTORING_INFO, NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH};
+    static const uint32_t encodings[VIOLATION_VALUES] = {
+        [VIOLATION_QUALIFICATION] = NVMX_VMCS_EXIT_QUALIFICATION,
+        [VIOLATION_LINEAR_ADDRESS] = NVMX_VMCS_GUEST_LINEAR_ADDRESS,
+        [VIOLATION_GPA2] = NVMX_VMCS_GUEST_PHYSICAL_ADDRESS,
+        [VIOLATION_VECTORING_INFO] = NVMX_VMCS_IDT_VECTORING_INFO,
+        [VIOLATION_INSTRUCTION_LENGTH] = NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH,
+    };
     struct vmcs12 *v = vmcs12_current(vcpu);
     struct violation *violation = &vcpu->violation;
     uint32_t secondary = secondary_controls(v);
     uint64_t *value = violation->value;
 
     if (RARE(vcpu->vm->ept == NULL || !l2_alone_exits(vcpu) || (secondary & PROC2_EPT) == 0) ||
-        host_read_encoded(vcpu, 5, encodings, value) != NVMX_OK) {
+        host_read_encoded(vcpu, VIOLATION_VALUES, encodings, value) != NVMX_OK) {
         return false;
     }
-    violation->verdict = decide_violation(vcpu, v, secondary, value[2], value[0], false, &violation->fault);
-    if (violation->verdict != NVMX_EPT_RETRY || (value[0] & QUALIFICATION_NMI_UNBLOCKING) != 0 || (value[3] & EVENT_VALID) != 0) {
+    violation->verdict = decide_violation(vcpu, v, secondary, value[VIOLATION_GPA2], value[VIOLATION_QUALIFICATION], false,
+                                          &violation->fault);
+    if (violation->verdict != NVMX_EPT_RETRY || (value[VIOLATION_QUALIFICATION] & QUALIFICATION_NMI_UNBLOCKING) != 0 ||
+        (value[VIOLATION_VECTORING_INFO] & EVENT_VALID) != 0) {
         violation->decided = true;
         return false;
     }

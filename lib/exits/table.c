@@ -127,10 +127,10 @@ enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row 
 enum nvmx_status violation_information(struct nvmx_vcpu *vcpu, struct nvmx_l2_exit_info *info) {
     const uint64_t *value = vcpu->violation.value;
 
-    info->qualification = value[0];
-    info->guest_linear_address = value[1];
-    info->guest_physical_address = value[2];
-    info->idt_vectoring_info = (uint32_t)value[3];
-    info->instruction_length = (uint32_t)value[4];
+    info->qualification = value[VIOLATION_QUALIFICATION];
+    info->guest_linear_address = value[VIOLATION_LINEAR_ADDRESS];
+    info->guest_physical_address = value[VIOLATION_GPA2];
+    info->idt_vectoring_info = (uint32_t)value[VIOLATION_VECTORING_INFO];
+    info->instruction_length = (uint32_t)value[VIOLATION_INSTRUCTION_LENGTH];
     return error_codes(vcpu, info);
 }

@@ -9,8 +9,6 @@
 
 #define VECTOR_VE 20u
 #define EVENT_HARDWARE_EXCEPTION (3u << 8)
-#define QUALIFICATION_NMI_UNBLOCKING (1u << 12)
-#define QUALIFICATION_ASYNCHRONOUS (1u << 16)
 
 /* The virtualization-exception information area. */
 #define AREA_BUSY 4u
