@@ -7,8 +7,6 @@
  */
 #include "exits.h"
 
-#define TYPE(info)           (((info) >> 8) & 7)
-#define TYPE_NMI             2u
 #define VECTOR_PAGE_FAULT    14u
 #define VECTOR_MACHINE_CHECK 18u
 #define TYPE_OTHER           7u
@@ -45,7 +43,7 @@ static enum route route_exception(const struct nvmx_vcpu *vcpu, const struct vmc
     const uint64_t *host = vcpu->host_control;
     uint32_t vector = info->interruption_info & 0xff;
 
-    if (TYPE(info->interruption_info) == TYPE_NMI) {
+    if (EVENT_TYPE(info->interruption_info) == EVENT_TYPE_NMI) {
         bool host_owns = hardware && (host[NVMX_F_PIN_BASED_CONTROLS] & PIN_NMI) != 0;
         bool l1_wants = (v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_NMI) != 0;
         return !host_owns && l1_wants ? ROUTE_L1 : ROUTE_HOST;
@@ -311,7 +309,7 @@ static bool monitor_trap_wanted(const struct vmcs12 *v) {
     uint64_t event = v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
 
     return (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MONITOR_TRAP) != 0 ||
-           ((event & EVENT_VALID) != 0 && TYPE(event) == TYPE_OTHER);
+           ((event & EVENT_VALID) != 0 && EVENT_TYPE(event) == TYPE_OTHER);
 }
 
 /* SDM 28.1.3 XSAVES, XRSTORS: a component that is asked for, enabled in IA32_XSS, and in the bitmap. */
