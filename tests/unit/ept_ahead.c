@@ -2,12 +2,15 @@
 /* Pages that are mapped ahead of a sequence of violations: the host's changes find them like any other. */
 #include "ept_simple.h"
 
-/* Pages 0 on of L2 in one 2M page of ept01, and L2 goes through them until some are mapped that it has not touched. The first of those. */
-static uint64_t map_ahead(struct world *w) {
+#define BOUNDARY 1536u /* a page of L1 at a multiple of 2 MiB */
+
+/* Page 0 of L2 is L1's page `first`, L1's memory one 1G page of ept01. L2 goes through its own until the next is mapped, which it has not touched. */
+static uint64_t map_ahead(struct world *w, uint64_t first) {
     uint64_t page = 0;
 
+    world_set01(w, 0, 4096, 7, 6, false, 30);
     for (uint64_t i = 0; i < 512; i++) {
-        w->l1[3][i] = (1024 + i) << 12 | 0x437;
+        w->l1[3][i] = (first + i) << 12 | 0x437;
     }
     do {
         cr_assert(page < 64);
@@ -16,28 +19,36 @@ static uint64_t map_ahead(struct world *w) {
     return page;
 }
 
-static uint64_t last_ahead(struct world *w, uint64_t page) {
-    while (look(w, EPTP12, (page + 1) << 12).valid) {
-        page++;
-    }
-    return page;
+/* What was touched lies before the boundary, what was mapped ahead beyond it: nothing but the mapping ahead leads a change there. */
+static struct world *ahead_of_boundary(uint64_t *page) {
+    struct world *w = simple(AD_CAPS, 0);
+    uint64_t first;
+
+    *page = map_ahead(w, BOUNDARY);
+    first = BOUNDARY - *page;
+    world_delete(w);
+    w = simple(AD_CAPS, 0);
+    cr_assert_eq(map_ahead(w, first), *page);
+    return w;
 }
 
 Test(ept, memory_changed_finds_pages_that_were_mapped_ahead) {
-    struct world *w = simple(AD_CAPS, 0);
-    uint64_t last = last_ahead(w, map_ahead(w));
+    uint64_t page;
+    struct world *w = ahead_of_boundary(&page);
 
-    nvmx_ept_memory_changed(w->ept, &w, (1024 + last) << 12, 4096);
-    cr_expect(!look(w, EPTP12, last << 12).valid);
-    cr_expect(look(w, EPTP12, (last - 1) << 12).valid);
+    nvmx_ept_memory_changed(w->ept, &w, BOUNDARY << 12, 4096);
+    cr_expect(!look(w, EPTP12, page << 12).valid);
+    cr_expect(look(w, EPTP12, (page - 1) << 12).valid);
     world_delete(w);
 }
 
 Test(ept, memory_protected_finds_pages_that_were_mapped_ahead) {
-    struct world *w = simple(AD_CAPS, 0);
-    uint64_t last = last_ahead(w, map_ahead(w));
+    uint64_t page;
+    struct world *w = ahead_of_boundary(&page);
 
-    world_protect01(w, (uint32_t)(1024 + last), 1);
-    cr_expect_eq(look(w, EPTP12, last << 12).rights & 7, 5);
+    w->ept01[BOUNDARY].access = 5;
+    nvmx_ept_memory_protected(w->ept, &w, (uint64_t)BOUNDARY << 12, 4096);
+    cr_expect_eq(look(w, EPTP12, page << 12).rights & 7, 5);
+    cr_expect_eq(look(w, EPTP12, (page - 1) << 12).rights & 7, 7);
     world_delete(w);
 }
