@@ -310,6 +310,7 @@ enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out);
 
 #define REASON_EXCEPTION_OR_NMI 0u
 #define REASON_INIT             3u
+#define REASON_STARTUP          4u
 #define REASON_VMXOFF           26u
 #define REASON_VMXON            27u
 /* The exit that happened, of this reason, is an NMI. */

@@ -394,6 +394,7 @@ static bool is_kick(struct cpu *cpu) {
 /* A start-up IPI counts as the last exit until another comes, but for an INIT signal right behind it. */
 static void exited_with_care(struct cpu *cpu) {
     bool started_up = cpu->exit.started_up && cpu->exit_reason == REASON_INIT;
+    bool l2_started_up = cpu->exit_reason == REASON_STARTUP && cpu->selected != NVMX_VMCS01;
 
     if (cpu->exit.nmi_window) {
         vmcs01_nmi_window(false);
@@ -406,6 +407,8 @@ static void exited_with_care(struct cpu *cpu) {
         exited(cpu);
     if (started_up)
         cpu->exit.started_up = false;
+    if (l2_started_up && cpu->index != 0 && acpi_is_bochs())
+        processor_reset(cpu);
 }
 
 static __attribute__((noinline, cold)) uint32_t exit_with_care(struct cpu *cpu) {
