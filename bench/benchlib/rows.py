@@ -67,6 +67,8 @@ GROUPS = (
         Row("invept_resume_exit", "INVEPT, resume, exit", None, 12325),
         Row("invvpid_resume_exit", "INVVPID, resume, exit"),
         Row("ept_one_changed", "one of 256 live entries changed, INVEPT, used"),
+        Row("invept_many", "INVEPT with 8,192 live entries, resume, exit"),
+        Row("ept_one_of_many_changed", "one of 8,192 live entries changed, INVEPT, used"),
         Row("first_touch_4k", "first touch of a 4K page", None, 4588),
         Row("first_touch_4k_apart", "first touch of a 4K page, 9 pages apart"),
         Row("first_touch_2m", "first touch of a 2M page", None, 5055),

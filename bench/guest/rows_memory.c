@@ -2,10 +2,13 @@
 /* EPT: invalidations, roots in turn, pages that L2 touches for the first time. */
 #include "rounds.h"
 
-enum { PAGES_4K = 512, PAGES_APART = 56, PAGES_2M = 8, TOUCH_SAMPLES = 8, LIVE_PAGES = 256 };
+enum { PAGES_4K = 512, PAGES_APART = 56, PAGES_2M = 8, TOUCH_SAMPLES = 8, LIVE_PAGES = 256, MANY_PAGES = 8192 };
 
 /* RAX = address, RDX = step, RCX = number of touches; a VMCALL at the end. */
 DEFINE_L2_CODE(touch, "1: mov (%rax), %rbx\n add %rdx, %rax\n dec %rcx\n jnz 1b\n 2: vmcall\n jmp 2b\n");
+/* L2's 2M pages: memory that nobody uses. Where L1 has its own, L0 may map it by 4K pages. */
+#define FREE_MEMORY (64ul << 20)
+
 /* The page at RBX, then a VMCALL. */
 DEFINE_L2_CODE(touch_one, "1: mov (%rbx), %rax\n vmcall\n jmp 1b\n");
 
@@ -27,7 +30,7 @@ static void invalidations(void) {
 
 static void map_hole(uint64_t page, uint32_t count, uint32_t level) {
     for (uint64_t at = 0; at < count * page; at += page) {
-        ept_map(L2_HOLE + at, level == EPT_LEVEL_2M ? at : (uint64_t)large_page + at, level, EPT_ALL | EPT_WB);
+        ept_map(L2_HOLE + at, level == EPT_LEVEL_2M ? FREE_MEMORY + at : (uint64_t)large_page + at % sizeof large_page, level, EPT_ALL | EPT_WB);
     }
     invalidate_all();
 }
@@ -44,20 +47,42 @@ static void touch(uint64_t base, uint64_t page, uint64_t count) {
     }
 }
 
-/* L1 changes one entry among many live ones, as for a page that it gives or takes, and L2 uses that page. */
-static void one_changed(void) {
-    uint64_t *entry = 0, flip = (uint64_t)large_page ^ (uint64_t)(large_page + LIVE_PAGES * 0x1000);
-
+/* So many pages are live, and each exit comes after L2 has used the first. Returns the entry of ept12 that maps it. */
+static volatile uint64_t *live(uint32_t pages) {
     rounds_prepare(l2_touch, 0);
-    map_hole(0x1000, LIVE_PAGES, EPT_LEVEL_4K);
-    touch(L2_HOLE, 0x1000, LIVE_PAGES);
-    entry = ept_entry(L2_HOLE, EPT_LEVEL_4K);
-    const uint64_t eptp = vmread(EPT_POINTER);
+    map_hole(0x1000, pages, EPT_LEVEL_4K);
+    touch(L2_HOLE, 0x1000, pages);
     vmwrite(GUEST_RIP, l2_address(l2_touch_one));
     rounds_l2.regs.gpr[RBX] = L2_HOLE;
     rounds_first_entry(bench_exit);
+    return ept_entry(L2_HOLE, EPT_LEVEL_4K);
+}
+
+/* L1 changes one entry among many live ones, as for a page that it gives or takes, and L2 uses that page. */
+static void one_changed(void) {
+    const uint64_t flip = (uint64_t)large_page ^ (uint64_t)(large_page + LIVE_PAGES * 0x1000);
+    volatile uint64_t *entry = live(LIVE_PAGES);
+    const uint64_t eptp = vmread(EPT_POINTER);
+
     MEASURE("ept_one_changed", {
-        *(volatile uint64_t *)entry ^= flip;
+        *entry ^= flip;
+        bare_invept(1, eptp);
+        round_trip();
+    });
+}
+
+/* The same with 16 full tables: an L2 of 32 MBytes. */
+static void many_live(void) {
+    const uint64_t flip = (uint64_t)large_page ^ (uint64_t)(large_page + LIVE_PAGES * 0x1000);
+    volatile uint64_t *entry = live(MANY_PAGES);
+    const uint64_t eptp = vmread(EPT_POINTER);
+
+    MEASURE("invept_many", {
+        bare_invept(1, eptp);
+        round_trip();
+    });
+    MEASURE("ept_one_of_many_changed", {
+        *entry ^= flip;
         bare_invept(1, eptp);
         round_trip();
     });
@@ -109,6 +134,9 @@ void rows_of_memory(void) {
     invalidations();
     if (measure_wanted("ept_one_changed")) {
         one_changed();
+    }
+    if (measure_wanted("invept_many") || measure_wanted("ept_one_of_many_changed")) {
+        many_live();
     }
     if (measure_wanted("ept_two_in_turn")) {
         two_roots();

@@ -8,6 +8,7 @@
 #include "console.h"
 #include "host.h"
 #include "inline.h"
+#include "versions.h"
 
 uint64_t callback_calls[CALLBACK_COUNT];
 uint32_t callbacks_left = UINT32_MAX; /* while L0 starts */
@@ -21,7 +22,7 @@ static void called(enum callback which) {
     callback_made();
 }
 
-void *map_page_elsewhere(uint64_t gpa1, uint64_t *hpa) {
+__attribute__((noinline, cold)) void *map_page_elsewhere(uint64_t gpa1, uint64_t *hpa) {
     if (!memory_is_l1_page(gpa1))
         return NULL;
     *hpa = gpa1;
@@ -32,6 +33,11 @@ void *map_page_elsewhere(uint64_t gpa1, uint64_t *hpa) {
         *hpa = ept01_hpa(gpa1);
     }
     return phys_to_virt(*hpa);
+}
+
+void page_written(uint64_t gpa1) {
+    dirty_mark(gpa1);
+    versions_forget(gpa1);
 }
 
 /* What the library does not call through here itself (lib/ept does). The library counts its own calls. */
@@ -142,7 +148,8 @@ static enum nvmx_status msr_write(void *ctx, uint32_t index, uint64_t value) {
 
 /*
  * Not given: translate (the library walks L1's page tables), ack_interrupt and queue_exception (vmcs01 doesn't
- * intercept interrupts), speculation_barrier (L1 and L2 trust each other as they would without L0). main.c adds trace where it is wanted.
+ * intercept interrupts), speculation_barrier (L1 and L2 trust each other as they would without L0). main.c adds trace where it is wanted, and
+ * page_version (versions.c) where ept01 has dirty flags.
  */
 const struct nvmx_host callbacks = {
     .size = sizeof callbacks,

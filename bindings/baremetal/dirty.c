@@ -71,8 +71,8 @@ bool dirty_start(struct cpu *cpu) {
     dirty.next = 0;
     dirty.rounds = 0;
     pages_of_l1(true);
-    for (uint64_t page = 0; page < pages; page++)
-        if (is_marked(page) && !ept01_set(page * PAGE_BYTES, ept01_hpa(page * PAGE_BYTES), READ_EXECUTE))
+    for (uint64_t gpa1 = memory_usable_from(0); gpa1 < memory_direct_end(); gpa1 = memory_usable_from(gpa1 + PAGE_BYTES))
+        if (!ept01_set(gpa1, ept01_hpa(gpa1), READ_EXECUTE))
             return false;
     protect(cpu, 0, pages * PAGE_BYTES);
     return true;

@@ -8,6 +8,7 @@
  */
 #include "console.h"
 #include "host.h"
+#include "versions.h"
 
 #define EPT_RWX            7ull
 #define EPT_TYPE_SHIFT     3
@@ -15,6 +16,7 @@
 #define EPT_ADDRESS        0x000ffffffffff000ull
 #define EPT_POINTER_WALK_4 (3ull << 3)
 #define EPT_POINTER_WB     6ull
+#define EPT_POINTER_AD     (1ull << 6)
 
 #define TYPE_WB            6u
 
@@ -100,7 +102,25 @@ bool ept01_set(uint64_t gpa1, uint64_t hpa, uint32_t access) {
     if (!entry)
         return false;
     *entry = hpa | access | mtrr_type(hpa, 12) << EPT_TYPE_SHIFT;
+    versions_forget(gpa1);
     return true;
+}
+
+bool ept01_split(uint64_t gpa1) {
+    return ept01_fill(gpa1) && split(gpa1);
+}
+
+uint64_t *ept01_small(uint64_t gpa1) {
+    uint64_t table = ept01.root;
+
+    for (uint32_t shift = 39; shift > 12; shift -= 9) {
+        uint64_t entry = *entry_at(table, gpa1, shift);
+
+        if (!entry || entry & EPT_LARGE)
+            return NULL;
+        table = entry & EPT_ADDRESS;
+    }
+    return entry_at(table, gpa1, 12);
 }
 
 uint64_t ept01_hpa(uint64_t gpa1) {
@@ -159,7 +179,7 @@ void ept01_init(void) {
 }
 
 uint64_t ept01_pointer(void) {
-    return ept01.root | EPT_POINTER_WALK_4 | EPT_POINTER_WB;
+    return ept01.root | EPT_POINTER_WALK_4 | EPT_POINTER_WB | (versions_on() ? EPT_POINTER_AD : 0);
 }
 
 enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out) {
@@ -168,13 +188,16 @@ enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out) {
     if (gpa1 >= ept01.end)
         return NVMX_E_UNMAPPED;
     for (uint32_t shift = gpa1 >> 39 ? 39 : 30; shift >= 12; shift -= 9) {
-        uint64_t entry = *entry_at(table, gpa1, shift);
+        uint64_t *at = entry_at(table, gpa1, shift);
+        uint64_t entry = *at;
         uint64_t inside = (1ull << shift) - 1;
 
         if (!(entry & EPT_RWX))
             return NVMX_E_UNMAPPED;
         table = entry & EPT_ADDRESS;
-        if (shift > 12 && !(entry & EPT_LARGE))
+        if (shift == 12)
+            versions_of_l2(at, gpa1);
+        else if (!(entry & EPT_LARGE))
             continue;
         *out = (struct nvmx_ept01_mapping){
             .hpa = table & ~inside,

@@ -43,6 +43,7 @@ union entry_care {
         bool several;   /* there is more than one processor */
         bool nmi_owed;  /* an NMI that L1 could not take yet */
         bool init_owed; /* an INIT signal that L1 could not take yet */
+        bool split_due; /* mappings of ept01: versions.c */
     };
     uint32_t any;
 };
@@ -101,6 +102,7 @@ struct options {
     bool stats;        /* print counts at the end */
     bool hide_vmx;     /* L1 sees a CPU without VMX */
     bool no_shadowing; /* use no VMCS shadowing, though the CPU has it */
+    bool no_versions;  /* all of ept12 is compared after an INVEPT */
     uint64_t own_mib;  /* memory for L0; 0: L0 chooses */
     uint32_t shake;    /* save and restore the nested state at every 1st to this-many-th exit; 0: never */
     uint64_t shake_seed;
@@ -170,6 +172,8 @@ static inline void vm_unlock(void) {
 void processors_bring_out(struct cpu *self);
 /* The same, and before they go back they drop what they cached of EPT tables. */
 void processors_flush_others(struct cpu *self);
+/* Another one may be running its guest. */
+bool processors_in_guests(const struct cpu *self);
 /* L0 ends: no other processor does anything any more. */
 void processors_stop(void);
 
@@ -264,6 +268,7 @@ enum { ACTIVITY_ACTIVE = 0, ACTIVITY_WAIT_FOR_SIPI = 3 };
 #define EPT_CAP_2M               16
 #define EPT_CAP_1G               17
 #define EPT_CAP_INVEPT           20
+#define EPT_CAP_AD               21
 #define EPT_CAP_INVEPT_SINGLE    25
 #define EPT_CAP_INVEPT_ALL       26
 #define EPT_CAP_INVVPID          32
@@ -293,14 +298,19 @@ bool ept01_fill(uint64_t gpa1);
 bool ept01_set(uint64_t gpa1, uint64_t hpa, uint32_t access);
 /* What ept01_set or the identity map has for gpa1, with any rights or none; NVMX_NO_ADDRESS: nothing yet. */
 uint64_t ept01_hpa(uint64_t gpa1);
+/* The entry that maps the 4-KiB page at gpa1, with any rights or none; NULL: something larger maps it, or nothing does. */
+uint64_t *ept01_small(uint64_t gpa1);
+/* Map what holds gpa1 by 4-KiB pages. The caller has brought the other processors out and calls ept01_flush. False: as ept01_set. */
+bool ept01_split(uint64_t gpa1);
 void ept01_flush(void);
-/* As the library's callback asks. */
+/* As the library's callback asks; a 4-KiB page counts as L2's from then on (versions.c). */
 enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out);
 
 /* -- exits (handlers.c) ------------------------------------------------------------------------------------------- */
 
 #define REASON_EXCEPTION_OR_NMI 0u
 #define REASON_INIT             3u
+#define REASON_STARTUP          4u
 #define REASON_VMXOFF           26u
 #define REASON_VMXON            27u
 /* The exit that happened, of this reason, is an NMI. */

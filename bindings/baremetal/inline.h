@@ -43,12 +43,12 @@ static inline void *nvmx_inline_map_page(void *ctx, uint64_t gpa1, uint32_t acce
 
 /* A pin needs no record: whoever takes a page away says so by nvmx_memory_changed, which releases it. Not counted as a callback made: the
  * map_page before it was. */
-void dirty_mark(uint64_t gpa1); /* dirty.c */
+void page_written(uint64_t gpa1); /* callbacks.c */
 static inline void nvmx_inline_unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied) {
     (void)ctx;
     (void)page;
     if (dirtied)
-        dirty_mark(gpa1);
+        page_written(gpa1);
 }
 
 enum nvmx_status vmcs_select(void *ctx, uint32_t which); /* vmx.c */

@@ -6,6 +6,7 @@
 #include "inline.h"
 #include "l1.h"
 #include "multiboot.h"
+#include "versions.h"
 
 #define TEXT_BYTES    16384
 #define TRACE_RECORDS 2048
@@ -91,6 +92,8 @@ static void read_options(const char *at) {
             options.hide_vmx = true;
         else if (is_word(at, "noshadow", &length) && at_end(at[length]))
             options.no_shadowing = true;
+        else if (is_word(at, "noversions", &length) && at_end(at[length]))
+            options.no_versions = true;
         else if (is_word(at, "move-out", &length) && at_end(at[length]))
             options.move_out = true;
         else if (is_word(at, "move-in", &length) && at_end(at[length]))
@@ -179,6 +182,7 @@ enum nvmx_status host_make_vm(struct cpu *cpu, void *memory) {
 
     host = callbacks;
     host.trace = options.trace ? trace_keep : NULL;
+    host.page_version = versions_on() ? page_version : NULL;
 
     host_read_machine(&vm.machine);
     vm.exact = move_caps();
@@ -245,6 +249,8 @@ void follow_mode(struct cpu *cpu) {
         return;
     cpu->l1_in_vmx_operation = in_vmx_operation;
     vmcs01_follow_mode(in_vmx_operation);
+    if (in_vmx_operation)
+        versions_forget_all();
     nvmx_vmcs01_changed(cpu->vcpu);
 }
 
@@ -293,6 +299,8 @@ static void be_in_guest(struct cpu *cpu) {
 }
 
 static __attribute__((noinline, cold)) void enter_with_care(struct cpu *cpu) {
+    if (cpu->entry.split_due)
+        versions_split(cpu);
     if (cpu->entry.nmi_owed || cpu->entry.init_owed)
         deliver_owed(cpu);
     else if (nvmx_enter(cpu->vcpu, NULL) == NVMX_STOP)
@@ -386,6 +394,7 @@ static bool is_kick(struct cpu *cpu) {
 /* A start-up IPI counts as the last exit until another comes, but for an INIT signal right behind it. */
 static void exited_with_care(struct cpu *cpu) {
     bool started_up = cpu->exit.started_up && cpu->exit_reason == REASON_INIT;
+    bool l2_started_up = cpu->exit_reason == REASON_STARTUP && cpu->selected != NVMX_VMCS01;
 
     if (cpu->exit.nmi_window) {
         vmcs01_nmi_window(false);
@@ -398,6 +407,8 @@ static void exited_with_care(struct cpu *cpu) {
         exited(cpu);
     if (started_up)
         cpu->exit.started_up = false;
+    if (l2_started_up && cpu->index != 0 && acpi_is_bochs())
+        processor_reset(cpu);
 }
 
 static __attribute__((noinline, cold)) uint32_t exit_with_care(struct cpu *cpu) {
@@ -466,6 +477,7 @@ void host_main(uint32_t information) {
         panic("option shake works with one processor, and this machine has %u", processors_count());
     if ((options.move_in || options.move_out) && processors_count() > 1)
         panic("options move-in and move-out work with one processor, and this machine has %u", processors_count());
+    versions_init();
     ept01_init();
     bios_hook();
     cpu->msr_bitmap = msr_bitmap01();

@@ -195,6 +195,13 @@ void processors_bring_out(struct cpu *self) {
         panic("a processor does not come out of its guest: did L1 disable its local APIC?");
 }
 
+bool processors_in_guests(const struct cpu *self) {
+    for (uint32_t i = 0; i < processors; i++)
+        if (cpus[i] != self && cpus[i]->in_guest)
+            return true;
+    return false;
+}
+
 void processors_flush_others(struct cpu *self) {
     if (processors < 2)
         return;

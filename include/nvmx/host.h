@@ -166,9 +166,10 @@ struct nvmx_host {
      * A number for the page at gpa1 (aligned to 4 KiB) that is another one each time when the page may have been written since the call
      * before: by L1 on any processor, L2, a device, the host, or the library (unmap_page with `dirtied`). What was written before the call is
      * seen by reads after it. 0: not known now. A page that nvmx_ept_memory_changed named has new numbers too. From ept01's dirty
-     * flags, page-modification logging or write protection. After an INVEPT of L1 each page of ept12's tables is asked about once, and only those that
-     * changed are read; without the callback, or with 0, all are read and compared. Called often: must be cheap. Can't fail. A number that
-     * stays where it should change leaves L2 with translations that L1 has withdrawn, but never with more than ept01 grants.
+     * flags, page-modification logging or write protection. After an INVEPT of L1 the pages of ept12's tables that map many pages are asked about once,
+     * and only those that changed are read; without the callback, or with 0, all are read and compared. Called often: must be cheap. Can't fail. A
+     * number that stays where it should change leaves L2 with translations that L1 has withdrawn, but never with more than ept01 grants. What a host does
+     * not see, as DMA where it has only dirty flags, it makes up for: bindings/baremetal/versions.c has the cases.
      */
     uint64_t (*page_version)(void *ctx, uint64_t gpa1);
 };

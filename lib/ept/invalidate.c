@@ -94,23 +94,28 @@ static bool block_in_use(const struct ept_table *table, unsigned int first) {
     return (__atomic_load_n(&table->used[first / 64], __ATOMIC_SEQ_CST) >> (first % 64) & 0xff) != 0;
 }
 
-static void compare_blocks(struct ept_op *op, struct ept_table *table, const uint64_t *page, uint64_t mask) {
-    for (unsigned int i = 0; i < 512; i += BLOCK) {
-        const uint64_t *composed = &table->composed[i];
+static void compare_block(struct ept_op *op, struct ept_table *table, const uint64_t *page, unsigned int i, uint64_t mask) {
+    const uint64_t *composed = &table->composed[i];
+    const uint64_t entry12[BLOCK] = {ept_peek(&page[i]),     ept_peek(&page[i + 1]), ept_peek(&page[i + 2]),
+                                     ept_peek(&page[i + 3]), ept_peek(&page[i + 4]), ept_peek(&page[i + 5]),
+                                     ept_peek(&page[i + 6]), ept_peek(&page[i + 7])};
+    uint64_t different = (entry12[0] ^ ept_peek(&composed[0])) | (entry12[1] ^ ept_peek(&composed[1])) |
+                         (entry12[2] ^ ept_peek(&composed[2])) | (entry12[3] ^ ept_peek(&composed[3])) |
+                         (entry12[4] ^ ept_peek(&composed[4])) | (entry12[5] ^ ept_peek(&composed[5])) |
+                         (entry12[6] ^ ept_peek(&composed[6])) | (entry12[7] ^ ept_peek(&composed[7]));
 
-        if (!block_in_use(table, i)) {
+    if ((different & mask) != 0 && block_in_use(table, i)) {
+        compare_slots(op, table, i, entry12, mask);
+    }
+}
+
+static void compare_blocks(struct ept_op *op, struct ept_table *table, const uint64_t *page, uint64_t mask) {
+    for (unsigned int word = 0; word < 8; word++) {
+        if (__atomic_load_n(&table->used[word], __ATOMIC_SEQ_CST) == 0) {
             continue;
         }
-        const uint64_t entry12[BLOCK] = {ept_peek(&page[i]),     ept_peek(&page[i + 1]), ept_peek(&page[i + 2]),
-                                         ept_peek(&page[i + 3]), ept_peek(&page[i + 4]), ept_peek(&page[i + 5]),
-                                         ept_peek(&page[i + 6]), ept_peek(&page[i + 7])};
-        uint64_t different = (entry12[0] ^ ept_peek(&composed[0])) | (entry12[1] ^ ept_peek(&composed[1])) |
-                             (entry12[2] ^ ept_peek(&composed[2])) | (entry12[3] ^ ept_peek(&composed[3])) |
-                             (entry12[4] ^ ept_peek(&composed[4])) | (entry12[5] ^ ept_peek(&composed[5])) |
-                             (entry12[6] ^ ept_peek(&composed[6])) | (entry12[7] ^ ept_peek(&composed[7]));
-
-        if ((different & mask) != 0) {
-            compare_slots(op, table, i, entry12, mask);
+        for (unsigned int i = word * 64; i < (word + 1) * 64; i += BLOCK) {
+            compare_block(op, table, page, i, mask);
         }
     }
 }
@@ -172,64 +177,73 @@ static void compare_many(struct ept_op *op, struct ept_table *table, const uint6
 struct comparison {
     struct ept_table *table;
     uint64_t *page; /* NULL: there is nothing to compare, or nothing left */
-    uint32_t filled;
-    uint64_t version; /* 0: not to be noted */
     struct ept_slots slots;
 };
 
-/*
- * A host that knows which pages were written spares even the reading. The number is asked for before the page is read, so a write in between shows at the
- * next comparison. As with a digest it says nothing of slots that are filled after it was noted: they may be made of what the page held before.
- */
-static bool version_stands(struct ept_op *op, struct comparison *c, bool may_note) {
-    const struct ept_table *table = c->table;
-    bool idle = __atomic_load_n(&table->filling, __ATOMIC_SEQ_CST) == c->filled;
-    uint64_t version = op->ept->host.page_version(op->vcpu_ctx, table->gpa1);
-
-    c->version = may_note && idle ? version : 0;
-    return idle && version != 0 && ept_load(&table->version) == version &&
-           __atomic_load_n(&table->version_at, __ATOMIC_SEQ_CST) == c->filled;
-}
-
-/* False: there is nothing to compare. */
-static inline bool comparison_begin(struct ept_op *op, struct comparison *c, struct ept_table *table, bool may_note) {
+static inline void comparison_begin(struct ept_op *op, struct comparison *c, struct ept_table *table) {
     uint64_t hpa;
 
     c->table = table;
     c->page = NULL;
-    c->version = 0;
-    c->filled = __atomic_load_n(&table->filled, __ATOMIC_SEQ_CST);
-    if (table->gpa1 == NVMX_NO_ADDRESS || (op->ept->host.page_version != NULL && version_stands(op, c, may_note))) {
-        c->version = 0;
-        return false;
+    if (table->gpa1 == NVMX_NO_ADDRESS) {
+        return;
     }
     c->page = op->ept->host.map_page(op->vcpu_ctx, table->gpa1, NVMX_ACCESS_READ, &hpa);
     if (c->page == NULL) {
         ept_table_clear(op, table);
     }
-    return c->page != NULL;
 }
 
 static inline void comparison_end(struct ept_op *op, const struct comparison *c) {
     if (c->page != NULL) {
         op->ept->host.unmap_page(op->vcpu_ctx, c->table->gpa1, c->page, false);
     }
-    if (c->version != 0) {
+}
+
+/*
+ * A host that knows which pages were written spares the reading of a table with many leaves; with few, to ask costs as much as to look. The number is asked
+ * for before the page is read, so a write in between shows at the next comparison. As with a digest it says nothing of slots that are filled after it
+ * was noted: they may be made of what the page held before. *note: the number to be noted when the table has been compared, or 0.
+ */
+static bool version_stands(struct ept_op *op, const struct ept_table *table, uint32_t filled, bool may_note, uint64_t *note) {
+    bool idle = __atomic_load_n(&table->filling, __ATOMIC_SEQ_CST) == filled;
+    uint64_t version = idle ? op->ept->host.page_version(op->vcpu_ctx, table->gpa1) : 0;
+
+    *note = may_note ? version : 0;
+    return version != 0 && ept_load(&table->version) == version &&
+           __atomic_load_n(&table->version_at, __ATOMIC_SEQ_CST) == filled;
+}
+
+static void compare_large(struct ept_op *op, struct ept_table *table, uint32_t filled, uint64_t mask, bool may_note) {
+    uint64_t note = 0;
+    struct comparison c;
+
+    if (op->ept->host.page_version != NULL && table->gpa1 != NVMX_NO_ADDRESS && version_stands(op, table, filled, may_note, &note)) {
+        return;
+    }
+    comparison_begin(op, &c, table);
+    if (c.page != NULL) {
+        compare_many(op, table, c.page, mask, may_note);
+    }
+    comparison_end(op, &c);
+    if (note != 0) {
         /* In this order: who reads the new number with the old `filled` finds that something was filled since. */
-        ept_store(&c->table->version, c->version);
-        __atomic_store_n(&c->table->version_at, c->filled, __ATOMIC_SEQ_CST);
+        ept_store(&table->version, note);
+        __atomic_store_n(&table->version_at, filled, __ATOMIC_SEQ_CST);
     }
 }
 
 static void compare_lowest(struct ept_op *op, struct ept_table *table, uint64_t mask, bool may_note) {
+    uint32_t filled = __atomic_load_n(&table->filled, __ATOMIC_SEQ_CST);
     struct comparison c;
 
-    if (comparison_begin(op, &c, table, may_note)) {
-        if (c.filled < MANY) {
-            compare_used(op, table, c.page, mask);
-        } else {
-            compare_many(op, table, c.page, mask, may_note);
-        }
+    if (filled >= MANY) {
+        compare_large(op, table, filled, mask, may_note);
+        return;
+    }
+    comparison_begin(op, &c, table);
+    if (c.page != NULL) {
+        compare_used(op, table, c.page, mask);
     }
     comparison_end(op, &c);
 }
@@ -279,14 +293,14 @@ static void compare_tree(struct ept_op *op, struct ept_table *top, uint64_t mask
     struct comparison path[4]; /* levels 5 to 2 */
     struct comparison *c = path;
 
-    comparison_begin(op, c, top, may_note);
+    comparison_begin(op, c, top);
     c->slots = ept_slots_of(top);
     for (;;) {
         struct ept_table *child = compare_on(op, c, mask, may_note);
 
         if (child != NULL) {
             c++;
-            comparison_begin(op, c, child, may_note);
+            comparison_begin(op, c, child);
             c->slots = ept_slots_of(child);
             continue;
         }

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # Two processors: L0 starts the second one and lets it wait; the small L1 starts it again by INIT and start-up IPIs, and each runs an L2 on the same
-# ept12. The report is that of the bare machine, but for what Bochs does not do (strict.*). L0 takes memory away meanwhile and nobody notices.
+# ept12. The report is that of the bare machine, but for what Bochs does not do (strict.*). L0 takes memory away meanwhile and nobody notices. Which exits it
+# compares: tests/l1/exits.tsv.
 # NVMX_FULL=1: Debian's Linux with two processors as L1, and KVM's guest with two vCPUs.
 . "$(dirname "$0")/common" "$@"
 
@@ -28,6 +29,7 @@ for name in direct nvmx resize; do
     report "$name"
     [ "$name" = direct ] || same "$name"
 done
+compared smp "$scratch/nvmx.report"
 grep -q 'strict.init_in_root.startup: ok' "$scratch/nvmx.out" || fail 'an INIT signal in VMX root operation is not taken at VMXOFF'
 grep -q -E '^nvmx-stats: resize taken [1-9][0-9][0-9]' "$scratch/resize.out" || fail 'hardly a page was taken'
 

@@ -15,6 +15,8 @@ static const struct {
     [REASON_EXCEPTION_NMI] = {"exception or NMI", 0},
     [REASON_EXTERNAL_INTERRUPT] = {"external interrupt", 0},
     [REASON_TRIPLE_FAULT] = {"triple fault", 0},
+    [REASON_INIT] = {"INIT signal", 0},
+    [REASON_STARTUP] = {"start-up IPI", 0},
     [REASON_INTERRUPT_WINDOW] = {"interrupt window", 0},
     [REASON_NMI_WINDOW] = {"NMI window", 0},
     [REASON_TASK_SWITCH] = {"task switch", 0},

@@ -489,6 +489,77 @@ static const struct expected_exit vpid_exits[] = {
     VMCALL_EXIT("third_exit", .then = vpid_third),
 };
 
+/*
+ * A full table of which one entry changes at a time: by L1's store, by a VMREAD of L1's to memory, by L2 itself. L2 has what is new from the INVEPT on,
+ * however often nothing had changed before.
+ */
+DEFINE_L2_CODE(one_of_many,
+    "1: mov (%rbx), %rax\n add $0x1000, %rbx\n loop 1b\n mov %rdx, (%rdi)\n"
+    "2: vmcall\n test %rdx, %rdx\n jz 3f\n mov %rdx, (%rdi)\n 3: mov (%rbx), %rax\n jmp 2b\n");
+
+enum { LIVE = 512, OF_EACH = 8 };
+#define OWN_TABLE (L2_HOLE + 0x200000ul)
+
+static void one_of_many_setup(struct l2 *l2) {
+    for (uint64_t i = 0; i < LIVE; i++) {
+        memcpy(large_page + i * 4096, &i, sizeof i);
+        ept_map(L2_HOLE + i * 4096, (uint64_t)large_page + i * 4096, EPT_LEVEL_4K, EPT_ALL | EPT_WB);
+    }
+    uint64_t *table = ept_entry(L2_HOLE, EPT_LEVEL_4K);
+    ept_map(OWN_TABLE, (uint64_t)table, EPT_LEVEL_4K, EPT_ALL | EPT_WB);
+    l2->regs.gpr[RBX] = L2_HOLE;
+    l2->regs.gpr[RCX] = LIVE;
+    l2->regs.gpr[RDI] = OWN_TABLE;
+    l2->regs.gpr[RDX] = *table;
+}
+
+static bool goes_on(struct l2 *l2) {
+    uint64_t descriptor[2] = {ept_pointer(), 0};
+    then_skip(l2);
+    return vmx_invept(1, descriptor).flags == 0 && l2_run(l2) && l2->exit.reason == REASON_VMCALL;
+}
+
+/* Page `index` of L2 becomes frame `frame`. `how`: who writes the entry. */
+static void change(struct l2 *l2, uint32_t how, uint64_t index, uint64_t frame) {
+    volatile uint64_t *entry = ept_entry(L2_HOLE + index * 4096, EPT_LEVEL_4K);
+    uint64_t value = ((uint64_t)large_page + frame * 4096) | EPT_ALL | EPT_WB;
+
+    if (how == 0) {
+        *entry = value;
+    } else if (how == 1) {
+        vmwrite(TSC_OFFSET, value);
+        vmx_vmread_memory(TSC_OFFSET, (uint64_t *)entry);
+    } else {
+        l2->regs.gpr[RDX] = value;
+        l2->regs.gpr[RDI] = OWN_TABLE + index * 8;
+        goes_on(l2);
+        l2->regs.gpr[RDX] = 0;
+    }
+}
+
+static void one_of_many(struct l2 *l2) {
+    uint32_t right[3] = {0};
+    if (!l2_run(l2)) {
+        return;
+    }
+    l2->regs.gpr[RDX] = 0;
+    for (uint32_t round = 0; round < 6 * OF_EACH; round++) {
+        uint32_t how = round / OF_EACH % 3;
+        uint64_t index = round * 37 % LIVE, frame = (round * 101 + 5) % LIVE;
+        bool on = true;
+
+        l2->regs.gpr[RBX] = L2_HOLE + index * 4096;
+        for (uint32_t i = 0; i < round % 4; i++) {
+            on = on && goes_on(l2);
+        }
+        change(l2, how, index, frame);
+        right[how] += on && goes_on(l2) && l2->regs.gpr[RAX] == frame;
+    }
+    step_equal("store", right[0], 2 * OF_EACH);
+    step_equal("vmread", right[1], 2 * OF_EACH);
+    step_equal("l2", right[2], 2 * OF_EACH);
+}
+
 enum { EXECUTE_ONLY = 1, TWO_MB = 1 << 16, ONE_GB = 1 << 17, INVEPT_SINGLE = 1 << 20 | 1 << 25,
     INVEPT_ALL = 1 << 20 | 1 << 26,
        ACCESSED_DIRTY = 1 << 21 };
@@ -507,6 +578,7 @@ static const struct scenario table[] = {
     SCENARIO("ept.large_page", large, .ept_vpid = TWO_MB | INVEPT_SINGLE, .setup = large_setup),
     SCENARIO("ept.huge_page", huge, .ept_vpid = ONE_GB, .setup = huge_setup),
     SCENARIO("ept.many_pages", many, .setup = many_setup),
+    SCENARIO_BODY("ept.one_of_many", one_of_many, one_of_many, .ept_vpid = INVEPT_SINGLE, .setup = one_of_many_setup),
     SCENARIO("ept.guest_walk", walk, .setup = walk_setup),
     SCENARIO("ept.delivery", delivery, .setup = delivery_setup),
     SCENARIO("ept.delivery_int", delivery_int, .setup = delivery_setup),

@@ -7,12 +7,12 @@
 
 enum { AP_PAGE = 0x8000, NMI = 2, ROUNDS = 500, COUNTS = 100, PER_COUNT = 50, PAGES = 256, TOUCHES = 6, REMAPS = 40 };
 enum { ICR_LOW = 0x300, ICR_HIGH = 0x310, ICR_NMI = 0x4400, ICR_INIT = 0x4500, ICR_STARTUP = 0x4600 };
-enum { REASON_INIT = 3 };
+enum { WAIT_FOR_STARTUP = 3, VECTOR = 0x9a };
 #define LONG_ENOUGH 1000000u           /* iterations until the other processor is given up */
 
 /* In L2_DATA. */
 enum { TURN = 0, SUM = 1, OWN = 2, SEEN = 4, ACKNOWLEDGED = 5, NMIS = 6, SPINNING = 7 };
-enum { TOUCHED = 0x400000, REMAPPED = 0x600000 };
+enum { TOUCHED = 0x400000, REMAPPED = 0x600000, LIVE_TABLES = 4, LIVE_PAGES = 160 };
 
 extern const uint8_t ap_start[], ap_end[], ap_found[];
 void second_main(void);
@@ -27,6 +27,7 @@ struct side {
     struct vmcs_region *vmcs;
     bool launched;
     uint32_t reason;                    /* of the last exit */
+    uint64_t qualification;
     uint32_t exits, invalidations;
 };
 
@@ -59,6 +60,12 @@ DEFINE_L2_CODE(remap,
     "xorl %eax, %eax\n"
     "1: incq %rax\n movq %rax, 0x7020\n"
     "2: pause\n cmpq %rax, 0x600000\n jne 2b\n movq %rax, 0x7028\n cmpl $40, %eax\n jne 1b\n vmcall\n");
+/* Uses four tables of ept12, then says again and again what it finds at a page. */
+DEFINE_L2_CODE(watch,
+    "movl $0x600000, %esi\n movl $4, %edx\n"
+    "1: movl $160, %ecx\n movl %esi, %edi\n"
+    "2: movq (%rdi), %rax\n addl $4096, %edi\n loop 2b\n addl $0x200000, %esi\n decl %edx\n jnz 1b\n"
+    "3: movq 0x600000, %rax\n movq %rax, 0x7020\n vmcall\n jmp 3b\n");
 DEFINE_L2_CODE(spin, "1: incq 0x7038\n pause\n cmpq $0, 0x7000\n je 1b\n vmcall\n");
 DEFINE_L2_CODE(nmi_handler, "incq 0x7030\n iretq\n");
 
@@ -147,6 +154,7 @@ static void second_prepare(void) {
 static bool enter(struct side *s) {
     uint64_t rflags = l2_enter(&s->regs, !s->launched);
     s->reason = rflags != 0 ? ~0u : (uint32_t)vmread(EXIT_REASON);
+    s->qualification = rflags != 0 ? 0 : vmread(EXIT_QUALIFICATION);
     s->launched = s->launched || rflags == 0;
     s->exits++;
     return rflags == 0;
@@ -311,6 +319,51 @@ static void remap(struct l2 *l2) {
     second_on.pin = 0;
 }
 
+static void wait_for_rounds(void) {
+    volatile uint32_t *rounds = &side[1].invalidations;
+    for (uint32_t k = 0, from = *rounds; k < LONG_ENOUGH && *rounds - from < 40; k++) {
+        relax();
+    }
+}
+
+/* Without an exit of the processor that writes: that it has written to its tables before must not hide a write from who asks for it. */
+static void rewrite_first(struct side *s) {
+    volatile uint64_t *entry = ept_entry(REMAPPED, EPT_LEVEL_4K);
+
+    for (uint32_t i = 1; i <= REMAPS; i++) {
+        frame[i & 1][0] = i;
+        *entry = (uint64_t)frame[i & 1] | EPT_ALL | EPT_WB;
+        s->exits += wait_until(word(SEEN), i);
+        *entry = (uint64_t)frame[i & 1] | EPT_ALL | EPT_WB;
+        wait_for_rounds();
+    }
+    *(volatile uint64_t *)l2_u64(L2_DATA) = 1;
+}
+
+static void second_watch(void) {
+    second_prepare();
+    while (enter(&side[1]) && side[1].reason == REASON_VMCALL && *word(TURN) == 0) {
+        vmwrite(GUEST_RIP, vmread(GUEST_RIP) + 3);
+        invalidate_all();
+        side[1].invalidations++;
+    }
+}
+
+/* With tables of which L0 need not read those that nobody has written: it has to know what either processor writes. */
+static void rewrite(struct l2 *l2) {
+    memset(frame, 0, sizeof frame);
+    for (uint64_t i = 0; i < LIVE_TABLES; i++) {
+        for (uint64_t page = 0; page < LIVE_PAGES; page++) {
+            ept_map(REMAPPED + i * 0x200000 + page * 4096, (uint64_t)touched[page], EPT_LEVEL_4K, EPT_ALL | EPT_WB);
+        }
+    }
+    if (both(l2, rewrite_first, second_watch)) {
+        step_equal("second", side[1].reason, REASON_VMCALL);
+        step_equal("seen", side[0].exits, REMAPS);
+        end();
+    }
+}
+
 /* NMIs for the other processor: in L1, and in its L2, which L1 lets have them. */
 static void nmi_first(struct side *s) {
     uint64_t before;
@@ -362,13 +415,40 @@ static void startup_alone(void) {
     step("startup", started == before + 1, "the second processor started %u times", started - before);
 }
 
+static void second_exited(uint32_t reason, uint64_t qualification) {
+    struct exit_info found = {.reason = side[1].reason, .qualification = side[1].qualification};
+    step_begin("second", found.reason == reason && found.qualification == qualification);
+    exit_print(&found);
+    print("\n");
+}
+
 /* INIT while L2 runs is an exit to L1. */
 static void init_in_l2(struct l2 *l2) {
     if (both(l2, init_first, second_run)) {
-        step_equal("second", side[1].reason, REASON_INIT);
+        second_exited(REASON_INIT, 0);
         job = second_off;
         pass_time(100000);
         start_second();
+    }
+}
+
+/* As is a start-up IPI while L2 waits for one. */
+static void second_wait_for_startup(void) {
+    second_prepare();
+    vmwrite(GUEST_ACTIVITY, WAIT_FOR_STARTUP);
+    enter(&side[1]);
+}
+
+static void startup_first(struct side *s) {
+    (void)s;
+    pass_time(100000);
+    send(ICR_STARTUP | VECTOR);
+}
+
+static void startup_in_l2(struct l2 *l2) {
+    if (both(l2, startup_first, second_wait_for_startup)) {
+        second_exited(REASON_STARTUP, VECTOR);
+        end();
     }
 }
 
@@ -412,7 +492,9 @@ static const struct scenario scenarios[] = {
     SMP(count, count),
     SMP(touch, touch),
     SMP(remap, remap),
+    SMP(rewrite, watch),
     SMP(nmi, spin),
+    SMP(startup_in_l2, spin),
     SMP(init_in_l2, spin),
     {.name = "strict.init_in_root", .kind = WITH_L2, .only_by_name = true, L2_CODE(exchange), .body = init_in_root},
     {.name = "strict.init_boot", .kind = WITH_L2, .only_by_name = true, L2_CODE(spin), .body = init_boot},

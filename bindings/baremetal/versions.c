@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * nvmx_host.page_version: which tables of its ept12 L1 has written, from the dirty flags of ept01.
+ *
+ * A page that is asked about is watched: it has a 4-KiB mapping of its own, and a number that is handed out as long as the mapping's dirty flag
+ * is clear. A flag that is found set is cleared, and before any processor runs L1 again it drops what it caches of ept01: else it would not set the flag
+ * once more. Numbers come from one counter, so one that is forgotten is replaced by another, and whoever is unsure forgets.
+ *
+ * What the flag does not show, and what makes up for it:
+ * - writes by L0, for libnvmx: each is an unmap_page with `dirtied`, which forgets the page;
+ * - writes by L2, whose ept02 has other flags: a page that libnvmx looked up for L2 is never watched, and when a mapping is split for the first
+ *   time, what ept02 may have of it loses the right to write, so that libnvmx looks up again;
+ * - a page that is moved or taken away: ept01_set forgets it;
+ * - DMA by L1's devices. An operating system clears a page by the processor before it makes a table of it; but one that comes back from
+ *   hibernation has its memory filled by a device. It has left VMX operation before, so VMXON forgets everything. An L1 that has a device write
+ *   into tables which are in use needs the option `noversions`.
+ */
+#include "console.h"
+#include "host.h"
+#include "versions.h"
+
+#define EPT_DIRTY      (1ull << 9)
+#define EPT_OF_L2      (1ull << 52) /* ignored by processors: L2 may reach the page */
+
+#define BLOCK_BYTES    (2 * MIB)
+#define BLOCKS_MAX     8u  /* split before one entry */
+#define PAGES_RESERVED 64u /* of L0's pool: no block is split for the last ones */
+/* To have the other processors leave their guests costs as much as to compare some tables: it is not done for fewer answers. */
+#define ANSWERS_PER_FLUSH 64u
+
+struct watched watched[WATCHED];
+uint64_t watched_tag;
+
+static struct {
+    bool on;
+    uint64_t counter;
+    uint64_t block[BLOCKS_MAX]; /* to be split */
+    uint32_t blocks;
+    uint32_t answers; /* since the others were brought out */
+} versions;
+
+void versions_init(void) {
+    bool moves = options.move_out || options.move_in; /* these log writes, and with dirty flags each walk of L1's page tables is one */
+    bool nested = cpuid(1, 0).ecx >> 31;              /* L0's own L0 would make an exit of each flag that is set */
+
+    versions.on = !options.no_versions && !moves && !nested && vmx_has_ept(EPT_CAP_AD);
+    versions_forget_all();
+}
+
+bool versions_on(void) {
+    return versions.on;
+}
+
+void versions_forget_all(void) {
+    watched_tag = (watched_tag + 1) % PAGE_BYTES;
+    if (watched_tag == 0) { /* old tags come back */
+        memset(watched, 0, sizeof watched);
+        watched_tag = 1;
+    }
+}
+
+void versions_of_l2(uint64_t *entry, uint64_t gpa1) {
+    if (versions.on && !(*entry & EPT_OF_L2)) {
+        __atomic_fetch_or(entry, EPT_OF_L2, __ATOMIC_RELAXED);
+        versions_forget(gpa1 & ~(PAGE_BYTES - 1));
+    }
+}
+
+/* The mapping that holds gpa1 gets split before the next entry, where libnvmx can be told. */
+static void want_split(struct cpu *cpu, uint64_t gpa1) {
+    uint64_t block = gpa1 & ~(BLOCK_BYTES - 1);
+
+    for (uint32_t i = 0; i < versions.blocks; i++)
+        if (versions.block[i] == block)
+            return;
+    if (versions.blocks < BLOCKS_MAX && pages_left() > PAGES_RESERVED)
+        versions.block[versions.blocks++] = block;
+    cpu->entry.split_due = true;
+}
+
+/* The entry that is to be watched, or NULL. */
+static uint64_t *entry_of(struct cpu *cpu, uint64_t gpa1) {
+    bool recent = gpa1 >= memory_recent.start && gpa1 < memory_recent.end;
+    uint64_t *entry = recent || memory_is_l1_page(gpa1) ? ept01_small(gpa1) : NULL;
+
+    if (!entry && memory_is_l1_page(gpa1))
+        want_split(cpu, gpa1);
+    return entry && !(*entry & EPT_OF_L2) ? entry : NULL;
+}
+
+/* A new number, and a clear flag: nobody caches it as set. 0: the others would have to leave their guests for too little. */
+static uint64_t watch(struct cpu *cpu, struct watched *w, uint64_t gpa1, uint64_t *entry) {
+    if (processors_in_guests(cpu)) {
+        if (versions.answers < ANSWERS_PER_FLUSH)
+            return 0;
+        versions.answers = 0;
+    }
+    __atomic_fetch_and(entry, ~EPT_DIRTY, __ATOMIC_SEQ_CST);
+    processors_flush_others(cpu);
+    ept01_flush();
+    *w = (struct watched){.page = gpa1 | watched_tag, .entry = entry, .number = ++versions.counter};
+    return w->number;
+}
+
+uint64_t page_version(void *ctx, uint64_t gpa1) {
+    struct watched *w = watched_at(gpa1);
+    uint64_t *entry = w->entry;
+
+    versions.answers++;
+    if (w->page != (gpa1 | watched_tag))
+        entry = entry_of(ctx, gpa1);
+    else if (!(__atomic_load_n(entry, __ATOMIC_SEQ_CST) & EPT_DIRTY))
+        return w->number;
+    return entry ? watch(ctx, w, gpa1, entry) : 0;
+}
+
+void versions_split(struct cpu *cpu) {
+    processors_flush_others(cpu);
+    for (; versions.blocks; versions.blocks--) {
+        uint64_t block = versions.block[versions.blocks - 1];
+
+        if (!ept01_split(block))
+            continue;
+        for (uint32_t i = 0; i < processors_count(); i++)
+            if (processor(i)->vcpu && nvmx_memory_protected(processor(i)->vcpu, block, BLOCK_BYTES) != NVMX_OK)
+                panic("libnvmx can't follow a change of memory at 0x%lx", block);
+    }
+    ept01_flush();
+    cpu->entry.split_due = false;
+}
