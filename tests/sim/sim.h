@@ -18,7 +18,7 @@
 #define SIM_HPA_OFFSET UINT64_C(0x100000000)          /* ept01: hpa = gpa1 + this */
 #define SIM_PAGES_HPA UINT64_C(0x800000000)           /* pages of page_alloc: hpa from here on */
 #define SIM_PAGES 2048u                               /* that exist */
-#define SIM_SHADOW_HPA UINT64_C(0x900000000)          /* the shadow VMCS, with options.shadow; with options.shadows that of slot 0, and a page on of each next one */
+#define SIM_SHADOW_HPA UINT64_C(0x900000000)          /* the shadow VMCS, with options.shadow; with .shadows of slot 0, others follow */
 #define SIM_EPTP01 (UINT64_C(0x700000000) | 0x5e)     /* vmcs01's */
 
 /* L1's own use of its memory. Everything else up to SIM_L2_GPA1 is free for tests. */
