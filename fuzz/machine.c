@@ -66,6 +66,7 @@ static void set_up(struct fuzz_machine *m, unsigned int profile) {
         .machine = &m->machine,
         .mask = &m->mask,
         .shadow = profile % 3 == 2,
+        .shadows = profile % 6 == 5,
         .external_interrupts = profile / 4 % 2 == 1,
         .no_vpid = profile % 7 == 6,
         .queue_exception = profile % 5 == 4,

@@ -6,8 +6,8 @@
  * A host that can't afford an indirect call per access binds those of the hot path at compile time: it builds the
  * library with -DNVMX_HOST_HEADER='"its.h"', which defines static inline functions nvmx_inline_vmcs_read, _vmcs_write,
  * _vmcs_select, _map_page and _unmap_page of the callbacks' signatures. bindings/baremetal/inline.h is one. And
- * nvmx_inline_vmcs_read_fixed and _vmcs_write_fixed, of the same signatures, for a constant number of fields that every processor with VMX has:
- * they need not look whether an access failed.
+ * nvmx_inline_vmcs_read_fixed and _vmcs_write_fixed, of the same signatures, for fields that the processor has for certain: all have them, or
+ * vmcs01's controls use them. They need not look whether an access failed.
  */
 #ifndef NVMX_LIB_HOST_H
 #define NVMX_LIB_HOST_H
@@ -50,7 +50,7 @@ extern const uint16_t field_encoding[NVMX_FIELD_COUNT];
  * --------------------------------------------------------------------------------------------------------------------
  */
 
-static inline enum nvmx_status host_select(struct nvmx_vcpu *vcpu, uint32_t which) {
+static inline __attribute__((always_inline)) enum nvmx_status host_select(struct nvmx_vcpu *vcpu, uint32_t which) {
     if (vcpu->selected == which) {
         return NVMX_OK;
     }
@@ -60,6 +60,22 @@ static inline enum nvmx_status host_select(struct nvmx_vcpu *vcpu, uint32_t whic
         vcpu->selected = which;
     }
     return status;
+}
+
+/* Which kind it is the compiler knows then, and with a host bound at compile time need not find out. */
+static inline __attribute__((always_inline)) enum nvmx_status host_select_vmcs02(struct nvmx_vcpu *vcpu, uint32_t slot) {
+    if (slot >= NVMX_VMCS02_MAX) {
+        __builtin_unreachable();
+    }
+    return host_select(vcpu, NVMX_VMCS02_FIRST + slot);
+}
+static inline __attribute__((always_inline)) enum nvmx_status host_select_shadow(struct nvmx_vcpu *vcpu, const struct shadow_vmcs *shadow) {
+    const uint32_t which = shadow->name;
+
+    if (which != NVMX_VMCS_SHADOW && which - NVMX_VMCS_SHADOWS >= NVMX_VMCS02_MAX) {
+        __builtin_unreachable();
+    }
+    return host_select(vcpu, which);
 }
 
 /* Read `count` fields of the selected VMCS by encodings that the caller has ready. */
@@ -77,7 +93,7 @@ static inline enum nvmx_status host_write_encoded(struct nvmx_vcpu *vcpu, uint32
     return CALLBACK(vcpu, vmcs_write)(vcpu->ctx, count, encodings, values);
 }
 
-/* The same for a constant list of fields that every processor has whatever its capabilities (SDM appendix B). */
+/* The same for fields that the processor has for certain. */
 static inline __attribute__((always_inline)) enum nvmx_status
 host_read_fixed(struct nvmx_vcpu *vcpu, uint32_t count, const uint32_t *encodings, uint64_t *values) {
     vcpu->counts.callback[CB_VMCS_READ]++;

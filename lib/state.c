@@ -231,12 +231,16 @@ static enum nvmx_status save_l2(struct state_writer *w, struct nvmx_vcpu *vcpu) 
 static enum nvmx_status pull(struct nvmx_vcpu *vcpu) {
     uint32_t before = vcpu->selected;
 
-    bool nothing = vcpu->mode == NVMX_MODE_OFF || (vcpu->mode == NVMX_MODE_L2 && !vcpu->shadow_known);
-    if (nothing || vcpu->restore_pending) {
+    const struct vmcs12 *current = vmcs12_current(vcpu);
+    bool nothing = vcpu->mode == NVMX_MODE_OFF || (vcpu->mode == NVMX_MODE_L2 && !current->shadow->known);
+    if (vcpu->restore_pending) {
         return NVMX_OK;
     }
-    enum nvmx_status status = shadow_pull(vcpu);
+    enum nvmx_status status = nothing ? NVMX_OK : shadow_pull(vcpu);
     enum nvmx_status back = host_select(vcpu, before);
+    for (unsigned int i = 0; i < vcpu->vmcs02_slots && status == NVMX_OK; i++) {
+        status = (int)i != vcpu->current ? shadow_pull_ahead(vcpu, &vcpu->vmcs12[i]) : NVMX_OK;
+    }
     return status != NVMX_OK ? status : back;
 }
 
@@ -412,7 +416,11 @@ static enum nvmx_status complete(struct nvmx_vcpu *vcpu) {
     enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
 
     nvmx_vmcs01_changed(vcpu);
-    vcpu->shadow_known = false;
+    vcpu->link_known = false;
+    for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
+        vcpu->shadow_vmcs[i].known = false;
+        vcpu->shadow_vmcs[i].ahead = false;
+    }
     if (status == NVMX_OK && vcpu->vm->expose) {
         status = host_controls(vcpu);
     }
@@ -421,6 +429,9 @@ static enum nvmx_status complete(struct nvmx_vcpu *vcpu) {
     }
     if (status == NVMX_OK) {
         status = shadow_relink(vcpu);
+    }
+    if (status == NVMX_OK && vcpu->current >= 0) {
+        vmcs12_current(vcpu)->shadow->ahead = true;
     }
     if (status == NVMX_OK && vcpu->mode == NVMX_MODE_L2) {
         return complete_l2(vcpu, vmcs12_current(vcpu));

@@ -253,16 +253,37 @@ static uint64_t l1_address_bits(unsigned int width) {
     return ((UINT64_C(1) << width) - 1) & ~(uint64_t)(NVMX_PAGE_SIZE - 1);
 }
 
-enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, const struct nvmx_vcpu_config *config,
+/* Of each place in the cache, or of all. False: one is missing. */
+static bool shadow_vmcss(struct nvmx_vcpu *vcpu, const struct nvmx_vcpu_config *config) {
+    bool apart = config->shadow_hpas != NULL;
+    bool all = true;
+
+    vcpu->shadows_apart = apart;
+    vcpu->shadow_used = apart || config->shadow_hpa != NVMX_NO_ADDRESS;
+    for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
+        struct shadow_vmcs *shadow = &vcpu->shadow_vmcs[apart ? i : 0];
+
+        shadow->hpa = !apart ? config->shadow_hpa : i < config->vmcs02_slots ? config->shadow_hpas[i] : NVMX_NO_ADDRESS;
+        shadow->name = apart ? NVMX_VMCS_SHADOWS + i : NVMX_VMCS_SHADOW;
+        vcpu->vmcs12[i].shadow = shadow;
+        all = all && (!apart || i >= config->vmcs02_slots || shadow->hpa != NVMX_NO_ADDRESS);
+    }
+    return all;
+}
+
+enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, const struct nvmx_vcpu_config *given,
                                 struct nvmx_vcpu **out) {
     struct nvmx_vcpu *vcpu = memory;
+    struct nvmx_vcpu_config all = {0};
+    const struct nvmx_vcpu_config *const config = &all;
 
-    if (memory == NULL || vm == NULL || config == NULL || out == NULL || (uintptr_t)memory % ALIGNMENT != 0) {
+    if (memory == NULL || vm == NULL || given == NULL || out == NULL || (uintptr_t)memory % ALIGNMENT != 0) {
         return NVMX_E_INVALID;
     }
-    if (bytes < nvmx_vcpu_size() || config->size != sizeof(*config)) {
+    if (bytes < nvmx_vcpu_size() || (given->size != sizeof(all) && given->size != offsetof(struct nvmx_vcpu_config, shadow_hpas))) {
         return NVMX_E_SIZE;
     }
+    memcpy(&all, given, given->size);
     if (config->regs == NULL || config->id >= 32 || config->vmcs02_slots == 0 ||
         config->vmcs02_slots > NVMX_VMCS02_MAX || config->vpid02_count > 16 ||
         (config->vpid02_first == 0 && config->vpid02_count != 0)) {
@@ -277,7 +298,6 @@ enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, 
     vcpu->vmcs02_slots = config->vmcs02_slots;
     vcpu->vpid02_first = config->vpid02_first;
     vcpu->vpid02_count = config->vpid02_count;
-    vcpu->shadow_hpa = config->shadow_hpa;
     vcpu->host_msr_bitmap = config->msr_bitmap;
     vcpu->host_io_bitmap[0] = config->io_bitmap[0];
     vcpu->host_io_bitmap[1] = config->io_bitmap[1];
@@ -286,6 +306,9 @@ enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, 
     vcpu->hosts_msr[0].index = vcpu->hosts_msr[1].index = UINT64_MAX;
     vcpu->traces = vm->host.trace != NULL;
     vcpu->eptp12_valid = NVMX_NO_ADDRESS;
+    if (!shadow_vmcss(vcpu, config)) {
+        return NVMX_E_INVALID;
+    }
     vmcs12_write_ways(vcpu);
     vcpu->l1_address_bits = l1_address_bits(vm->caps.physical_address_bits);
     vcpu->l1_reserved_bits = l1_address_bits(52) & ~vcpu->l1_address_bits;
@@ -307,6 +330,7 @@ void nvmx_vcpu_destroy(struct nvmx_vcpu *vcpu) {
 void vcpu_forget(struct nvmx_vcpu *vcpu) {
     vmcs12_drop_all(vcpu, false);
     power_up(vcpu);
+    vcpu->link_known = false;
     memset(vcpu->vpid12_of, 0, sizeof(vcpu->vpid12_of));
     nvmx_vmcs01_changed(vcpu);
 }
@@ -484,4 +508,5 @@ void nvmx_vmcs01_changed(struct nvmx_vcpu *vcpu) {
     vcpu->host_controls_known = false;
     vcpu->l1_shadows_known = false;
     vcpu->l1_left.valid = false;
+    vcpu->link_known = false;
 }

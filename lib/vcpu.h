@@ -55,6 +55,16 @@ struct sync_list {
     struct nvmx_field_set lost;        /* guest state of vmcs02 of which nothing is known afterwards */
 };
 
+#define SHADOWED_MAX 40
+/* What hardware VMCS shadowing shows L1 of a vmcs12. */
+struct shadow_vmcs {
+    uint64_t hpa;
+    uint32_t name;  /* for vmcs_select */
+    bool known;     /* holds[] equals what it holds, but for L1's writes */
+    bool ahead;     /* where each vmcs12 has its own: L1 may have written to it since the vmcs12 came into the cache */
+    uint64_t holds[SHADOWED_MAX]; /* by place (vmcs/shadow.h) */
+};
+
 /* A recently used vmcs12 and the vmcs02 that runs it. */
 struct vmcs12 {
     uint64_t gpa1;             /* of the region in L1's memory; NVMX_NO_ADDRESS: the slot is free */
@@ -72,6 +82,7 @@ struct vmcs12 {
     bool plain;                /* the controls are such that most entries need little: exits/enter.c */
     uint16_t vpid02;           /* VPID given to vmcs02; 0: none */
     uint32_t bitmap_bits;      /* primary controls of vmcs02 about I/O and MSR bitmaps */
+    uint64_t shadow_behind;    /* places (vmcs/shadow.h) where it changed since its shadow VMCS was filled: bits */
     uint32_t gates_loaded;     /* gates (bits 1 << GATE_) that the entry loads from vmcs12 */
     uint32_t gates_exit_loads; /* gates that the exit loads from vmcs12; with l1_state_ready */
     uint32_t checked; /* groups (1 << enum nvmx_field_group) whose checks passed and that L1 has not written since */
@@ -105,16 +116,16 @@ struct vmcs12 {
     uint8_t l1_gate[GATES_MAX]; /* of those from l1_inherited on */
     uint64_t l1_state[L1_STATE_FIELDS];
     uint64_t found[GATES_MAX]; /* by gates, those of gates_found */
+    struct shadow_vmcs *shadow; /* of the place in the cache; all have one, or each its own */
 };
 
 /* The fields that hardware VMCS shadowing gives L1: those that it may write come first. */
-#define SHADOWED_MAX 40
 struct shadow_list {
     uint32_t count;
     uint32_t writable;
     uint32_t encoding[SHADOWED_MAX];
     uint8_t slot[SHADOWED_MAX];
-    uint8_t place[SHADOWED_MAX]; /* in nvmx_vcpu.shadow_holds */
+    uint8_t place[SHADOWED_MAX]; /* in shadow_vmcs.holds */
     uint64_t places;             /* as bits */
     struct nvmx_field_set fields;
 };
@@ -238,6 +249,7 @@ struct nvmx_vcpu {
     uint64_t vmxon_pointer;   /* gpa1; NVMX_NO_ADDRESS outside VMX operation */
     uint64_t feature_control;
     int current; /* index in vmcs12[] of the current VMCS, or -1 */
+    int put_down; /* index of what left its place last */
     uint16_t last_check;
     uint64_t host_fault_gpa1;
     struct violation violation;
@@ -248,10 +260,11 @@ struct nvmx_vcpu {
     uint16_t vmcs02_slots;
     uint16_t vpid02_first, vpid02_count, vpid02_next;
     uint16_t vpid12_of[16]; /* VPID12 that uses vpid02_first + i; 0: free */
-    uint64_t shadow_hpa;
-    bool shadow_known;                   /* shadow_holds[] equals what the shadow VMCS holds, but for L1's writes */
-    uint64_t shadow_holds[SHADOWED_MAX]; /* by place (vmcs/shadow.h) */
-    uint64_t shadow_behind;              /* places where the current vmcs12 changed since: bits */
+    bool shadow_used;
+    bool shadows_apart;                  /* each place in the cache has its own */
+    bool link_known;                     /* vmcs01's link pointer names `linked` */
+    const struct shadow_vmcs *linked;    /* NULL: none */
+    struct shadow_vmcs shadow_vmcs[NVMX_VMCS02_MAX];
     struct write_ways write_ways;
     const uint64_t *host_msr_bitmap;
     uint64_t unmapped_page2;        /* page of L2 that the last EPT violation found unmapped in ept12, or NVMX_NO_ADDRESS */
@@ -356,7 +369,7 @@ enum vmcs12_result {
     VMCS12_LOST,         /* callbacks failed so that L1's VMREADs would not be of its current VMCS */
 };
 
-/* nvmx_vcpu.write_ways, once shadow_hpa is known. */
+/* nvmx_vcpu.write_ways, once shadow_used is known. */
 void vmcs12_write_ways(struct nvmx_vcpu *vcpu);
 /* Aligned, and within the physical-address width that L1 sees (32 bits if IA32_VMX_BASIC[48]). */
 static inline bool region_address_ok(const struct nvmx_vm *vm, uint64_t gpa1) {
@@ -382,6 +395,7 @@ static inline uint64_t vmcs12_pointer(const struct nvmx_vcpu *vcpu) {
 /* VMREAD/VMWRITE of the current VMCS by slot (which exists). Reading may fetch a stale field from vmcs02. */
 enum nvmx_status vmcs12_read(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t *value);
 void vmcs12_write(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t value);
+void vmcs12_write_to(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int slot, uint64_t value);
 /* The same for a field that no entry check looks at, and a value that fits it. */
 static inline void vmcs12_write_unchecked(struct vmcs12 *v, unsigned int slot, uint64_t value) {
     v->value[slot] = value;
@@ -398,7 +412,7 @@ static inline bool event_is_vector_alone(uint64_t information) {
 }
 /* A field (which exists) of the shadow VMCS of L1 at gpa1, where L2's VMREAD and VMWRITE go (SDM 27.10). */
 enum nvmx_status vmcs12_shadow_read(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int slot, uint64_t *value);
-void vmcs12_shadow_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int slot, uint64_t value);
+enum nvmx_status vmcs12_shadow_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int slot, uint64_t value);
 /* VMX-abort indicator into the current region (SDM 30.7). */
 void vmcs12_abort(struct nvmx_vcpu *vcpu, uint32_t indicator);
 
@@ -415,11 +429,15 @@ enum nvmx_status shadow_push(struct nvmx_vcpu *vcpu);
 /* The same after an exit of L2, or an entry that failed, of the vmcs12 that was current at the last push. */
 enum nvmx_status shadow_push_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 enum nvmx_status shadow_pull(struct nvmx_vcpu *vcpu);
+/* The same before a vmcs12 that need not be the current one is looked at whole. The VMCS selected before is selected again. */
+enum nvmx_status shadow_pull_ahead(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/* The same of one that leaves the cache. */
+enum nvmx_status shadow_pull_away(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* The same for a VM entry: what it does not look at may stay in the shadow VMCS. */
 enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* A field that L1 reads but does not write there was changed by an emulated VMWRITE. */
 enum nvmx_status shadow_follow(struct nvmx_vcpu *vcpu, unsigned int slot);
-/* The current VMCS changed or went away: vmcs01's link pointer follows. Selects vmcs01 if there is a shadow VMCS. */
+/* The current VMCS changed or went away: vmcs01's link pointer follows. Selects vmcs01 if that is to be written. */
 enum nvmx_status shadow_relink(struct nvmx_vcpu *vcpu);
 
 /* -- vmcs/merge.c, sync.c: vmcs12 + vmcs01 -> vmcs02 and back
@@ -506,6 +524,8 @@ enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 void sync_saved_fields(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Fetch every stale field of a vmcs12 (before it leaves the cache). Selects vmcs02 and back. */
 enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/* The same of one that leaves the cache: it is not known what vmcs02 holds, and that may stay selected. */
+enum nvmx_status sync_away(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /*
  * Before a VM-entry MSR-load list loads an MSR that may be a field: fetch what is stale of the guest-state fields that are MSRs,
  * because the host may carry out the load by a write to vmcs02. Selects vmcs02 and back.

@@ -174,12 +174,16 @@ static void make_vm(struct machine *m) {
 
 static void make_vcpu(struct machine *m, uint32_t cpu) {
     struct sim *sim = m->sim[cpu];
+    uint64_t shadow_hpas[NVMX_VMCS02_MAX];
+    for (uint32_t i = 0; i < NVMX_VMCS02_MAX; i++)
+        shadow_hpas[i] = SIM_SHADOW_HPA + i * PAGE;
     struct nvmx_vcpu_config config = {
         .size = sizeof(config),
         .id = cpu,
         .ctx = &m->cpu[cpu],
         .regs = &sim->regs,
-        .shadow_hpa = m->options.shadow ? SIM_SHADOW_HPA : NVMX_NO_ADDRESS,
+        .shadow_hpa = NVMX_NO_ADDRESS,
+        .shadow_hpas = m->options.shadow ? shadow_hpas : NULL,
         .vmcs02_slots = m->options.slots,
         .vpid02_first = 2,
         .vpid02_count = 16,
@@ -195,7 +199,7 @@ static void make_vcpu(struct machine *m, uint32_t cpu) {
 
 /* The simulated host's own VM goes; its L1, its VMCSs and its helpers stay. All processors share the first one's memory. */
 static void take_sim(struct machine *m, uint32_t cpu) {
-    struct sim_options options = {.shadow = m->options.shadow, .vmcs02_slots = m->options.slots};
+    struct sim_options options = {.shadow = m->options.shadow, .shadows = m->options.shadow, .vmcs02_slots = m->options.slots};
     struct sim *sim = sim_new(&options);
     if (!sim->vcpu)
         machine_fail("the simulated host does not start: %s", nvmx_status_text(sim->status));

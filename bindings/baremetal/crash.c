@@ -14,9 +14,7 @@ static void print_registers(const char *whose, const uint64_t *gpr) {
 }
 
 static void print_vmcs(const struct cpu *cpu) {
-    const char *kind = cpu->selected == NVMX_VMCS01        ? "vmcs01"
-                       : cpu->selected == NVMX_VMCS_SHADOW ? "the shadow VMCS"
-                                                           : "vmcs02";
+    const char *kind = cpu->selected == NVMX_VMCS01 ? "vmcs01" : cpu->selected < SLOTS ? "vmcs02" : "a shadow VMCS";
 
     print("nvmx: VMCS %u (%s), last exit reason 0x%x:\n", cpu->selected, kind, cpu->exit_reason);
     for (uint32_t slot = 0; slot < NVMX_FIELD_COUNT; slot++) {

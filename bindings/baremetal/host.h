@@ -12,8 +12,9 @@
 
 #define RARELY(condition) __builtin_expect(!!(condition), 0)
 
-#define VMCS02_SLOTS 4
+#define VMCS02_SLOTS NVMX_VMCS02_MAX
 #define SLOTS        (NVMX_VMCS02_FIRST + VMCS02_SLOTS)
+#define REGIONS      (NVMX_VMCS_SHADOWS + VMCS02_SLOTS) /* by the library's names, with those that do not exist */
 #define CPUS_MAX     32 /* libnvmx's vCPUs of a VM */
 
 /* A page of L0's that a VMCS names. */
@@ -55,14 +56,14 @@ struct cpu {
     volatile uint8_t nmi_pending; /* an NMI hit L0; it is L1's */
     uint32_t selected;            /* slot whose VMCS is current in the processor */
     struct cpu *self;             /* IA32_GS_BASE points to the struct */
-    struct vmcs_slot slot[SLOTS];
+    struct vmcs_slot slot[REGIONS];
     struct page msr_bitmap, io_bitmap[2]; /* of vmcs01 */
     struct nvmx_vm *vm;
     struct nvmx_vcpu *vcpu;
     uint32_t exit_reason;     /* of the exit being handled, all 32 bits */
     bool l1_in_vmx_operation; /* as vmcs01 is set up for */
     bool has_run;             /* regs and the VMCS mean something */
-    bool shadow_active;       /* the shadow VMCS was selected, and not cleared since */
+    uint32_t shadow_active;   /* slot of a shadow VMCS that was selected, and not cleared since; 0: none */
     struct traps *traps;
     uint64_t vmxon_region;
     uint32_t index;         /* 0: the boot processor */

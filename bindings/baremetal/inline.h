@@ -140,11 +140,17 @@ nvmx_inline_vmcs_write(void *ctx, uint32_t count, const uint32_t *encoding, cons
 }
 
 /*
- * Fields that every processor has, of a VMCS that is current: an access does not fail. Straight code for up to 16.
+ * Fields that the processor has for certain, of a VMCS that is current: an access does not fail. Straight code for up to 16.
  */
+void vmcs_read_list_fixed(uint32_t count, const uint32_t *encoding, uint64_t *value); /* vmx.c */
+void vmcs_write_list_fixed(uint32_t count, const uint32_t *encoding, const uint64_t *value);
 static inline __attribute__((always_inline)) enum nvmx_status
 nvmx_inline_vmcs_read_fixed(void *ctx, uint32_t count, const uint32_t *encoding, uint64_t *value) {
     (void)ctx;
+    if (!STRAIGHT(count, 16)) {
+        vmcs_read_list_fixed(count, encoding, value);
+        return NVMX_OK;
+    }
 #pragma GCC unroll 16
     for (uint32_t i = 0; i < count; i++)
         (void)vmread_safe(encoding[i], &value[i]);
@@ -154,6 +160,14 @@ nvmx_inline_vmcs_read_fixed(void *ctx, uint32_t count, const uint32_t *encoding,
 static inline __attribute__((always_inline)) enum nvmx_status
 nvmx_inline_vmcs_write_fixed(void *ctx, uint32_t count, const uint32_t *encoding, const uint64_t *value) {
     (void)ctx;
+    if (count == 1) {
+        (void)vmwrite_safe(encoding[0], value[0]);
+        return NVMX_OK;
+    }
+    if (!STRAIGHT(count, 16)) {
+        vmcs_write_list_fixed(count, encoding, value);
+        return NVMX_OK;
+    }
 #pragma GCC unroll 16
     for (uint32_t i = 0; i < count; i++)
         (void)vmwrite_safe(encoding[i], value[i]);

@@ -195,12 +195,14 @@ enum nvmx_status host_make_vm(struct cpu *cpu, void *memory) {
 }
 
 enum nvmx_status host_make_vcpu(struct cpu *cpu, void *memory) {
+    uint64_t shadow_hpas[VMCS02_SLOTS];
     struct nvmx_vcpu_config vcpu = {
         .size = sizeof vcpu,
         .id = cpu->index,
         .ctx = cpu,
         .regs = &cpu->regs,
-        .shadow_hpa = vmx_has_secondary(PROC2_VMCS_SHADOWING) ? cpu->slot[NVMX_VMCS_SHADOW].hpa : NVMX_NO_ADDRESS,
+        .shadow_hpa = NVMX_NO_ADDRESS,
+        .shadow_hpas = vmx_has_secondary(PROC2_VMCS_SHADOWING) ? shadow_hpas : NULL,
         .vmcs02_slots = VMCS02_SLOTS,
         .vpid02_first = vmx_has_secondary(PROC2_VPID) ? VPID01 + 1 : 0,
         .vpid02_count = vmx_has_secondary(PROC2_VPID) ? VPID02_COUNT : 0,
@@ -208,6 +210,8 @@ enum nvmx_status host_make_vcpu(struct cpu *cpu, void *memory) {
         .io_bitmap = {cpu->io_bitmap[0].words, cpu->io_bitmap[1].words},
     };
 
+    for (uint32_t i = 0; i < VMCS02_SLOTS; i++)
+        shadow_hpas[i] = cpu->slot[NVMX_VMCS_SHADOWS + i].hpa;
     return nvmx_vcpu_init(memory, nvmx_vcpu_size(), cpu->vm, &vcpu, &cpu->vcpu);
 }
 

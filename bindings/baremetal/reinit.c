@@ -70,8 +70,8 @@ void processor_reset(struct cpu *cpu) {
         panic("L1's boot processor got an INIT signal");
     processors_bring_out(cpu);
     save();
-    for (uint32_t i = 0; i < SLOTS; i++) {
-        if (!vmclear(&cpu->slot[i].hpa))
+    for (uint32_t i = 0; i < REGIONS; i++) {
+        if (cpu->slot[i].hpa && !vmclear(&cpu->slot[i].hpa))
             panic("VMCLEAR of VMCS %u failed", i);
         cpu->slot[i].launched = false;
     }
@@ -87,7 +87,7 @@ void processor_reset(struct cpu *cpu) {
     while (reinit.stack)
         relax(); /* the page that it came from is L1's: it has to be as it was */
     vmx_enter(cpu);
-    cpu->selected = SLOTS;
+    cpu->selected = REGIONS;
     vmcs_use(cpu, selected);
 }
 

@@ -89,6 +89,10 @@ void vmx_enter(const struct cpu *cpu) {
         panic("VMXON failed");
 }
 
+static bool is_vmcs02(uint32_t slot) {
+    return slot >= NVMX_VMCS02_FIRST && slot < SLOTS;
+}
+
 void vmx_on(struct cpu *cpu) {
     if (!vmx.on) /* the boot processor; the others are like it */
         check_cpu();
@@ -96,9 +100,13 @@ void vmx_on(struct cpu *cpu) {
     cpu->vmxon_region = vmcs_region(false);
     vmx_enter(cpu);
     vmx.on = true;
-    cpu->selected = SLOTS; /* none */
-    for (uint32_t i = 0; i < SLOTS; i++) {
-        cpu->slot[i].hpa = vmcs_region(i == NVMX_VMCS_SHADOW && vmx_has_secondary(PROC2_VMCS_SHADOWING));
+    cpu->selected = REGIONS; /* none */
+    for (uint32_t i = 0; i < REGIONS; i++) {
+        bool shadow = i >= NVMX_VMCS_SHADOWS;
+
+        if (i != NVMX_VMCS01 && !is_vmcs02(i) && !(shadow && vmx_has_secondary(PROC2_VMCS_SHADOWING)))
+            continue;
+        cpu->slot[i].hpa = vmcs_region(shadow);
         if (!vmclear(&cpu->slot[i].hpa))
             panic("VMCLEAR of VMCS %u failed", i);
     }
@@ -130,23 +138,23 @@ void vmcs_clean(struct cpu *cpu, uint32_t slot) {
     *region = vmx.revision;
     cpu->slot[slot].launched = false;
     if (cpu->selected == slot)
-        cpu->selected = SLOTS;
+        cpu->selected = REGIONS;
     if (!vmclear(&cpu->slot[slot].hpa)) /* from zeroes to whatever the processor calls clear */
         panic("VMCLEAR of VMCS %u failed", slot);
 }
 
 void vmcs_load(struct cpu *cpu, uint32_t slot) {
-    /* What was written to the shadow VMCS must be in memory before L1 reads it through vmcs01's link pointer. */
-    if (slot == NVMX_VMCS01 && cpu->shadow_active) {
-        if (!vmclear(&cpu->slot[NVMX_VMCS_SHADOW].hpa))
-            panic("VMCLEAR of the shadow VMCS failed");
-        cpu->shadow_active = false;
+    /* What was written to a shadow VMCS must be in memory before L1 reads it through vmcs01's link pointer. */
+    if (slot - NVMX_VMCS02_FIRST >= VMCS02_SLOTS && cpu->shadow_active && slot != cpu->shadow_active) {
+        if (!vmclear(&cpu->slot[cpu->shadow_active].hpa))
+            panic("VMCLEAR of a shadow VMCS failed");
+        cpu->shadow_active = 0;
     }
     if (!vmptrld(&cpu->slot[slot].hpa))
         panic("VMPTRLD of VMCS %u failed", slot);
     cpu->selected = slot;
-    if (slot == NVMX_VMCS_SHADOW)
-        cpu->shadow_active = true;
+    if (slot >= NVMX_VMCS_SHADOWS)
+        cpu->shadow_active = slot;
 }
 
 void flush_ept(void) {
@@ -158,7 +166,7 @@ void flush_ept(void) {
 bool l0_is_guest;
 
 enum nvmx_status vmcs_select(void *ctx, uint32_t which) {
-    if (which >= SLOTS)
+    if (which >= REGIONS)
         return NVMX_E_INVALID;
     vmcs_use(ctx, which);
     return NVMX_OK;
@@ -175,7 +183,7 @@ static __attribute__((noinline, cold)) enum nvmx_status vmcs_lacks_field(void) {
  * the middle of the last one. In their order: a field may come twice.
  */
 /* clang-format off */
-#define ACCESS(at) if (!access_by(how, encoding[at], value + (at))) return vmcs_lacks_field()
+#define ACCESS(at) if (!access_by(how, encoding[at], value + (at)) && !certain) return vmcs_lacks_field()
 #define FOUR(from) ACCESS(from); ACCESS((from) + 1); ACCESS((from) + 2); ACCESS((from) + 3)
 #define LAST(left) case left: ACCESS(-(left)); __attribute__((fallthrough))
 /* clang-format on */
@@ -195,7 +203,7 @@ static inline __attribute__((always_inline)) bool access_by(enum access_how how,
 }
 
 static inline __attribute__((always_inline)) enum nvmx_status
-access_list(enum access_how how, uint32_t count, const uint32_t *encoding, uint64_t *value) {
+access_list(enum access_how how, bool certain, uint32_t count, const uint32_t *encoding, uint64_t *value) {
     for (; count >= 16; count -= 16, encoding += 16, value += 16) {
         FOUR(0);
         FOUR(4);
@@ -230,13 +238,29 @@ access_list(enum access_how how, uint32_t count, const uint32_t *encoding, uint6
 __attribute__((noinline)) enum nvmx_status vmcs_write_list(uint32_t count, const uint32_t *encoding, const uint64_t *value) {
     uint64_t *from = (uint64_t *)(uintptr_t)value; /* only read */
 
-    return RARELY(l0_is_guest) ? access_list(WRITE_REGISTER, count, encoding, from)
-                               : access_list(WRITE_MEMORY, count, encoding, from);
+    return RARELY(l0_is_guest) ? access_list(WRITE_REGISTER, false, count, encoding, from)
+                               : access_list(WRITE_MEMORY, false, count, encoding, from);
+}
+
+__attribute__((noinline)) void vmcs_write_list_fixed(uint32_t count, const uint32_t *encoding, const uint64_t *value) {
+    uint64_t *from = (uint64_t *)(uintptr_t)value; /* only read */
+
+    if (RARELY(l0_is_guest))
+        (void)access_list(WRITE_REGISTER, true, count, encoding, from);
+    else
+        (void)access_list(WRITE_MEMORY, true, count, encoding, from);
 }
 
 __attribute__((noinline)) enum nvmx_status vmcs_read_list(uint32_t count, const uint32_t *encoding, uint64_t *value) {
-    return RARELY(l0_is_guest) ? access_list(READ_REGISTER, count, encoding, value)
-                               : access_list(READ_MEMORY, count, encoding, value);
+    return RARELY(l0_is_guest) ? access_list(READ_REGISTER, false, count, encoding, value)
+                               : access_list(READ_MEMORY, false, count, encoding, value);
+}
+
+__attribute__((noinline)) void vmcs_read_list_fixed(uint32_t count, const uint32_t *encoding, uint64_t *value) {
+    if (RARELY(l0_is_guest))
+        (void)access_list(READ_REGISTER, true, count, encoding, value);
+    else
+        (void)access_list(READ_MEMORY, true, count, encoding, value);
 }
 
 _Noreturn void vmcs_get_failed(uint32_t field) {

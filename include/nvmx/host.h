@@ -19,6 +19,7 @@
 #define NVMX_VMCS01 0u        /* runs L1; set up by the host */
 #define NVMX_VMCS_SHADOW 1u   /* only if nvmx_vcpu_config.shadow_hpa is set: what VMCS shadowing reads and writes */
 #define NVMX_VMCS02_FIRST 2u  /* vmcs02 slot k is NVMX_VMCS02_FIRST + k */
+#define NVMX_VMCS_SHADOWS 128u /* only with nvmx_vcpu_config.shadow_hpas, instead of NVMX_VMCS_SHADOW: slot k's shadow VMCS is this + k */
 
 /* Kinds of access to memory: bits. */
 #define NVMX_ACCESS_READ 1u
@@ -91,7 +92,8 @@ struct nvmx_host {
 
     /* -- real VMCSs (ctx of the vCPU) ------------------------------------------------------------------------------------- */
 
-    /* Make VMCS `which` the one that vmcs_read and vmcs_write work on and that the next entry runs. */
+    /* Make VMCS `which` the one that vmcs_read and vmcs_write work on and that the next entry runs. What was written to a shadow VMCS is in its region
+     * (VMCLEAR: SDM 27.11.1) before vmcs01 is entered. */
     enum nvmx_status (*vmcs_select)(void *ctx, uint32_t which);
     /* Make vmcs02 `which` fresh: all fields zero or undefined, not launched, host-state area and the host's MSR lists set up
      * by the host as for vmcs01. It need not stay selected. */

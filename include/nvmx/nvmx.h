@@ -72,7 +72,7 @@ struct nvmx_vm_config {
 };
 
 struct nvmx_vcpu_config {
-    uint32_t size;            /* sizeof(struct nvmx_vcpu_config) */
+    uint32_t size;            /* sizeof(struct nvmx_vcpu_config) as the host was compiled: members past it count as 0 */
     uint32_t id;              /* of the vCPU in its VM: 0..31 */
     void *ctx;                /* for the vCPU's callbacks */
     struct nvmx_regs *regs;   /* L1's or L2's registers, whichever runs; the host owns them */
@@ -87,6 +87,11 @@ struct nvmx_vcpu_config {
      * (if its controls say that it does, every access of L2 exits). */
     const uint64_t *msr_bitmap;
     const uint64_t *io_bitmap[2];
+    /*
+     * Or a shadow VMCS for each vmcs02 slot: vmcs02_slots hpas, none of them NVMX_NO_ADDRESS; read during the call only. VMPTRLD of a vmcs12 that has a slot
+     * then writes vmcs01's link pointer, and no field is carried from one shadow VMCS to another. shadow_hpa does not count. NULL, or a smaller `size`: no.
+     */
+    const uint64_t *shadow_hpas;
 };
 
 /*

@@ -50,42 +50,46 @@ static inline enum nvmx_next resume_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v,
     return NVMX_ENTER;
 }
 
-static void store_rest(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t information,
-                       const struct nvmx_l2_exit_info *info) {
+static uint64_t store_rest(struct vmcs12 *v, uint8_t information, const struct nvmx_l2_exit_info *info) {
+    uint64_t behind = 0;
+
     if ((v->value[NVMX_F_VM_EXIT_INTERRUPTION_INFO] & EVENT_ERROR_CODE) != 0) {
-        SHOW(vcpu, v, VM_EXIT_INTERRUPTION_ERROR_CODE, info->interruption_error_code);
+        SHOW(behind, v, VM_EXIT_INTERRUPTION_ERROR_CODE, info->interruption_error_code);
     }
     if ((v->value[NVMX_F_IDT_VECTORING_INFO] & EVENT_ERROR_CODE) != 0) {
-        SHOW(vcpu, v, IDT_VECTORING_ERROR_CODE, info->idt_vectoring_error_code);
+        SHOW(behind, v, IDT_VECTORING_ERROR_CODE, info->idt_vectoring_error_code);
     }
     if ((information & INFO_I) != 0) {
-        SHOW(vcpu, v, VM_EXIT_INSTRUCTION_INFORMATION, info->instruction_info);
+        SHOW(behind, v, VM_EXIT_INSTRUCTION_INFORMATION, info->instruction_info);
     }
     if ((information & INFO_L) != 0) {
-        SHOW(vcpu, v, GUEST_LINEAR_ADDRESS, info->guest_linear_address);
+        SHOW(behind, v, GUEST_LINEAR_ADDRESS, info->guest_linear_address);
     }
     if ((information & INFO_P) != 0) {
-        SHOW(vcpu, v, GUEST_PHYSICAL_ADDRESS, info->guest_physical_address);
+        SHOW(behind, v, GUEST_PHYSICAL_ADDRESS, info->guest_physical_address);
     }
     if ((information & INFO_D) != 0) {
         v->value[NVMX_F_MSR_DATA] = info->msr_data;
     }
+    return behind;
 }
 
 /* Fields that the exit does not define keep what they held, except those that say whether others are valid. */
-static inline void store_information(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t information,
-                                     const struct nvmx_l2_exit_info *info) {
-    SHOW(vcpu, v, EXIT_REASON, info->reason & (0xffffu | REASON_BUS_LOCK | REASON_ENCLAVE));
-    SHOW(vcpu, v, EXIT_QUALIFICATION, (information & INFO_Q) != 0 ? info->qualification : 0);
-    SHOW(vcpu, v, VM_EXIT_INTERRUPTION_INFO, (information & INFO_V) != 0 ? info->interruption_info : 0);
-    SHOW(vcpu, v, IDT_VECTORING_INFO, (information & INFO_O) != 0 ? info->idt_vectoring_info : 0);
+static inline void store_information(struct vmcs12 *v, uint8_t information, const struct nvmx_l2_exit_info *info) {
+    uint64_t behind = 0;
+
+    SHOW(behind, v, EXIT_REASON, info->reason & (0xffffu | REASON_BUS_LOCK | REASON_ENCLAVE));
+    SHOW(behind, v, EXIT_QUALIFICATION, (information & INFO_Q) != 0 ? info->qualification : 0);
+    SHOW(behind, v, VM_EXIT_INTERRUPTION_INFO, (information & INFO_V) != 0 ? info->interruption_info : 0);
+    SHOW(behind, v, IDT_VECTORING_INFO, (information & INFO_O) != 0 ? info->idt_vectoring_info : 0);
     if ((information & INFO_N) != 0) {
-        SHOW(vcpu, v, VM_EXIT_INSTRUCTION_LENGTH, info->instruction_length);
+        SHOW(behind, v, VM_EXIT_INSTRUCTION_LENGTH, info->instruction_length);
     }
     if ((information & ~(INFO_Q | INFO_N)) != 0) {
-        store_rest(vcpu, v, information, info);
+        behind |= store_rest(v, information, info);
     }
-    SHOW(vcpu, v, VM_ENTRY_INTERRUPTION_INFO, v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] & ~(uint64_t)EVENT_VALID);
+    SHOW(behind, v, VM_ENTRY_INTERRUPTION_INFO, v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] & ~(uint64_t)EVENT_VALID);
+    v->shadow_behind |= behind;
 }
 
 static bool is_nmi(const struct nvmx_l2_exit_info *info) {
@@ -105,7 +109,7 @@ enum nvmx_next reflect(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t informa
     }
     timer_end(vcpu, v);
     vcpu->bus_lock = false;
-    store_information(vcpu, v, information, info);
+    store_information(v, information, info);
     vcpu->counts.reflected++;
     uint32_t count = (uint32_t)v->value[NVMX_F_VM_EXIT_MSR_STORE_COUNT];
     if (count != 0 && msr_list_store(vcpu, v->value[NVMX_F_VM_EXIT_MSR_STORE_ADDRESS], count) != 0) {
@@ -122,9 +126,11 @@ enum nvmx_next reflect(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t informa
 COLD enum nvmx_next reflect_entry_failure(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
                                           uint64_t qualification, bool loaded) {
     uint32_t abort_indicator;
+    uint64_t behind = 0;
 
-    SHOW(vcpu, v, EXIT_REASON, reason | NVMX_EXIT_ENTRY_FAILURE);
-    SHOW(vcpu, v, EXIT_QUALIFICATION, qualification);
+    SHOW(behind, v, EXIT_REASON, reason | NVMX_EXIT_ENTRY_FAILURE);
+    SHOW(behind, v, EXIT_QUALIFICATION, qualification);
+    v->shadow_behind |= behind;
     vcpu->counts.refused++;
     enum nvmx_status status = load_host_state_unentered(vcpu, v, loaded, &abort_indicator);
     enum nvmx_next next = resume_l1(vcpu, v, status, abort_indicator);

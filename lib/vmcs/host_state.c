@@ -387,7 +387,7 @@ static inline enum nvmx_status load(const struct load *l, bool nmi_blocked, uint
     set_state(l, cr0, nmi_blocked);
     unsigned int known = known_places(vcpu, v->l1_state);
     enum nvmx_status status =
-        host_write_encoded(vcpu, v->l1_count - known, &v->l1_encoding[known], &v->l1_state[known]);
+        host_write_fixed(vcpu, v->l1_count - known, &v->l1_encoding[known], &v->l1_state[known]);
     vcpu->l1_shadows_known = status == NVMX_OK;
     if (RARE(!exit_64(l)) && status == NVMX_OK) {
         status = write_pdptes(l, cr0, abort_indicator);

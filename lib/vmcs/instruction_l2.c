@@ -52,8 +52,8 @@ static struct verdict write_effect(struct instruction *in) {
         }
         value = (value << 32) | (uint32_t)old;
     }
-    vmcs12_shadow_write(in->vcpu, link_of(in), (unsigned int)in->slot, value);
-    return VERDICT(SUCCEED, 0);
+    enum nvmx_status status = vmcs12_shadow_write(in->vcpu, link_of(in), (unsigned int)in->slot, value);
+    return status == NVMX_OK ? VERDICT(SUCCEED, 0) : VERDICT(STOP, status);
 }
 
 static const struct instruction_row vmread_row = {.reason = NVMX_REASON_VMREAD,

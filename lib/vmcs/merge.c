@@ -484,7 +484,7 @@ enum nvmx_status merge_little(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
         status = little_put_root(vcpu, &l, v);
     }
     if (status == NVMX_OK) {
-        status = host_select(vcpu, NVMX_VMCS02_FIRST + (uint32_t)vcpu->current);
+        status = host_select_vmcs02(vcpu, (uint32_t)vcpu->current);
     }
     little_put_inherited(vcpu, &l, v);
     little_put_dirty(&l, v, NVMX_F_GUEST_RIP, NVMX_VMCS_GUEST_RIP);

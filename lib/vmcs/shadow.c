@@ -2,13 +2,16 @@
 /*
  * Hardware VMCS shadowing for L1 (SDM 27.10): L1's VMREAD and VMWRITE of the fields that the table marks go to a shadow
  * VMCS without an exit. The library fills it when L1 is about to run and takes back what L1 can have written.
+ *
+ * One shadow VMCS serves all vmcs12s, and is read and filled anew when another one becomes current; or each place in the cache has its own. Then what L1
+ * wrote stays there (`ahead`) until an entry, or whatever else looks at the whole vmcs12.
  */
 #include "shadow.h"
 
 #include <string.h>
 
 static bool in_use(const struct nvmx_vcpu *vcpu) {
-    return vcpu->shadow_hpa != NVMX_NO_ADDRESS;
+    return vcpu->shadow_used;
 }
 
 /* VMWRITE to exit information needs IA32_VMX_MISC[29]; without it the CPU refuses L0's write as it refuses L1's. */
@@ -84,10 +87,18 @@ void nvmx_shadow_bitmaps(const struct nvmx_vm *vm, uint8_t *vmread_bitmap, uint8
     }
 }
 
-static enum nvmx_status fill(struct nvmx_vcpu *vcpu, struct batch *batch) {
-    enum nvmx_status status = host_select(vcpu, NVMX_VMCS_SHADOW);
+static inline enum nvmx_status fill(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct batch *batch) {
+    enum nvmx_status status = NVMX_OK;
 
-    return status == NVMX_OK ? batch_flush(vcpu, batch) : status;
+    if (batch->count != 0) {
+        status = host_select_shadow(vcpu, v->shadow);
+        if (status == NVMX_OK) {
+            status = host_write_fixed(vcpu, batch->count, batch->encoding, batch->value);
+        }
+    }
+    v->shadow_behind = 0;
+    v->shadow->known = status == NVMX_OK;
+    return status;
 }
 
 /* Nothing is known of what the shadow VMCS holds. */
@@ -97,67 +108,60 @@ static COLD enum nvmx_status push_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v) 
 
     batch_init(&batch);
     for (uint32_t i = 0; i < list->count; i++) {
-        vcpu->shadow_holds[list->place[i]] = v->value[list->slot[i]];
+        v->shadow->holds[list->place[i]] = v->value[list->slot[i]];
         batch.encoding[batch.count] = list->encoding[i];
         batch.value[batch.count++] = v->value[list->slot[i]];
     }
-    enum nvmx_status status = batch.count != 0 ? fill(vcpu, &batch) : NVMX_OK;
-    vcpu->shadow_behind = 0;
-    vcpu->shadow_known = status == NVMX_OK;
-    return status;
+    return fill(vcpu, v, &batch);
 }
 
-static inline void push_field(struct nvmx_vcpu *vcpu, struct batch *batch, unsigned int place, uint64_t value) {
-    vcpu->shadow_holds[place] = value;
+static inline void push_field(struct shadow_vmcs *shadow, struct batch *batch, unsigned int place, uint64_t value) {
+    shadow->holds[place] = value;
     batch->encoding[batch->count] = field_encoding[slot_of_place[place]];
     batch->value[batch->count++] = value;
 }
 
-static inline void push_if_shadowed(struct nvmx_vcpu *vcpu, struct batch *batch, unsigned int place, uint64_t value) {
-    if (((vcpu->vm->shadowed.places >> place) & 1) != 0) {
-        push_field(vcpu, batch, place, value);
+static inline void push_if_shadowed(const struct nvmx_vm *vm, struct shadow_vmcs *shadow, struct batch *batch, unsigned int place,
+                                    uint64_t value) {
+    if (((vm->shadowed.places >> place) & 1) != 0) {
+        push_field(shadow, batch, place, value);
     }
 }
 
 /* L1's own writes were taken note of by shadow_pull. */
-static enum nvmx_status push_changes(struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+static enum nvmx_status push_changes(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    struct shadow_vmcs *shadow = v->shadow;
     struct batch batch;
 
     batch_init(&batch);
 #define PUSH_NO(name)
 #define PUSH_RO(name)                                                                                                  \
-    if (RARE(v->value[NVMX_F_##name] != vcpu->shadow_holds[PLACE_##name])) {                                           \
-        push_if_shadowed(vcpu, &batch, PLACE_##name, v->value[NVMX_F_##name]);                                         \
+    if (RARE(v->value[NVMX_F_##name] != shadow->holds[PLACE_##name])) {                                                \
+        push_if_shadowed(vcpu->vm, shadow, &batch, PLACE_##name, v->value[NVMX_F_##name]);                             \
     }
 #define PUSH_RW(name)                                             PUSH_RO(name)
 #define FIELD(encoding, name, text, exists, group, merge, shadow) PUSH_##shadow(name)
 #include <nvmx/vmcs_fields.def>
 #undef FIELD
-    enum nvmx_status status = batch.count != 0 ? fill(vcpu, &batch) : NVMX_OK;
-    vcpu->shadow_behind = 0;
-    vcpu->shadow_known = status == NVMX_OK;
-    return status;
+    return fill(vcpu, v, &batch);
 }
 
 /* The same after an exit of L2, which changes little. */
-static inline enum nvmx_status push_exit(struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
-    uint64_t behind = vcpu->shadow_behind;
+static inline enum nvmx_status push_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    uint64_t behind = v->shadow_behind;
     struct batch batch;
 
     /* The log's index changes with any violation, long before L1 gets an exit. */
-    if (RARE(v->value[NVMX_F_PML_INDEX] != vcpu->shadow_holds[PLACE_PML_INDEX])) {
+    if (RARE(v->value[NVMX_F_PML_INDEX] != v->shadow->holds[PLACE_PML_INDEX])) {
         behind |= UINT64_C(1) << PLACE_PML_INDEX;
     }
     batch_init(&batch);
     for (behind &= vcpu->vm->shadowed.places; behind != 0; behind &= behind - 1) {
         unsigned int place = (unsigned int)__builtin_ctzll(behind);
 
-        push_field(vcpu, &batch, place, v->value[slot_of_place[place]]);
+        push_field(v->shadow, &batch, place, v->value[slot_of_place[place]]);
     }
-    enum nvmx_status status = batch.count != 0 ? fill(vcpu, &batch) : NVMX_OK;
-    vcpu->shadow_behind = 0;
-    vcpu->shadow_known = status == NVMX_OK;
-    return status;
+    return fill(vcpu, v, &batch);
 }
 
 /* Stale fields would show old values: they are read with the exit from now on. */
@@ -166,6 +170,7 @@ static COLD enum nvmx_status fetch_stale(struct nvmx_vcpu *vcpu, struct vmcs12 *
         v->learned.word[w] |= v->stale.word[w] & vcpu->vm->shadowed.fields.word[w];
     }
     v->sync_ready = false;
+    v->shadow_behind = UINT64_MAX;
     return sync_all(vcpu, v);
 }
 
@@ -192,14 +197,18 @@ enum nvmx_status shadow_push(struct nvmx_vcpu *vcpu) {
     if (status != NVMX_OK) {
         return status;
     }
-    return vcpu->shadow_known ? push_changes(vcpu, v) : push_all(vcpu, v);
+    if (vcpu->shadows_apart && v->shadow->known && v->shadow_behind == 0) {
+        return NVMX_OK;
+    }
+    return v->shadow->known ? push_changes(vcpu, v) : push_all(vcpu, v);
 }
 
 enum nvmx_status shadow_push_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     if (!in_use(vcpu)) {
         return NVMX_OK;
     }
-    if (RARE(!vcpu->shadow_known || !v->sync_ready || !v->sync.covers_shadow)) {
+    if (RARE(!v->shadow->known || !v->sync_ready || !v->sync.covers_shadow)) {
+        v->shadow_behind = UINT64_MAX;
         return shadow_push(vcpu);
     }
     return push_exit(vcpu, v);
@@ -212,72 +221,91 @@ static COLD enum nvmx_status pull_listed(struct nvmx_vcpu *vcpu, struct vmcs12 *
     enum nvmx_status status = host_read_encoded(vcpu, list->writable, list->encoding, value);
 
     for (uint32_t i = 0; status == NVMX_OK && i < list->writable; i++) {
-        vcpu->shadow_holds[list->place[i]] = value[i]; /* hardware cuts a value to the field's width */
+        v->shadow->holds[list->place[i]] = value[i]; /* hardware cuts a value to the field's width */
         if (value[i] != v->value[list->slot[i]]) {
-            vmcs12_write(vcpu, list->slot[i], value[i]);
+            vmcs12_write_to(vcpu, v, list->slot[i], value[i]);
         }
     }
     return status;
 }
 
-enum nvmx_status shadow_pull(struct nvmx_vcpu *vcpu) {
-    struct vmcs12 *v = vmcs12_current(vcpu);
-    uint64_t value[WRITABLE_COUNT];
+/* What is as it was put there L1 has not written. */
+static inline void pulled(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int place, uint64_t value) {
+    unsigned int slot = slot_of_place[place];
+    bool checked = slot != NVMX_F_GUEST_RSP && (slot != NVMX_F_GUEST_RIP || vmcs12_rip_is_checked(v, value));
 
-    if (!in_use(vcpu) || v == NULL) {
-        return NVMX_OK;
+    if (value == v->shadow->holds[place]) {
+        return;
     }
-    enum nvmx_status status = host_select(vcpu, NVMX_VMCS_SHADOW);
+    v->shadow->holds[place] = value;
+    if (checked) {
+        vmcs12_write_to(vcpu, v, slot, value);
+    } else {
+        vmcs12_write_unchecked(v, slot, value);
+    }
+}
+
+static enum nvmx_status pull_whole(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    uint64_t value[WRITABLE_COUNT];
+    enum nvmx_status status = host_select_shadow(vcpu, v->shadow);
+
     if (status != NVMX_OK) {
         return status;
     }
-    if (RARE(!vcpu->shadow_known || vcpu->vm->shadowed.writable != WRITABLE_COUNT)) {
+    if (RARE(!v->shadow->known || vcpu->vm->shadowed.writable != WRITABLE_COUNT)) {
         return pull_listed(vcpu, v);
     }
-    status = host_read_encoded(vcpu, WRITABLE_COUNT, writable_encoding, value);
+    status = host_read_fixed(vcpu, WRITABLE_COUNT, writable_encoding, value);
     if (RARE(status != NVMX_OK)) {
         return status;
     }
-    /* What is as it was put there L1 has not written. */
 #pragma GCC unroll 16
     for (unsigned int place = 0; place < WRITABLE_COUNT; place++) {
-        if (RARE(value[place] != vcpu->shadow_holds[place])) {
-            vcpu->shadow_holds[place] = value[place];
-            vmcs12_write(vcpu, slot_of_place[place], value[place]);
-        }
+        pulled(vcpu, v, place, value[place]);
     }
     return NVMX_OK;
 }
 
+enum nvmx_status shadow_pull(struct nvmx_vcpu *vcpu) {
+    struct vmcs12 *v = vmcs12_current(vcpu);
+
+    return !in_use(vcpu) || v == NULL ? NVMX_OK : pull_whole(vcpu, v);
+}
+
+/* Of one that is not current L1 writes no more. */
+enum nvmx_status shadow_pull_ahead(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    uint32_t before = vcpu->selected;
+
+    if (!vcpu->shadows_apart || !v->shadow->ahead) {
+        return NVMX_OK;
+    }
+    enum nvmx_status status = pull_whole(vcpu, v);
+    v->shadow->ahead = status != NVMX_OK || v == vmcs12_current(vcpu);
+    enum nvmx_status back = host_select(vcpu, before);
+    return status != NVMX_OK ? status : back;
+}
+
+enum nvmx_status shadow_pull_away(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    if (vcpu->shadows_apart ? !v->shadow->ahead : !in_use(vcpu) || v != vmcs12_current(vcpu)) {
+        return NVMX_OK;
+    }
+    return pull_whole(vcpu, v);
+}
+
 /* What goes with an event that L1 injects, as far as it counts (SDM 29.2.1.3). The shadow VMCS is selected. */
-static COLD enum nvmx_status pull_event(struct nvmx_vcpu *vcpu) {
+static COLD enum nvmx_status pull_event(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     static const uint32_t encoding[] = {NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE, NVMX_VMCS_VM_ENTRY_INSTRUCTION_LENGTH};
     static const uint8_t places[] = {PLACE_VM_ENTRY_EXCEPTION_ERROR_CODE, PLACE_VM_ENTRY_INSTRUCTION_LENGTH};
     uint64_t value[2];
     enum nvmx_status status = host_read_encoded(vcpu, 2, encoding, value);
 
     for (unsigned int i = 0; status == NVMX_OK && i < 2; i++) {
-        if (value[i] != vcpu->shadow_holds[places[i]]) {
-            vcpu->shadow_holds[places[i]] = value[i];
-            vmcs12_write(vcpu, slot_of_place[places[i]], value[i]);
+        if (value[i] != v->shadow->holds[places[i]]) {
+            v->shadow->holds[places[i]] = value[i];
+            vmcs12_write_to(vcpu, v, slot_of_place[places[i]], value[i]);
         }
     }
     return status;
-}
-
-static inline void pulled(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int place, uint64_t value) {
-    unsigned int slot = slot_of_place[place];
-    bool checked = slot != NVMX_F_GUEST_RSP && (slot != NVMX_F_GUEST_RIP || vmcs12_rip_is_checked(v, value));
-
-    if (value == vcpu->shadow_holds[place]) {
-        return;
-    }
-    vcpu->shadow_holds[place] = value;
-    if (checked) {
-        vmcs12_write(vcpu, slot, value);
-    } else {
-        vmcs12_write_unchecked(v, slot, value);
-    }
 }
 
 /* Without an event that L1 injects and without a log these stay where L1 wrote them, until the whole is pulled. */
@@ -301,12 +329,12 @@ enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v)
     if (!in_use(vcpu)) {
         return NVMX_OK;
     }
-    if (RARE(!vcpu->shadow_known || (secondary_controls(v) & PROC2_PML) != 0)) {
+    if (RARE(!v->shadow->known || (secondary_controls(v) & PROC2_PML) != 0)) {
         return shadow_pull(vcpu);
     }
-    enum nvmx_status status = host_select(vcpu, NVMX_VMCS_SHADOW);
+    enum nvmx_status status = host_select_shadow(vcpu, v->shadow);
     if (status == NVMX_OK) {
-        status = host_read_encoded(vcpu, sizeof(places), encoding, value);
+        status = host_read_fixed(vcpu, sizeof(places), encoding, value);
     }
     if (RARE(status != NVMX_OK)) {
         return status;
@@ -315,7 +343,7 @@ enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v)
     for (unsigned int i = 0; i < sizeof(places); i++) {
         pulled(vcpu, v, places[i], value[i]);
     }
-    return RARE((value[1] & EVENT_VALID) != 0 && !event_is_vector_alone(value[1])) ? pull_event(vcpu) : NVMX_OK;
+    return RARE((value[1] & EVENT_VALID) != 0 && !event_is_vector_alone(value[1])) ? pull_event(vcpu, v) : NVMX_OK;
 }
 
 /* L1's VMWRITE to exit information exits, but its VMREAD does not: what was written must be found in the shadow VMCS.
@@ -327,22 +355,30 @@ enum nvmx_status shadow_follow(struct nvmx_vcpu *vcpu, unsigned int slot) {
         !nvmx_set_has(&vcpu->vm->machine_fields, slot)) {
         return NVMX_OK;
     }
-    enum nvmx_status status = host_select(vcpu, NVMX_VMCS_SHADOW);
+    enum nvmx_status status = host_select_shadow(vcpu, v->shadow);
     if (status == NVMX_OK) {
         status = host_write(vcpu, slot, v->value[slot]);
     }
-    vcpu->shadow_known = false;
+    v->shadow->known = false;
     enum nvmx_status back = host_select(vcpu, NVMX_VMCS01);
     return status != NVMX_OK ? status : back;
 }
 
 /* Without a current VMCS the link pointer is all ones, and the CPU itself answers VMfailInvalid (SDM 33.3 VMREAD). */
 enum nvmx_status shadow_relink(struct nvmx_vcpu *vcpu) {
-    uint64_t pointer = vcpu->current >= 0 ? vcpu->shadow_hpa : NVMX_NO_ADDRESS;
+    const struct vmcs12 *v = vmcs12_current(vcpu);
+    const struct shadow_vmcs *wanted = v != NULL ? v->shadow : NULL;
+    const uint64_t pointer = wanted != NULL ? wanted->hpa : NVMX_NO_ADDRESS;
+    static const uint32_t link = NVMX_VMCS_VMCS_LINK_POINTER;
 
-    if (!in_use(vcpu)) {
+    if (!in_use(vcpu) || (vcpu->link_known && vcpu->linked == wanted)) {
         return NVMX_OK;
     }
     enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
-    return status == NVMX_OK ? host_write(vcpu, NVMX_F_VMCS_LINK_POINTER, pointer) : status;
+    if (status == NVMX_OK) {
+        status = host_write_fixed(vcpu, 1, &link, &pointer);
+    }
+    vcpu->linked = wanted;
+    vcpu->link_known = status == NVMX_OK;
+    return status;
 }

@@ -5,7 +5,7 @@
 
 #include "vcpu.h"
 
-/* Places of the fields that the table marks: those that L1 may write first. vcpu.shadow_holds is in this order. */
+/* Places of the fields that the table marks: those that L1 may write first. shadow_vmcs.holds is in this order. */
 enum {
 #define PLACE_NO(name)
 #define PLACE_RO(name)
@@ -27,13 +27,14 @@ enum {
 };
 _Static_assert(PLACES <= SHADOWED_MAX && PLACES <= BATCH_MAX && PLACES <= 64, "one batch, and bits of a word");
 
-/* vmcs12's field is `new_value` now. What the next shadow_push_exit writes are the fields where this changed anything. */
-#define SHOW(vcpu, v, name, new_value)                                                                                 \
+/* vmcs12's field is `new_value` now. What the next shadow_push_exit writes are the fields where this changed anything, once `behind` is part of
+ * v->shadow_behind. */
+#define SHOW(behind, v, name, new_value)                                                                               \
     do {                                                                                                               \
         uint64_t shown_ = (new_value);                                                                                 \
         if ((v)->value[NVMX_F_##name] != shown_) {                                                                     \
             (v)->value[NVMX_F_##name] = shown_;                                                                        \
-            (vcpu)->shadow_behind |= UINT64_C(1) << PLACE_##name;                                                      \
+            (behind) |= UINT64_C(1) << PLACE_##name;                                                                   \
         }                                                                                                              \
     } while (0)
 

@@ -230,40 +230,52 @@ static inline void settle(struct vmcs12 *v) {
     v->settled = true;
 }
 
+/* A core field. Where the exit before settled, image[] has been vmcs12's value since: the entries in between wrote what L1 wrote, and nothing else. */
+#define FOUND(name)                                                                                                    \
+    do {                                                                                                               \
+        if (v->value[NVMX_F_##name] != value[CORE_##name]) {                                                           \
+            take_one(v, NVMX_F_##name, value[CORE_##name]);                                                            \
+            behind |= UINT64_C(1) << PLACE_##name;                                                                     \
+        }                                                                                                              \
+    } while (0)
+
 enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     uint64_t value[CORE_COUNT];
+    uint64_t behind = 0;
 
     if (RARE(!v->sync_ready)) {
         make_list(vcpu->vm, v);
     }
     enum nvmx_status status = v->sync.count != 0 ? read_extra(vcpu, v) : NVMX_OK;
     if (status == NVMX_OK) {
-        status = host_read_encoded(vcpu, CORE_COUNT, core_encoding, value);
+        status = host_read_fixed(vcpu, CORE_COUNT, core_encoding, value);
     }
     if (RARE(status != NVMX_OK)) {
         return lost(vcpu, v, status);
     }
     if (RARE(!v->settled)) {
         settle(v);
+#define X(name) v->image[NVMX_F_##name] = value[CORE_##name];
+        CORE_FIELDS(X)
+#undef X
     }
     uint64_t entry_controls = v->value[NVMX_F_VM_ENTRY_CONTROLS];
     /* What L2 reads of CR0 and CR4 depends on these, so that the next entry needs more than most. */
     if (RARE(v->value[NVMX_F_GUEST_CR0] != value[CORE_GUEST_CR0] || v->value[NVMX_F_GUEST_CR4] != value[CORE_GUEST_CR4])) {
         v->plain = false;
     }
-#define X(name) v->image[NVMX_F_##name] = value[CORE_##name];
-    CORE_FIELDS(X)
-#undef X
-    SHOW(vcpu, v, GUEST_RIP, value[CORE_GUEST_RIP]);
-    SHOW(vcpu, v, GUEST_RSP, value[CORE_GUEST_RSP]);
-    SHOW(vcpu, v, GUEST_RFLAGS, value[CORE_GUEST_RFLAGS]);
-    SHOW(vcpu, v, GUEST_INTERRUPTIBILITY_STATE, value[CORE_GUEST_INTERRUPTIBILITY_STATE]);
-    SHOW(vcpu, v, GUEST_CS_ACCESS_RIGHTS, value[CORE_GUEST_CS_ACCESS_RIGHTS]);
-    SHOW(vcpu, v, GUEST_SS_ACCESS_RIGHTS, value[CORE_GUEST_SS_ACCESS_RIGHTS]);
-    SHOW(vcpu, v, GUEST_CR0, value[CORE_GUEST_CR0]);
-    SHOW(vcpu, v, GUEST_CR4, value[CORE_GUEST_CR4]);
-    v->value[NVMX_F_GUEST_ACTIVITY_STATE] = value[CORE_GUEST_ACTIVITY_STATE];
-    v->value[NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS] = value[CORE_GUEST_PENDING_DEBUG_EXCEPTIONS];
+    FOUND(GUEST_RIP);
+    FOUND(GUEST_RSP);
+    FOUND(GUEST_RFLAGS);
+    FOUND(GUEST_INTERRUPTIBILITY_STATE);
+    FOUND(GUEST_CS_ACCESS_RIGHTS);
+    FOUND(GUEST_SS_ACCESS_RIGHTS);
+    FOUND(GUEST_CR0);
+    FOUND(GUEST_CR4);
+    v->shadow_behind |= behind;
+    take_one(v, NVMX_F_GUEST_ACTIVITY_STATE, value[CORE_GUEST_ACTIVITY_STATE]);
+    take_one(v, NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS, value[CORE_GUEST_PENDING_DEBUG_EXCEPTIONS]);
+    v->image[NVMX_F_VM_ENTRY_CONTROLS] = value[CORE_VM_ENTRY_CONTROLS];
     v->value[NVMX_F_VM_ENTRY_CONTROLS] = entry_controls_after(vcpu->vm, entry_controls, value[CORE_VM_ENTRY_CONTROLS]);
     v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] &= ~(uint64_t)EVENT_VALID;
     return NVMX_OK;
@@ -287,7 +299,7 @@ static enum nvmx_status fetch(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t
     return status != NVMX_OK ? status : back;
 }
 
-/* Fetch those of `which` that are stale. */
+/* Fetch those of `which` that are stale. What of it L1 sees in a shadow VMCS is to be written there. */
 static enum nvmx_status sync_some(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct nvmx_field_set *which) {
     uint32_t *encoding = vcpu->scratch.encoding;
     uint8_t slots[NVMX_FIELD_COUNT];
@@ -300,6 +312,9 @@ static enum nvmx_status sync_some(struct nvmx_vcpu *vcpu, struct vmcs12 *v, cons
             encoding[count] = field_encoding[slot];
             slots[count++] = (uint8_t)slot;
         }
+    }
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        v->shadow_behind |= (v->stale.word[w] & which->word[w] & vcpu->vm->shadowed.fields.word[w]) != 0 ? UINT64_MAX : 0;
     }
     enum nvmx_status status = count != 0 ? fetch(vcpu, v, count, encoding, slots) : NVMX_OK;
     for (unsigned int w = 0; status == NVMX_OK && w < NVMX_FIELD_SET_WORDS; w++) {
@@ -323,7 +338,7 @@ enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     const struct sync_list *list = &v->sync;
     struct nvmx_field_set all = v->stale;
 
-    if (!just_exited(v) || list->all == list->count) {
+    if (!just_exited(v) || list->all == list->count || !list->covers_shadow) {
         return sync_some(vcpu, v, &all);
     }
     enum nvmx_status status =
@@ -333,6 +348,47 @@ enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
         v->stale.word[w] = 0;
     }
     return status;
+}
+
+static inline void take_four(struct vmcs12 *v, const uint8_t *slots, const uint64_t *value) {
+    v->value[slots[0]] = value[0];
+    v->value[slots[1]] = value[1];
+    v->value[slots[2]] = value[2];
+    v->value[slots[3]] = value[3];
+}
+
+/* Of what leaves the cache it does not matter what vmcs02 holds: it stays unknown, and counts again if L1 writes it. */
+enum nvmx_status sync_away(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    const struct sync_list *list = &v->sync;
+    const uint32_t count = list->all - list->count;
+    const uint8_t *slots = &list->slot[list->count];
+    const uint64_t *value = vcpu->scratch.value;
+
+    if (!just_exited(v) || count == 0 || !list->covers_shadow) {
+        return sync_all(vcpu, v);
+    }
+    enum nvmx_status status = host_select_vmcs02(vcpu, (uint32_t)(v - vcpu->vmcs12));
+    if (status == NVMX_OK) {
+        status = host_read_fixed(vcpu, count, &list->encoding[list->count], vcpu->scratch.value);
+    }
+    if (status != NVMX_OK) {
+        return status;
+    }
+    uint32_t i = 0;
+    for (; i + 8 <= count; i += 8) {
+        take_four(v, &slots[i], &value[i]);
+        take_four(v, &slots[i + 4], &value[i + 4]);
+    }
+    if ((count & 4) != 0) {
+        take_four(v, &slots[i], &value[i]);
+        i += 4;
+    }
+    for (; i < count; i++) {
+        v->value[slots[i]] = value[i];
+    }
+    v->settled = false;
+    v->stale = (struct nvmx_field_set){{0}};
+    return NVMX_OK;
 }
 
 enum nvmx_status sync_msrs(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {

@@ -22,6 +22,7 @@ void vmcs12_init(struct vmcs12 *v) {
     for (unsigned int i = 0; i < PIN_COUNT; i++) {
         v->pin[i].gpa1 = NVMX_NO_ADDRESS;
     }
+    v->shadow_behind = UINT64_MAX;
 }
 
 uint32_t vmcs02_of(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
@@ -141,7 +142,7 @@ void vmcs12_write_ways(struct nvmx_vcpu *vcpu) {
     struct write_ways *ways = &vcpu->write_ways;
 
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
-        bool shown = vcpu->shadow_hpa != NVMX_NO_ADDRESS && nvmx_set_has(&vcpu->vm->shadowed.fields, slot);
+        bool shown = vcpu->shadow_used && nvmx_set_has(&vcpu->vm->shadowed.fields, slot);
 
         ways->by_rule[slot] =
             shown || nvmx_encoding_read_only(field_encoding[slot]) || (touches[slot] & TOUCHES_MORE) != 0;
@@ -200,6 +201,9 @@ static void write_if_new(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigne
  * ------------------------------------------------------------------------------------------------------------------ */
 
 static int find(const struct nvmx_vcpu *vcpu, uint64_t gpa1) {
+    if (vmcs12_pointer(vcpu) == gpa1) {
+        return vcpu->current;
+    }
     for (int i = 0; i < vcpu->vmcs02_slots; i++) {
         if (vcpu->vmcs12[i].gpa1 == gpa1) {
             return i;
@@ -220,9 +224,18 @@ static int fitness(const struct nvmx_vcpu *vcpu, int index, uint64_t gpa1) {
     return v->was_gpa1 == gpa1 ? PLACE_OF_SAME : v->was_gpa1 == NVMX_NO_ADDRESS ? PLACE_EMPTY : PLACE_OF_OTHER;
 }
 
+/* What was put down last comes back more often than anything else, to its own place. It is in no other one. */
+static inline bool comes_back(const struct nvmx_vcpu *vcpu, uint64_t gpa1) {
+    return vcpu->vmcs12[vcpu->put_down].was_gpa1 == gpa1;
+}
+
 /* The place that fits best; of those alike the least recently used. */
 static int place_for(const struct nvmx_vcpu *vcpu, uint64_t gpa1) {
     int best = 0;
+
+    if (comes_back(vcpu, gpa1)) {
+        return vcpu->put_down;
+    }
 
     for (int i = 1; i < vcpu->vmcs02_slots; i++) {
         int better = fitness(vcpu, i, gpa1) - fitness(vcpu, best, gpa1);
@@ -237,6 +250,7 @@ static int place_for(const struct nvmx_vcpu *vcpu, uint64_t gpa1) {
 static void forget(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     merge_release(vcpu, v);
     vmcs12_init(v);
+    v->shadow->ahead = false;
 }
 
 /* A complete vmcs12 goes into L1's memory, and its place is free. No page of L1 stays mapped for it. */
@@ -245,8 +259,10 @@ static void put_down(struct nvmx_vcpu *vcpu, int index) {
 
     store_region(vcpu, v);
     merge_release_pins(vcpu, v);
+    v->shadow->ahead = false;
     v->was_gpa1 = v->gpa1;
     v->gpa1 = NVMX_NO_ADDRESS;
+    vcpu->put_down = index;
     if (vcpu->current == index) {
         vcpu->current = -1;
     }
@@ -258,11 +274,25 @@ static enum nvmx_status evict(struct nvmx_vcpu *vcpu, int index) {
     if (v->gpa1 == NVMX_NO_ADDRESS) {
         return NVMX_OK;
     }
-    enum nvmx_status status = sync_all(vcpu, v);
+    enum nvmx_status status = sync_away(vcpu, v);
+    if (status == NVMX_OK && vcpu->shadows_apart) {
+        status = shadow_pull_away(vcpu, v);
+    }
     if (status == NVMX_OK) {
         put_down(vcpu, index);
     }
     return status;
+}
+
+/* Few fields differ, and mostly near each other. */
+#define FIELDS_AT_ONCE 16u
+
+static void refill_some(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *now, unsigned int first, unsigned int count) {
+    for (unsigned int slot = first; slot < first + count; slot++) {
+        if (now[slot] != v->value[slot]) {
+            write_if_new(vcpu, v, slot, now[slot]);
+        }
+    }
 }
 
 /* As if L1 had written the fields in which the region differs from what had the slot before. Each byte of it is read once: what differs is what
@@ -281,9 +311,12 @@ static void refill(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, cons
     if (memcmp(now, v->value, sizeof(v->value)) == 0) {
         return;
     }
-    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
-        if (now[slot] != v->value[slot]) {
-            write_if_new(vcpu, v, slot, now[slot]);
+    v->shadow_behind = UINT64_MAX;
+    for (unsigned int first = 0; first < NVMX_FIELD_COUNT; first += FIELDS_AT_ONCE) {
+        unsigned int count = NVMX_FIELD_COUNT - first < FIELDS_AT_ONCE ? NVMX_FIELD_COUNT - first : FIELDS_AT_ONCE;
+
+        if (memcmp(&now[first], &v->value[first], count * sizeof(now[0])) != 0) {
+            refill_some(vcpu, v, now, first, count);
         }
     }
 }
@@ -305,14 +338,23 @@ static void fill(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, const 
     v->launched = launch_state != 0;
 }
 
-/* L1's VMREAD and VMWRITE are of this one from now on, also where hardware carries them out: the shadow VMCS is linked
- * already if there was one. */
+/* L1's VMREAD and VMWRITE are of this one from now on, also where hardware carries them out. */
 static enum nvmx_status make_visible(struct nvmx_vcpu *vcpu, int index) {
-    bool linked = vcpu->current >= 0 && index >= 0;
-
     vcpu->current = index;
-    enum nvmx_status status = shadow_push(vcpu);
-    return status == NVMX_OK && !linked ? shadow_relink(vcpu) : status;
+    const struct shadow_vmcs *shadow = index >= 0 ? vcpu->vmcs12[index].shadow : NULL;
+    /* It will be written as a whole. */
+    bool overwrites = vcpu->shadows_apart && shadow != NULL && shadow->ahead && !shadow->known;
+    enum nvmx_status status = overwrites ? shadow_pull(vcpu) : NVMX_OK;
+    if (status == NVMX_OK) {
+        status = shadow_push(vcpu);
+    }
+    if (status == NVMX_OK) {
+        status = shadow_relink(vcpu);
+    }
+    if (status == NVMX_OK && index >= 0) {
+        vcpu->vmcs12[index].shadow->ahead = true;
+    }
+    return status;
 }
 
 static bool shadowing_offered(const struct nvmx_vm *vm) {
@@ -335,6 +377,8 @@ static enum vmcs12_result bring_back(struct nvmx_vcpu *vcpu, int index, uint64_t
     return status == NVMX_OK && make_visible(vcpu, index) == NVMX_OK ? VMCS12_FAILED : VMCS12_LOST;
 }
 
+static __attribute__((noinline)) enum vmcs12_result make_other_current(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint8_t *region, bool is_shadow);
+
 /* The revision identifier and what follows are read through one mapping, each byte once. */
 enum vmcs12_result vmcs12_make_current(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
     uint8_t *region = host_map(vcpu, gpa1, NVMX_ACCESS_READ, NULL);
@@ -354,11 +398,16 @@ enum vmcs12_result vmcs12_make_current(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
         vmcs12_current(vcpu)->last_use = ++vcpu->use_clock;
         return VMCS12_OK;
     }
+    return make_other_current(vcpu, gpa1, region, is_shadow);
+}
+
+/* The region is mapped, and has been looked at as far as its fields. */
+static __attribute__((noinline)) enum vmcs12_result make_other_current(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint8_t *region, bool is_shadow) {
     const uint64_t before_gpa1 = vmcs12_pointer(vcpu);
     const bool before_is_shadow = vcpu->current >= 0 && vmcs12_current(vcpu)->is_shadow;
     int before = vcpu->current;
-    enum nvmx_status status = shadow_pull(vcpu);
-    int index = find(vcpu, gpa1);
+    enum nvmx_status status = vcpu->shadows_apart ? NVMX_OK : shadow_pull(vcpu);
+    int index = comes_back(vcpu, gpa1) ? -1 : find(vcpu, gpa1);
     if (status == NVMX_OK && index < 0) {
         index = place_for(vcpu, gpa1);
         status = evict(vcpu, index);
@@ -383,18 +432,16 @@ enum vmcs12_result vmcs12_make_current(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
 
 enum nvmx_status vmcs12_clear(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
     int index = find(vcpu, gpa1);
-    enum nvmx_status status = NVMX_OK;
+    enum nvmx_status status;
 
     if (index < 0) {
         store_dword(vcpu, gpa1, vcpu->vm->layout.launch_state, 0);
         return NVMX_OK;
     }
     bool was_current = index == vcpu->current;
-    if (was_current) {
-        status = shadow_pull(vcpu);
-    }
+    status = sync_away(vcpu, &vcpu->vmcs12[index]);
     if (status == NVMX_OK) {
-        status = sync_all(vcpu, &vcpu->vmcs12[index]);
+        status = shadow_pull_away(vcpu, &vcpu->vmcs12[index]);
     }
     if (status == NVMX_OK && was_current) {
         vcpu->current = -1;
@@ -410,18 +457,21 @@ enum nvmx_status vmcs12_clear(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
 }
 
 void vmcs12_drop_all(struct nvmx_vcpu *vcpu, bool write_back) {
-    if (write_back && vcpu->current >= 0) {
+    if (write_back && vcpu->current >= 0 && !vcpu->shadows_apart) {
         /* What L1 wrote to the shadow VMCS is lost if the host fails here; L1 did not VMCLEAR before VMXOFF. */
         (void)shadow_pull(vcpu);
     }
     for (int i = 0; i < vcpu->vmcs02_slots; i++) {
         struct vmcs12 *v = &vcpu->vmcs12[i];
 
-        if (v->gpa1 == NVMX_NO_ADDRESS && v->was_gpa1 == NVMX_NO_ADDRESS) {
+        if ((v->gpa1 & v->was_gpa1) == NVMX_NO_ADDRESS) { /* both: all ones */
             continue;
         }
-        if (write_back && v->gpa1 != NVMX_NO_ADDRESS && sync_all(vcpu, v) == NVMX_OK) {
-            store_region(vcpu, v);
+        if (write_back && v->gpa1 != NVMX_NO_ADDRESS) {
+            (void)shadow_pull_ahead(vcpu, v);
+            if (sync_all(vcpu, v) == NVMX_OK) {
+                store_region(vcpu, v);
+            }
         }
         forget(vcpu, v);
     }
@@ -452,6 +502,10 @@ void vmcs12_write(struct nvmx_vcpu *vcpu, unsigned int slot, uint64_t value) {
     write_value(vcpu, vmcs12_current(vcpu), slot, value);
 }
 
+void vmcs12_write_to(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int slot, uint64_t value) {
+    write_value(vcpu, v, slot, value);
+}
+
 /* -- a shadow VMCS of L1, accessed by L2
  * ----------------------------------------------------------------------------------------- */
 
@@ -462,7 +516,8 @@ enum nvmx_status vmcs12_shadow_read(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsig
     int index = find(vcpu, gpa1);
 
     if (index >= 0) {
-        return read_value(vcpu, &vcpu->vmcs12[index], slot, value);
+        enum nvmx_status status = shadow_pull_ahead(vcpu, &vcpu->vmcs12[index]);
+        return status == NVMX_OK ? read_value(vcpu, &vcpu->vmcs12[index], slot, value) : status;
     }
     *value = 0;
     if (offset != 0 && l1_physical_read(vcpu, gpa1 + offset, value, field_bytes(slot)) != NVMX_OK) {
@@ -471,14 +526,23 @@ enum nvmx_status vmcs12_shadow_read(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsig
     return NVMX_OK;
 }
 
-void vmcs12_shadow_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int slot, uint64_t value) {
+enum nvmx_status vmcs12_shadow_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int slot, uint64_t value) {
     uint16_t offset = vcpu->vm->layout.offset[slot];
     int index = find(vcpu, gpa1);
 
     if (index >= 0) {
-        write_value(vcpu, &vcpu->vmcs12[index], slot, value);
-    } else if (offset != 0) {
+        struct vmcs12 *v = &vcpu->vmcs12[index];
+        enum nvmx_status status = shadow_pull_ahead(vcpu, v);
+
+        if (status == NVMX_OK) {
+            write_value(vcpu, v, slot, value);
+            v->shadow_behind = UINT64_MAX;
+        }
+        return status;
+    }
+    if (offset != 0) {
         value &= nvmx_field_mask(slot);
         (void)l1_physical_write(vcpu, gpa1 + offset, &value, field_bytes(slot));
     }
+    return NVMX_OK;
 }

@@ -18,7 +18,7 @@
 #define SIM_HPA_OFFSET UINT64_C(0x100000000)          /* ept01: hpa = gpa1 + this */
 #define SIM_PAGES_HPA UINT64_C(0x800000000)           /* pages of page_alloc: hpa from here on */
 #define SIM_PAGES 2048u                               /* that exist */
-#define SIM_SHADOW_HPA UINT64_C(0x900000000)          /* the shadow VMCS, with options.shadow */
+#define SIM_SHADOW_HPA UINT64_C(0x900000000)          /* the shadow VMCS, with options.shadow; with .shadows of slot 0, others follow */
 #define SIM_EPTP01 (UINT64_C(0x700000000) | 0x5e)     /* vmcs01's */
 
 /* L1's own use of its memory. Everything else up to SIM_L2_GPA1 is free for tests. */
@@ -78,7 +78,11 @@ struct sim_fail {
 
 /* -- the pieces ---------------------------------------------------------------------------------------------------------------- */
 
-#define SIM_VMCSS (NVMX_VMCS02_FIRST + NVMX_VMCS02_MAX)
+/* By name. In between there are none: sim_next_vmcs goes from one to the next, the last is followed by SIM_VMCSS. */
+#define SIM_VMCSS (NVMX_VMCS_SHADOWS + NVMX_VMCS02_MAX)
+static inline uint32_t sim_next_vmcs(uint32_t which) {
+    return which + 1 == NVMX_VMCS02_FIRST + NVMX_VMCS02_MAX ? NVMX_VMCS_SHADOWS : which + 1;
+}
 
 /* A real VMCS. */
 struct sim_vmcs {
@@ -135,6 +139,7 @@ struct sim_options {
     bool hidden;              /* VMX is not exposed to L1 */
     bool no_vpid;             /* no VPIDs for L2 */
     uint32_t loads_on_entry;  /* more VM-entry controls of vmcs01, promised to the library */
+    bool shadows;             /* with `shadow`: a shadow VMCS for each vmcs02 slot */
     uint16_t vmcs02_slots;    /* 0: 2 */
     uint32_t ept_page_budget;
     const struct nvmx_caps *machine; /* NULL: sim_machine's */
@@ -239,6 +244,8 @@ struct sim_msr *sim_msr(struct sim *sim, uint32_t index);
 /* Fields of a real VMCS, by slot, without the library. */
 uint64_t sim_get(const struct sim *sim, uint32_t which, enum nvmx_field slot);
 void sim_set(struct sim *sim, uint32_t which, enum nvmx_field slot, uint64_t value);
+/* The shadow VMCS that vmcs01's link pointer names; 0 (vmcs01): none. */
+uint32_t sim_linked(const struct sim *sim);
 /* Slot of an encoding, found without the library's tables; -1. */
 int sim_slot(uint32_t encoding);
 /* Does the simulated processor have this field? */

@@ -290,11 +290,15 @@ enum nvmx_status sim_make_vm(struct sim *sim) {
 
 enum nvmx_status sim_make_vcpu(struct sim *sim) {
     const struct sim_options *options = &sim->options;
+    uint64_t shadow_hpas[NVMX_VMCS02_MAX];
+    for (uint32_t i = 0; i < NVMX_VMCS02_MAX; i++)
+        shadow_hpas[i] = SIM_SHADOW_HPA + i * NVMX_PAGE_SIZE;
     struct nvmx_vcpu_config config = {
         .size = sizeof(config),
         .ctx = &sim->vcpu_context,
         .regs = &sim->regs,
         .shadow_hpa = options->shadow ? SIM_SHADOW_HPA : NVMX_NO_ADDRESS,
+        .shadow_hpas = options->shadows ? shadow_hpas : NULL,
         .vmcs02_slots = options->vmcs02_slots,
         .vpid02_first = options->no_vpid ? 0 : 2,
         .vpid02_count = options->no_vpid ? 0 : 4,

@@ -133,7 +133,7 @@ enum sim_outcome sim_vmresume(struct sim *sim) {
 static bool answered_by_shadow(const struct sim *sim, const uint8_t *bitmap, uint32_t encoding) {
     if (!((sim_get(sim, NVMX_VMCS01, NVMX_F_SECONDARY_CONTROLS) >> 14) & 1) || encoding >> 15)
         return false;
-    if (sim_get(sim, NVMX_VMCS01, NVMX_F_VMCS_LINK_POINTER) != SIM_SHADOW_HPA)
+    if (sim_linked(sim) == NVMX_VMCS01)
         return false;
     return !((bitmap[encoding / 8] >> (encoding % 8)) & 1) && nvmx_mode(sim->vcpu) == NVMX_MODE_ROOT;
 }
@@ -150,7 +150,7 @@ static void shadow_succeeds(struct sim *sim) {
 enum sim_outcome sim_vmread(struct sim *sim, uint32_t encoding, uint64_t *value) {
     int slot = sim_slot(encoding);
     if (slot >= 0 && answered_by_shadow(sim, sim->vmread_bitmap, encoding)) {
-        *value = sim_get(sim, NVMX_VMCS_SHADOW, (enum nvmx_field)slot);
+        *value = sim_get(sim, sim_linked(sim), (enum nvmx_field)slot);
         shadow_succeeds(sim);
         return SIM_SUCCEED;
     }
@@ -164,7 +164,7 @@ enum sim_outcome sim_vmread(struct sim *sim, uint32_t encoding, uint64_t *value)
 enum sim_outcome sim_vmwrite(struct sim *sim, uint32_t encoding, uint64_t value) {
     int slot = sim_slot(encoding);
     if (slot >= 0 && answered_by_shadow(sim, sim->vmwrite_bitmap, encoding)) {
-        sim_set(sim, NVMX_VMCS_SHADOW, (enum nvmx_field)slot, value);
+        sim_set(sim, sim_linked(sim), (enum nvmx_field)slot, value);
         shadow_succeeds(sim);
         return SIM_SUCCEED;
     }

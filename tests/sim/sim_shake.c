@@ -29,7 +29,7 @@ static void destroy(struct sim *sim, bool whole) {
         sim_broken("%llu pages of L1 are still mapped", (unsigned long long)sim->mapped);
     if (whole)
         nvmx_vm_destroy(sim->vm);
-    for (uint32_t which = NVMX_VMCS_SHADOW; which < SIM_VMCSS; which++)
+    for (uint32_t which = NVMX_VMCS_SHADOW; which < SIM_VMCSS; which = sim_next_vmcs(which))
         sim_poison(sim, which);
     sim_set(sim, NVMX_VMCS01, NVMX_F_VMCS_LINK_POINTER, NVMX_NO_ADDRESS);
     sim->selected = NVMX_VMCS01;

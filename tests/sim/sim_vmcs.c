@@ -87,9 +87,21 @@ void sim_set(struct sim *sim, uint32_t which, enum nvmx_field slot, uint64_t val
 
 /* -- callbacks ---------------------------------------------------------------------------------------------------------------- */
 
+static bool is_shadow(uint32_t which) {
+    return which == NVMX_VMCS_SHADOW || which >= NVMX_VMCS_SHADOWS;
+}
+
+uint32_t sim_linked(const struct sim *sim) {
+    uint64_t page = (sim_get(sim, NVMX_VMCS01, NVMX_F_VMCS_LINK_POINTER) - SIM_SHADOW_HPA) / NVMX_PAGE_SIZE;
+    if (sim->options.shadows)
+        return page < sim->options.vmcs02_slots ? NVMX_VMCS_SHADOWS + (uint32_t)page : NVMX_VMCS01;
+    return page == 0 ? NVMX_VMCS_SHADOW : NVMX_VMCS01;
+}
+
 static void must_be_a_vmcs(const struct sim *sim, uint32_t which, const char *who) {
     bool vmcs02 = which >= NVMX_VMCS02_FIRST && which < NVMX_VMCS02_FIRST + sim->options.vmcs02_slots;
-    bool shadow = which == NVMX_VMCS_SHADOW && sim->options.shadow;
+    bool shadow = which == NVMX_VMCS_SHADOW && sim->options.shadow && !sim->options.shadows;
+    shadow = shadow || (sim->options.shadows && which >= NVMX_VMCS_SHADOWS && which < NVMX_VMCS_SHADOWS + sim->options.vmcs02_slots);
     if (which != NVMX_VMCS01 && !vmcs02 && !shadow)
         sim_broken("%s: there is no VMCS %u", who, which);
 }
@@ -113,7 +125,7 @@ void sim_poison(struct sim *sim, uint32_t which) {
 static enum nvmx_status vmcs_reset(void *ctx, uint32_t which) {
     struct sim *sim = sim_of_vcpu(ctx);
     must_be_a_vmcs(sim, which, "vmcs_reset");
-    if (which < NVMX_VMCS02_FIRST)
+    if (which < NVMX_VMCS02_FIRST || which >= NVMX_VMCS_SHADOWS)
         sim_broken("vmcs_reset of VMCS %u, which is the host's", which);
     if (sim_fails(sim, SIM_VMCS_RESET))
         return sim_sweep.status;
@@ -164,7 +176,7 @@ static enum nvmx_status vmcs_write(void *ctx, uint32_t count, const uint32_t *en
         }
         if (slot < 0)
             return NVMX_E_HOST;
-        if (sim->selected != NVMX_VMCS_SHADOW && fields[slot].host_state)
+        if (!is_shadow(sim->selected) && fields[slot].host_state)
             sim_broken("the library writes %#x, a field of the real host-state area", encoding[i]);
         struct sim_vmcs *vmcs = &sim->vmcs[sim->selected];
         vmcs->value[slot] = value[i] & width_mask((unsigned int)slot);
@@ -188,7 +200,7 @@ static void check_entry(struct sim *sim) {
     bool l2 = nvmx_mode(sim->vcpu) == NVMX_MODE_L2;
     if (which != sim->selected)
         sim_broken("VMCS %u is to be entered, but %u is selected", which, sim->selected);
-    if (l2 != (which >= NVMX_VMCS02_FIRST))
+    if (l2 != (which >= NVMX_VMCS02_FIRST && which < NVMX_VMCS_SHADOWS))
         sim_broken("VMCS %u is to be entered in mode %d", which, (int)nvmx_mode(sim->vcpu));
     if (l2 && sim->vmcs[which].resets == 0)
         sim_broken("vmcs02 %u is to be entered without a reset ever", which);

@@ -2,13 +2,13 @@
 /*
  * An exit leaves most of L2's state in vmcs02, a resume checks and writes only what changed, the cache holds a few
  * vmcs12s, a shadow VMCS answers for the library. Nobody may notice: several machines go through the same steps. On one
- * L1 reads every field after every exit, so that nothing is left for later; one has room for one vmcs12 only; one has
- * VMCS shadowing. Outcomes, vmcs12s and vmcs02s must be equal.
+ * L1 reads every field after every exit, so that nothing is left for later; one has room for one vmcs12 only; two have
+ * VMCS shadowing, one of them a shadow VMCS for each vmcs12. Outcomes, vmcs12s and vmcs02s must be equal.
  */
 #include "draw.h"
 #include "machine.h"
 
-#define MACHINES 4u
+#define MACHINES 5u
 #define EAGER    1u
 #define REGIONS  3u
 
@@ -17,6 +17,7 @@ static const struct sim_options options[MACHINES] = {
     [EAGER] = {.vmcs02_slots = 4},
     {.vmcs02_slots = 1},
     {.vmcs02_slots = 2, .shadow = true},
+    {.vmcs02_slots = 2, .shadow = true, .shadows = true},
 };
 
 struct world {

@@ -16,6 +16,7 @@
 static const struct sim_options configurations[] = {
     {.vmcs02_slots = 1},
     {.shadow = true},
+    {.shadow = true, .shadows = true},
     {.translate = true, .queue_exception = true, .no_vpid = true},
     {.host_composes = true, .external_interrupts = true},
 };
@@ -169,10 +170,10 @@ Test(failures, random_callbacks) {
 
 /* While VM and vCPU are made: a status, and nothing is left. */
 /* With room for one vmcs12 the current one makes way before the other can be shown to L1: it comes back if that fails. */
-Test(failures, refused_vmptrld_keeps_the_current_vmcs) {
+static void refused_vmptrld(bool shadows) {
     unsigned int refused = 0;
     for (uint64_t at = 1, failed = 1; failed != 0; at++) {
-        struct sim *sim = sim_new(&(struct sim_options){.shadow = true, .vmcs02_slots = 1});
+        struct sim *sim = sim_new(&(struct sim_options){.shadow = true, .shadows = shadows, .vmcs02_slots = 1});
         uint64_t pointer = 0, value = 0;
         cr_assert_eq(sim_vmxon_ready(sim), SIM_SUCCEED);
         cr_assert_eq(sim_vmwrite(sim, NVMX_VMCS_GUEST_RIP, 0x1234), SIM_SUCCEED);
@@ -191,6 +192,11 @@ Test(failures, refused_vmptrld_keeps_the_current_vmcs) {
         sim_free(sim);
     }
     cr_expect(refused > 2);
+}
+
+Test(failures, refused_vmptrld_keeps_the_current_vmcs) {
+    refused_vmptrld(false);
+    refused_vmptrld(true);
 }
 
 Test(failures, making_a_vm_fails_cleanly) {

@@ -127,8 +127,17 @@ Test(life_cycle, vcpu_checks_its_configuration) {
     struct nvmx_vcpu_config config = good;
     cr_expect_eq(try_vcpu(sim, &config, nvmx_vcpu_size()), NVMX_OK);
     cr_expect_eq(try_vcpu(sim, &config, nvmx_vcpu_size() - 1), NVMX_E_SIZE);
-    config.size--;
-    cr_expect_eq(try_vcpu(sim, &config, nvmx_vcpu_size()), NVMX_E_SIZE);
+    for (uint32_t size = 0; size <= sizeof(good) + 8; size += 4) {
+        bool known = size == sizeof(good) || size == offsetof(struct nvmx_vcpu_config, shadow_hpas);
+        config.size = size;
+        cr_expect_eq(try_vcpu(sim, &config, nvmx_vcpu_size()), known ? NVMX_OK : NVMX_E_SIZE, "%u", size);
+    }
+    config = good;
+    config.vmcs02_slots = 3;
+    config.shadow_hpas = (const uint64_t[]){0x1000, 0x2000, 0x3000};
+    cr_expect_eq(try_vcpu(sim, &config, nvmx_vcpu_size()), NVMX_OK);
+    config.shadow_hpas = (const uint64_t[]){0x1000, 0x2000, NVMX_NO_ADDRESS};
+    cr_expect_eq(try_vcpu(sim, &config, nvmx_vcpu_size()), NVMX_E_INVALID, "a shadow VMCS is missing");
     config = good;
     config.regs = NULL;
     cr_expect_eq(try_vcpu(sim, &config, nvmx_vcpu_size()), NVMX_E_INVALID, "no registers");

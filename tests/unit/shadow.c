@@ -6,6 +6,13 @@
 #include "machine.h"
 
 static const struct sim_options with_shadow = {.shadow = true};
+static const struct sim_options with_shadows = {.shadow = true, .shadows = true};
+
+/* One shadow VMCS serves all vmcs12s, or each has its own. */
+static void both(void (*test)(const struct sim_options *options)) {
+    test(&with_shadow);
+    test(&with_shadows);
+}
 
 static bool clear_in(const uint8_t *bitmap, uint32_t encoding) {
     return ((bitmap[encoding / 8] >> (encoding % 8)) & 1) == 0;
@@ -68,8 +75,8 @@ Test(shadow, no_host_state_and_no_controls_of_memory) {
 /* -- reading and writing without exits
  * -------------------------------------------------------------------------------------------- */
 
-Test(shadow, what_l1_writes_arrives) {
-    struct sim *sim = l1_ready(&with_shadow);
+static void what_l1_writes_arrives(const struct sim_options *options) {
+    struct sim *sim = l1_ready(options);
     launch(sim);
     l2_leaves(sim);
     cr_assert(without_exit(sim, NVMX_VMCS_GUEST_RIP, true), "the test needs a shadowed field");
@@ -83,9 +90,13 @@ Test(shadow, what_l1_writes_arrives) {
     sim_free(sim);
 }
 
+Test(shadow, what_l1_writes_arrives) {
+    both(what_l1_writes_arrives);
+}
+
 /* Every readable field shows after an exit what vmcs12 has, by the shadow VMCS as by an exit. */
-Test(shadow, what_l1_reads_is_right) {
-    struct sim *sim = l1_ready(&with_shadow);
+static void what_l1_reads_is_right(const struct sim_options *options) {
+    struct sim *sim = l1_ready(options);
     launch(sim);
     for (unsigned int round = 1; round < 4; round++) {
         struct nvmx_l2_exit_info info = {.reason = NVMX_EXIT_VMREAD,
@@ -115,9 +126,13 @@ Test(shadow, what_l1_reads_is_right) {
     sim_free(sim);
 }
 
+Test(shadow, what_l1_reads_is_right) {
+    both(what_l1_reads_is_right);
+}
+
 /* A VMWRITE that exits (to exit information) is seen by a VMREAD that does not. */
-Test(shadow, writes_that_exit) {
-    struct sim *sim = l1_ready(&with_shadow);
+static void writes_that_exit(const struct sim_options *options) {
+    struct sim *sim = l1_ready(options);
     cr_assert(without_exit(sim, NVMX_VMCS_EXIT_QUALIFICATION, false) &&
               !without_exit(sim, NVMX_VMCS_EXIT_QUALIFICATION, true));
     l1_writes(sim, NVMX_VMCS_EXIT_QUALIFICATION, 0x4711);
@@ -128,9 +143,13 @@ Test(shadow, writes_that_exit) {
     sim_free(sim);
 }
 
+Test(shadow, writes_that_exit) {
+    both(writes_that_exit);
+}
+
 /* VMfail and failed entries are seen as well. */
-Test(shadow, refused_entries) {
-    struct sim *sim = l1_ready(&with_shadow);
+static void refused_entries(const struct sim_options *options) {
+    struct sim *sim = l1_ready(options);
     l1_writes(sim, NVMX_VMCS_GUEST_RFLAGS, 0);
     cr_assert_eq(sim_vmlaunch(sim), SIM_ENTRY_FAILED);
     cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), 0x80000021);
@@ -142,6 +161,10 @@ Test(shadow, refused_entries) {
     sim_free(sim);
 }
 
+Test(shadow, refused_entries) {
+    both(refused_entries);
+}
+
 /* -- the current VMCS changes
  * ----------------------------------------------------------------------------------------------------------- */
 
@@ -150,8 +173,8 @@ static uint64_t link_pointer(const struct sim *sim) {
 }
 
 /* Without a current VMCS the link pointer names none, so that hardware answers VMfailInvalid. */
-Test(shadow, link_pointer_follows_the_current_vmcs) {
-    struct sim *sim = sim_new(&with_shadow);
+static void link_pointer_follows_the_current_vmcs(const struct sim_options *options) {
+    struct sim *sim = sim_new(options);
     uint64_t value;
     sim_region(sim, SIM_L1_VMXON);
     sim_region(sim, SIM_L1_VMCS_A);
@@ -166,21 +189,25 @@ Test(shadow, link_pointer_follows_the_current_vmcs) {
     cr_assert(sim_vmclear(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
     cr_expect_eq(link_pointer(sim), NVMX_NO_ADDRESS);
     cr_assert(sim_vmptrld(sim, SIM_L1_VMCS_B) == SIM_SUCCEED);
-    cr_expect_eq(link_pointer(sim), SIM_SHADOW_HPA);
+    cr_expect_neq(sim_linked(sim), NVMX_VMCS01);
     cr_assert(sim_vmxoff(sim) == SIM_SUCCEED);
     cr_expect_eq(link_pointer(sim), NVMX_NO_ADDRESS);
     cr_assert(sim_launch(sim) == SIM_L2);
     cr_expect_eq(vmcs02(sim, NVMX_F_VMCS_LINK_POINTER), NVMX_NO_ADDRESS, "L2 has no shadow VMCS");
     cr_expect_eq(vmcs02(sim, NVMX_F_SECONDARY_CONTROLS) >> 14 & 1, 0);
     l2_leaves(sim);
-    cr_expect_eq(link_pointer(sim), SIM_SHADOW_HPA);
+    cr_expect_neq(sim_linked(sim), NVMX_VMCS01);
     sim_free(sim);
 }
 
-/* Each VMCS keeps what was written to it through the one shadow VMCS. */
-Test(shadow, two_vmcss) {
+Test(shadow, link_pointer_follows_the_current_vmcs) {
+    both(link_pointer_follows_the_current_vmcs);
+}
+
+/* Each VMCS keeps what was written to it through the one shadow VMCS, or its own. */
+static void two_vmcss(const struct sim_options *options) {
     for (uint16_t slots = 1; slots < 4; slots++) {
-        struct sim *sim = sim_new(&(struct sim_options){.shadow = true, .vmcs02_slots = slots});
+        struct sim *sim = sim_new(&(struct sim_options){.shadow = true, .shadows = options->shadows, .vmcs02_slots = slots});
         cr_assert(sim_vmxon_ready(sim) == SIM_SUCCEED);
         for (unsigned int round = 0; round < 3; round++)
             for (uint64_t i = 0; i < 2; i++) {
@@ -196,16 +223,81 @@ Test(shadow, two_vmcss) {
     }
 }
 
+Test(shadow, two_vmcss) {
+    both(two_vmcss);
+}
+
+/* -- a shadow VMCS for each
+ * ----------------------------------------------------------------------------------------------------------- */
+
+/* A is not current any more, and what L1 wrote to it stands in its shadow VMCS alone. */
+static struct sim *a_is_ahead(uint16_t slots) {
+    struct sim *sim = sim_new(&(struct sim_options){.shadow = true, .shadows = true, .vmcs02_slots = slots});
+    cr_assert(sim_vmxon_ready(sim) == SIM_SUCCEED && sim_vmptrld(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
+    cr_assert(without_exit(sim, NVMX_VMCS_GUEST_RSP, true), "the test needs a shadowed field");
+    l1_writes(sim, NVMX_VMCS_GUEST_RSP, 0xa1a2);
+    l1_writes(sim, NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE, 0xa3);
+    cr_assert(sim_vmptrld(sim, SIM_L1_VMCS_B) == SIM_SUCCEED);
+    l1_writes(sim, NVMX_VMCS_GUEST_RSP, 0xb1b2);
+    return sim;
+}
+
+static void expect_a(struct sim *sim) {
+    cr_assert(sim_vmptrld(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RSP), 0xa1a2);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE), 0xa3);
+    cr_assert(sim_vmptrld(sim, SIM_L1_VMCS_B) == SIM_SUCCEED);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RSP), 0xb1b2);
+    sim_free(sim);
+}
+
+/* VMPTRLD of a vmcs12 in the cache carries nothing: the link pointer changes. */
+Test(shadow, vmptrld_carries_no_fields) {
+    struct sim *sim = a_is_ahead(2);
+    uint64_t before = nvmx_counts(sim->vcpu)->vmwrites, selects = sim->count[SIM_VMCS_SELECT];
+    cr_assert(sim_vmptrld(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
+    cr_expect_leq(nvmx_counts(sim->vcpu)->vmwrites - before, 3, "RIP, RFLAGS, the link pointer");
+    cr_expect_eq(sim->count[SIM_VMCS_SELECT], selects);
+    expect_a(sim);
+}
+
+/* A VMWRITE that exits makes it unknown what the shadow VMCS holds; what L1 wrote there without one stays. */
+Test(shadow, what_is_ahead_and_unknown_is_not_overwritten) {
+    struct sim *sim = a_is_ahead(2);
+    cr_assert(sim_vmptrld(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
+    cr_assert_not(without_exit(sim, NVMX_VMCS_EXIT_QUALIFICATION, true));
+    cr_assert(sim_vmptrld(sim, SIM_L1_VMCS_B) == SIM_SUCCEED);
+    expect_a(sim);
+}
+
+/* What looks at the whole of a vmcs12 that is not current finds what L1 wrote: VMCLEAR, eviction, VMXOFF, saving. */
+Test(shadow, what_is_ahead_is_not_lost) {
+    struct sim *sim = a_is_ahead(2);
+    cr_assert(sim_vmclear(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
+    expect_a(sim);
+    sim = a_is_ahead(2);
+    sim_region(sim, 0x200000);
+    cr_assert(sim_vmptrld(sim, 0x200000) == SIM_SUCCEED, "A leaves the cache");
+    expect_a(sim);
+    expect_a(a_is_ahead(1));
+    sim = a_is_ahead(2);
+    cr_assert(sim_vmxoff(sim) == SIM_SUCCEED && sim_vmxon(sim, SIM_L1_VMXON) == SIM_SUCCEED);
+    expect_a(sim);
+    sim = a_is_ahead(2);
+    sim_shake(sim, true);
+    expect_a(sim);
+}
+
 /* -- callbacks fail
  * ------------------------------------------------------------------------------------------------------------------------
  */
 
 /* A refused VMPTRLD leaves the current VMCS, and L1 reads that one; a refused VMCLEAR clears nothing. */
-Test(shadow, refused_vmptrld_and_vmclear) {
+static void refused_vmptrld_and_vmclear(const struct sim_options *options) {
     unsigned int refused[2] = {0};
     for (unsigned int clear = 0; clear < 2; clear++) {
         for (uint64_t k = 1; k < 20; k++) {
-            struct sim *sim = sim_new(&with_shadow);
+            struct sim *sim = sim_new(options);
             uint64_t pointer = 0;
             cr_assert(sim_vmxon_ready(sim) == SIM_SUCCEED);
             cr_assert(sim_vmptrld(sim, SIM_L1_VMCS_B) == SIM_SUCCEED);
@@ -232,4 +324,8 @@ Test(shadow, refused_vmptrld_and_vmclear) {
         }
         cr_expect(refused[clear] > 1, "%u", refused[clear]);
     }
+}
+
+Test(shadow, refused_vmptrld_and_vmclear) {
+    both(refused_vmptrld_and_vmclear);
 }

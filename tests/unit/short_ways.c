@@ -56,15 +56,15 @@ static void set_field(struct pair *p, uint32_t vmcs, enum nvmx_field slot, uint6
 static void forget(struct nvmx_vcpu *vcpu) {
     for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
         vcpu->vmcs12[i].plain = vcpu->vmcs12[i].settled = false;
+        vcpu->vmcs12[i].shadow_behind = UINT64_MAX;
     }
     vcpu->hosts_msr[0].index = vcpu->hosts_msr[1].index = UINT64_MAX;
     vcpu->l1_left.valid = false;
     vcpu->l1_shadows_known = false;
-    vcpu->shadow_behind = UINT64_MAX;
 }
 
 static void expect_same_vmcss(const struct pair *p) {
-    for (unsigned int which = 0; which < SIM_VMCSS; which++) {
+    for (unsigned int which = 0; which < SIM_VMCSS; which = sim_next_vmcs(which)) {
         const uint64_t *a = p->sim[0]->vmcs[which].value, *b = p->sim[1]->vmcs[which].value;
         for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT && memcmp(a, b, sizeof(p->sim[0]->vmcs[which].value)) != 0; slot++) {
             cr_assert(a[slot] == b[slot], "step %u, %s: VMCS %u, %s: %#lx, the long way %#lx", p->step, p->what, which,
@@ -284,7 +284,7 @@ static void write_shadow(struct pair *p) {
                                                                    : draw(&p->seed) >> shift;
 
     if (p->sim[0]->options.shadow && p->sim[0]->vcpu->current >= 0) {
-        set_field(p, NVMX_VMCS_SHADOW, (enum nvmx_field)slot, value);
+        set_field(p, sim_linked(p->sim[0]), (enum nvmx_field)slot, value);
     }
 }
 
@@ -293,7 +293,7 @@ static void inject(struct pair *p) {
     uint64_t event = random_event(p);
 
     if (p->options->shadow && p->sim[0]->vcpu->current >= 0) {
-        set_field(p, NVMX_VMCS_SHADOW, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, event);
+        set_field(p, sim_linked(p->sim[0]), NVMX_F_VM_ENTRY_INTERRUPTION_INFO, event);
     } else if (!p->options->shadow) {
         set_gpr(p, NVMX_RAX, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO);
         set_gpr(p, NVMX_RCX, event);
@@ -410,6 +410,12 @@ Test(short_ways, do_what_the_long_ones_do) {
 Test(short_ways, do_what_the_long_ones_do_with_a_shadow_vmcs) {
     for (uint64_t seed = 11; seed <= 13; seed++) {
         same_program(&(struct sim_options){.shadow = true}, seed, 0);
+    }
+}
+
+Test(short_ways, do_what_the_long_ones_do_with_shadow_vmcss) {
+    for (uint64_t seed = 41; seed <= 43; seed++) {
+        same_program(&(struct sim_options){.shadow = true, .shadows = true}, seed, 0);
     }
 }
 

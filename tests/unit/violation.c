@@ -37,7 +37,7 @@ static void change(struct pair *p, uint32_t page) {
 
 static void expect_same(const struct pair *p, const enum nvmx_next next[2]) {
     cr_assert_eq(next[0], next[1], "step %u: %d, the general way %d", p->step, next[0], next[1]);
-    for (unsigned int which = 0; which < SIM_VMCSS; which++) {
+    for (unsigned int which = 0; which < SIM_VMCSS; which = sim_next_vmcs(which)) {
         const uint64_t *a = p->sim[0]->vmcs[which].value, *b = p->sim[1]->vmcs[which].value;
         for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
             cr_assert(a[slot] == b[slot], "step %u: VMCS %u, %s: %#lx, the general way %#lx", p->step, which, nvmx_field_info(slot)->name,
