@@ -127,7 +127,8 @@ enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
         if (route != ROUTE_L1) {
             return finish(vcpu, route, row, &info);
         }
-        if (RARE(info.reason != exit_reason)) {
+        if (RARE(info.reason != exit_reason)) { /* another exit, which comes with the same bus lock */
+            info.reason |= exit_reason & REASON_BUS_LOCK;
             row = exit_row(info.reason & 0xffff);
         }
     }

@@ -137,6 +137,24 @@ Test(controls_instructions, the_shorter_window_counts) {
     }
 }
 
+/* -- an access to IA32_SPEC_CTRL ------------------------------------------------------------------------------------------------------------------- */
+
+#define REGISTER_9 (9u << 3)
+
+static struct nvmx_l2_exit_info access_to_0x48(struct sim *sim, bool write, bool immediate, uint64_t value) {
+    sim->regs.gpr[NVMX_RCX] = immediate ? 0x10 : 0x48;
+    sim->regs.gpr[NVMX_RAX] = (uint32_t)value;
+    sim->regs.gpr[NVMX_RDX] = value >> 32;
+    sim->regs.gpr[9] = value;
+    return (struct nvmx_l2_exit_info){
+        .reason = immediate ? (write ? NVMX_EXIT_WRMSRNS_IMMEDIATE : NVMX_EXIT_RDMSR_IMMEDIATE)
+                            : (write ? NVMX_EXIT_WRMSR : NVMX_EXIT_RDMSR),
+        .qualification = immediate ? 0x48 : 0,
+        .instruction_info = immediate ? REGISTER_9 : 0,
+        .instruction_length = immediate ? 9 : 2,
+    };
+}
+
 /* -- bus locks ---------------------------------------------------------------------------------------------------------------------------------- */
 
 #define BUS_LOCK (1u << 26)
@@ -208,6 +226,25 @@ Test(controls_instructions, bus_locks_survive_exits_that_l1_does_not_see) {
     }
 }
 
+/* The exit that L1 sees is another one than hardware gave. */
+Test(controls_instructions, bus_locks_come_with_exits_that_become_others) {
+    for (unsigned int way = 0; way < 2; way++) {
+        struct sim *sim = rich();
+        struct nvmx_l2_exit_info misconfigured = {.reason = NVMX_EXIT_EPT_VIOLATION | BUS_LOCK, .qualification = 0x181, .guest_physical_address = 0x5000};
+        uses_tertiary(sim, PROC3_SPEC_CTRL, 0);
+        l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_BUS_LOCK);
+        l1_writes(sim, NVMX_VMCS_EXCEPTION_BITMAP, 1u << 13);
+        sim_write64(sim, SIM_L1_EPT12 + 0x3000 + 5 * 8, 2); /* writable only */
+        launch(sim);
+        struct nvmx_l2_exit_info fault = access_to_0x48(sim, true, false, 8);
+        fault.reason |= BUS_LOCK;
+        l1_sees(sim, sim_exit_info(sim, way ? &fault : &misconfigured), (way ? NVMX_EXIT_EXCEPTION_OR_NMI : NVMX_EXIT_EPT_MISCONFIGURATION) | BUS_LOCK);
+        resume(sim);
+        l1_sees(sim, sim_exit(sim, NVMX_EXIT_CPUID, 0, 0, 2), NVMX_EXIT_CPUID);
+        sim_free(sim);
+    }
+}
+
 /* An event that goes back into vmcs02 is delivered first; an exit of L1's on the way takes the bit. INIT comes after. */
 Test(controls_instructions, bus_locks_wait_for_an_injection) {
     for (unsigned int exits = 0; exits < 2; exits++) {
@@ -267,22 +304,6 @@ Test(controls_instructions, msr_list_exits_by_the_bitmaps) {
 }
 
 /* -- IA32_SPEC_CTRL --------------------------------------------------------------------------------------------------------------------------- */
-
-#define REGISTER_9 (9u << 3)
-
-static struct nvmx_l2_exit_info access_to_0x48(struct sim *sim, bool write, bool immediate, uint64_t value) {
-    sim->regs.gpr[NVMX_RCX] = immediate ? 0x10 : 0x48;
-    sim->regs.gpr[NVMX_RAX] = (uint32_t)value;
-    sim->regs.gpr[NVMX_RDX] = value >> 32;
-    sim->regs.gpr[9] = value;
-    return (struct nvmx_l2_exit_info){
-        .reason = immediate ? (write ? NVMX_EXIT_WRMSRNS_IMMEDIATE : NVMX_EXIT_RDMSR_IMMEDIATE)
-                            : (write ? NVMX_EXIT_WRMSR : NVMX_EXIT_RDMSR),
-        .qualification = immediate ? 0x48 : 0,
-        .instruction_info = immediate ? REGISTER_9 : 0,
-        .instruction_length = immediate ? 9 : 2,
-    };
-}
 
 static bool exits_on_0x48(struct sim *sim, bool write) {
     const uint64_t *page = sim_page(sim, vmcs02(sim, NVMX_F_MSR_BITMAP_ADDRESS));
