@@ -67,7 +67,10 @@ static void expect_same(struct sim *sim, const uint8_t *blob, size_t bytes, cons
     free(again);
 }
 
-/* A preemption timer that the host counts and that is over, or a bus lock that L1 is to hear of, ends L2 before anything else (SDM 28.2): the state then is L1's. */
+/*
+ * A preemption timer that the host counts and that is over, or a bus lock that L1 is to hear of, ends L2 before anything else (SDM 28.2): the state then is
+ * L1's.
+ */
 static bool ended_l2(struct sim *sim) {
     uint64_t reason = 0;
     if (nvmx_mode(sim->vcpu) != NVMX_MODE_ROOT || sim_vmread(sim, NVMX_VMCS_EXIT_REASON, &reason) != SIM_SUCCEED)
