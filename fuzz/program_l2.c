@@ -109,6 +109,8 @@ void do_l2_exit(struct model *o) {
     bool reads = exit.reason == 23 || exit.reason == 25;
     if (reads)
         fuzz_keep_l1_memory(o->sim, kept, false);
+    if ((kinds & 0xc0) == 0x80)
+        exit.reason |= 1u << 26; /* and L2 locked the bus (SDM 28.2) */
     enum nvmx_next next = sim_exit_info(o->sim, &exit);
     if (reads)
         fuzz_keep_l1_memory(o->sim, kept, true);
@@ -255,7 +257,7 @@ void do_shake(struct model *o) {
     nvmx_fields_existing(nvmx_l1_caps(o->sim->vm), &o->exists);
     o->m->exists = o->exists;
     bool ended = o->mode == NVMX_MODE_L2 && nvmx_mode(o->sim->vcpu) == NVMX_MODE_ROOT;
-    fuzz_log("saved and restored%s", ended ? "; L2's timer is over" : "");
+    fuzz_log("saved and restored%s", ended ? "; L2's timer is over, or it locked the bus" : "");
     if (ended)
         l1_has_exit(o, &before);
 }
