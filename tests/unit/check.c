@@ -281,6 +281,28 @@ Test(check, groups_of_a_row_cover_what_it_reads) {
     }
 }
 
+/* A VMWRITE that breaks a row has the row looked at again: one of the fields that the vector writes is of the row's groups. */
+Test(check, fields_that_break_a_row_are_of_its_groups) {
+    unsigned int looked_at = 0;
+
+    for (unsigned int i = 0; i < VECTORS; i++) {
+        uint32_t written = 0;
+        bool fields_alone = true;
+
+        for (unsigned int k = 0; k < CHECK_CHANGES && vectors[i].broken[k].kind != CHANGE_NONE; k++) {
+            bool field = vectors[i].broken[k].kind <= CHANGE_CLEAR;
+
+            written |= field ? 1u << field_group[vectors[i].broken[k].place] : 0;
+            fields_alone = fields_alone && field;
+        }
+        if (fields_alone) {
+            cr_expect(nvmx_check_row(vectors[i].row)->groups & written, "%s", id(vectors[i].row));
+            looked_at++;
+        }
+    }
+    cr_expect_gt(looked_at, 300);
+}
+
 /* Change each bit of the field that rules look at; the answer for `groups` must stay. */
 static void expect_blind(struct check_state *state, uint32_t groups, unsigned int slot) {
     struct nvmx_check_failure before = {0}, after = {0};

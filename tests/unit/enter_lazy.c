@@ -6,6 +6,8 @@
  * VMCS shadowing, one of them a shadow VMCS for each vmcs12. Outcomes, vmcs12s and vmcs02s must be equal.
  */
 #include "draw.h"
+#include <stdlib.h>
+
 #include "machine.h"
 
 #define MACHINES 5u
@@ -273,4 +275,21 @@ static void go(uint64_t seed) {
 Test(enter_lazy, nobody_notices, .timeout = 120) {
     for (uint64_t seed = 1; seed <= 250; seed++)
         go(seed);
+}
+
+/* Saving fetches what an exit left in vmcs02; what L2 changes after that is L2's newest state all the same. */
+Test(enter_lazy, what_was_fetched_by_saving_is_old_after_the_next_exit) {
+    struct sim *sim = l2_running(NULL);
+    size_t bytes;
+    for (unsigned int round = 0; round < 3; round++) {
+        l2_leaves(sim);
+        resume(sim);
+    }
+    l2_leaves(sim);
+    free(sim_save(sim, &bytes));
+    resume(sim);
+    sim_set(sim, sim->selected, NVMX_F_GUEST_DS_BASE, 0x7000);
+    l2_leaves(sim);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_DS_BASE), 0x7000);
+    sim_free(sim);
 }
