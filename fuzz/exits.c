@@ -387,6 +387,7 @@ static void check_exit(struct l2 *s) {
     static const char *const said[] = {"is not L1's", "is L1's", "is anybody's"};
     struct sim *sim = s->m->sim;
     enum wants wants = l1_wants(s);
+    bool may_fault = wants == NO && virtualized(s) && BIT(s->f[NVMX_F_EXCEPTION_BITMAP], 13); /* L1 has the #GP of bits that the MSR doesn't have */
     bool handled_events = s->exit.reason == 0 || s->exit.reason == 1;
     fuzz_log("exit %u qualification %#llx interruption %#x: %s", s->exit.reason, U(s->exit.qualification), s->exit.interruption_info,
              said[wants]);
@@ -400,8 +401,13 @@ static void check_exit(struct l2 *s) {
     if (next == NVMX_STOP && s->exit.reason == 49)
         return;
     if (next == NVMX_STOP) {
-        FUZZ_HOLD(wants != NO && nvmx_stop_reason(sim->vcpu) == NVMX_STOP_VMX_ABORT, "exit %u stops the vCPU, reason %d: %s; %u pages used",
+        FUZZ_HOLD((wants != NO || may_fault) && nvmx_stop_reason(sim->vcpu) == NVMX_STOP_VMX_ABORT, "exit %u stops the vCPU, reason %d: %s; %u pages used",
                   s->exit.reason, (int)nvmx_stop_reason(sim->vcpu), nvmx_status_text(nvmx_stop_status(sim->vcpu)), sim->pages_used);
+        return;
+    }
+    if (l1_has_it && may_fault) {
+        bool reads = !BIT(sim_get(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS), 9) || (read_field(sim, NVMX_VMCS_EXIT_REASON) & 0xffff) == 0;
+        FUZZ_HOLD(reads, "exit %u became another one than the exit for a fault", s->exit.reason);
         return;
     }
     FUZZ_HOLD(wants == ANY || l1_has_it == (wants == YES), "exit %u %s, but went to %s", s->exit.reason, said[wants],

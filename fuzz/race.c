@@ -188,6 +188,8 @@ static bool alive(const struct sim *sim) {
 static void l2_touches(struct fuzz_machine *m, uint64_t gpa2) {
     struct nvmx_l2_exit_info exit = {.reason = EPT_VIOLATION, .qualification = 0x181 | (gpa2 & 2), .guest_physical_address = gpa2,
                                      .guest_linear_address = gpa2};
+    if (sim_get(m->sim, m->sim->selected, NVMX_F_GUEST_ACTIVITY_STATE) != 0)
+        return; /* an L2 that is halted touches nothing (SDM 29.3.1.5) */
     enum nvmx_next next = sim_exit_info(m->sim, &exit);
     fuzz_log("L2 touches %#llx: %d, mode %d", U(gpa2), (int)next, (int)nvmx_mode(m->sim->vcpu));
     if (next != NVMX_STOP && nvmx_mode(m->sim->vcpu) == NVMX_MODE_L2)
