@@ -39,16 +39,16 @@ static uint64_t efer_bits(uint32_t cpu) {
     if (cpu & NVMX_CPU_SYSCALL)
         valid |= UINT64_C(1) << EFER_SCE;
     if (cpu & NVMX_CPU_LONG_MODE)
-        valid |= UINT64_C(1) << EFER_LME | UINT64_C(1) << EFER_LMA;
+        valid |= UINT64_C(1) << EFER_LME_BIT | UINT64_C(1) << EFER_LMA_BIT;
     if (cpu & NVMX_CPU_NX)
-        valid |= UINT64_C(1) << EFER_NXE;
+        valid |= UINT64_C(1) << EFER_NXE_BIT;
     return valid;
 }
 
 /* Bits of CR0 and EFER that may or must be set (SDM 25.8, 29.2.2, 29.3.1.1). */
 static void registers_init(struct check_context *c) {
     const uint64_t never = UINT64_C(1) << CR0_NW | UINT64_C(1) << CR0_CD;
-    const uint64_t exempt = UNRESTRICTED ? UINT64_C(1) << CR0_PE | UINT64_C(1) << CR0_PG : 0;
+    const uint64_t exempt = UNRESTRICTED ? UINT64_C(1) << CR0_PE_BIT | UINT64_C(1) << CR0_PG_BIT : 0;
 
     c->cr0_fixed0 = c->caps->msr[NVMX_CAP_CR0_FIXED0] & ~never;
     c->cr0_fixed1 = c->caps->msr[NVMX_CAP_CR0_FIXED1] | never;

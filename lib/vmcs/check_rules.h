@@ -29,23 +29,24 @@ struct check_context {
     uint64_t efer_valid;
 };
 
-#define CR0_PE 0
-#define CR0_WP 16
+/* Numbers of bits; architecture.h has masks of the same names, without _BIT. */
+#define CR0_PE_BIT 0
+#define CR0_WP_BIT 16
 #define CR0_NW 29
 #define CR0_CD 30
-#define CR0_PG 31
-#define CR4_PAE 5
-#define CR4_PCIDE 17
+#define CR0_PG_BIT 31
+#define CR4_PAE_BIT 5
+#define CR4_PCIDE_BIT 17
 #define CR4_CET 23
 #define CR4_FRED 32
 #define CR3_LAM (UINT64_C(3) << 61) /* LAM_U57, LAM_U48 (SDM 4.4) */
 #define EFER_SCE 0
-#define EFER_LME 8
-#define EFER_LMA 10
-#define EFER_NXE 11
-#define RFLAGS_TF 8
-#define RFLAGS_IF 9
-#define RFLAGS_VM 17
+#define EFER_LME_BIT 8
+#define EFER_LMA_BIT 10
+#define EFER_NXE_BIT 11
+#define RFLAGS_TF_BIT 8
+#define RFLAGS_IF_BIT 9
+#define RFLAGS_VM_BIT 17
 #define RFLAGS_IOPL UINT64_C(0x3000)
 #define RFLAGS_RESERVED_0 (~UINT64_C(0x3fffff) | UINT64_C(0x8028))
 #define DEBUGCTL_BTF 1
@@ -93,20 +94,20 @@ struct check_context {
 #define SET_OF(a, b, d, e, f, ...) (1u << (a) | 1u << (b) | 1u << (d) | 1u << (e) | 1u << (f))
 
 #define LONG CPU(LONG_MODE)
-#define V8086 BIT(F(GUEST_RFLAGS), RFLAGS_VM)
+#define V8086 BIT(F(GUEST_RFLAGS), RFLAGS_VM_BIT)
 #define UNRESTRICTED PROC2(7)
-#define REAL_UNRESTRICTED (UNRESTRICTED && !BIT(F(GUEST_CR0), CR0_PE))
+#define REAL_UNRESTRICTED (UNRESTRICTED && !BIT(F(GUEST_CR0), CR0_PE_BIT))
 #define GUEST_FRED BIT(F(GUEST_CR4), CR4_FRED)
 #define MODE_64 (ENTRY(9) && BIT(RIGHTS(CS), 13))
-#define PAE_PAGING (BIT(F(GUEST_CR0), CR0_PG) && BIT(F(GUEST_CR4), CR4_PAE) && !ENTRY(9))
+#define PAE_PAGING (BIT(F(GUEST_CR0), CR0_PG_BIT) && BIT(F(GUEST_CR4), CR4_PAE_BIT) && !ENTRY(9))
 #define EPTP_SWITCHING BIT(F(VM_FUNCTION_CONTROLS), 0)
 
-#define EVENT_VALID BIT(c->event, 31)
+#define EVENT_IS_VALID BIT(c->event, 31)
 #define SOFTWARE_EVENT (c->event_type >= 4 && c->event_type <= 6)
 #define ACTIVITY F(GUEST_ACTIVITY_STATE)
 #define BLOCKED(by) BIT(F(GUEST_INTERRUPTIBILITY_STATE), BLOCKED_BY_##by)
 #define DEBUG_HELD (BLOCKED(STI) || BLOCKED(MOV_SS) || ACTIVITY == ACTIVITY_HLT)
-#define SINGLE_STEP (BIT(F(GUEST_RFLAGS), RFLAGS_TF) && !BIT(F(GUEST_DEBUGCTL), DEBUGCTL_BTF))
+#define SINGLE_STEP (BIT(F(GUEST_RFLAGS), RFLAGS_TF_BIT) && !BIT(F(GUEST_DEBUGCTL), DEBUGCTL_BTF))
 #define LINKED (F(VMCS_LINK_POINTER) != NVMX_NO_ADDRESS)
 #define LINK_ADDRESS_OK (LINKED && LOW_CLEAR(F(VMCS_LINK_POINTER), 12) && IN_WIDTH(F(VMCS_LINK_POINTER)))
 
