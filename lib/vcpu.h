@@ -207,18 +207,9 @@ struct msr_access {
 };
 
 /* What lib/ept said of an EPT violation that is an exit like others after all: exits/route.c. */
-enum {
-    VIOLATION_QUALIFICATION,
-    VIOLATION_LINEAR_ADDRESS,
-    VIOLATION_GPA2,
-    VIOLATION_VECTORING_INFO,
-    VIOLATION_INSTRUCTION_LENGTH,
-    VIOLATION_VALUES
-};
-
 struct violation {
     bool decided;
-    uint64_t value[VIOLATION_VALUES];
+    uint64_t value[5]; /* VIOLATION_ of exits/exits.h */
     enum nvmx_ept_verdict verdict;
     struct nvmx_ept_fault fault;
 };

@@ -16,6 +16,7 @@ COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)
 LOOP = re.compile(r"\b(for|while)\s*\(")
 VARIABLE = r"(?:(?:const )?(?:unsigned int|uint\d+_t|size_t|int) )?(\w+)(?: = [^;]+)?"
 COUNTS = re.compile(r"for \(" + VARIABLE + r"; (?:[^;]*&& )?\1 (?:<|<=|>|>=|!=) [^;|]+; \1(?:\+\+|--| \+= \w+)\)")
+GOES_ON = re.compile(r"for \(; (?:[^;]*&& )?(\w+)(?: \+ \d+)? (?:<|<=) [^;|]+; \1(?:\+\+| \+= \w+)\)")
 BITS = re.compile(r"for \(.*; (\w+) != 0; \1 &= \1 - 1\)")
 
 
@@ -31,7 +32,7 @@ def heads(text):
 
 
 def shows_its_bound(head):
-    return head == "while (0)" or COUNTS.fullmatch(head) or BITS.fullmatch(head)
+    return head == "while (0)" or COUNTS.fullmatch(head) or GOES_ON.fullmatch(head) or BITS.fullmatch(head)
 
 
 def main():

@@ -24,6 +24,17 @@
 #define QUALIFICATION_NMI_UNBLOCKING (1u << 12)
 #define QUALIFICATION_ASYNCHRONOUS (1u << 16)
 
+/* What violation_of_l2 reads, in struct violation. */
+enum {
+    VIOLATION_QUALIFICATION,
+    VIOLATION_LINEAR_ADDRESS,
+    VIOLATION_GPA2,
+    VIOLATION_VECTORING_INFO,
+    VIOLATION_INSTRUCTION_LENGTH,
+    VIOLATION_VALUES
+};
+_Static_assert(sizeof(((struct violation *)0)->value) == VIOLATION_VALUES * sizeof(uint64_t), "a place for each");
+
 enum exit_who {
     WHO_HOST = 0,
     WHO_ALWAYS,
