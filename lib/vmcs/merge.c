@@ -329,6 +329,9 @@ static enum nvmx_status collect(struct merge *m, const uint64_t *pdpte) {
     if (RARE(m->controls)) {
         m->lone = only_lone_written(m);
         m->controls = !m->lone;
+        if (m->lone && nvmx_set_has(&v->dirty, NVMX_F_VPID)) {
+            merge_vpid(m);
+        }
     }
     if (RARE(m->controls)) {
         follow_controls(m);

@@ -60,6 +60,8 @@ enum nvmx_status merge_pages(struct merge *m);
 bool merge_pages_stand(const struct merge *m);
 /* ept02 for an EPTP12, where the library composes. */
 enum nvmx_status merge_root_of(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint64_t eptp12, uint64_t *eptp02);
+/* VPID02 alone: of a vmcs12 whose VPID was written, and nothing else that it depends on. */
+void merge_vpid(struct merge *m);
 /* The EPTP alone. */
 enum nvmx_status merge_ept_root(struct merge *m);
 /* The same of a vmcs12 whose controls did not change, and where v->pages_alone. */

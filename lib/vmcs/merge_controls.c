@@ -342,7 +342,7 @@ void merge_controls(struct merge *m) {
 /* -- controls that stand alone ----------------------------------------------------------------------------------------------------- */
 
 /* A group of fields of vmcs12 from which `put` and nothing else makes fields of vmcs02. NULL: nothing is made of them here (merge_read_shadows looks at
- * the read shadows at every entry). What counts for more than its own group is not here. */
+ * the read shadows at every entry, and a VPID goes before the pages). What counts for more than its own group is not here. */
 struct lone {
     void (*put)(struct merge *m);
     uint8_t count;
@@ -361,7 +361,7 @@ static const struct lone lone[] = {
      5,
      {NVMX_F_TPR_THRESHOLD, NVMX_F_EOI_EXIT_BITMAP_0, NVMX_F_EOI_EXIT_BITMAP_1, NVMX_F_EOI_EXIT_BITMAP_2,
       NVMX_F_EOI_EXIT_BITMAP_3}},
-    {NULL, 3, {NVMX_F_CR0_READ_SHADOW, NVMX_F_CR4_READ_SHADOW, NVMX_F_EPT_POINTER}},
+    {NULL, 4, {NVMX_F_CR0_READ_SHADOW, NVMX_F_CR4_READ_SHADOW, NVMX_F_EPT_POINTER, NVMX_F_VPID}},
 };
 enum { LONE_COUNT = sizeof(lone) / sizeof(lone[0]) };
 

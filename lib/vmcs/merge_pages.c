@@ -347,7 +347,7 @@ static uint16_t vpid_for(struct nvmx_vcpu *vcpu, uint16_t vpid12) {
     return vpid02;
 }
 
-static void vpid(struct merge *m) {
+void merge_vpid(struct merge *m) {
     struct nvmx_vcpu *vcpu = m->vcpu;
     bool l1_vpid = (secondary_controls(m->v) & PROC2_VPID) != 0;
 
@@ -445,7 +445,7 @@ static enum nvmx_status all_pages(struct merge *m, uint32_t *bits) {
         status = merge_ept_root(m);
     }
     if (status == NVMX_OK) {
-        vpid(m);
+        merge_vpid(m);
     }
     return status;
 }

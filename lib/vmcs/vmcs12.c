@@ -125,7 +125,7 @@ enum {
      (encoding) == NVMX_VMCS_VM_EXIT_CONTROLS || (encoding) == NVMX_VMCS_SECONDARY_VM_EXIT_CONTROLS)
 #define BY_VALUE(encoding)                                                                                             \
     ((encoding) == NVMX_VMCS_PRIMARY_CONTROLS || (encoding) == NVMX_VMCS_GUEST_RFLAGS ||                               \
-     (encoding) == NVMX_VMCS_GUEST_RIP || (encoding) == NVMX_VMCS_EPT_POINTER)
+     (encoding) == NVMX_VMCS_GUEST_RIP || (encoding) == NVMX_VMCS_EPT_POINTER || (encoding) == NVMX_VMCS_VPID)
 
 static const uint16_t touches[NVMX_FIELD_COUNT] = {
 #define FIELD(encoding, name, text, exists, group, merge, shadow)                                                      \
@@ -166,6 +166,8 @@ static uint32_t touch_more(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v,
         return own | ((changed & RFLAGS_VM) != 0 ? 1u << NVMX_GROUP_SEGMENT : 0);
     case NVMX_F_EPT_POINTER: /* no rule compares it with another field (SDM 29.2.1.1) */
         return nvmx_eptp_valid(&vcpu->vm->caps, value) ? 0 : own;
+    case NVMX_F_VPID: /* one that is not 0 breaks no rule */
+        return value != 0 ? 0 : own;
     default: /* RIP */
         return vmcs12_rip_is_checked(v, value) ? own : 0;
     }

@@ -283,7 +283,7 @@ bool vcpu_move(struct vcpu *vcpu) {
         return true;
     }
     nvmx_vcpu_destroy(vcpu->sim->vcpu);
-    for (uint32_t which = NVMX_VMCS02_FIRST; which < SIM_VMCSS; which++)
+    for (uint32_t which = NVMX_VMCS02_FIRST; which < SIM_VMCSS; which = sim_next_vmcs(which))
         sim_poison(vcpu->sim, which);
     pthread_mutex_lock(&vm->lock);
     struct parked next = vm->parked;

@@ -74,6 +74,7 @@ static const struct {
     {NVMX_F_PREEMPTION_TIMER_VALUE, {0, 1000, 77, 0, 1, 5}},
     {NVMX_F_CR0_GUEST_HOST_MASK, {0, 8, 0x80000021, 0, 0, 8}},
     {NVMX_F_TSC_OFFSET, {0, 1, UINT64_MAX, 0x1000, 0, 0}},
+    {NVMX_F_VPID, {1, 2, 3, 0, 1, 9}},
 };
 
 static uint64_t choice(struct world *p, size_t *row) {
