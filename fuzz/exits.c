@@ -425,6 +425,11 @@ static void check_exit(struct l2 *s) {
     }
 }
 
+/* NMI, interrupt, INIT, SIPI, windows, MTF (it may be injected), virtual interrupts, the preemption timer. */
+static bool comes_from_outside(uint32_t reason) {
+    return reason <= 4 || reason == 7 || reason == 8 || reason == 37 || reason == 45 || reason == 52;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct fuzz_input in = fuzz_start(data, size);
     struct fuzz_machine *m = fuzz_machine(fuzz_u8(&in));
@@ -439,6 +444,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct nvmx_check_input check = {.field = field, .caps = nvmx_l1_caps(m->sim->vm), .current_vmcs = SIM_L1_VMCS_A,
                                      .vmxon_pointer = SIM_L1_VMXON, .l1_long_mode = true};
     fuzz_change_vmcs12(m, &in, &check, field, 40);
+    /* What is not active executes nothing: its exits are events from outside (SDM 29.3.1.5). */
+    if (!comes_from_outside(s.exit.reason & ~BUS_LOCK))
+        field[NVMX_F_GUEST_ACTIVITY_STATE] = 0;
     struct nvmx_regs regs = m->sim->regs;
     fuzz_load_vmcs12(m, field);
     if (sim_vmlaunch(m->sim) != SIM_L2)

@@ -1,14 +1,12 @@
 #!/bin/sh
-# The committed corpus and what libFuzzer makes of it: as many executions as smoke.tsv says, for about 5 seconds of a processor; $NVMX_FUZZ_SECONDS, or 60 with NVMX_FULL, changes that in
+# The committed corpus and what libFuzzer makes of it: as many executions as smoke.tsv says, for about a minute of a processor; $NVMX_FUZZ_SECONDS changes that in
 # proportion. Counted in executions, from one seed ($NVMX_FUZZ_SEED, or 1) and one order of the corpus, it is the same run on every machine: only a change of the sources can
 # make it fail. New inputs are for fuzz/run.
 #   smoke.sh FOLDER HARNESS FILE.hex
 # FOLDER has fuzz-HARNESS and fuzz-corpus.
 set -eu
 here=$(dirname "$(readlink -f "$0")")
-default=5
-[ -z "${NVMX_FULL:-}" ] || default=60
-seconds=${NVMX_FUZZ_SECONDS:-$default}
+seconds=${NVMX_FUZZ_SECONDS:-60}
 case $seconds in
 '' | *[!0-9]* | 0*)
     echo "smoke.sh: NVMX_FUZZ_SECONDS is to be a whole number from 1, not '$seconds'" >&2
