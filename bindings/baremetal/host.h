@@ -103,7 +103,7 @@ struct options {
     bool stats;        /* print counts at the end */
     bool hide_vmx;     /* L1 sees a CPU without VMX */
     bool no_shadowing; /* use no VMCS shadowing, though the CPU has it */
-    bool no_versions;  /* all of ept12 is compared after an INVEPT */
+    bool versions;     /* after an INVEPT only what ept01's dirty flags show as written is compared */
     uint64_t own_mib;  /* memory for L0; 0: L0 chooses */
     uint32_t shake;    /* save and restore the nested state at every 1st to this-many-th exit; 0: never */
     uint64_t shake_seed;
