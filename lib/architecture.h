@@ -67,6 +67,8 @@
 #define EVENT_ERROR_CODE (1u << 11)
 #define EVENT_TYPE(information) (((information) >> 8) & 7)
 #define EVENT_TYPE_NMI 2u
+#define EVENT_TYPE_OTHER 7u
+#define EVENT_HARDWARE_EXCEPTION (3u << 8) /* the type, in its place */
 
 /* Control registers (SDM 2.5), IA32_EFER (SDM 2.2.1). */
 #define CR0_PE UINT64_C(1)

@@ -58,30 +58,19 @@ static volatile uint64_t *live(uint32_t pages) {
     return ept_entry(L2_HOLE, EPT_LEVEL_4K);
 }
 
-/* L1 changes one entry among many live ones, as for a page that it gives or takes, and L2 uses that page. */
-static void one_changed(void) {
+/* With so many live entries: INVEPT alone; and L1 changes one of them, as for a page that it gives or takes, and L2 uses that page. */
+static void with_live(uint32_t pages, const char *invept, const char *one_changed) {
     const uint64_t flip = (uint64_t)large_page ^ (uint64_t)(large_page + LIVE_PAGES * 0x1000);
-    volatile uint64_t *entry = live(LIVE_PAGES);
+    volatile uint64_t *entry = live(pages);
     const uint64_t eptp = vmread(EPT_POINTER);
 
-    MEASURE("ept_one_changed", {
-        *entry ^= flip;
-        bare_invept(1, eptp);
-        round_trip();
-    });
-}
-
-/* The same with 16 full tables: an L2 of 32 MBytes. */
-static void many_live(void) {
-    const uint64_t flip = (uint64_t)large_page ^ (uint64_t)(large_page + LIVE_PAGES * 0x1000);
-    volatile uint64_t *entry = live(MANY_PAGES);
-    const uint64_t eptp = vmread(EPT_POINTER);
-
-    MEASURE("invept_many", {
-        bare_invept(1, eptp);
-        round_trip();
-    });
-    MEASURE("ept_one_of_many_changed", {
+    if (invept) {
+        MEASURE(invept, {
+            bare_invept(1, eptp);
+            round_trip();
+        });
+    }
+    MEASURE(one_changed, {
         *entry ^= flip;
         bare_invept(1, eptp);
         round_trip();
@@ -133,10 +122,10 @@ static void first_touch(const char *name, uint64_t page, uint32_t count, uint32_
 void rows_of_memory(void) {
     invalidations();
     if (measure_wanted("ept_one_changed")) {
-        one_changed();
+        with_live(LIVE_PAGES, 0, "ept_one_changed");
     }
     if (measure_wanted("invept_many") || measure_wanted("ept_one_of_many_changed")) {
-        many_live();
+        with_live(MANY_PAGES, "invept_many", "ept_one_of_many_changed"); /* 16 full tables: an L2 of 32 MBytes */
     }
     if (measure_wanted("ept_two_in_turn")) {
         two_roots();

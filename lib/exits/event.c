@@ -11,7 +11,6 @@
 
 #define TYPE_SOFTWARE_FIRST 4u
 #define TYPE_SOFTWARE_LAST 6u
-#define TYPE_OTHER 7u
 #define EVENT_NMI (EVENT_VALID | (EVENT_TYPE_NMI << 8) | 2u)
 #define EVENT_MASK 0x80000fffu /* valid, error code, type, vector */
 #define NMI_UNBLOCKING (1u << 12)
@@ -322,7 +321,7 @@ static enum nvmx_next deliver_events(struct nvmx_vcpu *vcpu, struct vmcs12 *v, s
 static enum nvmx_next deliver_in_order(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct readiness *r,
                                        struct nvmx_pending *pending) {
     bool injects = (r->entry_info & EVENT_VALID) != 0;
-    bool trap_flag = injects && EVENT_TYPE(r->entry_info) == TYPE_OTHER;
+    bool trap_flag = injects && EVENT_TYPE(r->entry_info) == EVENT_TYPE_OTHER;
 
     if (injects && !trap_flag) {
         return go_on(vcpu, exit_at_once(vcpu, v));

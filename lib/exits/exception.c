@@ -5,7 +5,6 @@
 
 #define VECTOR_UNDEFINED 6
 #define VECTOR_PAGE_FAULT 14
-#define EVENT_HARDWARE_EXCEPTION (3u << 8)
 
 /* A fault leaves RFLAGS.RF set, in the image that it pushes or that the exit saves (SDM 19.3.1.1, 30.3.3). */
 enum nvmx_status l2_set_rf(struct nvmx_vcpu *vcpu) {

@@ -9,7 +9,6 @@
 
 #define VECTOR_PAGE_FAULT    14u
 #define VECTOR_MACHINE_CHECK 18u
-#define TYPE_OTHER           7u
 #define MSR_XSS              0xda0u
 #define QUALIFICATION_PERMITTED UINT64_C(0x78) /* of an EPT violation: what the entries permit */
 
@@ -309,7 +308,7 @@ static bool monitor_trap_wanted(const struct vmcs12 *v) {
     uint64_t event = v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
 
     return (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MONITOR_TRAP) != 0 ||
-           ((event & EVENT_VALID) != 0 && EVENT_TYPE(event) == TYPE_OTHER);
+           ((event & EVENT_VALID) != 0 && EVENT_TYPE(event) == EVENT_TYPE_OTHER);
 }
 
 /* SDM 28.1.3 XSAVES, XRSTORS: a component that is asked for, enabled in IA32_XSS, and in the bitmap. */

@@ -8,7 +8,6 @@
 #include <string.h>
 
 #define VECTOR_VE 20u
-#define EVENT_HARDWARE_EXCEPTION (3u << 8)
 
 /* The virtualization-exception information area. */
 #define AREA_BUSY 4u

@@ -288,21 +288,26 @@ enum nvmx_status sim_make_vm(struct sim *sim) {
     return nvmx_vm_init(sim->vm_memory, nvmx_vm_size(), &sim->host, &config, &sim->vm);
 }
 
-enum nvmx_status sim_make_vcpu(struct sim *sim) {
+struct nvmx_vcpu_config sim_vcpu_config(struct sim *sim, uint32_t id) {
     const struct sim_options *options = &sim->options;
-    uint64_t shadow_hpas[NVMX_VMCS02_MAX];
-    for (uint32_t i = 0; i < NVMX_VMCS02_MAX; i++)
-        shadow_hpas[i] = SIM_SHADOW_HPA + i * NVMX_PAGE_SIZE;
-    struct nvmx_vcpu_config config = {
-        .size = sizeof(config),
+    return (struct nvmx_vcpu_config){
+        .size = sizeof(struct nvmx_vcpu_config),
+        .id = id,
         .ctx = &sim->vcpu_context,
         .regs = &sim->regs,
         .shadow_hpa = options->shadow ? SIM_SHADOW_HPA : NVMX_NO_ADDRESS,
-        .shadow_hpas = options->shadows ? shadow_hpas : NULL,
         .vmcs02_slots = options->vmcs02_slots,
         .vpid02_first = options->no_vpid ? 0 : 2,
         .vpid02_count = options->no_vpid ? 0 : 4,
     };
+}
+
+enum nvmx_status sim_make_vcpu(struct sim *sim) {
+    uint64_t shadow_hpas[NVMX_VMCS02_MAX];
+    for (uint32_t i = 0; i < NVMX_VMCS02_MAX; i++)
+        shadow_hpas[i] = SIM_SHADOW_HPA + i * NVMX_PAGE_SIZE;
+    struct nvmx_vcpu_config config = sim_vcpu_config(sim, 0);
+    config.shadow_hpas = sim->options.shadows ? shadow_hpas : NULL;
     size_t bytes = (nvmx_vcpu_size() + 15) / 16 * 16;
     sim->vcpu_memory = aligned_alloc(16, bytes);
     if (!sim->vcpu_memory)

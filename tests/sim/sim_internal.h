@@ -24,6 +24,8 @@ void sim_host_state(struct sim *sim, uint32_t which);
 
 /* sim_vmcs.c: a real VMCS as it is before anybody wrote to it. */
 void sim_poison(struct sim *sim, uint32_t which);
+/* sim_host.c: how a vCPU of this number is to be made, without shadow VMCSs for each slot. */
+struct nvmx_vcpu_config sim_vcpu_config(struct sim *sim, uint32_t id);
 /* sim_host.c: in new memory. */
 enum nvmx_status sim_make_vm(struct sim *sim);
 enum nvmx_status sim_make_vcpu(struct sim *sim);

@@ -239,14 +239,7 @@ void vcpu_power_up(struct vcpu *vcpu) {
 
 void vcpu_make(struct vcpu *vcpu) {
     struct sim *sim = vcpu->sim;
-    struct nvmx_vcpu_config config = {.size = sizeof(config),
-                                      .id = vcpu->id,
-                                      .ctx = &sim->vcpu_context,
-                                      .regs = &sim->regs,
-                                      .shadow_hpa = NVMX_NO_ADDRESS,
-                                      .vmcs02_slots = sim->options.vmcs02_slots,
-                                      .vpid02_first = 2,
-                                      .vpid02_count = 4};
+    struct nvmx_vcpu_config config = sim_vcpu_config(sim, vcpu->id);
 
     free(sim->vcpu_memory);
     sim->vcpu_memory = aligned_alloc(16, (nvmx_vcpu_size() + 15) & ~(size_t)15);

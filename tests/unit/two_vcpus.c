@@ -56,14 +56,7 @@ static struct sim *first_of(void) {
 /* A vCPU of the first one's VM. */
 static struct sim *second_of(struct two *two) {
     struct sim *first = two->sim[0], *sim = sim_new(NULL);
-    struct nvmx_vcpu_config config = {.size = sizeof(config),
-                                      .id = 1,
-                                      .ctx = &sim->vcpu_context,
-                                      .regs = &sim->regs,
-                                      .shadow_hpa = NVMX_NO_ADDRESS,
-                                      .vmcs02_slots = sim->options.vmcs02_slots,
-                                      .vpid02_first = 2,
-                                      .vpid02_count = 4};
+    struct nvmx_vcpu_config config = sim_vcpu_config(sim, 1);
 
     nvmx_vcpu_destroy(sim->vcpu);
     nvmx_vm_destroy(sim->vm);
