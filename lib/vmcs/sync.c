@@ -312,8 +312,6 @@ static enum nvmx_status sync_some(struct nvmx_vcpu *vcpu, struct vmcs12 *v, cons
             encoding[count] = field_encoding[slot];
             slots[count++] = (uint8_t)slot;
         }
-    }
-    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
         v->shadow_behind |= (v->stale.word[w] & which->word[w] & vcpu->vm->shadowed.fields.word[w]) != 0 ? UINT64_MAX : 0;
     }
     enum nvmx_status status = count != 0 ? fetch(vcpu, v, count, encoding, slots) : NVMX_OK;
@@ -350,13 +348,6 @@ enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     return status;
 }
 
-static inline void take_four(struct vmcs12 *v, const uint8_t *slots, const uint64_t *value) {
-    v->value[slots[0]] = value[0];
-    v->value[slots[1]] = value[1];
-    v->value[slots[2]] = value[2];
-    v->value[slots[3]] = value[3];
-}
-
 /* Of what leaves the cache it does not matter what vmcs02 holds: it stays unknown, and counts again if L1 writes it. */
 enum nvmx_status sync_away(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     const struct sync_list *list = &v->sync;
@@ -374,16 +365,8 @@ enum nvmx_status sync_away(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     if (status != NVMX_OK) {
         return status;
     }
-    uint32_t i = 0;
-    for (; i + 8 <= count; i += 8) {
-        take_four(v, &slots[i], &value[i]);
-        take_four(v, &slots[i + 4], &value[i + 4]);
-    }
-    if ((count & 4) != 0) {
-        take_four(v, &slots[i], &value[i]);
-        i += 4;
-    }
-    for (; i < count; i++) {
+#pragma GCC unroll 8
+    for (uint32_t i = 0; i < count; i++) {
         v->value[slots[i]] = value[i];
     }
     v->settled = false;
