@@ -22,15 +22,18 @@ static void called(enum callback which) {
     callback_made();
 }
 
+struct memory_region one_to_one;
+
 __attribute__((noinline, cold)) void *map_page_elsewhere(uint64_t gpa1, uint64_t *hpa) {
     if (!memory_is_l1_page(gpa1))
         return NULL;
     *hpa = gpa1;
     if (options.resize) {
-        memory_recent = (struct memory_region){0}; /* every page is looked at */
         resize_note(gpa1);
         resize_give_back(gpa1);
         *hpa = ept01_hpa(gpa1);
+    } else {
+        one_to_one = memory_l1_pages(gpa1);
     }
     return phys_to_virt(*hpa);
 }
@@ -54,7 +57,7 @@ static void unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied) {
 static enum nvmx_status ept01_lookup(void *ctx, uint64_t gpa1, struct nvmx_ept01_mapping *out) {
     called(CALLBACK_EPT01_LOOKUP);
     (void)ctx;
-    return ept01_find(gpa1, out);
+    return ept01_find_for_l2(gpa1, out);
 }
 
 static void *page_alloc(void *ctx, uint64_t *hpa) {

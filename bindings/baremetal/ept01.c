@@ -73,9 +73,9 @@ bool ept01_fill(uint64_t gpa1) {
 
 /*
  * Make the mapping of gpa1 a 4-KiB one, level by level. The rights and the type of each part stay those of the whole; a TLB that still
- * holds the whole holds nothing wrong.
+ * holds the whole holds nothing wrong. of_l2: EPT01_OF_L2 for the parts, or 0.
  */
-static uint64_t *split(uint64_t gpa1) {
+static uint64_t *split(uint64_t gpa1, uint64_t of_l2) {
     uint64_t table = ept01.root, hpa;
 
     for (uint32_t shift = 39; shift > 12; shift -= 9) {
@@ -83,7 +83,7 @@ static uint64_t *split(uint64_t gpa1) {
 
         if (*entry & EPT_LARGE) {
             uint64_t *below = page_get(&hpa);
-            uint64_t part = (*entry & ~EPT_LARGE) | (shift > 21 ? EPT_LARGE : 0);
+            uint64_t part = (*entry & ~EPT_LARGE) | (shift > 21 ? EPT_LARGE : of_l2);
 
             if (!below)
                 return NULL;
@@ -97,7 +97,7 @@ static uint64_t *split(uint64_t gpa1) {
 }
 
 bool ept01_set(uint64_t gpa1, uint64_t hpa, uint32_t access) {
-    uint64_t *entry = ept01_fill(gpa1) ? split(gpa1) : NULL;
+    uint64_t *entry = ept01_fill(gpa1) ? split(gpa1, EPT01_OF_L2) : NULL;
 
     if (!entry)
         return false;
@@ -107,7 +107,7 @@ bool ept01_set(uint64_t gpa1, uint64_t hpa, uint32_t access) {
 }
 
 bool ept01_split(uint64_t gpa1) {
-    return ept01_fill(gpa1) && split(gpa1);
+    return ept01_fill(gpa1) && split(gpa1, 0);
 }
 
 uint64_t *ept01_small(uint64_t gpa1) {
@@ -182,7 +182,7 @@ uint64_t ept01_pointer(void) {
     return ept01.root | EPT_POINTER_WALK_4 | EPT_POINTER_WB | (versions_on() ? EPT_POINTER_AD : 0);
 }
 
-enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out) {
+static inline __attribute__((always_inline)) enum nvmx_status find(uint64_t gpa1, struct nvmx_ept01_mapping *out, bool for_l2) {
     uint64_t table = gpa1 >> 39 ? ept01.root : ept01.first;
 
     if (gpa1 >= ept01.end)
@@ -195,10 +195,10 @@ enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out) {
         if (!(entry & EPT_RWX))
             return NVMX_E_UNMAPPED;
         table = entry & EPT_ADDRESS;
-        if (shift == 12)
-            versions_of_l2(at, gpa1);
-        else if (!(entry & EPT_LARGE))
+        if (shift > 12 && !(entry & EPT_LARGE))
             continue;
+        if (shift == 12 && for_l2)
+            versions_of_l2(at, gpa1);
         *out = (struct nvmx_ept01_mapping){
             .hpa = table & ~inside,
             .gpa1 = gpa1 & ~inside,
@@ -209,4 +209,12 @@ enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out) {
         return NVMX_OK;
     }
     return NVMX_E_UNMAPPED;
+}
+
+enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out) {
+    return find(gpa1, out, false);
+}
+
+enum nvmx_status ept01_find_for_l2(uint64_t gpa1, struct nvmx_ept01_mapping *out) {
+    return find(gpa1, out, true);
 }

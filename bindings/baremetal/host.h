@@ -103,7 +103,7 @@ struct options {
     bool stats;        /* print counts at the end */
     bool hide_vmx;     /* L1 sees a CPU without VMX */
     bool no_shadowing; /* use no VMCS shadowing, though the CPU has it */
-    bool versions;     /* after an INVEPT only what ept01's dirty flags show as written is compared */
+    bool no_versions;  /* after an INVEPT all is compared, whatever ept01's dirty flags show as written */
     uint64_t own_mib;  /* memory for L0; 0: L0 chooses */
     uint32_t shake;    /* save and restore the nested state at every 1st to this-many-th exit; 0: never */
     uint64_t shake_seed;
@@ -205,6 +205,7 @@ bool vmx_is_on(void);
 /* Does the CPU allow this bit of IA32_VMX_PROCBASED_CTLS2 / of IA32_VMX_EPT_VPID_CAP? */
 bool vmx_has_secondary(uint32_t bit);
 bool vmx_has_ept(uint32_t bit);
+extern bool l0_is_guest; /* L0 runs on an L0 itself, if that says so */
 /* A control word with the wanted bits and those that the CPU demands; panics if the CPU can't have one of them. */
 uint32_t vmx_controls(uint32_t true_msr, uint32_t wanted, const char *name);
 
@@ -304,8 +305,10 @@ uint64_t *ept01_small(uint64_t gpa1);
 /* Map what holds gpa1 by 4-KiB pages. The caller has brought the other processors out and calls ept01_flush. False: as ept01_set. */
 bool ept01_split(uint64_t gpa1);
 void ept01_flush(void);
-/* As the library's callback asks; a 4-KiB page counts as L2's from then on (versions.c). */
+/* As the library's callback says it... */
 enum nvmx_status ept01_find(uint64_t gpa1, struct nvmx_ept01_mapping *out);
+/* ... and as it asks: a 4-KiB page counts as L2's from then on (versions.c). */
+enum nvmx_status ept01_find_for_l2(uint64_t gpa1, struct nvmx_ept01_mapping *out);
 
 /* -- exits (handlers.c) ------------------------------------------------------------------------------------------- */
 

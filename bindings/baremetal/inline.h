@@ -30,12 +30,15 @@ static inline void callback_made(void) {
  * Memory of L1 that L0 may read and write through its write-back direct map: RAM in the loader's map that is not L0's.
  * Devices and holes give NULL, and L1's instruction gets what the architecture says of such an operand.
  */
-void *map_page_elsewhere(uint64_t gpa1, uint64_t *hpa); /* callbacks.c: not in the region of the page before */
+void *map_page_elsewhere(uint64_t gpa1, uint64_t *hpa); /* callbacks.c: not in this region */
+/* Around the page that was mapped last, in whole pages, each of which is where the direct map has its gpa1. With option `resize` a page may be anywhere,
+ * and the region stays empty. */
+extern struct memory_region one_to_one;
 static inline void *nvmx_inline_map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) {
     callback_made();
     (void)ctx;
     (void)access; /* L1 may write to all its memory */
-    if (__builtin_expect(gpa1 < memory_recent.start || gpa1 >= memory_recent.end, 0))
+    if (__builtin_expect(gpa1 < one_to_one.start || gpa1 >= one_to_one.end, 0))
         return map_page_elsewhere(gpa1, hpa);
     *hpa = gpa1;
     return (char *)DIRECT_MAP + gpa1; /* of a pointer: the compiler knows that it is none to nothing */
@@ -60,7 +63,6 @@ static inline enum nvmx_status nvmx_inline_vmcs_select(void *ctx, uint32_t which
  * The loops that every exit goes through several times: little is spent but the VMREADs and VMWRITEs themselves. Few
  * fields, named by a constant list, become straight code.
  */
-extern bool l0_is_guest; /* vmx.c */
 #define STRAIGHT(count, most) (__builtin_constant_p(count) && (count) <= (most))
 
 /* clang-format off */

@@ -92,8 +92,8 @@ static void read_options(const char *at) {
             options.hide_vmx = true;
         else if (is_word(at, "noshadow", &length) && at_end(at[length]))
             options.no_shadowing = true;
-        else if (is_word(at, "versions", &length) && at_end(at[length]))
-            options.versions = true;
+        else if (is_word(at, "noversions", &length) && at_end(at[length]))
+            options.no_versions = true;
         else if (is_word(at, "move-out", &length) && at_end(at[length]))
             options.move_out = true;
         else if (is_word(at, "move-in", &length) && at_end(at[length]))

@@ -159,24 +159,22 @@ uint64_t memory_usable_from(uint64_t gpa1) {
     return next;
 }
 
-struct memory_region memory_recent; /* whole pages */
-
 bool memory_is_l1_page(uint64_t gpa1) {
-    uint64_t end = gpa1 + 4 * KIB;
+    return gpa1 < direct_end && memory_is_usable(gpa1, gpa1 + 4 * KIB);
+}
 
-    if (gpa1 >= direct_end || !memory_is_usable(gpa1, end))
-        return false;
-    memory_recent = (struct memory_region){gpa1, end, MEMORY_RAM};
+struct memory_region memory_l1_pages(uint64_t gpa1) {
+    struct memory_region around = {gpa1, gpa1 + 4 * KIB, MEMORY_RAM};
+
     for (uint32_t i = 0; i < map.count; i++) {
         struct memory_region r = map.region[i];
 
-        if (memory_is_usable(r.start, r.end) && gpa1 >= r.start && end <= r.end)
-            memory_recent =
-                (struct memory_region){(r.start + 4 * KIB - 1) & ~(4 * KIB - 1), r.end & ~(4 * KIB - 1), MEMORY_RAM};
+        if (memory_is_usable(r.start, r.end) && gpa1 >= r.start && gpa1 + 4 * KIB <= r.end)
+            around = (struct memory_region){(r.start + 4 * KIB - 1) & ~(4 * KIB - 1), r.end & ~(4 * KIB - 1), MEMORY_RAM};
     }
-    if (memory_recent.end > direct_end)
-        memory_recent.end = direct_end;
-    return true;
+    if (around.end > direct_end)
+        around.end = direct_end;
+    return around;
 }
 
 static void map_sort(void) {
@@ -190,7 +188,6 @@ static void map_sort(void) {
 }
 
 void memory_set_aside(uint64_t start, uint64_t end) {
-    memory_recent = (struct memory_region){0};
     for (uint32_t i = 0; i < map.count; i++) {
         struct memory_region r = map.region[i];
 

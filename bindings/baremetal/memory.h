@@ -65,12 +65,10 @@ const struct memory_region *memory_own(void);
 /* End of what the direct map covers: 4 GiB or the end of RAM. */
 uint64_t memory_direct_end(void);
 
-/*
- * Is the page at gpa1 memory that L1 has and the direct map covers (memory_is_usable)? memory_recent is then the region around it, in whole pages:
- * it answers nearly always when asked the next time.
- */
-extern struct memory_region memory_recent;
+/* Is the page at gpa1 memory that L1 has and the direct map covers (memory_is_usable)? */
 bool memory_is_l1_page(uint64_t gpa1);
+/* Of such a page: the region around it, in whole pages, of which the same holds. */
+struct memory_region memory_l1_pages(uint64_t gpa1);
 
 /* Zeroed pages of L0's range. NULL: none left. */
 void *page_get(uint64_t *hpa);

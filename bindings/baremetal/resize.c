@@ -9,6 +9,7 @@
  */
 #include "console.h"
 #include "host.h"
+#include "versions.h"
 
 #define FRAMES    64u  /* free at the start: the pages that are out and those that are back share them */
 #define AT_ONCE   4u   /* most pages taken at one exit */
@@ -72,6 +73,7 @@ static void take_out(struct cpu *cpu, uint64_t gpa1) {
 
     if (!memory_is_ram(gpa1, gpa1 + PAGE_BYTES) || ept01_find(gpa1, &mapping) != NVMX_OK || resizing.out == OUT_MAX)
         return;
+    versions_split_at(cpu, gpa1);
     if (!ept01_set(gpa1, ept01_hpa(gpa1), 0))
         return;
     ept01_flush();

@@ -8,21 +8,18 @@
  *
  * What the flag does not show, and what makes up for it:
  * - writes by L0, for libnvmx: each is an unmap_page with `dirtied`, which forgets the page;
- * - writes by L2, whose ept02 has other flags: a page that libnvmx looked up for L2 is never watched, and when a mapping is split for the first
- *   time, what ept02 may have of it loses the right to write, so that libnvmx looks up again;
+ * - writes by L2, whose ept02 has other flags: a page that libnvmx looked up for L2 is never watched, and when a mapping is split here for the first
+ *   time, what ept02 may have of it loses the right to write, so that libnvmx looks up again. Where another splits one, all its parts count as L2's;
  * - a page that is moved or taken away: ept01_set forgets it;
  * - DMA by L1's devices. An operating system clears a page by the processor before it makes a table of it; but one that comes back from
  *   hibernation has its memory filled by a device. It has left VMX operation before, so VMXON forgets everything. An L1 that has a device write
  *   into tables which are in use must do without.
- *
- * Off unless the option `versions` asks for it: together with `resize` it has been seen to miss a write, and why is not known.
  */
 #include "console.h"
 #include "host.h"
 #include "versions.h"
 
 #define EPT_DIRTY      (1ull << 9)
-#define EPT_OF_L2      (1ull << 52) /* ignored by processors: L2 may reach the page */
 
 #define BLOCK_BYTES    (2 * MIB)
 #define BLOCKS_MAX     8u  /* split before one entry */
@@ -43,9 +40,9 @@ static struct {
 
 void versions_init(void) {
     bool moves = options.move_out || options.move_in; /* these log writes, and with dirty flags each walk of L1's page tables is one */
-    bool nested = cpuid(1, 0).ecx >> 31;              /* L0's own L0 would make an exit of each flag that is set */
 
-    versions.on = options.versions && !moves && !nested && vmx_has_ept(EPT_CAP_AD);
+    /* L0's own L0 would make an exit of each flag that is set. */
+    versions.on = !options.no_versions && !moves && !l0_is_guest && vmx_has_ept(EPT_CAP_AD);
     versions_forget_all();
 }
 
@@ -62,8 +59,8 @@ void versions_forget_all(void) {
 }
 
 void versions_of_l2(uint64_t *entry, uint64_t gpa1) {
-    if (versions.on && !(*entry & EPT_OF_L2)) {
-        __atomic_fetch_or(entry, EPT_OF_L2, __ATOMIC_RELAXED);
+    if (versions.on && !(*entry & EPT01_OF_L2)) {
+        __atomic_fetch_or(entry, EPT01_OF_L2, __ATOMIC_RELAXED);
         versions_forget(gpa1 & ~(PAGE_BYTES - 1));
     }
 }
@@ -75,19 +72,22 @@ static void want_split(struct cpu *cpu, uint64_t gpa1) {
     for (uint32_t i = 0; i < versions.blocks; i++)
         if (versions.block[i] == block)
             return;
-    if (versions.blocks < BLOCKS_MAX && pages_left() > PAGES_RESERVED)
-        versions.block[versions.blocks++] = block;
+    if (versions.blocks == BLOCKS_MAX || pages_left() <= PAGES_RESERVED)
+        return;
+    versions.block[versions.blocks++] = block;
     cpu->entry.split_due = true;
 }
 
 /* The entry that is to be watched, or NULL. */
 static uint64_t *entry_of(struct cpu *cpu, uint64_t gpa1) {
-    bool recent = gpa1 >= memory_recent.start && gpa1 < memory_recent.end;
-    uint64_t *entry = recent || memory_is_l1_page(gpa1) ? ept01_small(gpa1) : NULL;
+    uint64_t *entry;
 
-    if (!entry && memory_is_l1_page(gpa1))
+    if (!memory_is_l1_page(gpa1))
+        return NULL;
+    entry = ept01_small(gpa1);
+    if (!entry)
         want_split(cpu, gpa1);
-    return entry && !(*entry & EPT_OF_L2) ? entry : NULL;
+    return entry && !(*entry & EPT01_OF_L2) ? entry : NULL;
 }
 
 /* A new number, and a clear flag: nobody caches it as set. 0: the others would have to leave their guests for too little. */
@@ -129,4 +129,11 @@ void versions_split(struct cpu *cpu) {
     }
     ept01_flush();
     cpu->entry.split_due = false;
+}
+
+void versions_split_at(struct cpu *cpu, uint64_t gpa1) {
+    if (!versions.on || ept01_small(gpa1))
+        return;
+    want_split(cpu, gpa1);
+    versions_split(cpu);
 }

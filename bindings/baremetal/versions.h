@@ -8,6 +8,9 @@
 
 struct cpu;
 
+/* In an entry of ept01, ignored by processors: L2 may reach the page. */
+#define EPT01_OF_L2 (1ull << 52)
+
 /* A page that is asked about. Each has one place, by its address; a later one takes it. */
 #define WATCHED 1024u
 struct watched {
@@ -41,5 +44,7 @@ uint64_t page_version(void *ctx, uint64_t gpa1);
 void versions_of_l2(uint64_t *entry, uint64_t gpa1);
 /* With entry.split_due, before nvmx_enter. */
 void versions_split(struct cpu *cpu);
+/* Before a 4-KiB page of a larger mapping is changed: else nothing of that mapping can be watched any more. Not in a callback. */
+void versions_split_at(struct cpu *cpu, uint64_t gpa1);
 
 #endif
