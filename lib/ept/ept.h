@@ -339,6 +339,11 @@ static inline uint64_t ept_epoch_enter(struct nvmx_ept *ept) {
     }
 }
 
+/* Does anybody else work on the composition? `own`: operations that the caller is in. */
+static inline bool ept_others_at_work(const struct nvmx_ept *ept, uint32_t own) {
+    return __atomic_load_n(&ept->active[0], __ATOMIC_SEQ_CST) + __atomic_load_n(&ept->active[1], __ATOMIC_SEQ_CST) > own;
+}
+
 /* `root`: of the slots that will be filled, or NULL. */
 void ept_begin(struct ept_op *op, struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root);
 /* The same for an operation that takes nothing out of ept02: it neither flushes nor leaves garbage. */

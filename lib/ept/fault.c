@@ -327,7 +327,8 @@ static __attribute__((noinline)) enum nvmx_ept_verdict fault_long(struct nvmx_ep
     struct request request = {
         .gpa2 = access->gpa2, .misconfiguration = access->misconfiguration, .log = access->log};
     unsigned int refusals = 0;
-    bool made = false;
+    uint64_t first = 0, own = 0; /* operation, and how many are this processor's */
+    bool others = false;
 
     if (!access->misconfiguration) {
         request.qualification = access->qualification;
@@ -341,20 +342,21 @@ static __attribute__((noinline)) enum nvmx_ept_verdict fault_long(struct nvmx_ep
         enum nvmx_ept_verdict verdict;
 
         ept_begin(&op, ept, vcpu_ctx, root);
+        others = others || ept_others_at_work(ept, 1);
         verdict = try_once(&op, access, &request, absent, fault);
         ept_end(&op);
         if (!op.no_room) {
             return verdict;
         }
+        first = attempt == 0 ? op.stamp : first;
+        own += 2; /* this one, and the making of room */
         if (!room_made(ept, vcpu_ctx, op.stamp, &refusals)) {
             break;
         }
-        made = true;
     }
-    /* Where there was room that other processors took, or that waits in limbo until they are done, L2 tries again. */
-    return refusals < REFUSALS && (made || __atomic_load_n(&ept->limbo, __ATOMIC_RELAXED) != NULL)
-               ? NVMX_EPT_RETRY
-               : failed(fault, NVMX_E_NO_MEMORY);
+    /* What other processors took, or hold until they are done, comes back: L2 tries again. Alone there is no more than there was. */
+    others = others || __atomic_load_n(&ept->clock, __ATOMIC_RELAXED) - first >= own;
+    return refusals < REFUSALS && others ? NVMX_EPT_RETRY : failed(fault, NVMX_E_NO_MEMORY);
 }
 
 enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,

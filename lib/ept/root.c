@@ -163,7 +163,9 @@ static struct ept_table *new_top(struct nvmx_ept *ept, void *vcpu_ctx) {
     struct ept_table *top = ept_table_new(ept);
 
     for (unsigned int attempt = 0; top == NULL && attempt < TOP_ATTEMPTS; attempt++) {
-        if ((ept_host_refused(ept) && ++refusals == 3) || !ept_make_room(ept, vcpu_ctx, UINT64_MAX)) {
+        bool others = ept_others_at_work(ept, 0);
+
+        if ((ept_host_refused(ept) && ++refusals == 3) || (!ept_make_room(ept, vcpu_ctx, UINT64_MAX) && !others)) {
             break;
         }
         top = ept_table_new(ept);

@@ -82,3 +82,42 @@ Test(ept, a_spoilt_claim_maps_nothing) {
         world_delete(w);
     }
 }
+
+/* -- little memory ------------------------------------------------------------------------------------------------------------------- */
+
+static enum nvmx_ept_verdict met;
+
+static void another_needs_a_table(struct world *w) {
+    struct nvmx_ept_access access = {.eptp12 = EPTP12, .gpa2 = GPA2, .qualification = 0x181};
+    struct nvmx_ept_fault fault;
+
+    met = nvmx_ept_fault(w->ept, &w, &access, &fault);
+}
+
+/* What one processor has unlinked is nobody's until it has flushed: another, which finds no room meanwhile, tries again. */
+Test(ept, room_that_is_on_its_way_is_waited_for) {
+    struct world *w = simple(AD_CAPS, 12); /* two roots, one path, and what describes them */
+    struct nvmx_ept_fault fault;
+
+    met = NVMX_EPT_HOST_FAULT;
+    touch(w, EPTP12, GPA2, &reading);
+    root_of(w, 1, EPTP12_AD);
+    w->in_flush = another_needs_a_table;
+    struct nvmx_ept_access access = {.eptp12 = EPTP12_AD, .gpa2 = GPA2, .qualification = 0x181};
+    cr_expect_eq(nvmx_ept_fault(w->ept, &w, &access, &fault), NVMX_EPT_RETRY);
+    cr_expect_null(w->in_flush, "the other one never came");
+    cr_expect_eq(met, NVMX_EPT_RETRY);
+    world_delete(w);
+}
+
+/* A budget in which a path has no place, with nobody to wait for, is the host's mistake: L2 does not try for ever. */
+Test(ept, too_small_a_budget_is_said) {
+    struct world *w = simple(AD_CAPS, 12);
+    struct nvmx_ept_fault fault;
+
+    root_of(w, 1, EPTP12_AD);
+    root_of(w, 2, EPTP12 | UINT64_C(0x8000));
+    cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x181, &fault), NVMX_EPT_FAILED);
+    cr_expect_eq(fault.status, NVMX_E_NO_MEMORY);
+    world_delete(w);
+}
