@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Seeds for what needs an input of its own: a 32-bit L1, bus locks, IA32_SPEC_CTRL behind L1's mask, CR3 targets, ports without bitmaps, supervisor shadow
- * stacks, hosts that compose ept02 or use themselves what L1 may use; VMs of any description.
+ * stacks, hosts that compose ept02 or use themselves what L1 may use; VMs of any description; several processors.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -107,6 +107,18 @@ static void descriptions(void) {
         }
 }
 
+/* Options, then steps of four bytes: three processors that begin, and then anything. */
+static void several(void) {
+    for (uint8_t options = 0; options < 64; options++) {
+        uint8_t seed[1 + 4 * 120] = {options};
+        for (size_t i = 1; i < sizeof(seed); i++) {
+            size_t step = (i - 1) / 4, any = (uint32_t)((i + options * sizeof(seed)) * 2654435761u) >> 13;
+            seed[i] = low((i - 1) % 4 != 0 ? any : step < 9 ? 48 + step % 3 : any % (options % 4 == 0 ? 84 : 69));
+        }
+        print(seed, sizeof(seed));
+    }
+}
+
 void seeds_of_features(const char *harness) {
     if (strcmp(harness, "vmcs_state") == 0)
         small_l1();
@@ -118,4 +130,6 @@ void seeds_of_features(const char *harness) {
         programs();
     else if (strcmp(harness, "model") == 0)
         descriptions();
+    else if (strcmp(harness, "vcpus") == 0)
+        several();
 }
