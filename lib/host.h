@@ -7,7 +7,8 @@
  * library with -DNVMX_HOST_HEADER='"its.h"', which defines static inline functions nvmx_inline_vmcs_read, _vmcs_write,
  * _vmcs_select, _map_page and _unmap_page of the callbacks' signatures. bindings/baremetal/inline.h is one. And
  * nvmx_inline_vmcs_read_fixed and _vmcs_write_fixed, of the same signatures, for fields that the processor has for certain: all have them, or
- * vmcs01's controls use them. They need not look whether an access failed.
+ * vmcs01's controls use them. They need not look whether an access failed. nvmx_inline_vmcs_read_places has one argument more, `place`, before the last: of
+ * such fields the i-th is stored in value[place[i]].
  */
 #ifndef NVMX_LIB_HOST_H
 #define NVMX_LIB_HOST_H
@@ -106,6 +107,24 @@ host_write_fixed(struct nvmx_vcpu *vcpu, uint32_t count, const uint32_t *encodin
     vcpu->counts.callback[CB_VMCS_WRITE]++;
     vcpu->counts.vmwrites += count;
     return CALLBACK_FIXED(vcpu, vmcs_write)(vcpu->ctx, count, encodings, values);
+}
+
+/* The same, and field i is stored in values[places[i]]. Uses vcpu->scratch.value. Where it fails some may be stored. */
+static inline enum nvmx_status host_read_places(struct nvmx_vcpu *vcpu, uint32_t count, const uint32_t *encodings, const uint8_t *places,
+                                                uint64_t *values) {
+#ifdef NVMX_HOST_HEADER
+    vcpu->counts.callback[CB_VMCS_READ]++;
+    vcpu->counts.vmreads += count;
+    return nvmx_inline_vmcs_read_places(vcpu->ctx, count, encodings, places, values);
+#else
+    const uint64_t *found = vcpu->scratch.value;
+    enum nvmx_status status = host_read_fixed(vcpu, count, encodings, vcpu->scratch.value);
+
+    for (uint32_t i = 0; status == NVMX_OK && i < count; i++) {
+        values[places[i]] = found[i];
+    }
+    return status;
+#endif
 }
 
 /* Read or write one field. */

@@ -159,6 +159,15 @@ nvmx_inline_vmcs_read_fixed(void *ctx, uint32_t count, const uint32_t *encoding,
     return NVMX_OK;
 }
 
+/* Each value to its place: value[place[i]]. */
+void vmcs_read_places(uint32_t count, const uint32_t *encoding, const uint8_t *place, uint64_t *value); /* vmx.c */
+static inline enum nvmx_status
+nvmx_inline_vmcs_read_places(void *ctx, uint32_t count, const uint32_t *encoding, const uint8_t *place, uint64_t *value) {
+    (void)ctx;
+    vmcs_read_places(count, encoding, place, value);
+    return NVMX_OK;
+}
+
 static inline __attribute__((always_inline)) enum nvmx_status
 nvmx_inline_vmcs_write_fixed(void *ctx, uint32_t count, const uint32_t *encoding, const uint64_t *value) {
     (void)ctx;

@@ -180,10 +180,11 @@ static __attribute__((noinline, cold)) enum nvmx_status vmcs_lacks_field(void) {
 
 /*
  * L1's state after an exit of L2 is some 45 fields, and so is what an exit leaves in vmcs02: three instructions for each, in blocks of 16, and a jump into
- * the middle of the last one. In their order: a field may come twice.
+ * the middle of the last one. In their order: a field may come twice. Values are in this order too, or each in its place.
  */
 /* clang-format off */
-#define ACCESS(at) if (!access_by(how, encoding[at], value + (at)) && !certain) return vmcs_lacks_field()
+#define WHERE(at) (place != NULL ? &all[place[at]] : value + (at))
+#define ACCESS(at) if (!access_by(how, encoding[at], WHERE(at)) && !certain) return vmcs_lacks_field()
 #define FOUR(from) ACCESS(from); ACCESS((from) + 1); ACCESS((from) + 2); ACCESS((from) + 3)
 #define LAST(left) case left: ACCESS(-(left)); __attribute__((fallthrough))
 /* clang-format on */
@@ -203,14 +204,20 @@ static inline __attribute__((always_inline)) bool access_by(enum access_how how,
 }
 
 static inline __attribute__((always_inline)) enum nvmx_status
-access_list(enum access_how how, bool certain, uint32_t count, const uint32_t *encoding, uint64_t *value) {
+access_list(enum access_how how, bool certain, uint32_t count, const uint32_t *encoding, const uint8_t *place, uint64_t *value) {
+    uint64_t *const all = value;
+
     for (; count >= 16; count -= 16, encoding += 16, value += 16) {
         FOUR(0);
         FOUR(4);
         FOUR(8);
         FOUR(12);
+        if (place != NULL)
+            place += 16;
     }
     encoding += count, value += count;
+    if (place != NULL)
+        place += count;
     switch (count) {
         LAST(15);
         LAST(14);
@@ -231,6 +238,7 @@ access_list(enum access_how how, bool certain, uint32_t count, const uint32_t *e
         return NVMX_OK;
     }
 }
+#undef WHERE
 #undef ACCESS
 #undef FOUR
 #undef LAST
@@ -238,29 +246,36 @@ access_list(enum access_how how, bool certain, uint32_t count, const uint32_t *e
 __attribute__((noinline)) enum nvmx_status vmcs_write_list(uint32_t count, const uint32_t *encoding, const uint64_t *value) {
     uint64_t *from = (uint64_t *)(uintptr_t)value; /* only read */
 
-    return RARELY(l0_is_guest) ? access_list(WRITE_REGISTER, false, count, encoding, from)
-                               : access_list(WRITE_MEMORY, false, count, encoding, from);
+    return RARELY(l0_is_guest) ? access_list(WRITE_REGISTER, false, count, encoding, NULL, from)
+                               : access_list(WRITE_MEMORY, false, count, encoding, NULL, from);
 }
 
 __attribute__((noinline)) void vmcs_write_list_fixed(uint32_t count, const uint32_t *encoding, const uint64_t *value) {
     uint64_t *from = (uint64_t *)(uintptr_t)value; /* only read */
 
     if (RARELY(l0_is_guest))
-        (void)access_list(WRITE_REGISTER, true, count, encoding, from);
+        (void)access_list(WRITE_REGISTER, true, count, encoding, NULL, from);
     else
-        (void)access_list(WRITE_MEMORY, true, count, encoding, from);
+        (void)access_list(WRITE_MEMORY, true, count, encoding, NULL, from);
 }
 
 __attribute__((noinline)) enum nvmx_status vmcs_read_list(uint32_t count, const uint32_t *encoding, uint64_t *value) {
-    return RARELY(l0_is_guest) ? access_list(READ_REGISTER, false, count, encoding, value)
-                               : access_list(READ_MEMORY, false, count, encoding, value);
+    return RARELY(l0_is_guest) ? access_list(READ_REGISTER, false, count, encoding, NULL, value)
+                               : access_list(READ_MEMORY, false, count, encoding, NULL, value);
 }
 
 __attribute__((noinline)) void vmcs_read_list_fixed(uint32_t count, const uint32_t *encoding, uint64_t *value) {
     if (RARELY(l0_is_guest))
-        (void)access_list(READ_REGISTER, true, count, encoding, value);
+        (void)access_list(READ_REGISTER, true, count, encoding, NULL, value);
     else
-        (void)access_list(READ_MEMORY, true, count, encoding, value);
+        (void)access_list(READ_MEMORY, true, count, encoding, NULL, value);
+}
+
+__attribute__((noinline)) void vmcs_read_places(uint32_t count, const uint32_t *encoding, const uint8_t *place, uint64_t *value) {
+    if (RARELY(l0_is_guest))
+        (void)access_list(READ_REGISTER, true, count, encoding, place, value);
+    else
+        (void)access_list(READ_MEMORY, true, count, encoding, place, value);
 }
 
 _Noreturn void vmcs_get_failed(uint32_t field) {

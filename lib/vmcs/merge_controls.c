@@ -341,48 +341,60 @@ void merge_controls(struct merge *m) {
 
 /* -- controls that stand alone ----------------------------------------------------------------------------------------------------- */
 
-/* A group of fields of vmcs12 from which `put` and nothing else makes fields of vmcs02. NULL: nothing is made of them here (merge_read_shadows looks at
- * the read shadows at every entry, and a VPID goes before the pages). What counts for more than its own group is not here. */
-struct lone {
-    void (*put)(struct merge *m);
-    uint8_t count;
-    uint8_t slot[5];
+/* Groups of fields of vmcs12 from each of which one function, and nothing else, makes fields of vmcs02. Of LONE_ELSEWHERE none does here (merge_read_shadows
+ * looks at the read shadows at every entry, and a VPID goes before the pages). What counts for more than its own group is LONE_NOT. */
+enum lone { LONE_NOT = 0, LONE_EXCEPTIONS, LONE_TSC, LONE_MASKS, LONE_CR3_TARGETS, LONE_APIC, LONE_ELSEWHERE, LONE_COUNT };
+
+static void (*const lone_put[LONE_COUNT])(struct merge *m) = {
+    [LONE_EXCEPTIONS] = put_exceptions,
+    [LONE_TSC] = put_tsc,
+    [LONE_MASKS] = put_masks,
+    [LONE_CR3_TARGETS] = put_cr3_targets,
+    [LONE_APIC] = put_apic,
 };
 
-static const struct lone lone[] = {
-    {put_exceptions, 3, {NVMX_F_EXCEPTION_BITMAP, NVMX_F_PAGE_FAULT_ERROR_CODE_MASK, NVMX_F_PAGE_FAULT_ERROR_CODE_MATCH}},
-    {put_tsc, 2, {NVMX_F_TSC_OFFSET, NVMX_F_TSC_MULTIPLIER}},
-    {put_masks, 2, {NVMX_F_CR0_GUEST_HOST_MASK, NVMX_F_CR4_GUEST_HOST_MASK}},
-    {put_cr3_targets,
-     5,
-     {NVMX_F_CR3_TARGET_COUNT, NVMX_F_CR3_TARGET_VALUE_0, NVMX_F_CR3_TARGET_VALUE_1, NVMX_F_CR3_TARGET_VALUE_2,
-      NVMX_F_CR3_TARGET_VALUE_3}},
-    {put_apic,
-     5,
-     {NVMX_F_TPR_THRESHOLD, NVMX_F_EOI_EXIT_BITMAP_0, NVMX_F_EOI_EXIT_BITMAP_1, NVMX_F_EOI_EXIT_BITMAP_2,
-      NVMX_F_EOI_EXIT_BITMAP_3}},
-    {NULL, 4, {NVMX_F_CR0_READ_SHADOW, NVMX_F_CR4_READ_SHADOW, NVMX_F_EPT_POINTER, NVMX_F_VPID}},
+static const uint8_t lone_of[NVMX_FIELD_COUNT] = {
+    [NVMX_F_EXCEPTION_BITMAP] = LONE_EXCEPTIONS,
+    [NVMX_F_PAGE_FAULT_ERROR_CODE_MASK] = LONE_EXCEPTIONS,
+    [NVMX_F_PAGE_FAULT_ERROR_CODE_MATCH] = LONE_EXCEPTIONS,
+    [NVMX_F_TSC_OFFSET] = LONE_TSC,
+    [NVMX_F_TSC_MULTIPLIER] = LONE_TSC,
+    [NVMX_F_CR0_GUEST_HOST_MASK] = LONE_MASKS,
+    [NVMX_F_CR4_GUEST_HOST_MASK] = LONE_MASKS,
+    [NVMX_F_CR3_TARGET_COUNT] = LONE_CR3_TARGETS,
+    [NVMX_F_CR3_TARGET_VALUE_0] = LONE_CR3_TARGETS,
+    [NVMX_F_CR3_TARGET_VALUE_1] = LONE_CR3_TARGETS,
+    [NVMX_F_CR3_TARGET_VALUE_2] = LONE_CR3_TARGETS,
+    [NVMX_F_CR3_TARGET_VALUE_3] = LONE_CR3_TARGETS,
+    [NVMX_F_TPR_THRESHOLD] = LONE_APIC,
+    [NVMX_F_EOI_EXIT_BITMAP_0] = LONE_APIC,
+    [NVMX_F_EOI_EXIT_BITMAP_1] = LONE_APIC,
+    [NVMX_F_EOI_EXIT_BITMAP_2] = LONE_APIC,
+    [NVMX_F_EOI_EXIT_BITMAP_3] = LONE_APIC,
+    [NVMX_F_CR0_READ_SHADOW] = LONE_ELSEWHERE,
+    [NVMX_F_CR4_READ_SHADOW] = LONE_ELSEWHERE,
+    [NVMX_F_EPT_POINTER] = LONE_ELSEWHERE,
+    [NVMX_F_VPID] = LONE_ELSEWHERE,
 };
-enum { LONE_COUNT = sizeof(lone) / sizeof(lone[0]) };
 
 COLD enum nvmx_status merge_lone_controls(struct merge *m) {
-    for (unsigned int i = 0; i < LONE_COUNT; i++) {
-        bool written = false;
+    uint32_t written = 0;
 
-        for (unsigned int k = 0; k < lone[i].count; k++) {
-            written = written || nvmx_set_has(&m->v->dirty, lone[i].slot[k]);
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        for (uint64_t left = m->v->dirty.word[w] & m->vcpu->vm->lone_controls.word[w]; left != 0; left &= left - 1) {
+            written |= 1u << lone_of[w * 64 + (unsigned int)__builtin_ctzll(left)];
         }
-        if (written && lone[i].put != NULL) {
-            lone[i].put(m);
-        }
+    }
+    for (written &= ~(1u << LONE_ELSEWHERE); written != 0; written &= written - 1) {
+        lone_put[__builtin_ctz(written)](m);
     }
     return nvmx_set_has(&m->v->dirty, NVMX_F_EPT_POINTER) ? merge_ept_root(m) : NVMX_OK;
 }
 
 void merge_sets(struct nvmx_vm *vm) {
-    for (unsigned int i = 0; i < LONE_COUNT; i++) {
-        for (unsigned int k = 0; k < lone[i].count; k++) {
-            nvmx_set_add(&vm->lone_controls, lone[i].slot[k]);
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        if (lone_of[slot] != LONE_NOT) {
+            nvmx_set_add(&vm->lone_controls, slot);
         }
     }
     nvmx_set_add(&vm->msr_fields, NVMX_F_GUEST_SYSENTER_CS);

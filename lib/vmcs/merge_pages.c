@@ -475,6 +475,14 @@ enum nvmx_status merge_pages(struct merge *m) {
 }
 
 void merge_release_pins(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    uint64_t all = UINT64_MAX;
+
+    for (unsigned int i = 0; i < PIN_COUNT; i++) {
+        all &= v->pin[i].gpa1;
+    }
+    if (all == NVMX_NO_ADDRESS) { /* all ones: each of them is */
+        return;
+    }
     for (unsigned int i = 0; i < PIN_COUNT; i++) {
         if (v->pin[i].gpa1 != NVMX_NO_ADDRESS) {
             unpin(vcpu, v, i);

@@ -352,22 +352,16 @@ enum nvmx_status sync_all(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
 enum nvmx_status sync_away(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     const struct sync_list *list = &v->sync;
     const uint32_t count = list->all - list->count;
-    const uint8_t *slots = &list->slot[list->count];
-    const uint64_t *value = vcpu->scratch.value;
 
     if (!just_exited(v) || count == 0 || !list->covers_shadow) {
         return sync_all(vcpu, v);
     }
     enum nvmx_status status = host_select_vmcs02(vcpu, (uint32_t)(v - vcpu->vmcs12));
     if (status == NVMX_OK) {
-        status = host_read_fixed(vcpu, count, &list->encoding[list->count], vcpu->scratch.value);
+        status = host_read_places(vcpu, count, &list->encoding[list->count], &list->slot[list->count], v->value);
     }
     if (status != NVMX_OK) {
-        return status;
-    }
-#pragma GCC unroll 8
-    for (uint32_t i = 0; i < count; i++) {
-        v->value[slots[i]] = value[i];
+        return status; /* all are still stale */
     }
     v->settled = false;
     v->stale = (struct nvmx_field_set){{0}};

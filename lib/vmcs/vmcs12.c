@@ -238,12 +238,13 @@ static int place_for(const struct nvmx_vcpu *vcpu, uint64_t gpa1) {
     if (comes_back(vcpu, gpa1)) {
         return vcpu->put_down;
     }
-
+    int most = fitness(vcpu, 0, gpa1);
     for (int i = 1; i < vcpu->vmcs02_slots; i++) {
-        int better = fitness(vcpu, i, gpa1) - fitness(vcpu, best, gpa1);
+        int fits = fitness(vcpu, i, gpa1);
 
-        if (better > 0 || (better == 0 && vcpu->vmcs12[i].last_use < vcpu->vmcs12[best].last_use)) {
+        if (fits > most || (fits == most && vcpu->vmcs12[i].last_use < vcpu->vmcs12[best].last_use)) {
             best = i;
+            most = fits;
         }
     }
     return best;
@@ -270,12 +271,8 @@ static void put_down(struct nvmx_vcpu *vcpu, int index) {
     }
 }
 
-static enum nvmx_status evict(struct nvmx_vcpu *vcpu, int index) {
+static __attribute__((noinline)) enum nvmx_status evict_other(struct nvmx_vcpu *vcpu, int index) {
     struct vmcs12 *v = &vcpu->vmcs12[index];
-
-    if (v->gpa1 == NVMX_NO_ADDRESS) {
-        return NVMX_OK;
-    }
     enum nvmx_status status = sync_away(vcpu, v);
     if (status == NVMX_OK && vcpu->shadows_apart) {
         status = shadow_pull_away(vcpu, v);
@@ -286,13 +283,23 @@ static enum nvmx_status evict(struct nvmx_vcpu *vcpu, int index) {
     return status;
 }
 
-/* Few fields differ, and mostly near each other. */
-#define FIELDS_AT_ONCE 16u
+static inline enum nvmx_status evict(struct nvmx_vcpu *vcpu, int index) {
+    return vcpu->vmcs12[index].gpa1 == NVMX_NO_ADDRESS ? NVMX_OK : evict_other(vcpu, index);
+}
 
-static void refill_some(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *now, unsigned int first, unsigned int count) {
-    for (unsigned int slot = first; slot < first + count; slot++) {
-        if (now[slot] != v->value[slot]) {
+/* Few fields differ, and mostly near each other: a quarter is compared as a whole before its fields are. */
+#define FIELDS_AT_ONCE ((NVMX_FIELD_COUNT + 3u) / 4u)
+
+static void refill_some(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *now, unsigned int first, unsigned int end) {
+    unsigned int slot = first;
+
+    while (slot < end) {
+        if (slot + 4 <= end && now[slot] == v->value[slot] && now[slot + 1] == v->value[slot + 1] &&
+            now[slot + 2] == v->value[slot + 2] && now[slot + 3] == v->value[slot + 3]) {
+            slot += 4;
+        } else {
             write_if_new(vcpu, v, slot, now[slot]);
+            slot++;
         }
     }
 }
@@ -302,7 +309,7 @@ static void refill_some(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t
 static void refill(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, const uint8_t *region) {
     uint64_t *now = vcpu->scratch.value;
 
-    if (gpa1 != v->was_gpa1) {
+    if (gpa1 != v->was_gpa1 && v->value[NVMX_F_VMCS_LINK_POINTER] != NVMX_NO_ADDRESS) {
         v->checked &= ~(1u << NVMX_GROUP_NONREGISTER); /* the link pointer is compared with gpa1 (SDM 29.3.1.5) */
     }
     if (vcpu->vm->plain_layout) {
@@ -318,7 +325,7 @@ static void refill(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, cons
         unsigned int count = NVMX_FIELD_COUNT - first < FIELDS_AT_ONCE ? NVMX_FIELD_COUNT - first : FIELDS_AT_ONCE;
 
         if (memcmp(&now[first], &v->value[first], count * sizeof(now[0])) != 0) {
-            refill_some(vcpu, v, now, first, count);
+            refill_some(vcpu, v, now, first, first + count);
         }
     }
 }

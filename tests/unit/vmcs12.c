@@ -239,6 +239,26 @@ Test(vmcs12, what_l1_changes_in_a_cleared_region_counts) {
     sim_free(sim);
 }
 
+/* One field at a time, and the one before as it was. */
+Test(vmcs12, a_field_that_l1_changes_in_a_cleared_region_is_noticed_whichever_it_is) {
+    struct sim *sim = ran_once(false);
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        const uint32_t encoding = nvmx_field_info(slot)->encoding;
+        if (!sim_has_field(sim, (enum nvmx_field)slot))
+            continue;
+        const uint64_t before = l1_reads(sim, encoding), changed = before ^ (nvmx_field_mask(slot) & UINT64_C(0x8001));
+        cr_assert(sim_vmclear(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
+        put_in_region(sim, SIM_L1_VMCS_A, (enum nvmx_field)slot, changed);
+        make_current(sim, SIM_L1_VMCS_A);
+        cr_expect_eq(l1_reads(sim, encoding), changed, "%s", nvmx_field_info(slot)->name);
+        cr_assert(sim_vmclear(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
+        put_in_region(sim, SIM_L1_VMCS_A, (enum nvmx_field)slot, before);
+        make_current(sim, SIM_L1_VMCS_A);
+        cr_expect_eq(l1_reads(sim, encoding), before, "%s again", nvmx_field_info(slot)->name);
+    }
+    sim_free(sim);
+}
+
 Test(vmcs12, what_l1_changes_in_a_cleared_region_is_checked) {
     static const struct {
         enum nvmx_field slot;
