@@ -42,6 +42,10 @@ enum callback_number {
     CB_QUEUE_EXCEPTION,
     CB_EPT02_ROOT,
     CB_EPT02_INVALIDATE,
+    CB_SPECULATION_BARRIER,
+    CB_TRACE,
+    CB_TSC,
+    CB_DEADLINE,
 };
 
 /* Encodings by slot (vmcs/fields.c), for hot paths. */
@@ -206,6 +210,12 @@ void host_page_free(struct nvmx_vcpu *vcpu, void *page, uint64_t hpa);
 enum nvmx_status host_msr_read(struct nvmx_vcpu *vcpu, uint32_t index, uint64_t *value);
 enum nvmx_status host_msr_write(struct nvmx_vcpu *vcpu, uint32_t index, uint64_t value);
 void host_flush(struct nvmx_vcpu *vcpu, enum nvmx_flush kind, uint64_t value, uint64_t linear);
+static inline void host_speculation_barrier(struct nvmx_vcpu *vcpu, bool to_l2) {
+    if (vcpu->vm->host.speculation_barrier != NULL) {
+        vcpu->counts.callback[CB_SPECULATION_BARRIER]++;
+        vcpu->vm->host.speculation_barrier(vcpu->ctx, to_l2);
+    }
+}
 /* trace.c: a, b: `reason` and `detail` of the record, but for refused entries b is the entry-check row. */
 void trace_record(struct nvmx_vcpu *vcpu, enum nvmx_trace_event event, uint64_t a, uint64_t b);
 /* An exit that made no record until now. */

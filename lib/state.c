@@ -161,7 +161,7 @@ void state_event_without_rest(uint64_t *value) {
 
 /* Requests for windows and the timer that makes L2 exit at once are not L2's: the host still has the event, and
  * nvmx_enter asks again. */
-static void without_requests(const struct nvmx_vcpu *vcpu, struct l2_state *l2) {
+static void without_requests(struct nvmx_vcpu *vcpu, struct l2_state *l2) {
     if (vcpu->timer_runs) {
         l2->value[NVMX_F_PREEMPTION_TIMER_VALUE] = timer_remainder(vcpu) & nvmx_field_mask(NVMX_F_PREEMPTION_TIMER_VALUE);
     } else if (vcpu->timer_forced) {

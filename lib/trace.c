@@ -19,7 +19,7 @@ static void count_calls(struct nvmx_vcpu *vcpu, struct nvmx_trace_record *record
     uint64_t calls = 0;
 
     for (unsigned int i = 0; i < sizeof(counts->callback) / sizeof(counts->callback[0]); i++) {
-        calls += counts->callback[i];
+        calls += i != CB_TRACE ? counts->callback[i] : 0;
     }
     record->callbacks = since(calls, &vcpu->traced.callbacks);
     record->vmreads = since(counts->vmreads, &vcpu->traced.vmreads);
@@ -32,6 +32,7 @@ static void hand_over(struct nvmx_vcpu *vcpu, struct nvmx_trace_record *record) 
     record->number = vcpu->traced.number++;
     record->vmcs12 = vmcs12_pointer(vcpu);
     count_calls(vcpu, record);
+    vcpu->counts.callback[CB_TRACE]++;
     vcpu->vm->host.trace(vcpu->ctx, record);
 }
 

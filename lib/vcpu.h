@@ -589,7 +589,7 @@ bool violation_of_l2(struct nvmx_vcpu *vcpu);
  * in units of the timer; end it, with vmcs12's field as an exit leaves it; end it without.
  */
 void timer_start(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint64_t value);
-uint64_t timer_remainder(const struct nvmx_vcpu *vcpu);
+uint64_t timer_remainder(struct nvmx_vcpu *vcpu);
 void timer_end(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 void timer_cancel(struct nvmx_vcpu *vcpu);
 /* A callback failed where neither L1 nor L2 can go on. */

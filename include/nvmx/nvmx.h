@@ -280,8 +280,8 @@ struct nvmx_counts {
     uint64_t handled;        /* exits of L2 dealt with by the library without L1 */
     uint64_t to_host;        /* NVMX_HOST */
     uint64_t refused;        /* VMfail, entry failures and faults given to L1 */
-    uint64_t callback[24];   /* calls of each callback, in the order of struct nvmx_host from map_page on. Not counted: ack_interrupt, ept02_root,
-                                speculation_barrier, trace, tsc, deadline, and all that the functions of ept.h call */
+    uint64_t callback[24];   /* calls of each callback, in the order of struct nvmx_host from map_page on, but for what the composition of ept02
+                                (nvmx/ept.h) calls, which is the VM's */
     uint64_t vmreads;        /* fields read by vmcs_read */
     uint64_t vmwrites;       /* fields written by vmcs_write */
 };

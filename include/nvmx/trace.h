@@ -41,7 +41,7 @@ struct nvmx_trace_record {
     uint32_t interruption_info; /* NVMX_TRACE_REFLECT: VM-exit interruption information; else 0 */
     uint16_t vcpu;       /* nvmx_vcpu_config.id */
     uint16_t check_row;  /* the rule of VM entry that was broken (nvmx_check_row), or NVMX_CHECK_NONE */
-    uint16_t callbacks;  /* calls since the vCPU's record before; 65535: as many or more. So the two that follow */
+    uint16_t callbacks;  /* calls, but for `trace`, since the vCPU's record before; 65535: as many or more. So the two that follow */
     uint16_t vmreads;    /* fields read by vmcs_read */
     uint16_t vmwrites;
     uint8_t version;     /* NVMX_TRACE_VERSION */

@@ -92,9 +92,7 @@ static inline enum nvmx_next go(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     vcpu->mode = NVMX_MODE_L2;
     vcpu->entry_pending = true;
     timer_start(vcpu, v, v->value[NVMX_F_PREEMPTION_TIMER_VALUE]);
-    if (vcpu->vm->host.speculation_barrier != NULL) {
-        vcpu->vm->host.speculation_barrier(vcpu->ctx, true);
-    }
+    host_speculation_barrier(vcpu, true);
     if (RARE(vcpu->traces)) {
         trace_record(vcpu, NVMX_TRACE_ENTER_L2, vcpu->launching ? NVMX_EXIT_VMLAUNCH : NVMX_EXIT_VMRESUME,
                      nvmx_set_has(&v->stale, NVMX_F_GUEST_RIP) ? 0 : v->value[NVMX_F_GUEST_RIP]);

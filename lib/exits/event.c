@@ -220,7 +220,11 @@ static enum nvmx_status inject_nmi(struct nvmx_vcpu *vcpu, struct vmcs12 *v, str
 }
 
 static int acknowledge(struct nvmx_vcpu *vcpu) {
-    return vcpu->vm->host.ack_interrupt != NULL ? vcpu->vm->host.ack_interrupt(vcpu->ctx) : -1;
+    if (vcpu->vm->host.ack_interrupt == NULL) {
+        return -1;
+    }
+    vcpu->counts.callback[CB_ACK_INTERRUPT]++;
+    return vcpu->vm->host.ack_interrupt(vcpu->ctx);
 }
 
 static enum nvmx_status inject_interrupt(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct readiness *r) {

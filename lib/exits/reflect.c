@@ -44,9 +44,7 @@ static inline enum nvmx_next resume_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v,
         return vmx_abort(vcpu, VMX_ABORT_MSR_LOAD);
     }
     flush_vpid_of_l1(vcpu, v);
-    if (vcpu->vm->host.speculation_barrier != NULL) {
-        vcpu->vm->host.speculation_barrier(vcpu->ctx, false);
-    }
+    host_speculation_barrier(vcpu, false);
     return NVMX_ENTER;
 }
 

@@ -9,9 +9,15 @@ static unsigned int rate(const struct nvmx_vcpu *vcpu) {
     return vcpu->vm->caps.msr[NVMX_CAP_MISC] & 31;
 }
 
+static uint64_t tsc_now(struct nvmx_vcpu *vcpu) {
+    vcpu->counts.callback[CB_TSC]++;
+    return vcpu->vm->host.tsc(vcpu->ctx);
+}
+
 static void set_deadline(struct nvmx_vcpu *vcpu, uint64_t tsc) {
     vcpu->timer_runs = tsc != NVMX_NO_DEADLINE;
     vcpu->timer_deadline = tsc;
+    vcpu->counts.callback[CB_DEADLINE]++;
     vcpu->vm->host.deadline(vcpu->ctx, tsc);
 }
 
@@ -20,13 +26,13 @@ void timer_start(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint64_t value)
         return;
     }
     uint64_t ticks = value << rate(vcpu); /* at most 63 bits */
-    uint64_t now = vcpu->vm->host.tsc(vcpu->ctx);
+    uint64_t now = tsc_now(vcpu);
 
     set_deadline(vcpu, ticks < NVMX_NO_DEADLINE - 1 - now ? now + ticks : NVMX_NO_DEADLINE - 1);
 }
 
-uint64_t timer_remainder(const struct nvmx_vcpu *vcpu) {
-    uint64_t now = vcpu->vm->host.tsc(vcpu->ctx);
+uint64_t timer_remainder(struct nvmx_vcpu *vcpu) {
+    uint64_t now = tsc_now(vcpu);
     uint64_t ticks = vcpu->timer_deadline > now ? vcpu->timer_deadline - now : 0;
     uint64_t unit = UINT64_C(1) << rate(vcpu);
 

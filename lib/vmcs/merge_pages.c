@@ -24,6 +24,7 @@ static void unpin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int index) 
 static bool device_page(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t *hpa) {
     struct nvmx_ept01_mapping mapping = {0};
 
+    vcpu->counts.callback[CB_EPT01_LOOKUP]++;
     if (vcpu->vm->host.ept01_lookup(vcpu->vm->ctx, gpa1, &mapping) != NVMX_OK) {
         return false;
     }
@@ -300,6 +301,7 @@ enum nvmx_status merge_ept_root(struct merge *m) {
     enum nvmx_status status;
 
     if (vcpu->vm->host.ept02_root != NULL) {
+        vcpu->counts.callback[CB_EPT02_ROOT]++;
         status = vcpu->vm->host.ept02_root(vcpu->ctx, eptp12, &eptp02);
     } else if (l1_ept) {
         status = merge_root_of(vcpu, m->v, eptp12, &eptp02);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The VMX-preemption timer by the host's deadline, on a processor that has none (SDM 28.5.1). */
 #include <stdlib.h>
+#include <string.h>
 
 #include "machine.h"
 
@@ -55,6 +56,33 @@ Test(timer, offered_by_processor_or_deadline) {
     l1_sets(sim, NVMX_VMCS_PIN_BASED_CONTROLS, PIN_PREEMPTION_TIMER);
     launch(sim);
     cr_expect_eq(sim->count[SIM_DEADLINE], 0, "a real timer");
+    sim_free(sim);
+}
+
+/* What nvmx_counts says of each callback that lib/ept has no part in is what the host counted. */
+Test(timer, calls_are_counted_by_callback) {
+    static const uint8_t shared_with_ept[] = {SIM_MAP_PAGE, SIM_UNMAP_PAGE, SIM_EPT01_LOOKUP, SIM_PAGE_ALLOC, SIM_PAGE_FREE, SIM_PAGE_POINTER, SIM_TLB_FLUSH};
+    static const uint8_t must_occur[] = {SIM_ACK_INTERRUPT, SIM_SPECULATION_BARRIER, SIM_TRACE, SIM_TSC, SIM_DEADLINE, SIM_VMCS_READ};
+    struct sim *sim = with_deadline(100, true);
+    const uint64_t *counted = nvmx_counts(sim->vcpu)->callback;
+    struct nvmx_pending pending = {.interrupt = true};
+    l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, EXIT_ACKNOWLEDGE);
+    launch(sim);
+    sim->vectors[sim->vectors_count++] = 0x40;
+    cr_assert_eq(sim_enter(sim, &pending), NVMX_ENTER);
+    cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_ROOT);
+    resume(sim);
+    l2_leaves(sim);
+    for (unsigned int i = 0; i < SIM_CALLS; i++)
+        if (memchr(shared_with_ept, (int)i, sizeof(shared_with_ept)) == NULL)
+            cr_expect_eq(counted[i], sim->count[i], "callback %u: %lu, the host counted %lu", i, counted[i], sim->count[i]);
+    for (unsigned int i = 0; i < COUNT(must_occur); i++)
+        cr_expect_neq(counted[must_occur[i]], 0, "callback %u", must_occur[i]);
+    sim_free(sim);
+    sim = l1_ready(&(struct sim_options){.host_composes = true});
+    launch(sim);
+    cr_expect_neq(sim->count[SIM_EPT02_ROOT], 0);
+    cr_expect_eq(nvmx_counts(sim->vcpu)->callback[SIM_EPT02_ROOT], sim->count[SIM_EPT02_ROOT]);
     sim_free(sim);
 }
 

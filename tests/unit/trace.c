@@ -104,7 +104,7 @@ Test(trace, one_record_for_each_exit) {
         cr_expect_eq(sim->trace[i].number, i);
     }
     for (size_t i = 0; i < COUNT(counts->callback); i++)
-        all += counts->callback[i];
+        all += i != SIM_TRACE ? counts->callback[i] : 0;
     cr_expect(reads == counts->vmreads && writes == counts->vmwrites && calls == all, "%lu %lu %lu", reads, writes,
               calls);
     sim_free(sim);
