@@ -100,6 +100,9 @@
 #define RFLAGS_AC (UINT64_C(1) << 18)
 #define RFLAGS_ARITHMETIC UINT64_C(0x8d5) /* CF PF AF ZF SF OF */
 
+/* DR7 after a reset and after a VM exit (SDM 30.5.1). */
+#define DR7_RESET 0x400u
+
 /* Interruptibility state (SDM 27.4.2). */
 #define BLOCKING_MOV_SS 2u
 #define BLOCKING_STI_MOV_SS 3u

@@ -329,6 +329,26 @@ static uint64_t efer_of_l2(const struct restored *r, uint64_t efer) {
     return r->ia32e ? efer | bits : efer & ~bits;
 }
 
+static bool switched_here(const struct vmcs12 *v, const struct gate *gate) {
+    return ((v->image[NVMX_F_VM_ENTRY_CONTROLS] >> gate->entry_load) & 1) != 0;
+}
+
+/* What vmcs02 does not load here and no MSR holds (DR7, CET state, UINV) has no place, unless it is as after a reset: then nobody uses it. */
+static bool has_no_place(const struct restored *r, const struct gate *gate) {
+    const uint64_t reset = gate->guest == NVMX_F_GUEST_DR7 ? DR7_RESET : 0;
+
+    return gate->msr == 0 && nvmx_set_has(&r->has, gate->guest) && r->value[gate->guest] != reset;
+}
+
+static enum nvmx_status all_have_places(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    for (unsigned int i = 0; i < GATE_COUNT; i++) {
+        if (!switched_here(v, &gates[i]) && has_no_place(&vcpu->restored, &gates[i])) {
+            return NVMX_E_UNSUPPORTED;
+        }
+    }
+    return NVMX_OK;
+}
+
 /* A value that hardware does not switch here goes into the MSR itself, and one that is not in the blob is there
  * already. */
 static enum nvmx_status complete_gate(struct nvmx_vcpu *vcpu, const struct gate *gate, bool switched) {
@@ -395,10 +415,11 @@ static enum nvmx_status complete_l2(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
 
     begin_again(v);
     status = merge_vmcs02(vcpu, v, NULL);
+    if (status == NVMX_OK) {
+        status = all_have_places(vcpu, v);
+    }
     for (unsigned int i = 0; i < GATE_COUNT && status == NVMX_OK; i++) {
-        bool switched = (v->image[NVMX_F_VM_ENTRY_CONTROLS] >> gates[i].entry_load) & 1;
-
-        status = complete_gate(vcpu, &gates[i], switched);
+        status = complete_gate(vcpu, &gates[i], switched_here(v, &gates[i]));
     }
     uint64_t timer = vcpu->restored.value[NVMX_F_PREEMPTION_TIMER_VALUE];
     if (status == NVMX_OK) {

@@ -121,6 +121,7 @@ NVMX_API enum nvmx_state_reason nvmx_state_restore(struct nvmx_vcpu *vcpu, const
 /*
  * The second step: real VMCSs are written, pages that L2's vmcs02 uses are taken. nvmx_enter does it if it was not done, and stops the
  * vCPU where it fails; a host that may not have L1's pages yet calls this, and again after a failure. No effect at any other time.
+ * NVMX_E_UNSUPPORTED: L2 has a DR7, CET state or UINV other than after a reset, which vmcs01's VM-entry controls loaded where it comes from and don't here.
  */
 NVMX_API enum nvmx_status nvmx_state_complete(struct nvmx_vcpu *vcpu);
 

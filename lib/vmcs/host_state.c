@@ -20,7 +20,6 @@
 #define RIGHTS_TSS       0x8bu
 
 #define RFLAGS_FIXED     2u
-#define DR7_RESET        0x400u
 #define VMX_ABORT_PDPTES 2u
 
 /* The segments, in the order of their places. */

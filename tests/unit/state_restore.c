@@ -92,6 +92,33 @@ Test(state_restore, completing_can_fail_and_be_repeated) {
         complete_with_failures(&state_worlds[i]);
 }
 
+/* A value that no MSR holds, where the host's vmcs02 does not load it: completing says so, loses nothing, and does it where the host does. */
+Test(state_restore, what_has_no_place_here_is_refused) {
+    static const uint64_t dr7[] = {0x400, 0x455};
+    for (size_t i = 0; i < COUNT(dr7); i++) {
+        struct sim *source = state_world_new(world_named("L2 runs"));
+        size_t bytes;
+        sim_set(source, NVMX_VMCS02_FIRST, NVMX_F_GUEST_DR7, dr7[i]);
+        uint8_t *blob = sim_save(source, &bytes);
+        struct sim *sim = sim_new(NULL);
+        copy_machine(sim, source);
+        uint64_t controls = sim_get(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS);
+        sim_set(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS, controls & ~UINT64_C(4)); /* load debug controls */
+        cr_assert(nvmx_state_restore(sim->vcpu, blob, bytes, NULL) == NVMX_STATE_OK);
+        cr_expect_eq(nvmx_state_complete(sim->vcpu), i == 0 ? NVMX_OK : NVMX_E_UNSUPPORTED);
+        if (i != 0) {
+            expect_saved(sim, blob, bytes, "DR7 has no place");
+            sim_set(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS, controls);
+            cr_expect_eq(nvmx_state_complete(sim->vcpu), NVMX_OK);
+            cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_DR7), dr7[i]);
+        }
+        cr_expect_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        sim_free(sim);
+        sim_free(source);
+        free(blob);
+    }
+}
+
 /* L1's pages come later than its state: completing says so, and then does it. */
 Test(state_restore, pages_that_come_later) {
     struct sim *source = state_world_new(world_named("APIC pages in use"));
