@@ -315,6 +315,32 @@ Test(ept, many_roots_stay_bounded) {
     world_delete(w);
 }
 
+/* Of the roots that nobody uses some are kept, and no more: pages grow with the first ones, and then not at all. Also where many users were. */
+Test(ept, idle_roots_are_few) {
+    enum { IDLE_MAX = 16, USERS = 100 };
+    struct world *w = simple(AD_CAPS, 0);
+    uint32_t before = 0, grew = 0;
+
+    for (uint64_t i = 0; i < 400; i++) {
+        root_of(w, 0, i << 12 | EPTP12);
+        grew = nvmx_ept_pages(w->ept) > before ? (uint32_t)i + 1 : grew;
+        before = nvmx_ept_pages(w->ept);
+    }
+    cr_expect_eq(grew, IDLE_MAX + 1, "the %uth root still took pages", grew);
+    for (unsigned int user = 0; user < USERS; user++) {
+        root_of(w, user, (uint64_t)(400 + user) << 12 | EPTP12);
+    }
+    before = nvmx_ept_pages(w->ept);
+    for (unsigned int user = 1; user < USERS; user++) {
+        nvmx_ept_release(w->ept, &w, user);
+    }
+    for (uint64_t i = 0; i < 400; i++) {
+        root_of(w, 0, (600 + i) << 12 | EPTP12);
+    }
+    cr_expect(nvmx_ept_pages(w->ept) <= before, "%u pages, %u before", nvmx_ept_pages(w->ept), before);
+    world_delete(w);
+}
+
 Test(ept, invept_keeps_what_did_not_change) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
 
