@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Build every fuzzer the way OSS-Fuzz and ClusterFuzzLite ask for it: $CC, $CFLAGS, $LIB_FUZZING_ENGINE, into $OUT, with seed corpora and dictionary.
 set -eu
 source_dir=$(dirname "$(dirname "$(readlink -f "$0")")")

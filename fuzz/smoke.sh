@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # The committed corpus and what libFuzzer makes of it: as many executions as smoke.tsv says, for about a minute of a processor; $NVMX_FUZZ_SECONDS changes that in
 # proportion. Counted in executions, from one seed ($NVMX_FUZZ_SEED, or 1) and one order of the corpus, it is the same run on every machine: only a change of the sources can
 # make it fail. New inputs are for fuzz/run.

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Install into a temporary prefix, then build and run tests/consumer from outside the tree: by find_package, by pkg-config, and as a subdirectory.
 #   consumer.sh BUILD SOURCE CC
 set -eu

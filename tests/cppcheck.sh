@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # cppcheck over lib/; anything it says fails. check.c is left to clang-tidy: its table expands to expressions that take cppcheck minutes.
 # In merge.c it misses that a loop over `count` elements reads only what was written before.
 #   cppcheck.sh SOURCE CPPCHECK

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Each public header compiles alone, in C11 and in C++17, with every warning (in C++ without -Wshadow, which takes a function
 # and a struct of one name for a hidden constructor).
 #   headers.sh INCLUDE_DIR CC CXX

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # README.md says what the sources say: the example is tests/consumer/example.c, the table of features is what nvmx-status prints, each callback of
 # struct nvmx_host has its row, and each file and folder that is named exists.
 #   readme.sh SOURCE NVMX-STATUS             compare

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # SECURITY.md names tests and fuzzers that exist.
 #   security.sh SOURCE
 set -u

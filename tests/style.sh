@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Rules that no compiler checks.
 #   style.sh SOURCE
 # Files of the repository only (git ls-files where there is git, else all): at most 600 lines for headers and sources outside of tests/, a README.md in each
@@ -27,6 +28,14 @@ for file in $(echo "$files" | grep -E '^(lib|include|tests|bindings)/.*\.[chS]$'
     grep -n -E '	| +$' "$file" | grep -v -E '\.S$' | head -3 | sed "s|^|$file: tab or blank at the end of line |" | grep . && failed=1
     awk -v file="$file" 'length($0) > 160 { print file ":" NR ": longer than 160 columns"; bad = 1 } END { exit bad }' "$file" || failed=1
 done
+
+# Scripts by name or by their first line; a shell or Python file may be empty.
+echo "$files" | while read -r file; do
+    case $file in
+    *.sh | *.py) [ -s "$file" ] ;;
+    *) head -c 2 "$file" | grep -a -q '^#!' ;;
+    esac && { head -3 "$file" | grep -q 'SPDX-License-Identifier: MIT' || echo "$file: no SPDX line"; }
+done | grep . && failed=1
 
 # Folders that hold files themselves; .ci holds one script that says what it does.
 echo "$files" | grep / | sed 's|/[^/]*$||' | sort -u | grep -v -x '\.ci' | while read -r folder; do

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # What a built library defines and needs.
 #   symbols.sh archive|freestanding|shared FILE
 # archive, freestanding: one object; all global names begin with nvmx_. freestanding: needs memcpy memmove memset memcmp at most, has no mutable

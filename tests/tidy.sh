@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # clang-tidy over lib/, with the checks of .clang-tidy; anything it says fails.
 #   tidy.sh SOURCE CLANG_TIDY
 set -u

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
 # What can't be booted: one line that says why, on stderr, and an exit status that is not 0; nothing is left behind.
 . "$(dirname "$0")/common" "$@"
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
 # A CPU that lacks what L0 needs: one clear line that names it, and an exit status that is not 0.
 . "$(dirname "$0")/common" "$@"
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
 # The small L1 gives the same report on the bare machine and on nvmx, on both CPU models: whatever the CPU itself does, nvmx does. The
 # report's own expectations (the SDM's) hold in both. Which exits it compares: tests/l1/exits.tsv. NVMX_L1_CPUS: other models, as of another Bochs
 # (NVMX_BOCHS).

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
 # Debian's Linux boots on nvmx as L1, and its own KVM runs a guest that passes every step.
 . "$(dirname "$0")/common" "$@"
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
 # L0 shakes: at random exits it saves the nested state, destroys libnvmx's vCPU (and VM), makes them anew elsewhere and restores. It compares
 # what it saves again, and what vmcs01 and vmcs02 hold, itself (bindings/baremetal/shake.c); here L1 and L2 must not have noticed.
 # NVMX_FULL=1: at nearly every exit of Linux, more than 10,000 times, and its output is compared with that of an undisturbed run.

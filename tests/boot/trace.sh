@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
 # L0 records a trace of the small L1 (boot --trace), nvmx trace reads it, and it agrees with the counts of the same run.
 . "$(dirname "$0")/common" "$@"
 
