@@ -34,6 +34,11 @@ void host_flush(struct nvmx_vcpu *vcpu, enum nvmx_flush kind, uint64_t value, ui
     vcpu->vm->host.tlb_flush(vcpu->ctx, kind, value, linear);
 }
 
+__attribute__((noinline)) void host_fence(struct nvmx_vcpu *vcpu, bool to_l2) {
+    vcpu->counts.callback[CB_SPECULATION_BARRIER]++;
+    vcpu->vm->host.speculation_barrier(vcpu->ctx, to_l2);
+}
+
 void *host_page_alloc(struct nvmx_vcpu *vcpu, uint64_t *hpa) {
     vcpu->counts.callback[CB_PAGE_ALLOC]++;
     return vcpu->vm->host.page_alloc(vcpu->vm->ctx, hpa);

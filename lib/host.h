@@ -210,10 +210,11 @@ void host_page_free(struct nvmx_vcpu *vcpu, void *page, uint64_t hpa);
 enum nvmx_status host_msr_read(struct nvmx_vcpu *vcpu, uint32_t index, uint64_t *value);
 enum nvmx_status host_msr_write(struct nvmx_vcpu *vcpu, uint32_t index, uint64_t value);
 void host_flush(struct nvmx_vcpu *vcpu, enum nvmx_flush kind, uint64_t value, uint64_t linear);
+void host_fence(struct nvmx_vcpu *vcpu, bool to_l2);
+/* A host without it pays for no more than looking. */
 static inline void host_speculation_barrier(struct nvmx_vcpu *vcpu, bool to_l2) {
-    if (vcpu->vm->host.speculation_barrier != NULL) {
-        vcpu->counts.callback[CB_SPECULATION_BARRIER]++;
-        vcpu->vm->host.speculation_barrier(vcpu->ctx, to_l2);
+    if (RARE(vcpu->vm->host.speculation_barrier != NULL)) {
+        host_fence(vcpu, to_l2);
     }
 }
 /* trace.c: a, b: `reason` and `detail` of the record, but for refused entries b is the entry-check row. */

@@ -9,12 +9,12 @@ static unsigned int rate(const struct nvmx_vcpu *vcpu) {
     return vcpu->vm->caps.msr[NVMX_CAP_MISC] & 31;
 }
 
-static uint64_t tsc_now(struct nvmx_vcpu *vcpu) {
+static __attribute__((noinline)) uint64_t tsc_now(struct nvmx_vcpu *vcpu) {
     vcpu->counts.callback[CB_TSC]++;
     return vcpu->vm->host.tsc(vcpu->ctx);
 }
 
-static void set_deadline(struct nvmx_vcpu *vcpu, uint64_t tsc) {
+static __attribute__((noinline)) void set_deadline(struct nvmx_vcpu *vcpu, uint64_t tsc) {
     vcpu->timer_runs = tsc != NVMX_NO_DEADLINE;
     vcpu->timer_deadline = tsc;
     vcpu->counts.callback[CB_DEADLINE]++;

@@ -7,7 +7,6 @@
  */
 #include "instruction.h"
 
-#include <string.h>
 
 #define DEBUGCTL_BTF        (UINT64_C(1) << 1)
 #define PENDING_DEBUG_BS    (UINT64_C(1) << 14)
@@ -65,16 +64,11 @@ static const struct instruction_row *find_row(uint32_t basic_reason) {
 /* -- what vmcs01 says
  * ------------------------------------------------------------------------------------------------------- */
 
-/* Read instruction_base[from] up to but without instruction_base[to], but for what `is` has; the rest stays 0. */
+/* Read instruction_base[from] up to but without instruction_base[to]; the rest stays 0. */
 static enum nvmx_status read_base(struct nvmx_vcpu *vcpu, struct instruction *in, unsigned int from, unsigned int to,
-                                  const struct base_values *is, uint32_t *information) {
+                                  uint32_t *information) {
     uint64_t value[BASE_COUNT] = {0};
-    enum nvmx_status status = NVMX_OK;
-    if (is != NULL && from == 0 && is->count >= to) {
-        memcpy(value, is->value, to * sizeof(value[0]));
-    } else {
-        status = host_read_encoded(vcpu, to - from, &instruction_base[from], &value[from]);
-    }
+    enum nvmx_status status = host_read_encoded(vcpu, to - from, &instruction_base[from], &value[from]);
     in->vcpu = vcpu;
     in->rip = value[BASE_RIP];
     in->rflags = value[BASE_RFLAGS];
@@ -102,13 +96,12 @@ static enum nvmx_status read_crs(struct instruction *in) {
     return status;
 }
 
-enum nvmx_status instruction_begin(struct nvmx_vcpu *vcpu, const struct instruction_row *row,
-                                   const struct base_values *is, struct instruction *in) {
+enum nvmx_status instruction_begin(struct nvmx_vcpu *vcpu, const struct instruction_row *row, struct instruction *in) {
     uint32_t information;
     unsigned int to = row->enters ? BASE_RIP : row->operand == OPERAND_NONE ? BASE_INFO : BASE_COUNT;
     in->row = row;
     in->fault.vector = -1;
-    enum nvmx_status status = read_base(vcpu, in, 0, to, is, &information);
+    enum nvmx_status status = read_base(vcpu, in, 0, to, &information);
     if (status == NVMX_OK && (row->outside_vmx || !in->paging.long_mode)) {
         status = read_crs(in);
     }
@@ -383,11 +376,10 @@ struct verdict instruction_phases(struct instruction *in) {
     return verdict;
 }
 
-/* `is`: what has been read already, or NULL. */
-static enum nvmx_next execute(struct nvmx_vcpu *vcpu, const struct instruction_row *row, const struct base_values *is) {
+static enum nvmx_next execute(struct nvmx_vcpu *vcpu, const struct instruction_row *row) {
     struct batch out;
     struct instruction in = {.out = &out};
-    enum nvmx_status status = instruction_begin(vcpu, row, is, &in);
+    enum nvmx_status status = instruction_begin(vcpu, row, &in);
     if (status != NVMX_OK) {
         return stopped(vcpu, status);
     }
@@ -401,7 +393,7 @@ enum nvmx_next instruction_conclude(struct nvmx_vcpu *vcpu, uint32_t basic_reaso
     struct batch out;
     struct instruction in = {.out = &out};
     vcpu->counts.emulated++;
-    enum nvmx_status status = instruction_begin(vcpu, find_row(basic_reason), NULL, &in);
+    enum nvmx_status status = instruction_begin(vcpu, find_row(basic_reason), &in);
     return status == NVMX_OK ? finish(&in, verdict) : stopped(vcpu, status);
 }
 
@@ -418,15 +410,15 @@ enum nvmx_next instruction_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {
         vcpu->counts.emulated++;
         return l1_raise_ud(vcpu);
     }
-    return execute(vcpu, row, NULL);
+    return execute(vcpu, row);
 }
 
-enum nvmx_next instruction_in_phases(struct nvmx_vcpu *vcpu, uint32_t basic_reason, const struct base_values *is) {
-    return execute(vcpu, find_row(basic_reason), is);
+enum nvmx_next instruction_in_phases(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {
+    return execute(vcpu, find_row(basic_reason));
 }
 
 enum nvmx_next nvmx_vmcall(struct nvmx_vcpu *vcpu) {
-    return execute(vcpu, &rows[18], NULL);
+    return execute(vcpu, &rows[18]);
 }
 
 /* -- for the rest of the library
@@ -436,7 +428,7 @@ static COLD enum nvmx_status skip_with_care(struct nvmx_vcpu *vcpu, uint32_t vmc
     struct batch out;
     struct instruction in = {.out = &out, .vmcs = vmcs};
     uint32_t information;
-    enum nvmx_status status = read_base(vcpu, &in, BASE_CS_RIGHTS, BASE_INFO, NULL, &information);
+    enum nvmx_status status = read_base(vcpu, &in, BASE_CS_RIGHTS, BASE_INFO, &information);
     return status == NVMX_OK ? advance(&in, in.rflags) : status;
 }
 
@@ -477,7 +469,7 @@ enum nvmx_next vm_fail_valid(struct nvmx_vcpu *vcpu, uint32_t error) {
     uint32_t information;
     enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
     if (status == NVMX_OK) {
-        status = read_base(vcpu, &in, BASE_CS_RIGHTS, BASE_INFO, NULL, &information);
+        status = read_base(vcpu, &in, BASE_CS_RIGHTS, BASE_INFO, &information);
     }
     if (status != NVMX_OK) {
         return stopped(vcpu, status);

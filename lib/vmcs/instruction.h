@@ -89,11 +89,8 @@ uint32_t instruction_operand_bytes(const struct instruction *in);
 struct verdict instruction_store(struct instruction *in, uint64_t value, uint32_t bytes);
 struct verdict instruction_fault(struct instruction *in, int vector);
 
-/* An instruction step by step; in->out, in->vmcs (selected) and in->paging.l2 are set. What exited is read, or taken
- * from `is`. */
-struct base_values;
-enum nvmx_status instruction_begin(struct nvmx_vcpu *vcpu, const struct instruction_row *row,
-                                   const struct base_values *is, struct instruction *in);
+/* An instruction step by step; in->out, in->vmcs (selected) and in->paging.l2 are set. What exited is read. */
+enum nvmx_status instruction_begin(struct nvmx_vcpu *vcpu, const struct instruction_row *row, struct instruction *in);
 /* From the check of CPL on, until one of the phases ends it. */
 struct verdict instruction_phases(struct instruction *in);
 /* RIP moves on, and of the arithmetic flags those in set_flags are set (SDM 33.2). */
@@ -168,11 +165,6 @@ enum base_field {
     [BASE_INFO] = NVMX_VMCS_VM_EXIT_INSTRUCTION_INFORMATION
 static const uint32_t instruction_base[BASE_COUNT] = {BASE_ENCODINGS};
 
-struct base_values {
-    uint64_t value[BASE_COUNT];
-    unsigned int count; /* so many have been read, from the first on */
-};
-
 /* After its effect: complete it as the verdict, which is no fault, says. vmcs01 is selected, or the verdict is STOP. */
 enum nvmx_next instruction_conclude(struct nvmx_vcpu *vcpu, uint32_t basic_reason, struct verdict verdict);
 
@@ -180,7 +172,7 @@ enum nvmx_next instruction_conclude(struct nvmx_vcpu *vcpu, uint32_t basic_reaso
 enum nvmx_next instruction_vmxoff(struct nvmx_vcpu *vcpu);
 enum nvmx_status vmx_off(struct nvmx_vcpu *vcpu);
 
-/* In the phases of the SDM. `is`: what has been read already; or NULL. */
-enum nvmx_next instruction_in_phases(struct nvmx_vcpu *vcpu, uint32_t basic_reason, const struct base_values *is);
+/* In the phases of the SDM. */
+enum nvmx_next instruction_in_phases(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
 
 #endif

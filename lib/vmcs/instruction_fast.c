@@ -9,7 +9,7 @@
 
 /* Not of the usual kind. What was read already is read again: keeping it would cost the usual case more than its registers. */
 static COLD enum nvmx_next unusual_access(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {
-    return instruction_in_phases(vcpu, basic_reason, NULL);
+    return instruction_in_phases(vcpu, basic_reason);
 }
 
 /* VMWRITE of a field whose value decides what else it does, or of one that has a rule of its own. */
@@ -60,14 +60,14 @@ enum nvmx_next instruction_vmxoff(struct nvmx_vcpu *vcpu) {
     uint64_t is[BASE_INFO];
 
     if (vcpu->mode != NVMX_MODE_ROOT) {
-        return instruction_in_phases(vcpu, NVMX_REASON_VMXOFF, NULL);
+        return instruction_in_phases(vcpu, NVMX_REASON_VMXOFF);
     }
     enum nvmx_status status = host_read_fixed(vcpu, BASE_INFO, instruction_base, is);
     if (RARE(status != NVMX_OK)) {
         return stop(vcpu, NVMX_STOP_HOST, status);
     }
     if (!usual(is)) {
-        return instruction_in_phases(vcpu, NVMX_REASON_VMXOFF, NULL);
+        return instruction_in_phases(vcpu, NVMX_REASON_VMXOFF);
     }
     status = vmx_off(vcpu);
     return RARE(status != NVMX_OK) ? stop(vcpu, NVMX_STOP_HOST, status) : succeed(vcpu, is);
@@ -103,7 +103,7 @@ static __attribute__((noinline)) enum nvmx_next refuse_entry(struct nvmx_vcpu *v
         return stop(vcpu, NVMX_STOP_HOST, status);
     }
     if (!usual(is)) {
-        return instruction_in_phases(vcpu, launch ? NVMX_REASON_VMLAUNCH : NVMX_REASON_VMRESUME, NULL);
+        return instruction_in_phases(vcpu, launch ? NVMX_REASON_VMLAUNCH : NVMX_REASON_VMRESUME);
     }
     v->value[NVMX_F_VM_INSTRUCTION_ERROR] = error;
     nvmx_set_remove(&v->stale, NVMX_F_VM_INSTRUCTION_ERROR);
@@ -120,7 +120,7 @@ enum nvmx_next instruction_entry(struct nvmx_vcpu *vcpu, uint32_t basic_reason) 
     uint64_t is[BASE_RIP];
 
     if (RARE(v == NULL || v->is_shadow)) { /* outside VMX operation too */
-        return instruction_in_phases(vcpu, basic_reason, NULL);
+        return instruction_in_phases(vcpu, basic_reason);
     }
     if (RARE(v->launched == launch)) {
         return refuse_entry(vcpu, launch);
@@ -130,7 +130,7 @@ enum nvmx_next instruction_entry(struct nvmx_vcpu *vcpu, uint32_t basic_reason) 
         return stop(vcpu, NVMX_STOP_HOST, status);
     }
     if (!usual(is)) {
-        return instruction_in_phases(vcpu, basic_reason, NULL);
+        return instruction_in_phases(vcpu, basic_reason);
     }
     vcpu->counts.emulated++;
     vcpu->l1_left = (struct l1_left){true, is[BASE_CS_RIGHTS], is[BASE_SS_RIGHTS], is[BASE_ENTRY_CONTROLS], 0};

@@ -116,7 +116,7 @@ enum l2_instruction instruction_of_l2(struct nvmx_vcpu *vcpu, uint32_t basic_rea
     struct instruction in = {.out = &out, .vmcs = vcpu->selected};
     bool exits = true;
     enum nvmx_status status = instruction_begin(
-        vcpu, basic_reason == NVMX_REASON_VMREAD ? &vmread_row : &vmwrite_row, NULL, &in);
+        vcpu, basic_reason == NVMX_REASON_VMREAD ? &vmread_row : &vmwrite_row, &in);
     in.paging.l2 = memory;
     /* Where nothing exited, vmcs02 has the information of an earlier exit. */
     nvmx_decode_information(basic_reason, information, 0, &in.operand);

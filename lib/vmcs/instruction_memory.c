@@ -23,7 +23,7 @@
 #define INFORMATION_BASE(info) (((info) >> 23) & 15u)
 #define INFORMATION_NO_BASE   (1u << 27)
 
-/* What the CPU says besides struct base_values. */
+/* What the CPU says besides BASE_ENCODINGS. */
 enum { OPERAND_QUALIFICATION = BASE_COUNT, OPERAND_CR3, OPERAND_CR4, OPERAND_RSP, OPERAND_COUNT };
 static const uint32_t operand_base[OPERAND_COUNT] = {
     BASE_ENCODINGS,
@@ -198,7 +198,7 @@ static inline struct verdict effect(struct nvmx_vcpu *vcpu, uint32_t basic_reaso
 }
 
 static COLD enum nvmx_next unusual(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {
-    return instruction_in_phases(vcpu, basic_reason, NULL);
+    return instruction_in_phases(vcpu, basic_reason);
 }
 
 /* Store a result of 8 bytes in the operand, and end the instruction. */
