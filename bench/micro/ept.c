@@ -67,6 +67,8 @@ static void page_free(void *ctx, void *page, uint64_t hpa) {
 
 static uint64_t page_version(void *ctx, uint64_t gpa1) {
     const struct bench *b = ctx;
+    if (gpa1 == NVMX_NO_ADDRESS)
+        return 0; /* the host would look at its own list of them */
     return gpa1 >> 12 < TABLES ? b->version[gpa1 >> 12] : 0;
 }
 

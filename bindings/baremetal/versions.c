@@ -4,7 +4,8 @@
  *
  * A page that is asked about is watched: it has a 4-KiB mapping of its own, and a number that is handed out as long as the mapping's dirty flag
  * is clear. A flag that is found set is cleared, and before any processor runs L1 again it drops what it caches of ept01: else it would not set the flag
- * once more. Numbers come from one counter, so one that is forgotten is replaced by another, and whoever is unsure forgets.
+ * once more. Numbers come from one counter, so one that is forgotten is replaced by another, and whoever is unsure forgets. All pages together have a number
+ * as long as no flag is set, nothing is forgotten, and no page gets a new number, which is also when it loses its place to another.
  *
  * What the flag does not show, and what makes up for it:
  * - writes by L0, for libnvmx: each is an unmap_page with `dirtied`, which forgets the page;
@@ -20,6 +21,7 @@
 #include "versions.h"
 
 #define EPT_DIRTY      (1ull << 9)
+#define EPT01_LISTED   (1ull << 53) /* ignored by processors: in versions.entry */
 
 #define BLOCK_BYTES    (2 * MIB)
 #define BLOCKS_MAX     8u  /* split before one entry */
@@ -29,10 +31,13 @@
 
 struct watched watched[WATCHED];
 uint64_t watched_tag;
+uint64_t watched_together;
 
 static struct {
     bool on;
     uint64_t counter;
+    uint64_t *entry[WATCHED]; /* of all that are watched, and perhaps of some that were */
+    uint32_t entries;
     uint64_t block[BLOCKS_MAX]; /* to be split */
     uint32_t blocks;
     uint32_t answers; /* since the others were brought out */
@@ -51,6 +56,9 @@ bool versions_on(void) {
 }
 
 void versions_forget_all(void) {
+    for (; versions.entries; versions.entries--)
+        __atomic_fetch_and(versions.entry[versions.entries - 1], ~EPT01_LISTED, __ATOMIC_RELAXED);
+    watched_together = 0;
     watched_tag = (watched_tag + 1) % PAGE_BYTES;
     if (watched_tag == 0) { /* old tags come back */
         memset(watched, 0, sizeof watched);
@@ -100,14 +108,46 @@ static uint64_t watch(struct cpu *cpu, struct watched *w, uint64_t gpa1, uint64_
     __atomic_fetch_and(entry, ~EPT_DIRTY, __ATOMIC_SEQ_CST);
     processors_flush_others(cpu);
     ept01_flush();
+    if (versions.entries == WATCHED)
+        versions_forget_all();
+    if (!(__atomic_fetch_or(entry, EPT01_LISTED, __ATOMIC_RELAXED) & EPT01_LISTED))
+        versions.entry[versions.entries++] = entry;
+    watched_together = 0;
     *w = (struct watched){.page = gpa1 | watched_tag, .entry = entry, .number = ++versions.counter};
     return w->number;
+}
+
+/* Those that are found written are not watched any more: their own number has to be asked for again. */
+static __attribute__((noinline, cold)) uint64_t number_together(void) {
+    uint32_t kept = 0;
+
+    for (uint32_t i = 0; i < versions.entries; i++) {
+        uint64_t *entry = versions.entry[i];
+
+        if (__atomic_load_n(entry, __ATOMIC_SEQ_CST) & EPT_DIRTY)
+            __atomic_fetch_and(entry, ~EPT01_LISTED, __ATOMIC_RELAXED);
+        else
+            versions.entry[kept++] = entry;
+    }
+    versions.entries = kept;
+    watched_together = ++versions.counter;
+    return watched_together;
+}
+
+static uint64_t version_together(void) {
+    uint64_t all = 0;
+
+    for (uint32_t i = 0; i < versions.entries; i++)
+        all |= __atomic_load_n(versions.entry[i], __ATOMIC_RELAXED);
+    return watched_together && !(all & EPT_DIRTY) ? watched_together : number_together();
 }
 
 uint64_t page_version(void *ctx, uint64_t gpa1) {
     struct watched *w = watched_at(gpa1);
     uint64_t *entry = w->entry;
 
+    if (gpa1 == NVMX_NO_ADDRESS)
+        return version_together();
     versions.answers++;
     if (w->page != (gpa1 | watched_tag))
         entry = entry_of(ctx, gpa1);

@@ -20,6 +20,7 @@ struct watched {
 };
 extern struct watched watched[WATCHED];
 extern uint64_t watched_tag; /* below 4096 */
+extern uint64_t watched_together; /* the number of all that are watched, or 0: there will be another */
 
 static inline struct watched *watched_at(uint64_t gpa1) {
     return &watched[gpa1 / 4096 % WATCHED];
@@ -30,7 +31,7 @@ static inline void versions_forget(uint64_t gpa1) {
     struct watched *w = watched_at(gpa1);
 
     if (w->page == (gpa1 | watched_tag))
-        w->page = 0;
+        w->page = watched_together = 0;
 }
 /* Anything may have been written. */
 void versions_forget_all(void);

@@ -169,7 +169,9 @@ struct nvmx_host {
      * before: by L1 on any processor, L2, a device, the host, or the library (unmap_page with `dirtied`). What was written before the call is
      * seen by reads after it. 0: not known now. A page that nvmx_ept_memory_changed named has new numbers too. From ept01's dirty
      * flags, page-modification logging or write protection. After an INVEPT of L1 the pages of ept12's tables that map many pages are asked about once,
-     * and only those that changed are read; without the callback, or with 0, all are read and compared. Called often: must be cheap. Can't fail. A
+     * and only those that changed are read; without the callback, or with 0, all are read and compared. Called often: must be cheap. Can't fail.
+     * gpa1 NVMX_NO_ADDRESS: of all pages together: a number that is another one each time when, since the call before, a page that had a number may have been
+     * written or has lost its number, or a page has got one. 0: not known now, or never. With it an INVEPT where nothing was written asks no page. A
      * number that stays where it should change leaves L2 with translations that L1 has withdrawn, but never with more than ept01 grants. What a host does
      * not see, as DMA where it has only dirty flags, it makes up for: bindings/baremetal/versions.c has the cases.
      */

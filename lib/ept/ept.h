@@ -130,7 +130,9 @@ struct ept_root {
     uint64_t validated; /* value of `wanted` up to which ept02 has been compared with ept12 */
     struct ept_plain plain;
     uint32_t users;
-    uint32_t digesting; /* somebody compares, and may write digests */
+    uint32_t digesting; /* somebody compares, and may write digests, versions and `stands` */
+    uint32_t filled;    /* a slot was filled since this was cleared, or may be just now */
+    uint64_t stands;    /* version of all pages together with which the whole tree is as ept12 is, or 0: see invalidate.c */
     struct ept_stream stream[EPT_STREAMS];
     struct ept_last last;
 };

@@ -76,7 +76,7 @@ static uint64_t digest_of(const uint64_t *page) {
     return digest_end(lane);
 }
 
-static bool compare_slots(struct ept_op *op, struct ept_table *table, unsigned int first, const uint64_t entry12[BLOCK],
+static __attribute__((noinline)) bool compare_slots(struct ept_op *op, struct ept_table *table, unsigned int first, const uint64_t entry12[BLOCK],
                           uint64_t mask) {
     bool same = true;
 
@@ -94,17 +94,19 @@ static bool block_in_use(const struct ept_table *table, unsigned int first) {
     return (__atomic_load_n(&table->used[first / 64], __ATOMIC_SEQ_CST) >> (first % 64) & 0xff) != 0;
 }
 
-static void compare_block(struct ept_op *op, struct ept_table *table, const uint64_t *page, unsigned int i, uint64_t mask) {
+/* Each entry is read once, into a register: they are stored only where one is different. */
+static inline void compare_block(struct ept_op *op, struct ept_table *table, const uint64_t *page, unsigned int i, uint64_t mask) {
     const uint64_t *composed = &table->composed[i];
-    const uint64_t entry12[BLOCK] = {ept_peek(&page[i]),     ept_peek(&page[i + 1]), ept_peek(&page[i + 2]),
-                                     ept_peek(&page[i + 3]), ept_peek(&page[i + 4]), ept_peek(&page[i + 5]),
-                                     ept_peek(&page[i + 6]), ept_peek(&page[i + 7])};
-    uint64_t different = (entry12[0] ^ ept_peek(&composed[0])) | (entry12[1] ^ ept_peek(&composed[1])) |
-                         (entry12[2] ^ ept_peek(&composed[2])) | (entry12[3] ^ ept_peek(&composed[3])) |
-                         (entry12[4] ^ ept_peek(&composed[4])) | (entry12[5] ^ ept_peek(&composed[5])) |
-                         (entry12[6] ^ ept_peek(&composed[6])) | (entry12[7] ^ ept_peek(&composed[7]));
+    uint64_t a = ept_peek(&page[i]), b = ept_peek(&page[i + 1]), c = ept_peek(&page[i + 2]), d = ept_peek(&page[i + 3]);
+    uint64_t different = (a ^ ept_peek(&composed[0])) | (b ^ ept_peek(&composed[1])) | (c ^ ept_peek(&composed[2])) |
+                         (d ^ ept_peek(&composed[3]));
+    uint64_t e = ept_peek(&page[i + 4]), f = ept_peek(&page[i + 5]), g = ept_peek(&page[i + 6]), h = ept_peek(&page[i + 7]);
 
-    if ((different & mask) != 0 && block_in_use(table, i)) {
+    different |= (e ^ ept_peek(&composed[4])) | (f ^ ept_peek(&composed[5])) | (g ^ ept_peek(&composed[6])) |
+                 (h ^ ept_peek(&composed[7]));
+    if (__builtin_expect((different & mask) != 0, 0) && block_in_use(table, i)) {
+        const uint64_t entry12[BLOCK] = {a, b, c, d, e, f, g, h};
+
         compare_slots(op, table, i, entry12, mask);
     }
 }
@@ -173,14 +175,25 @@ static void compare_many(struct ept_op *op, struct ept_table *table, const uint6
 /* -- the tree
  * ------------------------------------------------------------------------------------------------------------------ */
 
+/* A comparison of a whole root. */
+struct comparing {
+    struct ept_op op;
+    uint64_t mask;
+    bool may_note; /* digests and versions */
+    bool quiet;    /* no slot has been filled since the comparison before: every page is worth to be asked about */
+    bool stands;   /* the version of every page so far is the one that was noted */
+};
+
 /* A table of ept02 while it is compared with the page of ept12 that it was composed from. */
 struct comparison {
     struct ept_table *table;
     uint64_t *page; /* NULL: there is nothing to compare, or nothing left */
     struct ept_slots slots;
+    uint64_t version; /* to be noted at the end, or 0 */
+    uint32_t filled;
 };
 
-static inline void comparison_begin(struct ept_op *op, struct comparison *c, struct ept_table *table) {
+static inline void comparison_begin(struct comparing *r, struct comparison *c, struct ept_table *table) {
     uint64_t hpa;
 
     c->table = table;
@@ -188,68 +201,84 @@ static inline void comparison_begin(struct ept_op *op, struct comparison *c, str
     if (table->gpa1 == NVMX_NO_ADDRESS) {
         return;
     }
-    c->page = op->ept->host.map_page(op->vcpu_ctx, table->gpa1, NVMX_ACCESS_READ, &hpa);
+    c->page = r->op.ept->host.map_page(r->op.vcpu_ctx, table->gpa1, NVMX_ACCESS_READ, &hpa);
     if (c->page == NULL) {
-        ept_table_clear(op, table);
+        ept_table_clear(&r->op, table);
     }
 }
 
-static inline void comparison_end(struct ept_op *op, const struct comparison *c) {
+static inline void comparison_end(struct comparing *r, const struct comparison *c) {
     if (c->page != NULL) {
-        op->ept->host.unmap_page(op->vcpu_ctx, c->table->gpa1, c->page, false);
+        r->op.ept->host.unmap_page(r->op.vcpu_ctx, c->table->gpa1, c->page, false);
     }
 }
 
 /*
- * A host that knows which pages were written spares the reading of a table with many leaves; with few, to ask costs as much as to look. The number is asked
- * for before the page is read, so a write in between shows at the next comparison. As with a digest it says nothing of slots that are filled after it
- * was noted: they may be made of what the page held before. *note: the number to be noted when the table has been compared, or 0.
+ * A host that knows which pages were written spares the reading of a table. The number is asked for before the page is read, so a write in between shows
+ * at the next comparison. As with a digest it says nothing of slots that are filled after it was noted: they may be made of what the page held before.
+ * *note: the number to be noted when the table has been compared, or 0.
  */
-static bool version_stands(struct ept_op *op, const struct ept_table *table, uint32_t filled, bool may_note, uint64_t *note) {
+static bool version_stands(struct comparing *r, const struct ept_table *table, uint32_t filled, uint64_t *note) {
     bool idle = __atomic_load_n(&table->filling, __ATOMIC_SEQ_CST) == filled;
-    uint64_t version = idle ? op->ept->host.page_version(op->vcpu_ctx, table->gpa1) : 0;
+    uint64_t version = idle ? r->op.ept->host.page_version(r->op.vcpu_ctx, table->gpa1) : 0;
 
-    *note = may_note ? version : 0;
-    return version != 0 && ept_load(&table->version) == version &&
-           __atomic_load_n(&table->version_at, __ATOMIC_SEQ_CST) == filled;
+    if (version != 0 && ept_load(&table->version) == version &&
+        __atomic_load_n(&table->version_at, __ATOMIC_SEQ_CST) == filled) {
+        return true;
+    }
+    *note = r->may_note ? version : 0;
+    r->stands = false;
+    return false;
 }
 
-static void compare_large(struct ept_op *op, struct ept_table *table, uint32_t filled, uint64_t mask, bool may_note) {
-    uint64_t note = 0;
-    struct comparison c;
-
-    if (op->ept->host.page_version != NULL && table->gpa1 != NVMX_NO_ADDRESS && version_stands(op, table, filled, may_note, &note)) {
-        return;
-    }
-    comparison_begin(op, &c, table);
-    if (c.page != NULL) {
-        compare_many(op, table, c.page, mask, may_note);
-    }
-    comparison_end(op, &c);
-    if (note != 0) {
-        /* In this order: who reads the new number with the old `filled` finds that something was filled since. */
-        ept_store(&table->version, note);
+/* In this order: who reads the new number with the old `filled` finds that something was filled since. */
+static inline void version_note(struct ept_table *table, uint32_t filled, uint64_t version) {
+    if (version != 0) {
+        ept_store(&table->version, version);
         __atomic_store_n(&table->version_at, filled, __ATOMIC_SEQ_CST);
     }
 }
 
-static void compare_lowest(struct ept_op *op, struct ept_table *table, uint64_t mask, bool may_note) {
+static inline bool is_split(const struct ept_table *table) {
+    return table->gpa1 == NVMX_NO_ADDRESS;
+}
+
+/* While slots are filled between two comparisons no version is of use: it is asked for when a table is compared a second time. */
+static void compare_large(struct comparing *r, struct ept_table *table, uint32_t filled) {
+    bool settled = r->quiet || __atomic_load_n(&table->digest_at, __ATOMIC_SEQ_CST) == filled;
+    struct comparison c = {.version = 0};
+
+    if (settled && r->op.ept->host.page_version != NULL && !is_split(table) && version_stands(r, table, filled, &c.version)) {
+        return;
+    }
+    comparison_begin(r, &c, table);
+    if (c.page != NULL && filled >= MANY) {
+        compare_many(&r->op, table, c.page, r->mask, r->may_note);
+    } else if (c.page != NULL) {
+        compare_used(&r->op, table, c.page, r->mask);
+    }
+    comparison_end(r, &c);
+    version_note(table, filled, c.version);
+}
+
+/* With few leaves to ask costs as much as to look, unless all are to be asked about. */
+static inline void compare_lowest(struct comparing *r, struct ept_table *table) {
     uint32_t filled = __atomic_load_n(&table->filled, __ATOMIC_SEQ_CST);
     struct comparison c;
 
-    if (filled >= MANY) {
-        compare_large(op, table, filled, mask, may_note);
+    if (filled >= MANY || r->quiet) {
+        compare_large(r, table, filled);
         return;
     }
-    comparison_begin(op, &c, table);
+    comparison_begin(r, &c, table);
     if (c.page != NULL) {
-        compare_used(op, table, c.page, mask);
+        compare_used(&r->op, table, c.page, r->mask);
     }
-    comparison_end(op, &c);
+    comparison_end(r, &c);
 }
 
 /* A slot of a table above the lowest level. Returns the table to go on with, or NULL. */
-static inline struct ept_table *compare_upper(struct ept_op *op, const struct comparison *c, unsigned int index, uint64_t mask) {
+static inline struct ept_table *compare_upper(struct comparing *r, const struct comparison *c, unsigned int index) {
     struct ept_table *table = c->table;
     uint64_t hw = __atomic_load_n(&table->hw[index], __ATOMIC_SEQ_CST);
 
@@ -262,19 +291,19 @@ static inline struct ept_table *compare_upper(struct ept_op *op, const struct co
         present && (hw & NVMX_EPT_LARGE) == 0 ? (struct ept_table *)(uintptr_t)composed : NULL;
 
     composed = child != NULL ? ept_peek(&child->entry12) : composed;
-    if (c->page != NULL && (!present || ((ept_load(&c->page[index]) ^ composed) & mask) != 0)) {
-        ept_slot_clear(op, table, index);
+    if (c->page != NULL && (!present || ((ept_load(&c->page[index]) ^ composed) & r->mask) != 0)) {
+        ept_slot_clear(&r->op, table, index);
         return NULL;
     }
     return child;
 }
 
 /* Go on with a table above the lowest level, until one below it has to be gone into first; NULL: it is done. */
-static struct ept_table *compare_on(struct ept_op *op, struct comparison *c, uint64_t mask, bool may_note) {
+static struct ept_table *compare_on(struct comparing *r, struct comparison *c) {
     struct ept_slots slots = c->slots;
 
     for (unsigned int i = ept_slots_next(&slots); i < 512; i = ept_slots_next(&slots)) {
-        struct ept_table *child = compare_upper(op, c, i, mask);
+        struct ept_table *child = compare_upper(r, c, i);
 
         if (child == NULL) {
             continue;
@@ -283,32 +312,66 @@ static struct ept_table *compare_on(struct ept_op *op, struct comparison *c, uin
             c->slots = slots;
             return child;
         }
-        compare_lowest(op, child, mask, may_note);
+        compare_lowest(r, child);
     }
     return NULL;
 }
 
+static inline void go_into(struct comparing *r, struct comparison *c, struct ept_table *table) {
+    c->table = table;
+    c->page = NULL;
+    c->version = 0;
+    if (r->quiet) {
+        c->filled = __atomic_load_n(&table->filled, __ATOMIC_SEQ_CST);
+    }
+    if (!r->quiet || is_split(table) || !version_stands(r, table, c->filled, &c->version)) {
+        comparison_begin(r, c, table);
+    }
+    c->slots = ept_slots_of(table);
+}
+
 /* From the top down: what hangs under a slot that went is not looked at. */
-static void compare_tree(struct ept_op *op, struct ept_table *top, uint64_t mask, bool may_note) {
+static void compare_tree(struct comparing *r, struct ept_table *top) {
     struct comparison path[4]; /* levels 5 to 2 */
     struct comparison *c = path;
 
-    comparison_begin(op, c, top);
-    c->slots = ept_slots_of(top);
+    go_into(r, c, top);
     for (;;) {
-        struct ept_table *child = compare_on(op, c, mask, may_note);
+        struct ept_table *child = compare_on(r, c);
 
         if (child != NULL) {
-            c++;
-            comparison_begin(op, c, child);
-            c->slots = ept_slots_of(child);
+            go_into(r, ++c, child);
             continue;
         }
-        comparison_end(op, c);
+        comparison_end(r, c);
+        version_note(c->table, c->filled, c->version);
         if (c == path) {
             return;
         }
         c--;
+    }
+}
+
+/* -- the root
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/*
+ * An INVEPT between which and the one before nothing was written, and nothing filled, costs one question: the version of all pages together. `stands` is that
+ * version as it was before a comparison which found each page of ept12 with the number that was noted, while no operation could still publish a slot that
+ * it had begun before `filled` was cleared. An operation sets `filled` before it claims a slot, and looks at `wanted` after it (slot.c): it finds that it is
+ * late, or is seen here.
+ */
+static void compare_root(struct comparing *r, struct ept_root *root, uint64_t together) {
+    const uint64_t *active = r->op.ept->active;
+
+    if (r->quiet) {
+        r->stands = __atomic_load_n(&active[0], __ATOMIC_SEQ_CST) + __atomic_load_n(&active[1], __ATOMIC_SEQ_CST) == 1; /* this one */
+    } else if (r->may_note) {
+        __atomic_store_n(&root->filled, 0, __ATOMIC_SEQ_CST);
+    }
+    compare_tree(r, root->top);
+    if (r->may_note) {
+        root->stands = r->stands ? together : 0;
     }
 }
 
@@ -318,19 +381,27 @@ static void compare_tree(struct ept_op *op, struct ept_table *top, uint64_t mask
  * a time; each comes to its own end.
  */
 void ept_root_validate(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root) {
-    struct ept_op op;
+    struct comparing r;
+    uint64_t together = 0;
 
-    bool may_note = __atomic_exchange_n(&root->digesting, 1, __ATOMIC_SEQ_CST) == 0;
-
-    ept_begin(&op, ept, vcpu_ctx, root);
-    compare_tree(&op, root->top, meaning(root->key), may_note);
-    if (may_note) {
+    r.mask = meaning(root->key);
+    r.may_note = __atomic_exchange_n(&root->digesting, 1, __ATOMIC_SEQ_CST) == 0;
+    r.stands = false;
+    ept_begin(&r.op, ept, vcpu_ctx, root);
+    r.quiet = r.may_note && ept->host.page_version != NULL && __atomic_load_n(&root->filled, __ATOMIC_SEQ_CST) == 0;
+    if (r.quiet) {
+        together = ept->host.page_version(vcpu_ctx, NVMX_NO_ADDRESS);
+    }
+    if (together == 0 || together != root->stands) {
+        compare_root(&r, root, together);
+    }
+    if (r.may_note) {
         __atomic_store_n(&root->digesting, 0, __ATOMIC_SEQ_CST);
     }
     for (uint64_t now = ept_peek(&root->validated);
-         now < op.wanted && !__atomic_compare_exchange_n(&root->validated, &now, op.wanted, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);) {
+         now < r.op.wanted && !__atomic_compare_exchange_n(&root->validated, &now, r.op.wanted, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);) {
     }
-    ept_end(&op);
+    ept_end(&r.op);
 }
 
 /*

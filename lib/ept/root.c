@@ -146,6 +146,7 @@ static struct ept_root *root_install(struct nvmx_ept *ept, uint64_t eptp12, bool
     __atomic_store_n(&root->eptp02, make_eptp02(ept, eptp12, top->hw_hpa), __ATOMIC_RELAXED);
     ept_short_init(&root->plain, &ept->l1, eptp12, mbec);
     root->users = 0;
+    root->stands = 0;
     ept_poke(&root->validated, __atomic_load_n(&root->wanted, __ATOMIC_SEQ_CST)); /* it is empty */
     __atomic_store_n(&root->top, top, __ATOMIC_SEQ_CST);
     __atomic_store_n(&root->key, ept_root_key(eptp12, mbec), __ATOMIC_SEQ_CST);

@@ -60,6 +60,13 @@ static inline void mark_used(struct ept_table *table, unsigned int index) {
     }
 }
 
+/* Before a slot is claimed: comparisons find it by this (invalidate.c). */
+static inline void begin_to_fill(const struct ept_op *op, struct ept_table *table, unsigned int index) {
+    mark_used(table, index);
+    __atomic_store_n(&op->root->filled, 1, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&table->filling, 1, __ATOMIC_SEQ_CST);
+}
+
 bool ept_slot_claim(struct ept_op *op, struct ept_table *table, unsigned int index, uint64_t old) {
     if (old != 0 && !ept_is_present(old)) {
         return false;
@@ -67,8 +74,7 @@ bool ept_slot_claim(struct ept_op *op, struct ept_table *table, unsigned int ind
     if (old != 0) {
         ept_announce(op);
     }
-    mark_used(table, index);
-    __atomic_fetch_add(&table->filling, 1, __ATOMIC_SEQ_CST);
+    begin_to_fill(op, table, index);
     if (swap(&table->hw[index], old, claim_of(op))) {
         return true;
     }
@@ -89,8 +95,7 @@ bool ept_slot_publish(struct ept_op *op, struct ept_table *table, unsigned int i
 }
 
 bool ept_slot_fill(struct ept_op *op, struct ept_table *table, unsigned int index, uint64_t hw, uint64_t composed) {
-    mark_used(table, index);
-    __atomic_fetch_add(&table->filling, 1, __ATOMIC_SEQ_CST);
+    begin_to_fill(op, table, index);
     if (!swap(&table->hw[index], 0, claim_of(op))) {
         done_with(table);
         return false;

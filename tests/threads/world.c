@@ -19,7 +19,14 @@ void table_written(struct world *w, uint64_t page) {
 
 static uint64_t page_version(void *ctx, uint64_t gpa1) {
     struct cpu *cpu = ctx;
+    uint64_t all = 1;
 
+    for (uint64_t page = 0; gpa1 == NVMX_NO_ADDRESS && page < TABLE_PAGES; page++) {
+        all += __atomic_load_n(&cpu->world->version[page], __ATOMIC_SEQ_CST); /* none ever falls */
+    }
+    if (gpa1 == NVMX_NO_ADDRESS) {
+        return all;
+    }
     return gpa1 >> 12 < TABLE_PAGES ? 1 + __atomic_load_n(&cpu->world->version[gpa1 >> 12], __ATOMIC_SEQ_CST) : 0;
 }
 

@@ -134,17 +134,43 @@ static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t 
     }
 }
 
+static bool was_written(const struct world *w, uint64_t page) {
+    return w->version[page] != 0 && memcmp(w->seen[page], w->l1[page], sizeof(w->l1[page])) != 0;
+}
+
+/* A page that was written has no number any more, and then they have another one together. */
+static uint64_t version_together(struct world *w) {
+    bool written = w->together == 0;
+
+    for (uint64_t page = 0; page < WORLD_L1_PAGES; page++) {
+        if (was_written(w, page)) {
+            w->version[page] = 0;
+            written = true;
+        }
+    }
+    w->together = written ? ++w->versions_given : w->together;
+    return w->together;
+}
+
 /* Now and then the host does not know. */
 static uint64_t page_version(void *ctx, uint64_t gpa1) {
     struct world *w = *(struct world **)ctx;
     uint64_t page = gpa1 >> 12;
 
-    if (!w->versions || page >= WORLD_L1_PAGES || world_random(w, 50) == 0) {
+    w->version_calls++;
+    if (!w->versions || world_random(w, 50) == 0) {
         return 0;
     }
-    if (w->version[page] == 0 || memcmp(w->seen[page], w->l1[page], sizeof(w->l1[page])) != 0) {
+    if (gpa1 == NVMX_NO_ADDRESS) {
+        return version_together(w);
+    }
+    if (page >= WORLD_L1_PAGES || (page != 0 && page == w->without_version)) {
+        return 0;
+    }
+    if (w->version[page] == 0 || was_written(w, page)) {
         memcpy(w->seen[page], w->l1[page], sizeof(w->l1[page]));
-        w->version[page]++;
+        w->version[page] = ++w->versions_given;
+        w->together = 0;
     }
     return w->version[page];
 }

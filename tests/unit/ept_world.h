@@ -56,7 +56,10 @@ struct world {
     void (*in_flush)(struct world *w);
     bool mbec;
     bool versions; /* the host knows which pages of L1 were written: page_version */
-    uint64_t version[WORLD_L1_PAGES];
+    uint32_t version_calls;
+    uint64_t without_version; /* this page never has a number, if it is not 0 */
+    uint64_t versions_given, together; /* the number of all pages together, or 0 */
+    uint64_t version[WORLD_L1_PAGES];  /* 0: it has no number */
     uint64_t seen[WORLD_L1_PAGES][512]; /* as they had that version */
 };
 
