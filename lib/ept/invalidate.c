@@ -321,9 +321,7 @@ static inline void go_into(struct comparing *r, struct comparison *c, struct ept
     c->table = table;
     c->page = NULL;
     c->version = 0;
-    if (r->quiet) {
-        c->filled = __atomic_load_n(&table->filled, __ATOMIC_SEQ_CST);
-    }
+    c->filled = __atomic_load_n(&table->filled, __ATOMIC_SEQ_CST);
     if (!r->quiet || is_split(table) || !version_stands(r, table, c->filled, &c->version)) {
         comparison_begin(r, c, table);
     }
