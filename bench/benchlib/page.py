@@ -17,6 +17,9 @@ small{color:var(--dim);display:block;font-size:11px;line-height:1.1}.good{color:
 svg{max-width:100%;height:auto;margin:8px 0}code{font-size:13px}
 """
 
+# What bench/run calls the CPU of --hardware.
+HARDWARE = "this machine's"
+
 README_ROWS = ("l2_cpuid", "l2_out", "l2_rdmsr_bitmap", "l2_mmio", "l2_injection", "vmptrld_two_in_turn",
                "invept_resume_exit", "vmread", "l1_cpuid")
 
@@ -126,10 +129,10 @@ def cell(sample):
     return f"<td>{median:,}{spread}</td>"
 
 
-def main_table(results):
+def main_table(results, unit):
     columns = [column for column in rows.COLUMNS if column.name in results]
     head = "".join(f'<th title="{escape(column.about)}">{escape(column.title)}</th>' for column in columns)
-    out = [f"<table><tr><th>instructions</th>{head}<th>KVM / nvmx</th><th>goal</th></tr>"]
+    out = [f"<table><tr><th>{unit}</th>{head}<th>KVM / nvmx</th><th>goal</th></tr>"]
     for group in rows.GROUPS:
         out.append(f'<tr class="group"><td colspan="{len(columns) + 3}">{escape(group.title)}</td></tr>')
         for row in group.rows:
@@ -188,15 +191,28 @@ def paragraph(content):
     return f"<p>{escape(content)}</p>"
 
 
+def unit_of(figures):
+    return "cycles" if figures["cpu"] == HARDWARE else "instructions"
+
+
+def begin(figures):
+    """What was measured, and where: --hardware says so by the CPU's name (bench/run)."""
+    emulated = figures["cpu"] != HARDWARE
+    where = (f"Bochs, CPU model {figures['cpu']}, TSC = executed instructions" if emulated
+             else "QEMU with KVM and nested VMX on a CPU with VT-x; figures are TSC cycles")
+    facts = "; ".join([where, f"commit {figures['commit']}"] + figures["kvm"][:1])
+    columns = [column.title for column in rows.COLUMNS if column.name in figures["rows"]]
+    return (f"<h1>nvmx: what VMX operations cost</h1><p class='dim'>{escape(facts)}. Made by bench/run.</p>" +
+            paragraph(f"One image, a hypervisor that does nothing but measure, runs on each of: {', '.join(columns)}. Figures are "
+                      f"{unit_of(figures)} as that hypervisor's own TSC counts them: the median, and below it the "
+                      "least and the greatest of the samples."))
+
+
 def html(figures):
     results = figures["rows"]
     met, of = table.counts(results)
-    body = [f"<h1>nvmx: what VMX operations cost</h1><p class='dim'>Bochs, CPU model {escape(figures['cpu'])}, TSC = executed "
-            f"instructions; commit {escape(figures['commit'])}; {escape('; '.join(figures['kvm'][:1]))}. Made by bench/run.</p>",
-            paragraph("One image, a hypervisor that does nothing but measure, runs on the bare emulated CPU, on nvmx's bare-metal host and as "
-                      "a guest of Debian's KVM. Figures are instructions as that hypervisor's own TSC counts them: the median, and below it the "
-                      "least and the greatest of the samples."),
-            section("All operations", paragraph(f"Goals met: {met} of {of}." if of else ""), '<div class="scroll">', main_table(results), "</div>")]
+    body = [begin(figures),
+            section("All operations", paragraph(f"Goals met: {met} of {of}." if of else ""), '<div class="scroll">', main_table(results, unit_of(figures)), "</div>")]
     stage = stages_of(figures, "l2_cpuid", "CPUID of L2, handled by L1")
     body.append(section("Round trips", svg(bars_of(figures, README_ROWS[:5], ("nvmx", "noshadow", "kvm", "kvm_noshadow"),
                                                    "L2 exits, L1 handles it, L2 goes on", "instructions, median"), "round trips")))
