@@ -45,6 +45,7 @@
 #define PROC2_VE (1u << 18)
 #define PROC2_XSAVES (1u << 20)
 #define PROC2_MBEC (1u << 22)
+#define PROC2_SPP (1u << 23)
 #define PROC2_TSC_SCALING (1u << 25)
 #define PROC2_USER_WAIT (1u << 26)
 #define PROC2_PCONFIG (1u << 27)

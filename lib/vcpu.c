@@ -128,6 +128,7 @@ static void host_limits(const struct nvmx_vm *vm, const struct nvmx_vm_config *c
         deny(mask, NVMX_CAP_PROCBASED2, 49); /* enable PML */
         deny(mask, NVMX_CAP_PROCBASED2, 50); /* EPT-violation #VE */
         deny(mask, NVMX_CAP_PROCBASED2, 54); /* mode-based execute control for EPT */
+        deny(mask, NVMX_CAP_PROCBASED2, 55); /* sub-page write permissions for EPT */
     }
 }
 

@@ -32,6 +32,7 @@
 #define NVMX_EPT_DIRTY        (UINT64_C(1) << 9)
 #define NVMX_EPT_USER_EXECUTE (UINT64_C(1) << 10)
 #define NVMX_EPT_SHADOW_STACK (UINT64_C(1) << 60) /* supervisor shadow stack */
+#define NVMX_EPT_SUB_PAGE     (UINT64_C(1) << 61) /* sub-page write permissions, of a 4-KByte page */
 #define NVMX_EPT_SUPPRESS_VE  (UINT64_C(1) << 63)
 #define NVMX_EPTP_AD          (UINT64_C(1) << 6)
 
@@ -62,7 +63,8 @@ struct nvmx_ept_config {
     uint32_t size;                   /* sizeof(struct nvmx_ept_config) */
     /*
      * Most pages that ept02 may use at a time; 0: no limit but the host's allocator. The least is two for each root in use, two for each level below the
-     * root of the longest walk, and one for every 20 of these tables; with less a violation can give NVMX_E_NO_MEMORY.
+     * root of the longest walk, and one for every 20 of these tables; with less a violation can give NVMX_E_NO_MEMORY. With sub-page write permissions a root has two
+     * more, and the walk six more.
      */
     uint32_t page_budget;
     const struct nvmx_caps *l1;      /* what L1 sees; copied */
@@ -75,14 +77,18 @@ struct nvmx_ept_log {
     uint16_t index; /* PML index: of the next entry; above 511: the log is full. Counts down as entries are written */
 };
 
-/* One EPT violation or misconfiguration of L2, as hardware reported it. */
+/* One EPT violation, misconfiguration or SPP-related event of L2, as hardware reported it. */
 struct nvmx_ept_access {
     uint64_t eptp12;
     uint64_t gpa2;
-    uint64_t qualification; /* of the exit (48), or for exit 49: 0 */
-    bool misconfiguration;  /* exit 49 */
-    bool mbec;              /* vmcs12 uses mode-based execute control */
+    uint64_t qualification;   /* of the exit (48 or 66), or for exit 49: 0 */
+    bool misconfiguration;    /* exit 49 */
+    bool mbec;                /* vmcs12 uses mode-based execute control */
     struct nvmx_ept_log *log; /* or NULL: vmcs12 does not use PML */
+    bool spp;                 /* vmcs12 uses sub-page write permissions (SDM 31.3.4), */
+    bool spp_event;           /* and this is exit 66 */
+    uint64_t spptp12;         /* its sub-page-permission-table pointer */
+    uint32_t bytes;           /* nvmx_ept_translate: how many are accessed from gpa2 on, within a page; 0 counts as 1 */
 };
 
 enum nvmx_ept_verdict {
@@ -92,6 +98,8 @@ enum nvmx_ept_verdict {
     NVMX_EPT_L1_LOG_FULL,  /* a flag of ept12 would be set, but the log is full: reflect exit 62 */
     NVMX_EPT_HOST_FAULT,   /* ept12 allows it, ept01 does not: the host's, at fault->gpa1 */
     NVMX_EPT_FAILED,       /* a callback failed (fault->status); nothing changed */
+    NVMX_EPT_L1_SPP_EVENT, /* miss or misconfiguration in L1's sub-page permissions: reflect exit 66 with
+                              fault->qualification */
 };
 
 struct nvmx_ept_fault {
@@ -125,6 +133,13 @@ NVMX_API void nvmx_ept_destroy(struct nvmx_ept *ept, void *vcpu_ctx);
  */
 NVMX_API enum nvmx_status nvmx_ept_root(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int user, uint64_t eptp12,
                                         bool mbec, uint64_t *eptp02);
+/*
+ * The same for a vmcs12 with sub-page write permissions (SDM 31.3.4), which the machine must have: a root for the two
+ * pointers together. *spptp02 is for the field SPPTP, and always belongs to this EPTP02. L1's table is followed as
+ * ept12 is: by INVEPT.
+ */
+NVMX_API enum nvmx_status nvmx_ept_root_spp(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int user, uint64_t eptp12,
+                                            bool mbec, uint64_t spptp12, uint64_t *eptp02, uint64_t *spptp02);
 NVMX_API bool nvmx_ept_ready(const struct nvmx_ept *ept, unsigned int user);
 NVMX_API void nvmx_ept_release(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int user);
 

@@ -25,6 +25,8 @@
 #define EPT_RWX               (NVMX_EPT_READ | NVMX_EPT_WRITE | NVMX_EPT_EXECUTE)
 #define EPT_RIGHTS            (EPT_RWX | NVMX_EPT_USER_EXECUTE)
 #define EPT_AD                (NVMX_EPT_ACCESSED | NVMX_EPT_DIRTY)
+/* What lets a write through without an exit, though not each one and not on each processor. */
+#define EPT_WRITES (NVMX_EPT_WRITE | NVMX_EPT_SHADOW_STACK | NVMX_EPT_SUB_PAGE)
 
 /* Exit qualification of EPT violations (SDM 30.2.1, table 30-7). */
 #define EPT_Q_READ            (UINT64_C(1) << 0)
@@ -42,7 +44,14 @@
 #define EPT_Q_SHADOW_LEAF     (UINT64_C(1) << 14)
 #define EPT_Q_ASYNCHRONOUS    (UINT64_C(1) << 16)
 
-#define ENTRY_LOAD_CET        20u /* VM-entry control that comes with shadow stacks */
+/* Exit qualification of SPP-related events (SDM 30.2.1); bits 12 and 16 are as above. */
+#define SPP_Q_MISS (UINT64_C(1) << 11)
+
+/* An entry of the three upper levels of a sub-page-permission table (SDM 31.3.4). */
+#define SPPT_VALID         (UINT64_C(1) << 0)
+#define SPPT_LEVELS        4u
+
+#define ENTRY_LOAD_CET     20u /* VM-entry control that comes with shadow stacks */
 
 #define EPT_USERS          256u
 #define EPT_ROOTS          (EPT_USERS + 16u) /* one for each user, and some that nobody uses now */
@@ -69,6 +78,8 @@ enum ept_table_state {
  *
  * Tables mirror those of ept12 level by level; where a page of ept12 is larger than what can be mapped, a table without
  * counterpart in ept12 (gpa1 is NVMX_NO_ADDRESS) splits it.
+ *
+ * A table of SPPT02 is the same, "ept12" being L1's sub-page-permission table then, and a leaf a vector: subpage.c.
  */
 struct ept_table {
     uint64_t *hw;
@@ -113,6 +124,17 @@ struct ept_last {
     uint64_t discards;
 };
 
+/*
+ * The write that was allowed, and for which nothing was left to be done, though it exited. If it goes on so it is of a
+ * kind to which sub-page permissions don't apply, of which no exit tells. What several processors do here can only make
+ * it take longer.
+ */
+struct ept_refused {
+    const void *vcpu_ctx;
+    uint64_t gpa2;
+    uint32_t times;
+};
+
 /* What the short way takes for plain (short.c). */
 struct ept_plain {
     uint64_t all;       /* bits that every entry of ept12 on the way has; 0: nothing is plain in this root */
@@ -124,7 +146,9 @@ struct ept_plain {
 struct ept_root {
     uint64_t key; /* see ept_root_key; 0: free */
     uint64_t eptp02;
+    uint64_t spptp12, spptp02; /* if ept_key_spp(key) */
     struct ept_table *top;
+    struct ept_table *sppt; /* the same of SPPT02; NULL: L2 has no sub-page permissions */
     uint64_t last_use;
     uint64_t wanted;    /* counts L1's INVEPTs */
     uint64_t validated; /* value of `wanted` up to which ept02 has been compared with ept12 */
@@ -135,6 +159,7 @@ struct ept_root {
     uint64_t stands;    /* version of all pages together with which the whole tree is as ept12 is, or 0: see invalidate.c */
     struct ept_stream stream[EPT_STREAMS];
     struct ept_last last;
+    struct ept_refused refused;
 };
 
 static inline struct ept_stream *ept_stream_of(struct ept_root *root, uint64_t gpa2) {
@@ -194,6 +219,7 @@ struct ept_op {
     uint64_t flush_here; /* ... on this processor */
     bool announced;      /* it counts in `pending` */
     bool no_room;        /* a table was needed, and there was none */
+    bool refused;        /* by the host, and not by the budget */
 };
 
 #define EPT_FLUSH_NONE UINT64_C(0)
@@ -271,6 +297,13 @@ static inline bool ept_is_present(uint64_t hw) {
     return (hw & EPT_RIGHTS) != 0;
 }
 
+/* Is it claimed by an operation (slot.c)? No entry that permits anything has this bit, no vector either: it is a
+ * reserved one there. */
+#define EPT_CLAIM (UINT64_C(1) << 11)
+static inline bool ept_is_claimed(uint64_t hw) {
+    return (hw & EPT_CLAIM) != 0;
+}
+
 /* Does a slot of ept02 refer to a table? */
 static inline bool ept_is_reference(unsigned int level, uint64_t hw) {
     return ept_is_present(hw) && level > 1 && (hw & NVMX_EPT_LARGE) == 0;
@@ -288,12 +321,13 @@ struct ept_walk {
     unsigned int level;         /* of the last one */
     uint64_t table[6];          /* gpa1 of the tables */
     uint64_t entry[6];          /* above `from`: as remembered by ept02 */
-    uint64_t rights;            /* AND of bits 2:0 (and 10 with mbec) of all; 0 if an entry was not present. Bit 60: see shadow_stack */
+    uint64_t rights;            /* AND of bits 2:0 (and 10 with mbec) of all; 0 if an entry was not present. Bits 60, 61: see below */
     uint64_t above;             /* the same without the last entry */
     uint64_t gpa1;
     bool mbec;
     bool ad;      /* EPTP12 enables accessed and dirty flags */
     bool shadow_stack; /* EPTP12 enables supervisor shadow-stack control: bit 60 of a leaf under writable entries is a right */
+    bool spp;     /* sub-page permissions are on: bit 61 of a 4-KByte page that only lacks the right to write is one */
     bool dirtied; /* the leaf's dirty flag went from 0 to 1 by this walk */
     bool five_levels;
     unsigned int ahead_want; /* entries that are to be read behind the leaf */
@@ -362,15 +396,13 @@ void ept_discard(struct ept_op *op, struct ept_table *table);
 /* -- table.c: pages, tables, room
  * -------------------------------------------------------------------------------------------------------------- */
 
-/* A new table, not yet linked. NULL: there is no page within the budget, or the host has none. */
-struct ept_table *ept_table_new(struct nvmx_ept *ept);
+/* A new table, not yet linked. NULL: there is no page within the budget, or the host has none: then *refused becomes true. */
+struct ept_table *ept_table_new(struct nvmx_ept *ept, bool *refused);
 /* It was never linked, or nobody can know it any more. */
 void ept_table_free(struct nvmx_ept *ept, struct ept_table *table);
 /* Give pages back that were not used for long, but none that operation `keep` used. Not between ept_begin and ept_end. False:
  * there is nothing that can be given. */
 bool ept_make_room(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t keep);
-/* A table could not be made: was it the host that refused pages, and not the budget? */
-bool ept_host_refused(const struct nvmx_ept *ept);
 /* Free what was unlinked and flushed, as far as no operation that runs can know it. */
 void ept_drain(struct nvmx_ept *ept);
 void ept_free_slabs(struct nvmx_ept *ept);
@@ -416,15 +448,27 @@ struct ept_table *ept_tree_next(struct ept_tree *tree);
  * ---------------------------------------------------------------------------------------------------------------------------
  */
 
-uint64_t ept_root_key(uint64_t eptp12, bool mbec);
-/* The root with this key, or NULL. */
-struct ept_root *ept_root_find(struct nvmx_ept *ept, uint64_t key);
-/* Under the lock: take the root away that was not used for longest, of those that nobody uses and that operation `keep` did not
- * use. Returns its top table, or NULL: there is none. */
-struct ept_table *ept_root_retire(struct nvmx_ept *ept, uint64_t keep);
+uint64_t ept_root_key(uint64_t eptp12, bool mbec, bool spp);
+/* The root with this key, and SPPTP12 if the key asks for sub-page permissions: then under the lock. NULL: there is
+ * none. */
+struct ept_root *ept_root_find(struct nvmx_ept *ept, uint64_t key, uint64_t spptp12);
+
+/* The tops of a root. The second one may be NULL. */
+struct ept_tops {
+    struct ept_table *ept, *sppt;
+};
+/* Under the lock: take the root away that was not used for longest, of those that nobody uses and that operation `keep`
+ * did not use. Returns what hung on it; nothing: there is none. */
+struct ept_tops ept_root_retire(struct nvmx_ept *ept, uint64_t keep);
+/* They are out of use. */
+void ept_discard_tops(struct ept_op *op, const struct ept_tops *tops);
 
 static inline bool ept_key_mbec(uint64_t key) {
     return (key & 1) != 0;
+}
+
+static inline bool ept_key_spp(uint64_t key) {
+    return (key & 2) != 0;
 }
 
 /* -- map.c
@@ -441,12 +485,51 @@ enum ept_mapped {
 /* Map in ept02 the page that a walk found, `rights` and `mapping` being what may be permitted. */
 enum ept_mapped ept_map(struct ept_op *op, uint64_t gpa2, const struct ept_walk *walk, uint64_t rights,
                         const struct nvmx_ept01_mapping *mapping);
+/* A table that is to hang below a slot. */
+struct ept_wanted {
+    uint64_t entry12; /* of ept12, that refers to the table or is split */
+    uint64_t gpa1;    /* NVMX_NO_ADDRESS: a split page */
+    uint64_t hw_flags;
+};
+/* Make it, in the place of what the slot holds: `hw`, which leads to `old` if that is not NULL. NULL: op->no_room, or
+ * something changed. */
+struct ept_table *ept_link(struct ept_op *op, struct ept_table *parent, unsigned int index, uint64_t hw,
+                           struct ept_table *old, const struct ept_wanted *wanted);
+/* Take out what ept02 has for this address. */
+void ept_unmap(struct ept_op *op, uint64_t gpa2);
 /* How many pages to map ahead of this violation. Violations one after the other double it, others halve it. */
 unsigned int ept_stream_window(struct ept_root *root, uint64_t gpa2);
 /* Rights that a page may get in ept02 whose entries in ept12 grant `rights12`, the last one being `leaf12`: those of ept12 and of ept01, in a form that the
  * machine does not call misconfigured. `write`: the access that is resolved has set the dirty flag. */
 uint64_t ept_common_rights(const struct nvmx_ept *ept, const struct ept_walk *walk, uint64_t rights12, uint64_t leaf12,
                            uint32_t access01, bool write);
+
+/* -- subpage.c: sub-page permissions
+ * -------------------------------------------------------------------------------------------------------------------------
+ */
+
+enum ept_sub_page {
+    EPT_SUB_PAGE_WRITABLE,
+    EPT_SUB_PAGE_PROTECTED,
+    EPT_SUB_PAGE_MISS,
+    EPT_SUB_PAGE_MISCONFIG,
+};
+
+/* A walk of L1's sub-page-permission table, each entry read once. Arrays are indexed by level; entry[1] is the vector.
+ */
+struct ept_sppt_walk {
+    uint64_t table[SPPT_LEVELS + 1];
+    uint64_t entry[SPPT_LEVELS + 1];
+};
+
+/* Walk, for a write of `bytes` from gpa2 on, within a page. */
+enum ept_sub_page ept_sppt_walk(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_sppt_walk *walk, uint64_t spptp12,
+                                uint64_t gpa2, uint32_t bytes);
+/* SPPT02 gets the vector that was found. */
+enum ept_mapped ept_sppt_fill(struct ept_op *op, uint64_t gpa2, const struct ept_sppt_walk *walk);
+/* A write has exited for which nothing had to be done: is it to be refused? _cleared: another one has. */
+bool ept_refused_again(struct ept_root *root, const void *vcpu_ctx, uint64_t gpa2);
+void ept_refused_cleared(struct ept_root *root, const void *vcpu_ctx);
 
 /* -- short.c: the violation that is nothing but a first touch
  * ------------------------------------------------------------------------------------------------ */

@@ -54,6 +54,10 @@ struct request {
     uint64_t execute;       /* a fetch needs one of these */
     bool misconfiguration;
     bool shadow_stack; /* an access of a supervisor shadow stack where EPTP12 controls these */
+    bool spp;          /* sub-page write permissions are on */
+    bool spp_event;    /* the exit was an SPP-related event, not a violation */
+    uint64_t spptp12;
+    uint32_t bytes; /* of a write that the host emulates, or 0 */
     struct nvmx_ept_log *log;
 };
 
@@ -76,8 +80,18 @@ static bool permits(uint64_t rights, const struct request *request) {
            ((request->access & EPT_Q_FETCH) == 0 || (rights & request->execute) != 0);
 }
 
-/* The exit qualification that L1 gets where ept12 permits nothing (SDM 30.2.1): the access, and what hardware knows about the
- * linear address. */
+/*
+ * SDM 31.3.4.1: what only lacks the right to write may have it by sub-page. (Bit 61 among the rights says that the page
+ * has sub-pages.) Not so what the CPU does to L2's page tables, and what has no linear address.
+ */
+static bool eligible(const struct ept_walk *walk, const struct request *request) {
+    return walk->result == NVMX_EPT_LEAF && (walk->rights & NVMX_EPT_SUB_PAGE) != 0 &&
+           (request->access & EPT_Q_WRITE) != 0 && (~request->qualification & (EPT_Q_LINEAR | EPT_Q_FINAL)) == 0 &&
+           !request->shadow_stack && permits(walk->rights | NVMX_EPT_WRITE, request);
+}
+
+/* The exit qualification that L1 gets where ept12 permits nothing (SDM 30.2.1): the access, and what hardware knows
+ * about the linear address. */
 static inline uint64_t qualification_unmapped(const struct nvmx_ept *ept, uint64_t hardware, uint64_t access) {
     uint64_t linear = hardware & (EPT_Q_LINEAR | EPT_Q_FINAL);
     uint64_t kept = EPT_Q_NMI_UNBLOCKING | EPT_Q_ASYNCHRONOUS;
@@ -114,16 +128,17 @@ static uint64_t qualification12(const struct nvmx_ept *ept, const struct ept_wal
 
 uint64_t ept_common_rights(const struct nvmx_ept *ept, const struct ept_walk *walk, uint64_t rights12, uint64_t leaf12,
                            uint32_t access01, bool write) {
-    uint64_t rights = rights12 & (EPT_RWX | NVMX_EPT_SHADOW_STACK | (walk->mbec ? NVMX_EPT_USER_EXECUTE : 0));
+    uint64_t rights =
+        rights12 & (EPT_RWX | NVMX_EPT_SHADOW_STACK | NVMX_EPT_SUB_PAGE | (walk->mbec ? NVMX_EPT_USER_EXECUTE : 0));
 
     if (walk->ad && !write && (leaf12 & NVMX_EPT_DIRTY) == 0) {
-        rights &= ~(NVMX_EPT_WRITE | NVMX_EPT_SHADOW_STACK); /* the first write has to come back here and set the dirty flag */
+        rights &= ~EPT_WRITES; /* the first write has to come back here and set the dirty flag */
     }
     if ((access01 & NVMX_ACCESS_READ) == 0) {
         rights &= ~NVMX_EPT_READ;
     }
     if ((access01 & NVMX_ACCESS_WRITE) == 0 || (rights & NVMX_EPT_READ) == 0) {
-        rights &= ~(NVMX_EPT_WRITE | NVMX_EPT_SHADOW_STACK);
+        rights &= ~EPT_WRITES;
     }
     if ((access01 & NVMX_ACCESS_EXECUTE) == 0) {
         rights &= ~(NVMX_EPT_EXECUTE | NVMX_EPT_USER_EXECUTE);
@@ -158,9 +173,42 @@ static bool is_write(const struct request *request) {
     return (request->access & EPT_Q_WRITE) != 0 || request->shadow_stack;
 }
 
-/* Map the page that ept12 grants, as far as ept01 does. */
+/* SDM 28.5.8.1: the entry that is not present, or the leaf. No entry decides about bits that the walk does not index
+ * with. */
+static bool convertible(const struct ept_walk *walk, uint64_t gpa2) {
+    return (walk->five_levels || gpa2 >> 48 == 0) && (walk->entry[walk->level] & NVMX_EPT_SUPPRESS_VE) == 0;
+}
+
+static enum nvmx_ept_verdict violation(const struct nvmx_ept *ept, const struct request *request,
+                                       const struct ept_walk *walk, struct nvmx_ept_fault *fault) {
+    fault->qualification = qualification12(ept, walk, request);
+    fault->convertible = convertible(walk, request->gpa2);
+    return NVMX_EPT_L1_VIOLATION;
+}
+
+/* May L2 write to the sub-page? NVMX_EPT_RETRY: ept12 and L1's table of sub-page permissions allow it. */
+static enum nvmx_ept_verdict ask_sub_page(struct nvmx_ept *ept, void *vcpu_ctx, const struct request *request,
+                                          const struct ept_walk *walk, struct ept_sppt_walk *sppt,
+                                          struct nvmx_ept_fault *fault) {
+    switch (ept_sppt_walk(ept, vcpu_ctx, sppt, request->spptp12, request->gpa2, request->bytes)) {
+    case EPT_SUB_PAGE_WRITABLE:
+        return NVMX_EPT_RETRY;
+    case EPT_SUB_PAGE_PROTECTED:
+        return violation(ept, request, walk, fault);
+    case EPT_SUB_PAGE_MISS:
+        fault->qualification = SPP_Q_MISS;
+        break;
+    default:
+        break;
+    }
+    fault->qualification |= request->qualification & (EPT_Q_NMI_UNBLOCKING | EPT_Q_ASYNCHRONOUS);
+    return NVMX_EPT_L1_SPP_EVENT;
+}
+
+/* Map the page that ept12 grants, as far as ept01 does. `sppt`: what allowed a write that the page does not allow, or
+ * NULL. */
 static enum nvmx_ept_verdict grant(struct nvmx_ept *ept, const struct request *request, const struct ept_walk *walk,
-                                   struct nvmx_ept_fault *fault) {
+                                   const struct ept_sppt_walk *sppt, struct nvmx_ept_fault *fault) {
     bool write = is_write(request);
     struct nvmx_ept01_mapping mapping = {0};
     enum nvmx_status status;
@@ -175,25 +223,33 @@ static enum nvmx_ept_verdict grant(struct nvmx_ept *ept, const struct request *r
         return failed(fault, status != NVMX_OK ? status : NVMX_E_HOST);
     }
     rights = ept_common_rights(ept, walk, walk->rights, walk->entry[walk->level], mapping.access, write);
-    if (rights == 0 || !permits(rights, request)) {
+    bool by_sub_page = sppt != NULL && (rights & NVMX_EPT_SUB_PAGE) != 0;
+    if (rights == 0 || !permits(rights | (by_sub_page ? NVMX_EPT_WRITE : 0), request)) {
         return NVMX_EPT_HOST_FAULT;
     }
     enum ept_mapped mapped = ept_map(request->op, request->gpa2, walk, rights, &mapping);
+    if (sppt != NULL && (mapped == EPT_MAPPED || mapped == EPT_MAPPED_ALREADY)) {
+        enum ept_mapped vector = ept_sppt_fill(request->op, request->gpa2, sppt);
+
+        mapped = vector == EPT_MAPPED_ALREADY ? mapped : vector;
+    }
     if (mapped == EPT_MAPPED_NO_ROOM) {
         return failed(fault, NVMX_E_NO_MEMORY);
     }
     if (mapped == EPT_MAPPED_ALREADY && request->misconfiguration) {
         return failed(fault, NVMX_E_HOST); /* the machine refuses what its capabilities promise */
     }
+    if (sppt != NULL) {
+        if (mapped != EPT_MAPPED_ALREADY) {
+            ept_refused_cleared(request->op->root, request->op->vcpu_ctx);
+        } else if (!request->spp_event && ept_refused_again(request->op->root, request->op->vcpu_ctx, request->gpa2)) {
+            return violation(ept, request, walk, fault);
+        }
+    }
     if (mapped == EPT_MAPPED_ALREADY) {
         request->op->flush_here = request->op->root->eptp02; /* another processor was first, or the TLB holds something old */
     }
     return NVMX_EPT_RETRY;
-}
-
-/* SDM 28.5.8.1: the entry that is not present, or the leaf. No entry decides about bits that the walk does not index with. */
-static bool convertible(const struct ept_walk *walk, uint64_t gpa2) {
-    return (walk->five_levels || gpa2 >> 48 == 0) && (walk->entry[walk->level] & NVMX_EPT_SUPPRESS_VE) == 0;
 }
 
 /* SDM 31.3.6. Where L1's log has no memory the entry is lost, as the CPU's write would be. */
@@ -232,22 +288,44 @@ static enum flags set_flags(struct nvmx_ept *ept, void *vcpu_ctx, const struct r
     return set ? FLAGS_SET : FLAGS_CHANGED;
 }
 
+/* What the CPU did not ask SPPT02 for it shall ask it once more, and so find the violation itself, with all that it
+ * says of one. */
+static enum nvmx_ept_verdict event_is_violation(const struct request *request, const struct ept_sppt_walk *sppt,
+                                                struct nvmx_ept_fault *fault) {
+    if (sppt == NULL) {
+        ept_unmap(request->op, request->gpa2);
+    } else if (ept_sppt_fill(request->op, request->gpa2, sppt) == EPT_MAPPED_NO_ROOM) {
+        return failed(fault, NVMX_E_NO_MEMORY);
+    }
+    return NVMX_EPT_RETRY;
+}
+
 static enum nvmx_ept_verdict decide(struct nvmx_ept *ept, void *vcpu_ctx, const struct request *request,
                                     struct ept_walk *walk, struct nvmx_ept_fault *fault) {
+    struct ept_sppt_walk sppt;
+    bool by_sub_page = false;
+
     ept_walk_run(ept, vcpu_ctx, walk, request->gpa2);
     if (walk->result == NVMX_EPT_MISCONFIG) {
         return NVMX_EPT_L1_MISCONFIG;
     }
     if (walk->result != NVMX_EPT_LEAF || !permits(walk->rights, request)) {
-        fault->qualification = qualification12(ept, walk, request);
-        fault->convertible = convertible(walk, request->gpa2);
-        return NVMX_EPT_L1_VIOLATION;
+        by_sub_page = eligible(walk, request);
+        enum nvmx_ept_verdict verdict = by_sub_page ? ask_sub_page(ept, vcpu_ctx, request, walk, &sppt, fault)
+                                                    : violation(ept, request, walk, fault);
+        if (verdict == NVMX_EPT_L1_VIOLATION && request->spp_event) {
+            return event_is_violation(request, by_sub_page ? &sppt : NULL, fault);
+        }
+        if (verdict != NVMX_EPT_RETRY) {
+            return verdict;
+        }
     }
     enum flags flags = set_flags(ept, vcpu_ctx, request, walk);
     if (flags != FLAGS_SET) {
         return flags == FLAGS_LOG_FULL ? NVMX_EPT_L1_LOG_FULL : NVMX_EPT_RETRY;
     }
-    return grant(ept, request, walk, fault);
+    enum nvmx_ept_verdict verdict = grant(ept, request, walk, by_sub_page ? &sppt : NULL, fault);
+    return verdict == NVMX_EPT_HOST_FAULT && request->spp_event ? event_is_violation(request, NULL, fault) : verdict;
 }
 
 /*
@@ -292,7 +370,9 @@ static enum nvmx_ept_verdict try_once(struct ept_op *op, const struct nvmx_ept_a
     ept_poke(&top->stamp, op->stamp);
     ept_walk_start(&walk, access->eptp12, access->mbec);
     walk.ahead_want = request->ahead;
-    if (!absent && __atomic_load_n(&op->root->validated, __ATOMIC_ACQUIRE) == op->wanted && start_below(&walk, top, access->gpa2)) {
+    walk.spp = request->spp;
+    if (!absent && __atomic_load_n(&op->root->validated, __ATOMIC_ACQUIRE) == op->wanted &&
+        start_below(&walk, top, access->gpa2)) {
         enum nvmx_ept_verdict verdict = decide(ept, op->vcpu_ctx, request, &walk, fault);
 
         if (verdict == NVMX_EPT_RETRY || op->no_room) {
@@ -304,33 +384,43 @@ static enum nvmx_ept_verdict try_once(struct ept_op *op, const struct nvmx_ept_a
     ept_walk_start(&walk, access->eptp12, access->mbec);
     walk.start = top;
     walk.ahead_want = request->ahead;
+    walk.spp = request->spp;
     return decide(ept, op->vcpu_ctx, request, &walk, fault);
 }
 
-/* A path of five tables can need more pages than one step of making room gives. */
-#define ROOM_ATTEMPTS 12u
+/* A path of five tables, and one of vectors, can need more pages than one step of making room gives. */
+#define ROOM_ATTEMPTS 20u
 /* Refusals by the host itself: more would empty ept02 in vain. */
 #define REFUSALS 3u
 
 /* There was no page: is there one now? */
-static bool room_made(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t keep, unsigned int *refusals) {
-    if (ept_host_refused(ept) && ++*refusals == REFUSALS) {
+static bool room_made(const struct ept_op *op, unsigned int *refusals) {
+    if (op->refused && ++*refusals == REFUSALS) {
         return false;
     }
-    return ept_make_room(ept, vcpu_ctx, keep);
+    return ept_make_room(op->ept, op->vcpu_ctx, op->stamp);
 }
 
 /* `absent`: see ept_fault_short. */
 static __attribute__((noinline)) enum nvmx_ept_verdict fault_long(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *root,
                                                                   const struct nvmx_ept_access *access, bool absent,
                                                                   struct nvmx_ept_fault *fault) {
-    struct request request = {
-        .gpa2 = access->gpa2, .misconfiguration = access->misconfiguration, .log = access->log};
+    struct request request = {.gpa2 = access->gpa2,
+                              .misconfiguration = access->misconfiguration,
+                              .spp = access->spp,
+                              .spp_event = access->spp && access->spp_event,
+                              .spptp12 = access->spptp12,
+                              .log = access->log};
     unsigned int refusals = 0;
     uint64_t first = 0, own = 0; /* operation, and how many are this processor's */
     bool others = false;
 
-    if (!access->misconfiguration) {
+    if (request.spp_event) {
+        /* A write that was eligible: see `eligible`. */
+        request.qualification = (access->qualification & (EPT_Q_NMI_UNBLOCKING | EPT_Q_ASYNCHRONOUS)) | EPT_Q_WRITE |
+                                EPT_Q_LINEAR | EPT_Q_FINAL;
+        request.access = EPT_Q_WRITE;
+    } else if (!access->misconfiguration) {
         request.qualification = access->qualification;
         request.access = needed_access(access->qualification, (access->eptp12 & NVMX_EPTP_AD) != 0);
         request.execute = needed_execute(ept, access->qualification, access->mbec);
@@ -350,7 +440,7 @@ static __attribute__((noinline)) enum nvmx_ept_verdict fault_long(struct nvmx_ep
         }
         first = attempt == 0 ? op.stamp : first;
         own += 2; /* this one, and the making of room */
-        if (!room_made(ept, vcpu_ctx, op.stamp, &refusals)) {
+        if (!room_made(&op, &refusals)) {
             break;
         }
     }
@@ -359,17 +449,27 @@ static __attribute__((noinline)) enum nvmx_ept_verdict fault_long(struct nvmx_ep
     return refusals < REFUSALS && others ? NVMX_EPT_RETRY : failed(fault, NVMX_E_NO_MEMORY);
 }
 
+static struct ept_root *find_locked(struct nvmx_ept *ept, const struct nvmx_ept_access *access) {
+    ept_lock(ept);
+    struct ept_root *root = ept_root_find(ept, ept_root_key(access->eptp12, access->mbec, true), access->spptp12);
+    ept_unlock(ept);
+    return root;
+}
+
 enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,
                                      struct nvmx_ept_fault *fault) {
-    struct ept_root *root = ept_root_find(ept, ept_root_key(access->eptp12, access->mbec));
+    struct ept_root *root = access->spp ? find_locked(ept, access)
+                                        : ept_root_find(ept, ept_root_key(access->eptp12, access->mbec, false), 0);
 
     if (root == NULL) {
         clear(fault);
         return failed(fault, NVMX_E_INVALID);
     }
-    enum ept_short way = access->misconfiguration ? EPT_SHORT_NOT
-                                                  : ept_fault_short(ept, vcpu_ctx, root, access->gpa2, &fault->gpa1);
-    return way == EPT_SHORT_DONE ? NVMX_EPT_RETRY : fault_long(ept, vcpu_ctx, root, access, way == EPT_SHORT_ABSENT, fault);
+    enum ept_short way = access->misconfiguration || access->spp_event
+                             ? EPT_SHORT_NOT
+                             : ept_fault_short(ept, vcpu_ctx, root, access->gpa2, &fault->gpa1);
+    return way == EPT_SHORT_DONE ? NVMX_EPT_RETRY
+                                 : fault_long(ept, vcpu_ctx, root, access, way == EPT_SHORT_ABSENT, fault);
 }
 
 #define TABLE_RESERVED UINT64_C(0xf8) /* bits 7:3 of an entry that refers to a table; bit 7 of a leaf is set */
@@ -445,7 +545,10 @@ enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, c
         .qualification = access->qualification,
         .access = needed_access(access->qualification, (eptp12 & NVMX_EPTP_AD) != 0),
         .execute = emulated_execute(access->qualification, access->mbec),
+        .spptp12 = access->spptp12,
+        .bytes = access->bytes,
     };
+    struct ept_sppt_walk sppt;
     struct ept_walk walk;
 
     clear(fault);
@@ -455,14 +558,18 @@ enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, c
     /* L1 may change an entry while its flags are set: then walk anew, but not for ever. */
     for (unsigned int attempt = 0; attempt < 8; attempt++) {
         ept_walk_start(&walk, eptp12, access->mbec);
+        walk.spp = access->spp;
         ept_walk_run(ept, vcpu_ctx, &walk, gpa2);
         if (walk.result == NVMX_EPT_MISCONFIG) {
             return NVMX_EPT_L1_MISCONFIG;
         }
         if (walk.result != NVMX_EPT_LEAF || !permits(walk.rights, &request)) {
-            fault->qualification = qualification12(ept, &walk, &request);
-            fault->convertible = convertible(&walk, gpa2);
-            return NVMX_EPT_L1_VIOLATION;
+            enum nvmx_ept_verdict verdict = eligible(&walk, &request)
+                                                ? ask_sub_page(ept, vcpu_ctx, &request, &walk, &sppt, fault)
+                                                : violation(ept, &request, &walk, fault);
+            if (verdict != NVMX_EPT_RETRY) {
+                return verdict;
+            }
         }
         enum flags flags = set_flags(ept, vcpu_ctx, &request, &walk);
         if (flags == FLAGS_LOG_FULL) {

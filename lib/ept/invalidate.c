@@ -9,7 +9,9 @@
 /* Bits of an entry that mean something; L1 may use the others as it likes. */
 static uint64_t meaning(uint64_t root_key) {
     return EPT_ADDRESS | 0xff | (ept_key_mbec(root_key) ? NVMX_EPT_USER_EXECUTE : 0) |
-           ((root_key & NVMX_EPTP_AD) != 0 ? EPT_AD : 0) | ((root_key & EPTP_SHADOW_STACK) != 0 ? NVMX_EPT_SHADOW_STACK : 0);
+           ((root_key & NVMX_EPTP_AD) != 0 ? EPT_AD : 0) |
+           ((root_key & EPTP_SHADOW_STACK) != 0 ? NVMX_EPT_SHADOW_STACK : 0) |
+           (ept_key_spp(root_key) ? NVMX_EPT_SUB_PAGE : 0);
 }
 
 /* Of a table of the lowest level: is a slot still what follows from its entry of ept12? One that is being filled is not. */
@@ -20,7 +22,7 @@ static inline bool stands(const struct ept_table *table, unsigned int index, uin
         return true;
     }
     uint64_t composed = ept_load(&table->composed[index]);
-    return ((entry12 ^ composed) & mask) == 0 && ept_is_present(hw) && ept_load(&table->hw[index]) == hw;
+    return ((entry12 ^ composed) & mask) == 0 && !ept_is_claimed(hw) && ept_load(&table->hw[index]) == hw;
 }
 
 static void compare_used(struct ept_op *op, struct ept_table *table, const uint64_t *page, uint64_t mask) {
@@ -368,6 +370,10 @@ static void compare_root(struct comparing *r, struct ept_root *root, uint64_t to
         __atomic_store_n(&root->filled, 0, __ATOMIC_SEQ_CST);
     }
     compare_tree(r, root->top);
+    if (root->sppt != NULL) {
+        r->mask = UINT64_MAX; /* there L1 may use no bit as it likes */
+        compare_tree(r, root->sppt);
+    }
     if (r->may_note) {
         root->stands = r->stands ? together : 0;
     }
@@ -442,9 +448,14 @@ static bool leads_into(const struct ept_table *table, unsigned int index, uint64
     return gpa1 <= last && gpa1 + ept_level_bytes(table->level) - 1 >= first;
 }
 
+/* Is the table page of L1, that the table was composed from, in the range? */
+static bool is_of_range(const struct ept_table *table, uint64_t first, uint64_t last) {
+    return table->gpa1 != NVMX_NO_ADDRESS && table->gpa1 <= last && table->gpa1 + NVMX_PAGE_SIZE - 1 >= first;
+}
+
 static void forget_range(struct ept_op *op, struct ept_table *table, uint64_t first, uint64_t last, bool protect) {
-    if (!protect && table->gpa1 != NVMX_NO_ADDRESS && table->gpa1 <= last && table->gpa1 + NVMX_PAGE_SIZE - 1 >= first) {
-        ept_table_clear(op, table); /* the table of ept12 itself is not there any more */
+    if (!protect && is_of_range(table, first, last)) {
+        ept_table_clear(op, table); /* it is not there any more */
         return;
     }
     struct ept_slots slots = ept_slots_of(table);
@@ -459,6 +470,18 @@ static void forget_range(struct ept_op *op, struct ept_table *table, uint64_t fi
             ept_slot_protect(op, table, i);
         } else {
             ept_slot_clear(op, table, i);
+        }
+    }
+}
+
+/* Vectors say nothing of gpa1: what L2 may write in the range, the leaves of ept02 decide. */
+static void forget_vectors(struct ept_op *op, struct ept_table *top, uint64_t first, uint64_t last) {
+    struct ept_tree tree;
+
+    ept_tree_start(&tree, top, first, last);
+    for (struct ept_table *table = top; table != NULL; table = ept_tree_next(&tree)) {
+        if (is_of_range(table, first, last)) {
+            ept_table_clear(op, table);
         }
     }
 }
@@ -483,6 +506,10 @@ static void range_changed(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t gpa1, u
         ept_tree_start(&tree, top, gpa1, last);
         for (struct ept_table *table = top; table != NULL; table = ept_tree_next(&tree)) {
             forget_range(&op, table, gpa1, last, protect);
+        }
+        struct ept_table *sppt = __atomic_load_n(&ept->root[i].sppt, __ATOMIC_SEQ_CST);
+        if (sppt != NULL && !protect) {
+            forget_vectors(&op, sppt, gpa1, last);
         }
     }
     /* What another processor has taken out and not flushed yet may be of this range. */

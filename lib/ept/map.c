@@ -52,19 +52,12 @@ static uint64_t entry12_at(const struct ept_walk *walk, unsigned int level) {
 /* Bits of the entry of a large page that its parts are made from. */
 #define SPLIT_MEANING (EPT_ADDRESS | 0xff | NVMX_EPT_USER_EXECUTE | NVMX_EPT_SHADOW_STACK)
 
-/* What next_table looks for below a slot. */
-struct wanted_table {
-    uint64_t entry12; /* of ept12, that refers to the table or is split */
-    uint64_t gpa1;    /* NVMX_NO_ADDRESS: a split page */
-    uint64_t hw_flags;
-};
-
-static struct wanted_table wanted_below(const struct ept_walk *walk, unsigned int level) {
+static struct ept_wanted wanted_below(const struct ept_walk *walk, unsigned int level) {
     bool split = level <= walk->level;
     uint64_t entry12 = entry12_at(walk, level);
     uint64_t all = EPT_RWX | (walk->mbec ? NVMX_EPT_USER_EXECUTE : 0);
 
-    return (struct wanted_table){
+    return (struct ept_wanted){
         .entry12 = entry12,
         .gpa1 = split ? NVMX_NO_ADDRESS : walk->table[level - 1],
         .hw_flags = (split ? all : entry12 & all) | (walk->ad ? NVMX_EPT_ACCESSED : 0),
@@ -72,14 +65,14 @@ static struct wanted_table wanted_below(const struct ept_walk *walk, unsigned in
 }
 
 /* Does a linked table stand for what is wanted, but for rights and flags of the entry of ept12? */
-static bool same_table(const struct ept_table *table, const struct wanted_table *wanted) {
+static bool same_table(const struct ept_table *table, const struct ept_wanted *wanted) {
     return table->gpa1 == wanted->gpa1 &&
            (wanted->gpa1 != NVMX_NO_ADDRESS || ((ept_peek(&table->entry12) ^ wanted->entry12) & SPLIT_MEANING) == 0);
 }
 
 /* A reference of ept12 that has got other rights: only the slot is rewritten. */
 static struct ept_table *refer_again(struct ept_op *op, struct ept_table *parent, unsigned int index, uint64_t hw,
-                                     struct ept_table *table, const struct wanted_table *wanted) {
+                                     struct ept_table *table, const struct ept_wanted *wanted) {
     if (!ept_slot_claim(op, parent, index, hw)) {
         return NULL;
     }
@@ -94,10 +87,9 @@ static struct ept_table *refer_again(struct ept_op *op, struct ept_table *parent
     return table;
 }
 
-/* A new table in the place of whatever the slot holds. */
-static struct ept_table *link_new(struct ept_op *op, struct ept_table *parent, unsigned int index, uint64_t hw,
-                                  struct ept_table *old, const struct wanted_table *wanted) {
-    struct ept_table *table = ept_table_new(op->ept);
+struct ept_table *ept_link(struct ept_op *op, struct ept_table *parent, unsigned int index, uint64_t hw,
+                           struct ept_table *old, const struct ept_wanted *wanted) {
+    struct ept_table *table = ept_table_new(op->ept, &op->refused);
 
     if (table == NULL) {
         op->no_room = true;
@@ -134,7 +126,7 @@ static struct ept_table *next_table(struct ept_op *op, struct ept_table *parent,
                                     const struct ept_walk *walk) {
     unsigned int index = ept_index(gpa2, parent->level);
     uint64_t hw = ept_load(&parent->hw[index]);
-    struct wanted_table wanted = wanted_below(walk, parent->level);
+    struct ept_wanted wanted = wanted_below(walk, parent->level);
     struct ept_table *table = NULL;
 
     if (ept_is_reference(parent->level, hw)) {
@@ -150,13 +142,13 @@ static struct ept_table *next_table(struct ept_op *op, struct ept_table *parent,
             return ((hw ^ wanted.hw_flags) & EPT_RIGHTS) == 0 ? table : refer_again(op, parent, index, hw, table, &wanted);
         }
     }
-    return link_new(op, parent, index, hw, table, &wanted);
+    return ept_link(op, parent, index, hw, table, &wanted);
 }
 
 /* -- leaves
  * ------------------------------------------------------------------------------------------------------------------------ */
 
-#define LEAF_RIGHTS (EPT_RIGHTS | NVMX_EPT_SHADOW_STACK)
+#define LEAF_RIGHTS (EPT_RIGHTS | NVMX_EPT_SHADOW_STACK | NVMX_EPT_SUB_PAGE)
 
 /* Rights that are only gained need no flush: an EPT violation drops the old translation by itself (SDM 31.4.3.1). */
 static bool loses(unsigned int level, uint64_t old, uint64_t hw) {
@@ -286,4 +278,19 @@ enum ept_mapped ept_map(struct ept_op *op, uint64_t gpa2, const struct ept_walk 
         stream_mapped(op->root, gpa2, level, ahead, walk->ahead_count != 0 && ahead == 0);
     }
     return mapped;
+}
+
+void ept_unmap(struct ept_op *op, uint64_t gpa2) {
+    struct ept_table *table = op->root->top;
+
+    while (table != NULL) {
+        unsigned int index = ept_index(gpa2, table->level);
+        uint64_t hw = ept_load(&table->hw[index]);
+
+        if (!ept_is_reference(table->level, hw)) {
+            ept_slot_clear(op, table, index);
+            return;
+        }
+        table = ept_child(table, index, hw);
+    }
 }

@@ -19,6 +19,7 @@ void ept_begin(struct ept_op *op, struct nvmx_ept *ept, void *vcpu_ctx, struct e
     op->flush_here = EPT_FLUSH_NONE;
     op->announced = false;
     op->no_room = false;
+    op->refused = false;
 }
 
 /* What it needs of the others. */

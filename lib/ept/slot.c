@@ -2,10 +2,11 @@
 /*
  * How entries of ept02 change while several processors, and the CPUs' own page walks, use them.
  *
- * A slot is empty (0), present (it has a right), or claimed: a value without rights, so the CPU sees an entry that is not present, with the number
- * of the operation that owns it. Only the owner writes `composed` of a claimed slot, and only the owner ends the claim: by publishing an entry, or by
- * emptying the slot. Between claim and publication nothing is called, and the owner waits for nobody. Whoever meets a claimed slot has the access tried
- * again; it waits for nobody either.
+ * A slot is empty (0), present (it has a right), or claimed by an operation, its owner: a value without rights, so the CPU sees an entry that is not
+ * present. (In a table of vectors of sub-page permissions it sees a misconfiguration, and exits as well; a CPU that does not look sees that nothing is
+ * permitted.) Only the owner writes `composed` of a claimed slot, and only the owner ends the claim: by publishing an entry, or by emptying the slot.
+ * Between claim and publication nothing is called, and the owner waits for nobody. Whoever meets a claimed slot has the access tried again; it waits for
+ * nobody either. That claims of two operations look the same does no harm: who spoils the second one in the place of the first has it emptied, too.
  *
  *     empty or present --ept_slot_claim--> claimed --ept_slot_publish--> present
  *                  present --ept_slot_clear--> empty       claimed --ept_slot_clear--> claimed and spoilt --its owner--> empty
@@ -19,12 +20,7 @@
  */
 #include "ept.h"
 
-#define CLAIM  (UINT64_C(1) << 11)
-#define SPOILT (UINT64_C(1) << 9)
-
-static uint64_t claim_of(const struct ept_op *op) {
-    return op->stamp << 12 | CLAIM;
-}
+#define SPOILT (UINT64_C(1) << 9) /* of a claim; a reserved bit of a vector as well */
 
 static bool swap(uint64_t *place, uint64_t old, uint64_t value) {
     return __atomic_compare_exchange_n(place, &old, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
@@ -68,14 +64,14 @@ static inline void begin_to_fill(const struct ept_op *op, struct ept_table *tabl
 }
 
 bool ept_slot_claim(struct ept_op *op, struct ept_table *table, unsigned int index, uint64_t old) {
-    if (old != 0 && !ept_is_present(old)) {
+    if (ept_is_claimed(old)) {
         return false;
     }
     if (old != 0) {
         ept_announce(op);
     }
     begin_to_fill(op, table, index);
-    if (swap(&table->hw[index], old, claim_of(op))) {
+    if (swap(&table->hw[index], old, EPT_CLAIM)) {
         return true;
     }
     done_with(table);
@@ -85,7 +81,7 @@ bool ept_slot_claim(struct ept_op *op, struct ept_table *table, unsigned int ind
 bool ept_slot_publish(struct ept_op *op, struct ept_table *table, unsigned int index, uint64_t hw, uint64_t composed) {
     if (!late(op)) {
         ept_poke(&table->composed[index], composed);
-        if (swap(&table->hw[index], claim_of(op), hw)) {
+        if (swap(&table->hw[index], EPT_CLAIM, hw)) {
             done_with(table);
             return true;
         }
@@ -96,7 +92,7 @@ bool ept_slot_publish(struct ept_op *op, struct ept_table *table, unsigned int i
 
 bool ept_slot_fill(struct ept_op *op, struct ept_table *table, unsigned int index, uint64_t hw, uint64_t composed) {
     begin_to_fill(op, table, index);
-    if (!swap(&table->hw[index], 0, claim_of(op))) {
+    if (!swap(&table->hw[index], 0, EPT_CLAIM)) {
         done_with(table);
         return false;
     }
@@ -114,7 +110,7 @@ void ept_slot_clear(struct ept_op *op, struct ept_table *table, unsigned int ind
         }
         ept_announce(op);
         ept_want_flush(op, op->root != NULL ? op->root->eptp02 : EPT_FLUSH_ALL);
-        if (!ept_is_present(hw)) {
+        if (ept_is_claimed(hw)) {
             if ((hw & SPOILT) != 0 || swap(&table->hw[index], hw, hw | SPOILT)) {
                 return;
             }
@@ -151,12 +147,12 @@ void ept_slot_protect(struct ept_op *op, struct ept_table *table, unsigned int i
             ept_slot_clear(op, table, index); /* empty, or claimed for what is out of date now */
             return;
         }
-        if (ept_is_reference(table->level, hw) || (hw & (NVMX_EPT_WRITE | NVMX_EPT_SHADOW_STACK)) == 0) {
+        if (ept_is_reference(table->level, hw) || (hw & EPT_WRITES) == 0) {
             return;
         }
         ept_announce(op);
         ept_want_flush(op, op->root != NULL ? op->root->eptp02 : EPT_FLUSH_ALL);
-        if (swap(&table->hw[index], hw, hw & ~(NVMX_EPT_WRITE | NVMX_EPT_SHADOW_STACK))) {
+        if (swap(&table->hw[index], hw, hw & ~EPT_WRITES)) {
             return;
         }
     }

@@ -11,12 +11,14 @@ static void free_page(struct nvmx_ept *ept, void *page, uint64_t hpa) {
     __atomic_fetch_sub(&ept->pages, 1, __ATOMIC_RELAXED);
 }
 
-static void *take_page(struct nvmx_ept *ept, uint64_t *hpa) {
+/* NULL: the budget is used up, or else *refused: the host has none. */
+static void *take_page(struct nvmx_ept *ept, uint64_t *hpa, bool *refused) {
     uint32_t pages = __atomic_add_fetch(&ept->pages, 1, __ATOMIC_RELAXED);
     void *page = NULL;
 
     if (ept->page_budget == 0 || pages <= ept->page_budget) {
         page = ept->host.page_alloc(ept->vm_ctx, hpa);
+        *refused = *refused || page == NULL;
     }
     if (page == NULL) {
         __atomic_fetch_sub(&ept->pages, 1, __ATOMIC_RELAXED);
@@ -44,9 +46,9 @@ static struct ept_table *take_unused(struct nvmx_ept *ept) {
     return table;
 }
 
-static bool add_slab(struct nvmx_ept *ept) {
+static bool add_slab(struct nvmx_ept *ept, bool *refused) {
     uint64_t hpa;
-    struct ept_slab *slab = take_page(ept, &hpa);
+    struct ept_slab *slab = take_page(ept, &hpa, refused);
 
     if (slab == NULL) {
         return false;
@@ -81,11 +83,11 @@ static void reset(struct ept_table *table) {
     memset(table->used, 0, sizeof(table->used));
 }
 
-struct ept_table *ept_table_new(struct nvmx_ept *ept) {
+struct ept_table *ept_table_new(struct nvmx_ept *ept, bool *refused) {
     struct ept_table *table = take_unused(ept);
 
     if (table == NULL) {
-        if (!add_slab(ept)) {
+        if (!add_slab(ept, refused)) {
             return NULL;
         }
         table = take_unused(ept);
@@ -94,9 +96,9 @@ struct ept_table *ept_table_new(struct nvmx_ept *ept) {
         return NULL; /* other processors were faster */
     }
     reset(table);
-    table->hw = take_page(ept, &table->hw_hpa);
+    table->hw = take_page(ept, &table->hw_hpa, refused);
     if (table->hw != NULL) {
-        table->composed = take_page(ept, &table->composed_hpa);
+        table->composed = take_page(ept, &table->composed_hpa, refused);
     }
     if (table->composed == NULL) {
         ept_table_free(ept, table);
@@ -266,11 +268,6 @@ static bool unlink_oldest(struct ept_op *op, uint64_t keep) {
     return found;
 }
 
-/* A table takes up to three pages: two of its own, and one of descriptions. */
-bool ept_host_refused(const struct nvmx_ept *ept) {
-    return ept->page_budget == 0 || nvmx_ept_pages(ept) + 3 <= ept->page_budget;
-}
-
 bool ept_make_room(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t keep) {
     struct ept_op op;
     bool found;
@@ -279,14 +276,10 @@ bool ept_make_room(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t keep) {
     ept_lock(ept);
     found = ept->limbo != NULL || unlink_oldest(&op, keep);
     if (!found) {
-        struct ept_table *top = ept_root_retire(ept, keep);
+        struct ept_tops tops = ept_root_retire(ept, keep);
 
-        if (top != NULL) {
-            ept_announce(&op);
-            op.flush = EPT_FLUSH_ALL;
-            ept_discard(&op, top);
-            found = true;
-        }
+        found = tops.ept != NULL;
+        ept_discard_tops(&op, &tops);
     }
     ept_unlock(ept);
     ept_end(&op);

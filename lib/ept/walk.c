@@ -118,6 +118,7 @@ void ept_walk_start(struct ept_walk *walk, uint64_t eptp12, bool mbec) {
     walk->mbec = mbec;
     walk->ad = (eptp12 & NVMX_EPTP_AD) != 0;
     walk->shadow_stack = (eptp12 & EPTP_SHADOW_STACK) != 0;
+    walk->spp = false;
 }
 
 void ept_walk_run(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, uint64_t gpa2) {
@@ -151,6 +152,10 @@ void ept_walk_run(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_walk *walk, u
         walk->gpa1 = (walk->entry[walk->level] & EPT_ADDRESS & ~offset) | (gpa2 & offset);
         if (walk->shadow_stack && (walk->above & NVMX_EPT_WRITE) != 0) {
             walk->rights |= walk->entry[walk->level] & NVMX_EPT_SHADOW_STACK;
+        }
+        /* SDM 31.3.4: where the right to write is there, or the one to read is not, the bit means nothing. */
+        if (walk->spp && walk->level == 1 && (walk->rights & (NVMX_EPT_READ | NVMX_EPT_WRITE)) == NVMX_EPT_READ) {
+            walk->rights |= walk->entry[1] & NVMX_EPT_SUB_PAGE;
         }
     }
 }

@@ -372,6 +372,8 @@ static inline struct nvmx_ept_access ept12_by(const struct vmcs12 *v, uint32_t s
         .eptp12 = v->value[NVMX_F_EPT_POINTER],
         .mbec = (secondary & PROC2_MBEC) != 0,
         .log = (secondary & PROC2_PML) != 0 ? log : NULL,
+        .spp = (secondary & PROC2_SPP) != 0,
+        .spptp12 = v->value[NVMX_F_SPP_TABLE_POINTER],
     };
 }
 
@@ -401,6 +403,10 @@ enum route route_ept_verdict(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum nvmx
         info->reason = NVMX_EXIT_EPT_MISCONFIGURATION;
         info->qualification = 0;
         return ROUTE_L1;
+    case NVMX_EPT_L1_SPP_EVENT:
+        info->reason = NVMX_EXIT_SPP_EVENT;
+        info->qualification = fault->qualification;
+        return ROUTE_L1;
     case NVMX_EPT_HOST_FAULT:
         vcpu->host_fault_gpa1 = fault->gpa1;
         return ROUTE_HOST;
@@ -409,15 +415,17 @@ enum route route_ept_verdict(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum nvmx
     }
 }
 
-/* Ask lib/ept about a violation or misconfiguration. L1 has EPT, and the library composes. */
-static inline enum nvmx_ept_verdict decide_violation(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t secondary, uint64_t gpa2,
-                                                     uint64_t qualification, bool misconfiguration, struct nvmx_ept_fault *fault) {
+/* Ask lib/ept about a violation, a misconfiguration or an SPP-related event. L1 has EPT, and the library composes. */
+static inline enum nvmx_ept_verdict decide_violation(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t secondary,
+                                                     uint64_t gpa2, uint64_t qualification, uint32_t reason,
+                                                     struct nvmx_ept_fault *fault) {
     struct nvmx_ept_log log = {0};
     struct nvmx_ept_access access = ept12_by(v, secondary, &log);
 
     access.gpa2 = gpa2;
     access.qualification = qualification;
-    access.misconfiguration = misconfiguration;
+    access.misconfiguration = reason == NVMX_EXIT_EPT_MISCONFIGURATION;
+    access.spp_event = reason == NVMX_EXIT_SPP_EVENT;
     enum nvmx_ept_verdict verdict = nvmx_ept_fault(vcpu->vm->ept, vcpu->ctx, &access, fault);
     if (access.log != NULL) {
         v->value[NVMX_F_PML_INDEX] = log.index;
@@ -445,7 +453,7 @@ static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t r
         vcpu->host_fault_gpa1 = info->guest_physical_address;
         return ROUTE_HOST;
     }
-    if (vcpu->vm->ept == NULL) {
+    if (vcpu->vm->ept == NULL || (reason == NVMX_EXIT_SPP_EVENT && (secondary_controls(v) & PROC2_SPP) == 0)) {
         return ROUTE_HOST; /* the host composes, and knows */
     }
     if (vcpu->violation.decided) {
@@ -455,7 +463,7 @@ static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t r
         return violation_of_l1(vcpu, v, &fault, info);
     } else {
         verdict = decide_violation(vcpu, v, secondary_controls(v), info->guest_physical_address, info->qualification,
-                                   reason == NVMX_EXIT_EPT_MISCONFIGURATION, &fault);
+                                   reason, &fault);
     }
     bool unmapped = verdict == NVMX_EPT_L1_VIOLATION && (fault.qualification & QUALIFICATION_PERMITTED) == 0;
     vcpu->unmapped_page2 = unmapped ? page2 : NVMX_NO_ADDRESS;
@@ -479,8 +487,8 @@ bool violation_of_l2(struct nvmx_vcpu *vcpu) {
         host_read_encoded(vcpu, VIOLATION_VALUES, encodings, value) != NVMX_OK) {
         return false;
     }
-    violation->verdict = decide_violation(vcpu, v, secondary, value[VIOLATION_GPA2], value[VIOLATION_QUALIFICATION], false,
-                                          &violation->fault);
+    violation->verdict = decide_violation(vcpu, v, secondary, value[VIOLATION_GPA2], value[VIOLATION_QUALIFICATION],
+                                          NVMX_EXIT_EPT_VIOLATION, &violation->fault);
     if (violation->verdict != NVMX_EPT_RETRY || (value[VIOLATION_QUALIFICATION] & QUALIFICATION_NMI_UNBLOCKING) != 0 ||
         (value[VIOLATION_VECTORING_INFO] & EVENT_VALID) != 0) {
         violation->decided = true;

@@ -120,6 +120,7 @@ enum l2_instruction instruction_of_l2(struct nvmx_vcpu *vcpu, uint32_t basic_rea
     in.paging.l2 = memory;
     /* Where nothing exited, vmcs02 has the information of an earlier exit. */
     nvmx_decode_information(basic_reason, information, 0, &in.operand);
+    memory->access.bytes = instruction_operand_bytes(&in); /* of a second page, too: at its beginning these are of one sub-page */
     if (status == NVMX_OK) {
         status = decide(&in, &exits);
     }

@@ -11,7 +11,7 @@
 /* L2's physical memory: what ept12 makes of L1's. Afterwards: what ept12 did not allow. */
 struct l2_memory {
     bool ept; /* else gpa2 is gpa1 */
-    struct nvmx_ept_access access; /* eptp12, mbec and log are given; the rest is the access that failed */
+    struct nvmx_ept_access access; /* what ept12_of gives; the rest is the access that failed */
     enum nvmx_ept_verdict verdict;
     struct nvmx_ept_fault fault;
     uint64_t linear;

@@ -35,7 +35,6 @@ static const uint8_t host_control_fields[] = {
     NVMX_F_PCONFIG_EXITING_BITMAP,
     NVMX_F_ENCLV_EXITING_BITMAP,
     NVMX_F_INSTRUCTION_TIMEOUT_CONTROL,
-    NVMX_F_SECONDARY_VM_EXIT_CONTROLS,
 };
 
 COLD enum nvmx_status host_controls_read(struct nvmx_vcpu *vcpu) {
@@ -54,6 +53,14 @@ COLD enum nvmx_status host_controls_read(struct nvmx_vcpu *vcpu) {
     }
     for (uint32_t i = 0; i < count; i++) {
         vcpu->host_control[slots[i]] = value[i];
+    }
+    /* Few hosts protect L1's sub-pages. */
+    if (RARE((vcpu->host_control[NVMX_F_SECONDARY_CONTROLS] & PROC2_SPP) != 0) &&
+        nvmx_set_has(&vcpu->vm->machine_fields, NVMX_F_SPP_TABLE_POINTER)) {
+        status = host_read(vcpu, NVMX_F_SPP_TABLE_POINTER, &vcpu->host_control[NVMX_F_SPP_TABLE_POINTER]);
+        if (status != NVMX_OK) {
+            return status;
+        }
     }
     for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
         vcpu->vmcs12[i].controls_merged = false;
@@ -438,8 +445,8 @@ bool merge_needs_little(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
 /* A batch with room for what an entry that needs little writes. */
 struct little {
     uint32_t count;
-    uint32_t encoding[GATES_MAX + 4];
-    uint64_t value[GATES_MAX + 4];
+    uint32_t encoding[GATES_MAX + 5];
+    uint64_t value[GATES_MAX + 5];
 };
 
 static inline void little_put(struct little *l, uint32_t encoding, uint64_t value) {
@@ -466,14 +473,23 @@ static inline void little_put_inherited(const struct nvmx_vcpu *vcpu, struct lit
     }
 }
 
-static COLD enum nvmx_status little_put_root(struct nvmx_vcpu *vcpu, struct little *l, struct vmcs12 *v) {
-    uint64_t eptp02 = 0;
-    enum nvmx_status status = merge_root_of(vcpu, v, v->value[NVMX_F_EPT_POINTER], &eptp02);
+static void little_put_changed(struct little *l, struct vmcs12 *v, unsigned int slot, uint64_t value) {
+    if (!nvmx_set_has(&v->known, slot) || v->image[slot] != value) {
+        v->image[slot] = value;
+        nvmx_set_add(&v->known, slot);
+        little_put(l, field_encoding[slot], value);
+    }
+}
 
-    if (status == NVMX_OK && (!nvmx_set_has(&v->known, NVMX_F_EPT_POINTER) || v->image[NVMX_F_EPT_POINTER] != eptp02)) {
-        v->image[NVMX_F_EPT_POINTER] = eptp02;
-        nvmx_set_add(&v->known, NVMX_F_EPT_POINTER);
-        little_put(l, NVMX_VMCS_EPT_POINTER, eptp02);
+static COLD enum nvmx_status little_put_root(struct nvmx_vcpu *vcpu, struct little *l, struct vmcs12 *v) {
+    struct merge_roots roots;
+    enum nvmx_status status = merge_root_of(vcpu, v, v->value[NVMX_F_EPT_POINTER], &roots);
+
+    if (status == NVMX_OK) {
+        little_put_changed(l, v, NVMX_F_EPT_POINTER, roots.eptp02);
+        if (roots.spp) {
+            little_put_changed(l, v, NVMX_F_SPP_TABLE_POINTER, roots.spptp02);
+        }
     }
     return status;
 }

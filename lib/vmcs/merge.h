@@ -58,11 +58,18 @@ enum nvmx_status merge_write(struct merge *m, enum nvmx_status status);
 enum nvmx_status merge_pages(struct merge *m);
 /* Nothing of that can have changed since the last entry. */
 bool merge_pages_stand(const struct merge *m);
-/* ept02 for an EPTP12, where the library composes. */
-enum nvmx_status merge_root_of(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint64_t eptp12, uint64_t *eptp02);
+/* What vmcs02 gets for an EPTP12. */
+struct merge_roots {
+    uint64_t eptp02;
+    uint64_t spptp02; /* if spp */
+    bool spp;         /* sub-page write permissions are on */
+};
+/* ... where the library composes. */
+enum nvmx_status merge_root_of(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint64_t eptp12,
+                               struct merge_roots *roots);
 /* VPID02 alone: of a vmcs12 whose VPID was written, and nothing else that it depends on. */
 void merge_vpid(struct merge *m);
-/* The EPTP alone. */
+/* The EPTP alone, and the SPPTP where there is one. */
 enum nvmx_status merge_ept_root(struct merge *m);
 /* The same of a vmcs12 whose controls did not change, and where v->pages_alone. */
 bool merge_pages_ready(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v);

@@ -29,11 +29,12 @@ static const struct origin secondary_origin = {
               PROC2_ENCLV | PROC2_BUS_LOCK | PROC2_TIMEOUT,
     .both = PROC2_PCONFIG,
     .l1 = PROC2_APIC_ACCESSES | PROC2_RDTSCP | PROC2_X2APIC | PROC2_UNRESTRICTED | PROC2_APIC_REGISTER |
-          PROC2_VIRTUAL_INTERRUPTS | PROC2_INVPCID | PROC2_VM_FUNCTIONS | PROC2_XSAVES | PROC2_MBEC | PROC2_USER_WAIT,
+          PROC2_VIRTUAL_INTERRUPTS | PROC2_INVPCID | PROC2_VM_FUNCTIONS | PROC2_XSAVES | PROC2_MBEC | PROC2_SPP |
+          PROC2_USER_WAIT,
 };
 
 /* What the host has in vmcs01 that must never reach a vmcs02 as it is: it concerns L1's own pages and events. */
-#define SECONDARY_NEVER ((1u << 14) | (1u << 17) | (1u << 18) | (1u << 21) | (1u << 23))
+#define SECONDARY_NEVER ((1u << 14) | (1u << 17) | (1u << 18) | (1u << 21))
 
 /* IA32_SPEC_CTRL is virtualized by exits (exits/spec_ctrl.c). All else that the host has there concerns L1's own pages and MSRs. */
 static const struct origin tertiary_origin = {
@@ -131,9 +132,9 @@ static void put_secondary(struct merge *m) {
     uint32_t secondary = combine(&secondary_origin, l1, host_secondary(m) & ~SECONDARY_NEVER);
 
     secondary |= PROC2_EPT;
-    /* On the host's own tables execute rights mean what they mean to the host. */
+    /* On the host's own tables rights mean what they mean to the host. */
     if ((l1 & PROC2_EPT) == 0) {
-        secondary = (secondary & ~PROC2_MBEC) | (host_secondary(m) & PROC2_MBEC);
+        secondary = (secondary & ~(PROC2_MBEC | PROC2_SPP)) | (host_secondary(m) & (PROC2_MBEC | PROC2_SPP));
     }
     if (m->v->vpid02 != 0) {
         secondary |= PROC2_VPID;

@@ -286,10 +286,28 @@ static unsigned int ept_user(const struct nvmx_vcpu *vcpu, const struct vmcs12 *
     return vcpu->id * NVMX_VMCS02_MAX + (unsigned int)(v - vcpu->vmcs12);
 }
 
-enum nvmx_status merge_root_of(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint64_t eptp12, uint64_t *eptp02) {
-    bool mbec = (secondary_controls(v) & PROC2_MBEC) != 0;
+enum nvmx_status merge_root_of(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint64_t eptp12,
+                               struct merge_roots *roots) {
+    uint32_t secondary = secondary_controls(v);
+    bool mbec = (secondary & PROC2_MBEC) != 0;
 
-    return nvmx_ept_root(vcpu->vm->ept, vcpu->ctx, ept_user(vcpu, v), eptp12, mbec, eptp02);
+    roots->spp = (secondary & PROC2_SPP) != 0;
+    if (RARE(roots->spp)) {
+        return nvmx_ept_root_spp(vcpu->vm->ept, vcpu->ctx, ept_user(vcpu, v), eptp12, mbec,
+                                 v->value[NVMX_F_SPP_TABLE_POINTER], &roots->eptp02, &roots->spptp02);
+    }
+    return nvmx_ept_root(vcpu->vm->ept, vcpu->ctx, ept_user(vcpu, v), eptp12, mbec, &roots->eptp02);
+}
+
+/* L2's physical addresses are L1's: what protects L1's pages protects L2's. */
+static struct merge_roots roots_of_host(const struct merge *m) {
+    bool active = (m->host[NVMX_F_PRIMARY_CONTROLS] & PROC_SECONDARY) != 0;
+
+    return (struct merge_roots){
+        .eptp02 = m->host[NVMX_F_EPT_POINTER],
+        .spptp02 = m->host[NVMX_F_SPP_TABLE_POINTER],
+        .spp = active && (m->host[NVMX_F_SECONDARY_CONTROLS] & PROC2_SPP) != 0,
+    };
 }
 
 enum nvmx_status merge_ept_root(struct merge *m) {
@@ -297,22 +315,23 @@ enum nvmx_status merge_ept_root(struct merge *m) {
     uint32_t secondary = secondary_controls(m->v);
     bool l1_ept = (secondary & PROC2_EPT) != 0;
     uint64_t eptp12 = l1_ept ? m->v->value[NVMX_F_EPT_POINTER] : NVMX_NO_ADDRESS;
-    uint64_t eptp02;
-    enum nvmx_status status;
+    struct merge_roots roots = {.spp = false};
+    enum nvmx_status status = NVMX_OK;
 
     if (vcpu->vm->host.ept02_root != NULL) {
         vcpu->counts.callback[CB_EPT02_ROOT]++;
-        status = vcpu->vm->host.ept02_root(vcpu->ctx, eptp12, &eptp02);
+        status = vcpu->vm->host.ept02_root(vcpu->ctx, eptp12, &roots.eptp02);
     } else if (l1_ept) {
-        status = merge_root_of(vcpu, m->v, eptp12, &eptp02);
+        status = merge_root_of(vcpu, m->v, eptp12, &roots);
     } else {
-        /* L2's physical addresses are L1's. */
         nvmx_ept_release(vcpu->vm->ept, vcpu->ctx, ept_user(vcpu, m->v));
-        eptp02 = m->host[NVMX_F_EPT_POINTER];
-        status = NVMX_OK;
+        roots = roots_of_host(m);
     }
     if (status == NVMX_OK) {
-        merge_put(m, NVMX_F_EPT_POINTER, eptp02);
+        merge_put(m, NVMX_F_EPT_POINTER, roots.eptp02);
+        if (roots.spp) {
+            merge_put(m, NVMX_F_SPP_TABLE_POINTER, roots.spptp02);
+        }
     }
     return status;
 }
@@ -395,15 +414,18 @@ bool merge_pages_ready(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
     return vpid_stands(vcpu, v) && ept_stands(vcpu, v);
 }
 
+static bool holds(const struct vmcs12 *v, unsigned int slot, uint64_t value) {
+    return nvmx_set_has(&v->known, slot) && v->image[slot] == value;
+}
+
 /* L1 has executed INVEPT: ept02 is compared with ept12 here, and its root stays what it is. */
 static COLD bool root_made_ready(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
-    uint32_t secondary = secondary_controls(v);
-    uint64_t eptp02;
+    struct merge_roots roots;
 
-    return (secondary & PROC2_EPT) != 0 &&
-           nvmx_ept_root(vcpu->vm->ept, vcpu->ctx, ept_user(vcpu, v), v->value[NVMX_F_EPT_POINTER],
-                         (secondary & PROC2_MBEC) != 0, &eptp02) == NVMX_OK &&
-           nvmx_set_has(&v->known, NVMX_F_EPT_POINTER) && v->image[NVMX_F_EPT_POINTER] == eptp02;
+    return (secondary_controls(v) & PROC2_EPT) != 0 &&
+           merge_root_of(vcpu, v, v->value[NVMX_F_EPT_POINTER], &roots) == NVMX_OK &&
+           holds(v, NVMX_F_EPT_POINTER, roots.eptp02) &&
+           (!roots.spp || holds(v, NVMX_F_SPP_TABLE_POINTER, roots.spptp02));
 }
 
 bool merge_ept_ready(const struct nvmx_vcpu *vcpu) {

@@ -400,6 +400,44 @@ Test(controls_shadow, page_faults_are_l2s_or_exit) {
     }
 }
 
+/* SDM 31.3.4: the operand is written where sub-pages permit all of it. */
+Test(controls_shadow, sub_page_permissions_of_operands) {
+    static const struct {
+        uint64_t offset, vector;
+        uint32_t exit; /* 0: carried out */
+        uint64_t qualification;
+    } rows[] = {{0x18, 1, 0, 0},
+                {0x98, 1, NVMX_EXIT_EPT_VIOLATION, 0x5aa},
+                {0x7c, 1, NVMX_EXIT_EPT_VIOLATION, 0x5aa},
+                {0x7c, 5, 0, 0},
+                {0x18, 2, NVMX_EXIT_SPP_EVENT, 0}};
+    struct nvmx_caps machine;
+    sim_machine(&machine);
+    machine.msr[NVMX_CAP_PROCBASED2] |= (uint64_t)PROC2_SPP << 32;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct sim *sim = prepared(&(struct sim_options){.machine = &machine});
+        for (unsigned int level = 0; level < 3; level++)
+            sim_write64(sim, 0x38000 + level * 0x1000, (0x38000 + (level + 1) * 0x1000) | 1);
+        sim_write64(sim, 0x3b000 + (OPERAND >> 12) * 8, rows[i].vector);
+        sim_write64(sim, SIM_L1_EPT12 + 0x3000 + (OPERAND >> 12) * 8, sim_gpa1_of(OPERAND) | 0x35 | UINT64_C(1) << 61);
+        l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_SPP);
+        l1_writes(sim, NVMX_VMCS_SPP_TABLE_POINTER, 0x38000);
+        launch(sim);
+        sim_write64(sim, sim_gpa1_of(OPERAND) + rows[i].offset, 0x99);
+        enum nvmx_next next = with_memory(sim, NVMX_EXIT_VMREAD, OPERAND + rows[i].offset);
+        if (rows[i].exit == 0) {
+            carried_out(sim, next, 0);
+        } else {
+            l1_gets(sim, next, rows[i].exit);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_QUALIFICATION), rows[i].qualification, "row %zu", i);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_PHYSICAL_ADDRESS), OPERAND + rows[i].offset);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_LINEAR_ADDRESS), OPERAND + rows[i].offset);
+        }
+        cr_expect_eq(sim_read64(sim, sim_gpa1_of(OPERAND) + rows[i].offset) == 0x99, rows[i].exit != 0, "row %zu", i);
+        sim_free(sim);
+    }
+}
+
 /* ept12 denies the operand, or a page of L2's tables: the EPT violation that the access would have been. */
 Test(controls_shadow, ept_violations_of_operands_exit) {
     static const struct {

@@ -121,3 +121,73 @@ Test(ept, too_small_a_budget_is_said) {
     cr_expect_eq(fault.status, NVMX_E_NO_MEMORY);
     world_delete(w);
 }
+
+/* -- the same of a vector of sub-page permissions
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+#define SPPTP12 UINT64_C(0x40000) /* pages 64 to 67 */
+
+static uint64_t enter_with_sub_pages(struct world *w, unsigned int user) {
+    uint64_t eptp02 = 0;
+
+    cr_assert_eq(nvmx_ept_root_spp(w->ept, &w, user, EPTP12, false, SPPTP12, &eptp02, &w->spptp02), NVMX_OK);
+    return eptp02;
+}
+
+static void l1_changes_vector_5(struct world *w) {
+    w->l1[67][5] = 1;
+    nvmx_ept_invept(w->ept, &w, false, EPTP12);
+    enter_with_sub_pages(w, 1);
+}
+
+static void l1s_vectors_move(struct world *w) {
+    w->l1[67][5] = 1;
+    nvmx_ept_memory_changed(w->ept, &w, 67 << 12, 4096);
+}
+
+static void page_5_loses_writing(struct world *w) {
+    w->l1[67][5] = 1;
+    world_protect01(w, 0x205, 1);
+    w->ept01[0x205].access = 7;
+}
+
+Test(ept, a_spoilt_claim_of_a_vector_permits_nothing) {
+    static void (*const meanwhile[])(struct world *w) = {l1_changes_vector_5, l1s_vectors_move, page_5_loses_writing};
+
+    for (unsigned int i = 0; i < sizeof(meanwhile) / sizeof(meanwhile[0]); i++) {
+        struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+        struct nvmx_ept_access access = {.eptp12 = EPTP12, .gpa2 = 0x6123, .qualification = 0x182, .spp = true, .spptp12 = SPPTP12};
+        uint64_t hpa, type, qualification;
+        struct nvmx_ept_fault fault;
+
+        w->spp = true;
+        for (unsigned int page = 64; page < 67; page++) {
+            w->l1[page][0] = (page + 1) << 12 | 1;
+        }
+        w->l1[67][5] = w->l1[67][6] = 1 << 4;
+        w->l1[3][5] = 0x205435 | NVMX_EPT_SUB_PAGE;
+        w->l1[3][6] = 0x206435 | NVMX_EPT_SUB_PAGE;
+        enter_with_sub_pages(w, 0);
+        cr_assert_eq(nvmx_ept_fault(w->ept, &w, &access, &fault), NVMX_EPT_RETRY); /* the tables are there */
+        struct ept_table *vectors = w->ept->root[0].sppt;
+        while (vectors->level > 1) {
+            vectors = (struct ept_table *)(uintptr_t)vectors->composed[0];
+        }
+        between.w = w;
+        between.page = vectors->composed;
+        between.meanwhile = meanwhile[i];
+        between.faults = 0;
+        signal(SIGSEGV, on_fault);
+        cr_assert_eq(mprotect(between.page, 4096, PROT_READ), 0);
+        access.gpa2 = GPA2;
+        cr_expect_eq(nvmx_ept_fault(w->ept, &w, &access, &fault), NVMX_EPT_RETRY);
+        signal(SIGSEGV, SIG_DFL);
+        cr_assert_eq(between.faults, 1, "row %u: nothing came between", i);
+        cr_expect(!world_cpu(w, 0, enter_with_sub_pages(w, 0), GPA2, &writing, &hpa, &type, &qualification), "row %u", i);
+        /* What it was given in between decides, once it is read. */
+        if (i < 2) {
+            cr_expect_eq(nvmx_ept_fault(w->ept, &w, &access, &fault), NVMX_EPT_L1_VIOLATION, "row %u", i);
+        }
+        world_delete(w);
+    }
+}

@@ -23,8 +23,11 @@ struct run {
     unsigned int eptp[WORLD_VCPUS][2];
     bool pending; /* L1 changed ept12 and has not invalidated */
     bool may_fail;
-    uint64_t faults, granted, refused, unmapped;
+    uint64_t faults, granted, refused, unmapped, by_sub_page, events;
 };
+
+/* L1's tables of sub-page permissions: two roots, and two tables of level 3; two pages of tables for each entry of level 3, four of vectors. */
+#define SPPT_PAGE 64u
 
 /* L1's pages: the first 8 are roots (level 5 or 4), then each level has its own. */
 static uint64_t page_of_level(struct run *r, unsigned int level) {
@@ -94,8 +97,14 @@ static uint64_t some_entry(struct run *r, unsigned int level) {
         entry |= types[world_random(r->w, 8)] << 3;
         entry |= world_random(r->w, 8) == 0 ? 0x40 : 0;
     }
+    if (r->w->spp && level == 1 && world_random(r->w, 2) != 0) {
+        entry = (entry & ~UINT64_C(2)) | 1 | NVMX_EPT_SUB_PAGE;
+    }
     if (world_random(r->w, 60) == 0) {
-        entry ^= UINT64_C(1) << world_random(r->w, 52); /* often a misconfiguration */
+        uint64_t bit = UINT64_C(1) << world_random(r->w, 52);
+
+        /* Often a misconfiguration. What is a page of 1 GiB for ept01 is described for its first six blocks only. */
+        entry ^= bit >= UINT64_C(1) << 21 && bit < UINT64_C(1) << 30 ? 0 : bit;
     }
     return entry;
 }
@@ -151,7 +160,58 @@ static void invept(struct run *r, bool all) {
     r->pending = false;
 }
 
+static uint64_t sppt_page(struct run *r, unsigned int level) {
+    static const uint8_t first[5] = {0, 8, 4, 2, 0};
+    static const uint8_t count[5] = {0, 8, 4, 2, 2};
+
+    return (uint64_t)(SPPT_PAGE + first[level] + world_random(r->w, count[level])) << 12;
+}
+
+static void store_sppt(struct run *r) {
+    unsigned int level = world_random(r->w, 3) != 0 ? 1 : 1 + world_random(r->w, 4);
+    uint64_t page = sppt_page(r, level);
+    unsigned int index = some_index(r, level);
+    uint64_t entry;
+
+    if (level > 1) {
+        entry = sppt_page(r, level - 1) | (world_random(r->w, 12) != 0);
+    } else {
+        entry = (uint64_t)world_random(r->w, UINT32_MAX) << 32;
+        entry = (entry | world_random(r->w, UINT32_MAX)) & UINT64_C(0x5555555555555555);
+        entry |= world_random(r->w, 3) == 0 ? UINT64_C(0x5555555555555555) : 0;
+    }
+    if (world_random(r->w, 20) == 0) {
+        entry ^= UINT64_C(1) << world_random(r->w, 64); /* often a misconfiguration */
+    }
+    store12(r, level, page, index, entry);
+}
+
+/* Of an EPTP12, where sub-page permissions are on. */
+static uint64_t spptp12_of(const struct run *r, unsigned int eptp) {
+    (void)r;
+    return (uint64_t)(SPPT_PAGE + eptp % 2) << 12;
+}
+
+/* The root of one of L1's EPTPs; with it the CPU and the model know the tables of sub-page permissions. */
+static enum nvmx_status enter_root(struct run *r, unsigned int user, unsigned int eptp, uint64_t *eptp02) {
+    struct world *w = r->w;
+
+    if (!w->spp) {
+        return nvmx_ept_root(w->ept, &w, user, r->eptp12[eptp], w->mbec, eptp02);
+    }
+    w->spptp12 = spptp12_of(r, eptp);
+    return nvmx_ept_root_spp(w->ept, &w, user, r->eptp12[eptp], w->mbec, w->spptp12, eptp02, &w->spptp02);
+}
+
 static void change12(struct run *r) {
+    if (r->w->spp && world_random(r->w, 3) == 0) {
+        store_sppt(r);
+        r->pending = true;
+        if (world_random(r->w, 100) >= INVALIDATE_LATER) {
+            invept(r, world_random(r->w, 2) != 0);
+        }
+        return;
+    }
     unsigned int top = (unsigned int)(r->eptp12[0] >> 3 & 7) + 1;
     unsigned int level = 1 + world_random(r->w, 2);
     uint64_t page;
@@ -243,6 +303,24 @@ static void check_ept01(struct run *r, uint64_t hpa, uint64_t rights) {
     CHECK((rights & 0x407 & ~most) == 0 || (!r->w->mbec && (rights & 7 & ~most) == 0));
 }
 
+/* Of an SPP-related event that turns out to be something else the CPU tells by itself, when L2 tries again. */
+static void check_event(struct run *r, enum nvmx_ept_verdict verdict, const struct nvmx_ept_fault *fault,
+                        const struct world_answer *model, uint64_t hardware) {
+    r->events++;
+    switch (model->outcome) {
+    case WORLD_MISCONFIG:
+        CHECK(verdict == NVMX_EPT_L1_MISCONFIG);
+        break;
+    case WORLD_SPP_EVENT:
+        CHECK(verdict == NVMX_EPT_L1_SPP_EVENT);
+        CHECK(fault->qualification == (model->qualification | (hardware & 0x1000)));
+        break;
+    default:
+        CHECK(verdict == NVMX_EPT_RETRY);
+        break;
+    }
+}
+
 static void check_verdict(struct run *r, enum nvmx_ept_verdict verdict, const struct nvmx_ept_fault *fault,
                           const struct world_answer *model, uint64_t hardware) {
     uint64_t copied = hardware & 0x1180;
@@ -265,6 +343,10 @@ static void check_verdict(struct run *r, enum nvmx_ept_verdict verdict, const st
         CHECK(verdict == NVMX_EPT_HOST_FAULT);
         CHECK(fault->gpa1 == model->gpa1);
         break;
+    case WORLD_SPP_EVENT:
+        CHECK(verdict == NVMX_EPT_L1_SPP_EVENT);
+        CHECK(fault->qualification == (model->qualification | (hardware & 0x1000)));
+        break;
     }
 }
 
@@ -272,14 +354,16 @@ static void one_access(struct run *r) {
     struct world *w = r->w;
     unsigned int vcpu = w->vcpu = world_random(w, WORLD_VCPUS);
     unsigned int user = vcpu * 2 + r->slot[vcpu];
-    uint64_t eptp12 = r->eptp12[r->eptp[vcpu][r->slot[vcpu]]];
-    struct nvmx_ept_access access = {.eptp12 = eptp12, .gpa2 = some_gpa2(r), .mbec = w->mbec};
+    unsigned int eptp = r->eptp[vcpu][r->slot[vcpu]];
+    uint64_t eptp12 = r->eptp12[eptp];
+    struct nvmx_ept_access access = {.eptp12 = eptp12, .gpa2 = some_gpa2(r), .mbec = w->mbec, .spp = w->spp};
     struct world_access kind = some_access(r);
     struct nvmx_ept_fault fault;
     struct world_answer model;
     uint64_t eptp02, hpa, type;
-    enum nvmx_status status = nvmx_ept_root(w->ept, &w, user, eptp12, w->mbec, &eptp02);
+    enum nvmx_status status = enter_root(r, user, eptp, &eptp02);
 
+    access.spptp12 = w->spptp12;
     if (status != NVMX_OK) {
         CHECK(r->may_fail && status == NVMX_E_NO_MEMORY);
         return;
@@ -294,12 +378,14 @@ static void one_access(struct run *r) {
                 CHECK(model.outcome == WORLD_OK && model.hpa == hpa && model.type == type);
             }
             r->granted++;
+            r->by_sub_page += (model.qualification & 0x12) == 2;
             break;
         }
-        CHECK(attempt < 1 || r->pending || r->may_fail); /* without a page L2 is to try again, too */
+        CHECK(attempt < 1 + 2u * w->spp || r->pending || r->may_fail); /* without a page L2 is to try again, too */
         r->faults++;
+        access.spp_event = w->spp_event;
         struct nvmx_ept_fault unmapped_fault = {0};
-        bool unmapped = nvmx_ept_unmapped(w->ept, &w, &access, &unmapped_fault);
+        bool unmapped = !access.spp_event && nvmx_ept_unmapped(w->ept, &w, &access, &unmapped_fault);
         verdict = nvmx_ept_fault(w->ept, &w, &access, &fault);
         if (unmapped && !r->pending) {
             CHECK(verdict == NVMX_EPT_L1_VIOLATION && unmapped_fault.qualification == fault.qualification);
@@ -313,7 +399,7 @@ static void one_access(struct run *r) {
             return;
         }
         if (!r->pending) {
-            check_verdict(r, verdict, &fault, &model, access.qualification);
+            (access.spp_event ? check_event : check_verdict)(r, verdict, &fault, &model, access.qualification);
         }
         if (verdict != NVMX_EPT_RETRY || attempt == 3) {
             r->refused++;
@@ -339,10 +425,11 @@ static void sweep(struct run *r) {
     CHECK(entries_are_expected(w));
     CHECK(nvmx_ept_pages(w->ept) == w->allocated - w->freed);
     for (unsigned int user = 0; user < 4; user++) {
-        uint64_t eptp12 = r->eptp12[r->eptp[user / 2][user % 2]];
+        unsigned int eptp = r->eptp[user / 2][user % 2];
+        uint64_t eptp12 = r->eptp12[eptp];
         uint64_t eptp02;
 
-        if (nvmx_ept_root(w->ept, &w, user, eptp12, w->mbec, &eptp02) != NVMX_OK) {
+        if (enter_root(r, user, eptp, &eptp02) != NVMX_OK) {
             continue;
         }
         for (unsigned int i = 0; i < 40; i++) {
@@ -353,7 +440,10 @@ static void sweep(struct run *r) {
             if (!world_walk02(w, eptp02, gpa2, &t)) {
                 continue;
             }
-            check_ept01(r, t.hpa << 12, t.rights);
+            check_ept01(r, t.hpa << 12, t.rights | (t.sub_page ? 2 : 0));
+            if (t.sub_page && world_vector02(w, gpa2, &t) && (t.vector >> (2 * (gpa2 >> 7 & 31)) & 1) != 0) {
+                CHECK(world_model(w, eptp12, gpa2, &write, true).outcome == WORLD_OK);
+            }
             before[0] = (t.rights & 1) == 0 || world_model(w, eptp12, gpa2, &read, true).outcome == WORLD_OK;
             before[1] = (t.rights & 2) == 0 || world_model(w, eptp12, gpa2, &write, true).outcome == WORLD_OK;
             before[2] = (t.rights & 4) == 0 || world_model(w, eptp12, gpa2, &fetch, true).outcome == WORLD_OK;
@@ -391,6 +481,9 @@ static void one_operation(struct run *r) {
 }
 
 static void fill(struct run *r, unsigned int top) {
+    for (unsigned int i = 0; i < 800 && r->w->spp; i++) {
+        store_sppt(r);
+    }
     for (unsigned int i = 0; i < 6; i++) {
         world_set01(r->w, i << 9, 512, 7, 6, false, i < 3 ? 12 : 21);
         world_set01(r->w, 1u << 18 | i << 9, 512, 7, 6, false, 21);
@@ -402,14 +495,17 @@ static void fill(struct run *r, unsigned int top) {
     }
 }
 
-static void random_run(uint64_t cap, bool mbec, uint32_t budget, unsigned int fail_percent, uint64_t seed) {
+enum features { PLAIN = 0, MBEC = 1, SPP = 2 };
+
+static void random_run(uint64_t cap, enum features features, uint32_t budget, unsigned int fail_percent, uint64_t seed) {
     unsigned int operations = getenv("NVMX_FULL") != NULL ? OPERATIONS_FULL : OPERATIONS_SHORT;
     struct world *w = world_new(cap, budget);
     unsigned int top = (cap & (1u << 7)) != 0 ? 5 : 4;
     struct run run = {.w = w, .seed = seed, .may_fail = fail_percent != 0};
     struct run *r = &run;
 
-    w->mbec = mbec;
+    w->mbec = (features & MBEC) != 0;
+    w->spp = (features & SPP) != 0;
     w->random = seed;
     w->versions = seed % 2 != 0;
     fill(r, top);
@@ -430,34 +526,41 @@ static void random_run(uint64_t cap, bool mbec, uint32_t budget, unsigned int fa
     CHECK(run.faults > operations / 100);
     CHECK(run.refused > operations / 100);
     CHECK(run.unmapped > operations / 1000);
+    CHECK(!w->spp || (run.by_sub_page > operations / 400 && run.events > operations / 1000));
     world_delete(w);
 }
 
 Test(ept, random_plain) {
-    random_run(WORLD_CAPS_PLAIN, false, 0, 0, 0x1234567);
+    random_run(WORLD_CAPS_PLAIN, PLAIN, 0, 0, 0x1234567);
 }
 
 Test(ept, random_without_large_pages_or_execute_only) {
-    random_run(WORLD_CAPS_PLAIN & ~((1u << 0) | (1u << 16) | (1u << 17)), false, 0, 0, 0x2345671);
+    random_run(WORLD_CAPS_PLAIN & ~((1u << 0) | (1u << 16) | (1u << 17)), PLAIN, 0, 0, 0x2345671);
 }
 
 Test(ept, random_accessed_and_dirty) {
-    random_run(WORLD_CAPS_PLAIN | WORLD_CAPS_AD | WORLD_CAPS_ADVANCED, false, 0, 0, 0x3456712);
+    random_run(WORLD_CAPS_PLAIN | WORLD_CAPS_AD | WORLD_CAPS_ADVANCED, PLAIN, 0, 0, 0x3456712);
 }
 
 Test(ept, random_mbec) {
-    random_run(WORLD_CAPS_PLAIN | WORLD_CAPS_AD | WORLD_CAPS_ADVANCED, true, 0, 0, 0x4567123);
+    random_run(WORLD_CAPS_PLAIN | WORLD_CAPS_AD | WORLD_CAPS_ADVANCED, MBEC, 0, 0, 0x4567123);
 }
 
 Test(ept, random_five_levels) {
-    random_run(WORLD_CAPS_PLAIN | WORLD_CAPS_AD | (1u << 7), false, 0, 0, 0x5671234);
+    random_run(WORLD_CAPS_PLAIN | WORLD_CAPS_AD | (1u << 7), PLAIN, 0, 0, 0x5671234);
 }
 
 Test(ept, random_small_budget) {
-    random_run(WORLD_CAPS_PLAIN | WORLD_CAPS_AD, false, 48, 0, 0x6712345);
+    random_run(WORLD_CAPS_PLAIN | WORLD_CAPS_AD, PLAIN, 48, 0, 0x6712345);
 }
 
 Test(ept, random_allocator_fails) {
-    random_run(WORLD_CAPS_PLAIN | WORLD_CAPS_AD, false, 0, 30, 0x7123456);
-    random_run(WORLD_CAPS_PLAIN, false, 40, 20, 0x7123457);
+    random_run(WORLD_CAPS_PLAIN | WORLD_CAPS_AD, PLAIN, 0, 30, 0x7123456);
+    random_run(WORLD_CAPS_PLAIN, PLAIN, 40, 20, 0x7123457);
+}
+
+Test(ept, random_sub_page_permissions) {
+    random_run(WORLD_CAPS_PLAIN, SPP, 0, 0, 0x1234573);
+    random_run(WORLD_CAPS_PLAIN | WORLD_CAPS_AD | WORLD_CAPS_ADVANCED, (enum features)(SPP | MBEC), 0, 0, 0x2345712);
+    random_run(WORLD_CAPS_PLAIN | WORLD_CAPS_AD, SPP, 64, 20, 0x3457123);
 }

@@ -106,6 +106,7 @@ static void page_free(void *ctx, void *page, uint64_t hpa) {
         for (unsigned int i = 0; i < WORLD_TLB; i++) {
             for (unsigned int level = 1; level < 6 && w->tlb[v][i].valid; level++) {
                 cr_assert_neq(w->tlb[v][i].table[level], hpa, "a table was freed before the flush");
+                cr_assert(level == 5 || w->tlb[v][i].sppt[level] != hpa, "a table of SPPT02 was freed before the flush");
             }
         }
     }
@@ -282,6 +283,8 @@ bool world_walk02(struct world *w, uint64_t eptp02, uint64_t gpa2, struct world_
             out->gpa2 = gpa2 >> 12;
             out->hpa = ((entry & ADDRESS & ~offset) | (gpa2 & offset)) >> 12;
             out->type = entry >> 3 & 15;
+            out->sub_page = level == 1 && (entry & NVMX_EPT_SUB_PAGE) != 0;
+            cr_assert(w->spp || (entry & NVMX_EPT_SUB_PAGE) == 0);
             return true;
         }
         table = entry & ADDRESS;
@@ -300,6 +303,45 @@ static bool allowed(uint64_t rights, uint64_t kind, const struct world_access *a
            !((kind & 4) != 0 && fetch == 0);
 }
 
+bool world_vector02(struct world *w, uint64_t gpa2, struct world_translation *out) {
+    uint64_t table = w->spptp02;
+
+    for (unsigned int level = 4; level > 1; level--) {
+        uint64_t entry = ((const uint64_t *)page_pointer(w, table))[gpa2 >> (12 + 9 * (level - 1)) & 511];
+
+        out->sppt[level] = table;
+        cr_assert_eq(entry & ~(ADDRESS | 1), 0, "SPPT02 is misconfigured: level %u entry %#llx", level, (unsigned long long)entry);
+        if ((entry & 1) == 0) {
+            return false;
+        }
+        table = entry & ADDRESS;
+    }
+    out->sppt[1] = table;
+    out->vector = ((const uint64_t *)page_pointer(w, table))[gpa2 >> 12 & 511];
+    cr_assert_eq(out->vector & UINT64_C(0xaaaaaaaaaaaaaaaa), 0, "SPPT02 has a vector %#llx", (unsigned long long)out->vector);
+    out->has_vector = true;
+    return true;
+}
+
+static bool sub_page_writable(uint64_t vector, uint64_t gpa2) {
+    return (vector >> (2 * (gpa2 >> 7 & 31)) & 1) != 0;
+}
+
+/* Is the write refused for want of the right to write alone, and of a kind that SPP knows? */
+static bool spp_eligible(const struct world *w, uint64_t rights, bool sub_page, uint64_t kind, const struct world_access *access) {
+    return w->spp && sub_page && (rights & 3) == 1 && (kind & 2) != 0 && access->linear && !access->walk &&
+           allowed(rights | 2, kind, access, w->mbec);
+}
+
+/* The TLB keeps a vector that was found, as it keeps a translation. */
+static bool cpu_sub_page(struct world *w, struct world_translation *slot, uint64_t gpa2, uint64_t kind, const struct world_access *access) {
+    if (!spp_eligible(w, slot->rights, slot->sub_page, kind, access)) {
+        return false;
+    }
+    w->spp_event = !slot->has_vector && !world_vector02(w, gpa2, slot);
+    return !w->spp_event && sub_page_writable(slot->vector, gpa2);
+}
+
 bool world_cpu(struct world *w, unsigned int vcpu, uint64_t eptp02, uint64_t gpa2, const struct world_access *access,
                uint64_t *hpa, uint64_t *type, uint64_t *qualification) {
     struct world_translation *slot = &w->tlb[vcpu][(gpa2 >> 12 ^ gpa2 >> 21 ^ gpa2 >> 30 ^ gpa2 >> 39) % WORLD_TLB];
@@ -308,14 +350,19 @@ bool world_cpu(struct world *w, unsigned int vcpu, uint64_t eptp02, uint64_t gpa
     if (!slot->valid || ((slot->eptp02 ^ eptp02) & ADDRESS) != 0 || slot->gpa2 != gpa2 >> 12) {
         world_walk02(w, eptp02, gpa2, slot);
     }
-    if (!slot->valid || !allowed(slot->rights, kind, access, w->mbec)) {
+    w->spp_event = false;
+    if (!slot->valid || (!allowed(slot->rights, kind, access, w->mbec) && !cpu_sub_page(w, slot, gpa2, kind, access))) {
+        slot->valid = false; /* SDM 31.4.3.1 */
+        if (w->spp_event) {
+            *qualification = 0x800 | (uint64_t)world_random(w, 2) << 12;
+            return false;
+        }
         *qualification = kind | (slot->rights & 7) << 3 | (w->mbec ? slot->rights >> 10 << 6 : 0);
         if (access->linear) {
             *qualification |= 0x80 | (access->walk ? 0 : 0x100);
             *qualification |= access->walk ? 0 : (access->user ? 0x200 : 0) | (world_random(w, 4) << 10);
         }
         *qualification |= (uint64_t)world_random(w, 2) << 12;
-        slot->valid = false; /* SDM 31.4.3.1 */
         return false;
     }
     *hpa = slot->hpa << 12 | (gpa2 & 4095);
@@ -382,6 +429,30 @@ static uint64_t *model_entry(struct world *w, uint64_t table, unsigned int index
     return table < WORLD_L1_PAGES * 4096u ? &w->expected[table >> 12][index] : &nothing;
 }
 
+/* SDM 31.3.4.2: false if the write is refused, and what by is in *answer. */
+static bool model_sub_page(struct world *w, uint64_t gpa2, struct world_answer *answer) {
+    uint64_t table = w->spptp12, entry;
+
+    for (unsigned int level = 4; level > 1; level--) {
+        entry = *model_entry(w, table, (unsigned int)(gpa2 >> (12 + 9 * (level - 1)) & 511));
+        if ((entry & 1) == 0 || (entry & 0xffe) != 0 || entry >> w->l1_caps.physical_address_bits != 0) {
+            answer->outcome = WORLD_SPP_EVENT;
+            answer->qualification = (entry & 1) == 0 ? 0x800 : 0;
+            return false;
+        }
+        table = entry & ADDRESS;
+    }
+    entry = *model_entry(w, table, (unsigned int)(gpa2 >> 12 & 511));
+    for (unsigned int bit = 1; bit < 64; bit += 2) {
+        if ((entry >> bit & 1) != 0) {
+            answer->outcome = WORLD_SPP_EVENT;
+            answer->qualification = 0;
+            return false;
+        }
+    }
+    return sub_page_writable(entry, gpa2);
+}
+
 static struct world_answer model_ept01(const struct world *w, struct world_answer answer, uint64_t kind, uint64_t leaf,
                                        const struct world_access *access) {
     const struct world_page01 *page = &w->ept01[answer.gpa1 >> 12 & (WORLD_PFNS - 1)];
@@ -429,7 +500,11 @@ struct world_answer world_model(struct world *w, uint64_t eptp12, uint64_t gpa2,
     }
     answer.qualification |= (rights & 7) << 3 | (w->mbec ? rights >> 10 << 6 : 0);
     if (!allowed(rights, kind, access, w->mbec)) {
-        return answer;
+        bool sub_page = level == 1 && (*used[1] & NVMX_EPT_SUB_PAGE) != 0;
+
+        if (!spp_eligible(w, rights, sub_page, kind, access) || !model_sub_page(w, gpa2, &answer)) {
+            return answer;
+        }
     }
     answer.gpa1 = table + (gpa2 & ((UINT64_C(1) << (12 + 9 * (level - 1))) - 1));
     for (unsigned int i = level; i < 6 && ad && flags; i++) {

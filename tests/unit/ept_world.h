@@ -8,7 +8,7 @@
 
 #include <nvmx/ept.h>
 
-#define WORLD_L1_PAGES   64u        /* L1's tables are in gpa1 [0, WORLD_L1_PAGES * 4 KiB) */
+#define WORLD_L1_PAGES   80u        /* L1's tables are in gpa1 [0, WORLD_L1_PAGES * 4 KiB) */
 #define WORLD_PFNS       (1u << 19) /* ept01 covers 2 GiB of gpa1 */
 #define WORLD_HOST_PAGES 4096u
 #define WORLD_VCPUS      2u
@@ -30,7 +30,11 @@ struct world_translation {
     uint64_t eptp02, gpa2, hpa; /* pages */
     uint64_t rights;            /* bits 2:0 and 10 */
     uint64_t type;              /* bits 6:3 of the leaf */
+    bool sub_page;              /* bit 61 of a 4-KByte leaf */
+    bool has_vector;            /* of SPPT02 */
+    uint64_t vector;
     uint64_t table[6];          /* hpa of the tables that were used */
+    uint64_t sppt[5];           /* the same of SPPT02 */
 };
 
 struct world {
@@ -55,6 +59,10 @@ struct world {
     void (*in_lookup)(struct world *w);
     void (*in_flush)(struct world *w);
     bool mbec;
+    bool spp;         /* sub-page write permissions are on: bit 61 means something in ept12 and may be in ept02 */
+    uint64_t spptp12; /* of what the model is asked about, */
+    uint64_t spptp02; /* and what the CPU has: set with it */
+    bool spp_event;   /* the CPU's last refusal was an SPP-related event */
     bool versions; /* the host knows which pages of L1 were written: page_version */
     uint32_t version_calls;
     uint64_t without_version; /* this page never has a number, if it is not 0 */
@@ -71,12 +79,12 @@ struct world_access {
     bool user;     /* user-mode linear address */
 };
 
-enum world_outcome { WORLD_OK = 0, WORLD_VIOLATION, WORLD_MISCONFIG, WORLD_HOST };
+enum world_outcome { WORLD_OK = 0, WORLD_VIOLATION, WORLD_MISCONFIG, WORLD_HOST, WORLD_SPP_EVENT };
 
 /* What the model says. */
 struct world_answer {
     enum world_outcome outcome;
-    uint64_t qualification; /* bits 6:0 */
+    uint64_t qualification; /* bits 6:0; of an SPP-related event bit 11 */
     uint64_t gpa1, hpa;
     uint64_t type; /* bits 6:3 of the leaf that ept02 should have */
 };
@@ -101,11 +109,14 @@ void world_set01(struct world *w, uint32_t pfn, uint32_t count, uint8_t access, 
 /* ... loses the right to write, as for a log of what is written. */
 void world_protect01(struct world *w, uint32_t pfn, uint32_t count);
 
-/* The CPU: one try. False: an EPT violation, with its qualification as the CPU gives it. */
+/* The CPU: one try. False: an EPT violation, or w->spp_event, with its qualification as the CPU gives it. */
 bool world_cpu(struct world *w, unsigned int vcpu, uint64_t eptp02, uint64_t gpa2, const struct world_access *access,
                uint64_t *hpa, uint64_t *type, uint64_t *qualification);
 /* What ept02 permits for an address at this moment, by a walk without TLB. False: nothing. */
 bool world_walk02(struct world *w, uint64_t eptp02, uint64_t gpa2, struct world_translation *out);
+
+/* What SPPT02 says now. False: a miss. */
+bool world_vector02(struct world *w, uint64_t gpa2, struct world_translation *out);
 
 /* The model. `flags`: set accessed and dirty flags in `expected`. Reads `expected`. */
 struct world_answer world_model(struct world *w, uint64_t eptp12, uint64_t gpa2, const struct world_access *access,

@@ -55,11 +55,11 @@ static const struct origins origins[] = {
     {
         .slot = NVMX_F_SECONDARY_CONTROLS,
         .l1 = B(0) | B(3) /* RDTSCP */ | B(4) | B(7) /* unrestricted */ | B(8) | B(9) | B(12) /* INVPCID */ |
-              B(13) /* VMFUNC */ | B(20) /* XSAVES */ | B(22) /* MBEC */ | B(26) /* user wait */,
+              B(13) /* VMFUNC */ | B(20) /* XSAVES */ | B(22) /* MBEC */ | B(23) /* SPP */ | B(26) /* user wait */,
         .either = B(2) | B(6) | B(10) | B(11) | B(15) | B(16) | B(25) /* TSC scaling */ | B(28) |
                   B(30) /* bus locks */ | B(31) /* timeout */,
         .both = B(27) /* PCONFIG */,
-        .never = B(14) /* shadowing */ | B(17) /* PML */ | B(18) /* #VE */ | B(21) /* PASID */ | B(23) /* SPP */,
+        .never = B(14) /* shadowing */ | B(17) /* PML */ | B(18) /* #VE */ | B(21) /* PASID */,
         .always = B(1) /* EPT */,
         .own = B(5) /* VPID */,
     },
@@ -96,6 +96,7 @@ Test(merge, origin_of_each_control) {
     machine.msr[NVMX_CAP_TRUE_PINBASED] |= UINT64_C(1) << 39;
     machine.msr[NVMX_CAP_ENTRY] |= UINT64_C(1) << 56;
     machine.msr[NVMX_CAP_TRUE_ENTRY] |= UINT64_C(1) << 56;
+    machine.msr[NVMX_CAP_PROCBASED2] |= UINT64_C(1) << 55;
     struct sim *sim = l1_ready(&(struct sim_options){.machine = &machine});
     l1_writes(sim, NVMX_VMCS_VIRTUAL_APIC_ADDRESS, SIM_L1_VIRTUAL_APIC);
     l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, SIM_L1_APIC_ACCESS);

@@ -59,6 +59,11 @@ static void prepare(struct sim *sim, const struct row *r) {
                        slot == NVMX_F_SECONDARY_CONTROLS;
         value[slot] = (control ? value[slot] : 0) | r->set[i].bits;
     }
+    uint64_t ignored[2]; /* roots: no entry made them */
+    if ((value[NVMX_F_SECONDARY_CONTROLS] & PROC2_SPP) != 0)
+        cr_assert_eq(nvmx_ept_root_spp(sim->vcpu->vm->ept, sim->vcpu->ctx, 200, value[NVMX_F_EPT_POINTER], false, value[NVMX_F_SPP_TABLE_POINTER],
+                                       &ignored[0], &ignored[1]),
+                     NVMX_OK);
     sim->regs.gpr[NVMX_RAX] = r->rax;
     sim->regs.gpr[NVMX_RDX] = 0;
     sim->regs.gpr[NVMX_RCX] = r->rcx;
@@ -94,7 +99,7 @@ Test(route_rows, who_gets_each_exit) {
     sim_machine(&machine);
     machine.msr[NVMX_CAP_PROCBASED] |= UINT64_C(1) << 49;
     machine.msr[NVMX_CAP_TRUE_PROCBASED] |= UINT64_C(1) << 49;
-    machine.msr[NVMX_CAP_PROCBASED2] |= (uint64_t)(PROC2_PCONFIG | PROC2_ENCLV | PROC2_BUS_LOCK | PROC2_TIMEOUT) << 32;
+    machine.msr[NVMX_CAP_PROCBASED2] |= (uint64_t)(PROC2_SPP | PROC2_PCONFIG | PROC2_ENCLV | PROC2_BUS_LOCK | PROC2_TIMEOUT) << 32;
     machine.msr[NVMX_CAP_PROCBASED3] = PROC3_LOADIWKEY | PROC3_MSR_LIST;
     for (size_t i = 0; i < COUNT(rows); i++) {
         struct sim *sim = l2_running(&(struct sim_options){.machine = &machine});
