@@ -60,6 +60,8 @@ static void some_tables(struct run *r, unsigned int top, uint8_t which) {
     for (unsigned int level = 1; level <= top; level++)
         for (unsigned int i = 0; i < 120; i++)
             store_some(r, level);
+    for (unsigned int i = 0; i < 300 && w->spp; i++)
+        store_sppt(r);
     all[which].made = true;
     all[which].random = w->random;
     memcpy(all[which].entries, w->entries, sizeof(w->entries));
@@ -79,7 +81,8 @@ static void some_tables(struct run *r, unsigned int top, uint8_t which) {
 #define DENSE_PAGE  63u
 static bool dense_used;
 
-#define STACKS 0xf8u /* which world: from here on that of ept_stacks.c */
+#define SUB_PAGES 0xf0u /* which world: from here on with sub-page permissions, */
+#define STACKS    0xf8u /* from here on that of ept_stacks.c */
 
 /*
  * One world's memory for all inputs: clearing all of it costs more than an input does. Of L1's pages the entries are cleared that tables were written to (that no
@@ -115,8 +118,10 @@ static struct world *fresh_world(uint64_t cap, uint32_t budget) {
 static void translate(struct run *r) {
     struct world *w = r->w;
     struct world_access kind = some_access(r);
-    struct nvmx_ept_access access = {.eptp12 = r->eptp12[world_random(w, EPTPS)], .mbec = w->mbec};
+    unsigned int eptp = world_random(w, EPTPS);
+    struct nvmx_ept_access access = {.eptp12 = r->eptp12[eptp], .mbec = w->mbec, .spp = w->spp, .spptp12 = spptp12_of(r, eptp)};
     struct nvmx_ept_fault fault;
+    w->spptp12 = access.spptp12;
     access.gpa2 = some_gpa2(r);
     access.qualification = kind.kind | (kind.linear ? 0x80 : 0) | (kind.linear && !kind.walk ? 0x100 : 0) | (kind.user ? 0x200 : 0);
     struct world_answer model = world_model(w, access.eptp12, access.gpa2, &kind, !r->pending);
@@ -127,6 +132,9 @@ static void translate(struct run *r) {
         expect_what_is(w);
     else if (model.outcome == WORLD_OK || model.outcome == WORLD_HOST)
         FUZZ_HOLD(verdict == NVMX_EPT_RETRY, "translation of %#llx: verdict %d", (unsigned long long)access.gpa2, (int)verdict);
+    else if (model.outcome == WORLD_SPP_EVENT)
+        FUZZ_HOLD(verdict == NVMX_EPT_L1_SPP_EVENT && fault.qualification == model.qualification, "translation of %#llx: verdict %d", (unsigned long long)access.gpa2,
+                  (int)verdict);
     else if (model.outcome == WORLD_VIOLATION)
         FUZZ_HOLD(verdict == NVMX_EPT_L1_VIOLATION && (fault.qualification & 0x7f) == model.qualification, "translation of %#llx: verdict %d, qualification %#llx",
                   (unsigned long long)access.gpa2, (int)verdict, (unsigned long long)fault.qualification);
@@ -152,7 +160,7 @@ static void touch_dense(struct run *r, uint64_t eptp12, unsigned int top) {
             if (verdict != NVMX_EPT_FAILED)
                 check_verdict(r, verdict, &fault, &model, access.qualification);
         } else {
-            check_ept01(r, t.hpa << 12, t.rights);
+            check_ept01(r, t.hpa << 12, t.rights | (t.sub_page ? 2 : 0));
             if (t.rights & 1)
                 FUZZ_HOLD(world_model(w, eptp12, access.gpa2, &read, true).outcome == WORLD_OK, "ept02 permits %#llx", (unsigned long long)access.gpa2);
         }
@@ -195,21 +203,24 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         {WORLD_CAPS_PLAIN | WORLD_CAPS_AD | (1u << 7), false, 0, 0},
         {WORLD_CAPS_PLAIN | WORLD_CAPS_AD, false, 48, 0},
         {WORLD_CAPS_PLAIN | WORLD_CAPS_AD, false, 0, 30},
+        {WORLD_CAPS_PLAIN | WORLD_CAPS_AD | WORLD_CAPS_ADVANCED, false, 0, 0}, /* with sub-page permissions */
     };
     struct fuzz_input in = fuzz_start(data, size);
     uint8_t which = fuzz_u8(&in);
     if (which >= STACKS) {
         struct world *stacks = fresh_world(WORLD_CAPS_PLAIN | WORLD_CAPS_AD | WORLD_CAPS_ADVANCED | (1u << 23), 0);
-        stacks->mbec = stacks->versions = false;
+        stacks->mbec = stacks->versions = stacks->spp = false;
         ept_stacks(stacks, &in);
         world_end(stacks);
         return 0;
     }
-    unsigned int kind = which % 7u;
+    bool spp = which >= SUB_PAGES;
+    unsigned int kind = spp ? 7 : which % 7u;
     struct world *w = fresh_world(worlds[kind].cap, worlds[kind].budget);
     unsigned int top = worlds[kind].cap & (1u << 7) ? 5 : 4;
     struct run run = {.w = w, .seed = which, .may_fail = worlds[kind].fail != 0};
     w->mbec = worlds[kind].mbec;
+    w->spp = spp;
     w->versions = which / 7 % 2;
     w->random = spread(which);
     some_tables(&run, top, which);
@@ -226,7 +237,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         fuzz_log("operation %u", run.operation);
         if (random >> 20 == 15)
             translate(&run);
-        else if (random >> 20 == 14 && random % 4 == 0)
+        else if (random >> 20 == 14 && random % 4 == 0 && !spp)
             dense(&run);
         else
             one_operation(&run);

@@ -113,6 +113,7 @@ static void set_pointers(struct fuzz_machine *m) {
         {NVMX_F_VMWRITE_BITMAP_ADDRESS, 0x22000},
         {NVMX_F_VIRTUALIZATION_EXCEPTION_INFORMATION_ADDRESS, 0x23000},
         {NVMX_F_PML_ADDRESS, 0x24000},
+        {NVMX_F_SPP_TABLE_POINTER, 0x2a000},
         {NVMX_F_POSTED_INTERRUPT_DESCRIPTOR_ADDRESS, 0x25040},
         {NVMX_F_PML_INDEX, 511},
         {NVMX_F_VPID, 7},
@@ -131,6 +132,10 @@ static void set_pointers(struct fuzz_machine *m) {
 static void fill_regions(struct sim *sim) {
     sim_region(sim, FUZZ_SHADOW_REGION);
     sim_write32(sim, FUZZ_SHADOW_REGION, sim_read32(sim, FUZZ_SHADOW_REGION) | 0x80000000u);
+    for (uint64_t table = 0x2a000; table < 0x2d000; table += 0x1000) /* of sub-page permissions */
+        sim_write64(sim, table, (table + 0x1000) | 1);
+    for (uint64_t page = 0; page < 16; page++)
+        sim_write64(sim, 0x2d000 + page * 8, UINT64_C(0x5555555555555555) << page);
     sim_write64(sim, 0x20000, SIM_L1_EPT12 | 0x1e);
     sim_write64(sim, 0x20008, SIM_L1_EPT12 | 0x5e);
 }
@@ -351,7 +356,7 @@ struct bundle_row {
     uint64_t clear, set;
 };
 #define BUNDLE_ROWS 24
-#define BUNDLES 19
+#define BUNDLES 20
 #define ALL_BITS UINT64_MAX
 #define SEGMENT16(name) {NVMX_F_GUEST_##name##_SELECTOR, ALL_BITS, 0x10}, {NVMX_F_GUEST_##name##_LIMIT, ALL_BITS, 0xffff}
 #define SECONDARY_ON {NVMX_F_PRIMARY_CONTROLS, 0, 1u << 31}
@@ -404,6 +409,8 @@ static const struct bundle_row bundles[BUNDLES][BUNDLE_ROWS] = {
     /* instructions of newer processors */
     {SECONDARY_ON, {NVMX_F_SECONDARY_CONTROLS, 0, 1u << 15 | 1u << 26 | 1u << 27 | 1u << 28 | 1u << 30 | 1u << 31 | 1u << 12 | 1u << 20 | 1u << 11 | 1u << 16},
      {NVMX_F_ENCLS_EXITING_BITMAP, ALL_BITS, 0x155}, {NVMX_F_ENCLV_EXITING_BITMAP, ALL_BITS, 0x155}, {NVMX_F_PCONFIG_EXITING_BITMAP, ALL_BITS, 0x155}},
+    /* sub-page write permissions */
+    {SECONDARY_ON, {NVMX_F_SECONDARY_CONTROLS, 0, 1u << 1 | 1u << 23}, {NVMX_F_SPP_TABLE_POINTER, ALL_BITS, 0x2a000}},
 };
 
 static uint64_t settable(const struct nvmx_caps *caps, unsigned int slot) {

@@ -240,6 +240,10 @@ static void check_pages(const struct three *t) {
     } else {
         FUZZ_HOLD(eptp02 == SIM_EPTP01, "L2 without EPT runs on %#llx", U(eptp02));
     }
+    if (second & BIT(23))
+        FUZZ_HOLD(secondary(&t->l1) & BIT(1) ? sim_page(t->l1.m->sim, l2[NVMX_F_SPP_TABLE_POINTER]) != NULL
+                                             : l2[NVMX_F_SPP_TABLE_POINTER] == t->host.field[NVMX_F_SPP_TABLE_POINTER],
+                  "SPPTP02 %#llx is not the library's page, nor the host's", U(l2[NVMX_F_SPP_TABLE_POINTER]));
     if (second & BIT(5))
         FUZZ_HOLD(l2[NVMX_F_VPID] >= 2 && l2[NVMX_F_VPID] <= 5, "VPID02 %#llx is not of those the host gave", U(l2[NVMX_F_VPID]));
     if (second & BIT(13))

@@ -69,6 +69,7 @@ static const struct {
     [REASON_PML_FULL] = {"page-modification log full", 0},
     [REASON_XSAVES] = {"XSAVES", LENGTH | MEMORY_FORM},
     [REASON_XRSTORS] = {"XRSTORS", LENGTH | MEMORY_FORM},
+    [REASON_SPP] = {"SPP-related event", LINEAR | PHYSICAL},
     /* They have instruction information, too, but not in Bochs 3.0. */
     [REASON_UMWAIT] = {"UMWAIT", LENGTH},
     [REASON_TPAUSE] = {"TPAUSE", LENGTH},
@@ -153,7 +154,9 @@ void exit_reduce(struct exit_info *e) {
     if (basic == REASON_PML_FULL) {
         e->qualification &= 0x11000;
     }
-    if (basic != REASON_EPT_VIOLATION || (e->qualification & 0x80) == 0) {
+    if (basic == REASON_SPP) {
+        e->qualification &= 0x11800;
+    } else if (basic != REASON_EPT_VIOLATION || (e->qualification & 0x80) == 0) {
         bool string_io = basic == REASON_IO && (e->qualification & IO_STRING) != 0;
         bool lmsw_memory = basic == REASON_CR && (e->qualification & 0x70) == 0x70;
         e->linear = string_io || lmsw_memory ? e->linear : 0;

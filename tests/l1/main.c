@@ -12,7 +12,7 @@ struct multiboot_info {
 
 static const struct scenario_list *const lists[] = {
     &scenarios_info, &scenarios_off, &scenarios_vmcs, &scenarios_instruction, &scenarios_register,
-    &scenarios_exception, &scenarios_ept, &scenarios_ept_random, &scenarios_controls, &scenarios_entry, &scenarios_event, &scenarios_apic,
+    &scenarios_exception, &scenarios_ept, &scenarios_ept_random, &scenarios_spp, &scenarios_controls, &scenarios_entry, &scenarios_event, &scenarios_apic,
     &scenarios_state, &scenarios_mode, &scenarios_smp,
 };
 

@@ -15,6 +15,6 @@ struct scenario_list {
 extern const struct scenario_list scenarios_info, scenarios_off, scenarios_vmcs, scenarios_instruction;
 extern const struct scenario_list scenarios_register, scenarios_exception, scenarios_ept, scenarios_entry;
 extern const struct scenario_list scenarios_controls, scenarios_event, scenarios_apic, scenarios_state, scenarios_mode, scenarios_smp;
-extern const struct scenario_list scenarios_ept_random;
+extern const struct scenario_list scenarios_ept_random, scenarios_spp;
 
 #endif

@@ -14,27 +14,36 @@
 #include <stdlib.h>
 
 #define OWN_ENTRIES 64u
-#define ROOTS       2u /* page 0: without, page 1: with accessed and dirty flags */
-#define PML4(root)  (root)
+#define ROOTS       3u /* without, and with accessed and dirty flags; these with sub-page write permissions */
+#define PML4(root)  ((root) == 0 ? 0u : 1u)
 #define PDPT        2u
 #define PD          3u
 #define PT(cpu)     (8u + (cpu))
+#define SPPT(level) (24u - (level)) /* 4 to 2 */
+#define VECTORS(cpu) (24u + (cpu))
 
 struct thread {
     struct cpu *cpu;
     uint64_t operations;
-    uint64_t eptp12, eptp02;
+    uint64_t eptp12;
+    struct tables tables;
 };
 
 static uint64_t eptp12_of(unsigned int root) {
-    return (uint64_t)PML4(root) << 12 | 0x1e | (root == 1 ? NVMX_EPTP_AD : 0);
+    return (uint64_t)PML4(root) << 12 | 0x1e | (root != 0 ? NVMX_EPTP_AD : 0);
+}
+
+static uint64_t some_vector(struct cpu *cpu) {
+    static const uint64_t vectors[4] = {0, UINT64_C(0x5555555555555555), UINT64_C(0x1111111111111111), UINT64_C(0x5555555500000000)};
+
+    return vectors[random_below(cpu, 4)];
 }
 
 static uint64_t some_leaf(struct cpu *cpu) {
     static const uint64_t rights[8] = {7, 7, 7, 7, 5, 3, 1, 0};
     uint64_t gpa1 = TABLE_PAGES + random_below(cpu, GPA1_PAGES - TABLE_PAGES);
 
-    return gpa1 << 12 | 6 << 3 | rights[random_below(cpu, 8)];
+    return gpa1 << 12 | 6 << 3 | rights[random_below(cpu, 8)] | (random_below(cpu, 2) != 0 ? NVMX_EPT_SUB_PAGE : 0);
 }
 
 static void make_tables(struct world *w) {
@@ -42,16 +51,23 @@ static void make_tables(struct world *w) {
         w->l1[PML4(root)][0] = (uint64_t)PDPT << 12 | 7;
     }
     w->l1[PDPT][0] = (uint64_t)PD << 12 | 7;
+    w->l1[SPPT(4)][0] = (uint64_t)SPPT(3) << 12 | 1;
+    w->l1[SPPT(3)][0] = (uint64_t)SPPT(2) << 12 | 1;
     for (unsigned int i = 0; i < w->cpus; i++) {
         w->l1[PD][i] = (uint64_t)PT(i) << 12 | 7;
         for (unsigned int k = 0; k < OWN_ENTRIES; k++) {
             w->l1[PT(i)][k] = some_leaf(&w->cpu[i]);
+            w->l1[VECTORS(i)][k] = some_vector(&w->cpu[i]);
         }
+        w->l1[SPPT(2)][i] = (uint64_t)VECTORS(i) << 12 | 1;
     }
 }
 
 static bool enter_root(struct thread *t) {
-    enum nvmx_status status = nvmx_ept_root(t->cpu->world->ept, t->cpu, t->cpu->id, t->eptp12, false, &t->eptp02);
+    struct nvmx_ept *ept = t->cpu->world->ept;
+    enum nvmx_status status = t->tables.spp ? nvmx_ept_root_spp(ept, t->cpu, t->cpu->id, t->eptp12, false, (uint64_t)SPPT(4) << 12,
+                                                                &t->tables.eptp02, &t->tables.spptp02)
+                                            : nvmx_ept_root(ept, t->cpu, t->cpu->id, t->eptp12, false, &t->tables.eptp02);
 
     if (status == NVMX_E_NO_MEMORY) {
         t->cpu->no_memory++;
@@ -73,12 +89,28 @@ static uint64_t own_entry(const struct world *w, unsigned int owner, unsigned in
     return (above & 7) == 0 ? 0 : (above & 0x80) != 0 ? above : entry & (above | ~UINT64_C(7));
 }
 
-static void check_own(struct thread *t, unsigned int index, uint64_t kind, uint64_t owner) {
+enum sub_page { NONE, PERMITTED, REFUSED, EVENT };
+
+/* What the sub-pages of a processor's own page say of a write that the page does not permit. NONE: it has none. */
+static enum sub_page own_sub_page(const struct thread *t, unsigned int index, uint64_t kind, uint64_t gpa2, uint64_t entry) {
+    const struct world *w = t->cpu->world;
+    uint64_t above = load(&w->l1[PD][t->cpu->id]);
+
+    if (!t->tables.spp || kind != 2 || (entry & 3) != 1 || (above & 0x80) != 0 || (entry & NVMX_EPT_SUB_PAGE) == 0) {
+        return NONE;
+    }
+    if ((load(&w->l1[SPPT(2)][t->cpu->id]) & 1) == 0) {
+        return EVENT;
+    }
+    return (load(&w->l1[VECTORS(t->cpu->id)][index]) >> (2 * (gpa2 >> 7 & 31)) & 1) != 0 ? PERMITTED : REFUSED;
+}
+
+static void check_own(struct thread *t, unsigned int index, uint64_t kind, uint64_t gpa2, uint64_t owner) {
     struct world *w = t->cpu->world;
     uint64_t gpa1;
     uint64_t entry = own_entry(w, t->cpu->id, index, &gpa1);
 
-    if ((entry & kind) != kind) {
+    if ((entry & kind) != kind && own_sub_page(t, index, kind, gpa2, entry) != PERMITTED) {
         fail("processor %u: access %llu through entry %#llx", t->cpu->id, (unsigned long long)kind, (unsigned long long)entry);
     }
     if (owner != gpa1) {
@@ -90,12 +122,22 @@ static void check_own(struct thread *t, unsigned int index, uint64_t kind, uint6
 }
 
 /* What the processor is told about its own entries. ept01 may have changed since, so a fault of the host's can't be checked. */
-static void check_refusal(struct thread *t, unsigned int index, uint64_t kind, const struct nvmx_ept_fault *fault) {
+static void check_refusal(struct thread *t, unsigned int index, uint64_t kind, uint64_t gpa2, const struct nvmx_ept_fault *fault) {
     uint64_t gpa1;
     uint64_t entry = own_entry(t->cpu->world, t->cpu->id, index, &gpa1);
 
-    if ((entry & kind) == kind || (fault->qualification & 7) != kind || (fault->qualification >> 3 & 7) != (entry & 7)) {
+    if ((entry & kind) == kind || own_sub_page(t, index, kind, gpa2, entry) > REFUSED ||
+        own_sub_page(t, index, kind, gpa2, entry) == PERMITTED || (fault->qualification & 7) != kind || (fault->qualification >> 3 & 7) != (entry & 7)) {
         fail("processor %u: violation %#llx, entry %#llx", t->cpu->id, (unsigned long long)fault->qualification, (unsigned long long)entry);
+    }
+}
+
+static void check_event(const struct thread *t, unsigned int index, uint64_t kind, uint64_t gpa2) {
+    uint64_t gpa1;
+    uint64_t entry = own_entry(t->cpu->world, t->cpu->id, index, &gpa1);
+
+    if (own_sub_page(t, index, kind, gpa2, entry) != EVENT) {
+        fail("processor %u: an SPP-related event, entry %#llx", t->cpu->id, (unsigned long long)entry);
     }
 }
 
@@ -103,11 +145,17 @@ static void one_access(struct thread *t, unsigned int region, unsigned int index
     static const uint64_t kinds[4] = {1, 1, 2, 4};
     struct cpu *cpu = t->cpu;
     uint64_t kind = kinds[random_below(cpu, 4)];
-    struct nvmx_ept_access access = {.eptp12 = t->eptp12, .gpa2 = (uint64_t)region << 21 | (uint64_t)index << 12};
+    struct nvmx_ept_access access = {.eptp12 = t->eptp12,
+                                     .gpa2 = (uint64_t)region << 21 | (uint64_t)index << 12 | random_below(cpu, 32) << 7,
+                                     .spp = t->tables.spp,
+                                     .spptp12 = (uint64_t)SPPT(4) << 12};
     struct nvmx_ept_fault fault;
+    enum outcome outcome;
     uint64_t owner;
 
-    for (unsigned int attempt = 0; access_once(cpu, t->eptp02, access.gpa2, kind, &owner, &access.qualification) == VIOLATION; attempt++) {
+    for (unsigned int attempt = 0;
+         (outcome = access_once(cpu, &t->tables, access.gpa2, kind, &owner, &access.qualification)) != DONE; attempt++) {
+        access.spp_event = outcome == SPP_EVENT;
         enum nvmx_ept_verdict verdict = nvmx_ept_fault(cpu->world->ept, cpu, &access, &fault);
 
         if (verdict == NVMX_EPT_FAILED && fault.status == NVMX_E_NO_MEMORY) {
@@ -115,9 +163,12 @@ static void one_access(struct thread *t, unsigned int region, unsigned int index
             return;
         }
         if (verdict == NVMX_EPT_L1_VIOLATION && region == cpu->id) {
-            check_refusal(t, index, kind, &fault);
+            check_refusal(t, index, kind, access.gpa2, &fault);
         }
-        if (verdict == NVMX_EPT_L1_VIOLATION || verdict == NVMX_EPT_HOST_FAULT) {
+        if (verdict == NVMX_EPT_L1_SPP_EVENT && region == cpu->id) {
+            check_event(t, index, kind, access.gpa2);
+        }
+        if (verdict == NVMX_EPT_L1_VIOLATION || verdict == NVMX_EPT_L1_SPP_EVENT || verdict == NVMX_EPT_HOST_FAULT) {
             cpu->refused++;
             return;
         }
@@ -134,7 +185,7 @@ static void one_access(struct thread *t, unsigned int region, unsigned int index
     }
     cpu->granted++;
     if (region == cpu->id) {
-        check_own(t, index, kind, owner);
+        check_own(t, index, kind, access.gpa2, owner);
     }
 }
 
@@ -144,8 +195,8 @@ static void change(struct thread *t) {
     struct world *w = cpu->world;
     unsigned int index = random_below(cpu, OWN_ENTRIES);
     uint64_t *entry = &w->l1[PT(cpu->id)][index];
-    uint32_t what = random_below(cpu, 8);
-    uint64_t page = what < 2 ? PD : PT(cpu->id);
+    uint32_t what = random_below(cpu, 11);
+    uint64_t page = what < 2 ? PD : what < 8 ? PT(cpu->id) : what < 10 ? VECTORS(cpu->id) : SPPT(2);
 
     table_written(w, page);
     switch (what) {
@@ -157,6 +208,13 @@ static void change(struct thread *t) {
         break;
     case 2:
         __atomic_fetch_and(entry, ~UINT64_C(0x300), __ATOMIC_SEQ_CST);
+        break;
+    case 8:
+    case 9:
+        store(&w->l1[VECTORS(cpu->id)][index], some_vector(cpu));
+        break;
+    case 10:
+        store(&w->l1[SPPT(2)][cpu->id], (uint64_t)VECTORS(cpu->id) << 12 | (random_below(cpu, 3) != 0));
         break;
     default:
         store(entry, some_leaf(cpu));
@@ -186,7 +244,10 @@ static void *processor(void *argument) {
         if (what < 12) {
             change(t);
         } else if (what < 16) {
-            t->eptp12 = eptp12_of(random_below(cpu, ROOTS));
+            unsigned int root = random_below(cpu, ROOTS);
+
+            t->eptp12 = eptp12_of(root);
+            t->tables.spp = root == 2;
         } else if (what < 17) {
             nvmx_ept_release(w->ept, cpu, cpu->id);
         } else if (what < 22) {
@@ -224,7 +285,7 @@ static void run(unsigned int cpus, uint64_t operations, uint32_t budget, unsigne
     make_tables(w);
     pthread_create(&id[CPUS_MAX], NULL, the_host, &w->cpu[CPUS_MAX]);
     for (unsigned int i = 0; i < cpus; i++) {
-        thread[i] = (struct thread){.cpu = &w->cpu[i], .operations = operations / cpus, .eptp12 = eptp12_of(i % ROOTS)};
+        thread[i] = (struct thread){.cpu = &w->cpu[i], .operations = operations / cpus, .eptp12 = eptp12_of(i % 2)};
         pthread_create(&id[i], NULL, processor, &thread[i]);
     }
     for (unsigned int i = 0; i < cpus; i++) {
@@ -254,7 +315,7 @@ int main(int argc, char **argv) {
 
     for (unsigned int cpus = 2; cpus <= 4; cpus += 2) {
         run(cpus, a.operations, 0, 0, a.seed);
-        run(cpus, a.operations, 24, 0, a.seed + 1);
+        run(cpus, a.operations, 36, 0, a.seed + 1); /* one path of tables with its vectors, and the tops of all roots */
         run(cpus, a.operations, 0, 20, a.seed + 2);
     }
     return 0;

@@ -151,7 +151,11 @@ static void walk02(const struct world *w, uint64_t eptp02, uint64_t gpa2, struct
         if (what == NVMX_EPT_LEAF) {
             uint64_t offset = (UINT64_C(1) << shift) - 1;
 
-            *out = (struct translation){.eptp02 = eptp02, .gpa2 = gpa2 >> 12, .rights = rights, .hpa = ((entry & ADDRESS & ~offset) | (gpa2 & offset)) >> 12};
+            *out = (struct translation){.eptp02 = eptp02,
+                                        .gpa2 = gpa2 >> 12,
+                                        .rights = rights,
+                                        .sub_page = level == 1 && (entry & NVMX_EPT_SUB_PAGE) != 0,
+                                        .hpa = ((entry & ADDRESS & ~offset) | (gpa2 & offset)) >> 12};
             return;
         }
         table = entry & ADDRESS;
@@ -176,7 +180,33 @@ static uint64_t reach(struct world *w, uint64_t hpa_page, uint64_t kind) {
     return owner;
 }
 
-enum outcome access_once(struct cpu *cpu, uint64_t eptp02, uint64_t gpa2, uint64_t kind, uint64_t *owner, uint64_t *qualification) {
+/* A write to a page that only lacks that right. What is being filled has odd bits, and permits nothing (SDM 31.3.4.2). */
+static enum outcome by_sub_page(const struct tables *tables, uint64_t gpa2, struct translation *slot) {
+    uint64_t table = tables->spptp02;
+
+    for (unsigned int level = 4; level > 1 && !slot->has_vector; level--) {
+        uint64_t entry = load((const uint64_t *)(uintptr_t)table + (gpa2 >> (12 + 9 * (level - 1)) & 511));
+
+        if ((entry & 1) == 0) {
+            return SPP_EVENT;
+        }
+        if ((entry & ~(ADDRESS | 1)) != 0) {
+            fail("SPPT02 is misconfigured: level %u, entry %#llx", level, (unsigned long long)entry);
+        }
+        table = entry & ADDRESS;
+    }
+    if (!slot->has_vector) {
+        slot->vector = load((const uint64_t *)(uintptr_t)table + (gpa2 >> 12 & 511));
+        if ((slot->vector & UINT64_C(0xaaaaaaaaaaaaaaaa)) != 0) {
+            return SPP_EVENT;
+        }
+        slot->has_vector = true;
+    }
+    return (slot->vector >> (2 * (gpa2 >> 7 & 31)) & 1) != 0 ? DONE : VIOLATION;
+}
+
+enum outcome access_once(struct cpu *cpu, const struct tables *tables, uint64_t gpa2, uint64_t kind, uint64_t *owner, uint64_t *qualification) {
+    uint64_t eptp02 = tables->eptp02;
     struct translation *slot = &cpu->tlb[(gpa2 >> 12 ^ gpa2 >> 21) % TLB_SLOTS];
     enum outcome outcome = DONE;
 
@@ -184,12 +214,17 @@ enum outcome access_once(struct cpu *cpu, uint64_t eptp02, uint64_t gpa2, uint64
     if (slot->rights == 0 || ((slot->eptp02 ^ eptp02) & ADDRESS) != 0 || slot->gpa2 != gpa2 >> 12) {
         walk02(cpu->world, eptp02, gpa2, slot);
     }
-    if ((slot->rights & kind) == kind) {
+    if (slot->rights != 0 && slot->sub_page && !tables->spp) {
+        fail("bit 61 in an ept02 without sub-page permissions");
+    }
+    if ((slot->rights & kind) != kind) {
+        outcome = kind == 2 && slot->sub_page && (slot->rights & 1) != 0 ? by_sub_page(tables, gpa2, slot) : VIOLATION;
+    }
+    if (outcome == DONE) {
         *owner = reach(cpu->world, slot->hpa, kind);
     } else {
-        *qualification = 0x180 | kind | slot->rights << 3;
+        *qualification = outcome == SPP_EVENT ? 0x800 : 0x180 | kind | slot->rights << 3;
         slot->rights = 0; /* SDM 31.4.3.1 */
-        outcome = VIOLATION;
     }
     pthread_mutex_unlock(&cpu->guest);
     return outcome;

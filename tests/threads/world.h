@@ -33,6 +33,8 @@ struct frame {
 
 struct translation {
     uint64_t eptp02, gpa2, hpa, rights; /* pages; rights 0: empty */
+    uint64_t vector;                    /* of the page's sub-pages, if it is known and counts */
+    bool sub_page, has_vector;
 };
 
 struct cpu {
@@ -66,10 +68,16 @@ uint32_t random_below(struct cpu *cpu, uint32_t limit);
 struct world *world_new(unsigned int cpus, uint32_t page_budget, unsigned int fail_percent, uint64_t seed);
 void world_delete(struct world *w);
 
-enum outcome { VIOLATION, DONE };
+enum outcome { VIOLATION, SPP_EVENT, DONE };
 
-/* L2 accesses gpa2 (kind: bits 2:0 of the qualification). DONE: *owner is the page of L1 that it reached. VIOLATION: with its qualification. */
-enum outcome access_once(struct cpu *cpu, uint64_t eptp02, uint64_t gpa2, uint64_t kind, uint64_t *owner, uint64_t *qualification);
+/* What L2 runs on. */
+struct tables {
+    uint64_t eptp02, spptp02;
+    bool spp; /* sub-page write permissions are on */
+};
+
+/* L2 accesses gpa2 (kind: bits 2:0 of the qualification). DONE: *owner is the page of L1 that it reached. Else an exit, with its qualification. */
+enum outcome access_once(struct cpu *cpu, const struct tables *tables, uint64_t gpa2, uint64_t kind, uint64_t *owner, uint64_t *qualification);
 
 /* To be called before and after L1's tables are written: the page has a new version. */
 void table_written(struct world *w, uint64_t page);
