@@ -63,8 +63,8 @@ struct nvmx_ept_config {
     uint32_t size;                   /* sizeof(struct nvmx_ept_config) */
     /*
      * Most pages that ept02 may use at a time; 0: no limit but the host's allocator. The least is two for each root in use, two for each level below the
-     * root of the longest walk, and one for every 20 of these tables; with less a violation can give NVMX_E_NO_MEMORY. With sub-page write permissions a root has two
-     * more, and the walk six more.
+     * root of the longest walk, and one for every 20 of these tables; with less a violation can give NVMX_E_NO_MEMORY. With sub-page write permissions a
+     * root has two more, and the walk six more.
      */
     uint32_t page_budget;
     const struct nvmx_caps *l1;      /* what L1 sees; copied */
