@@ -84,11 +84,11 @@ struct nvmx_ept_access {
     uint64_t qualification;   /* of the exit (48 or 66), or for exit 49: 0 */
     bool misconfiguration;    /* exit 49 */
     bool mbec;                /* vmcs12 uses mode-based execute control */
-    struct nvmx_ept_log *log; /* or NULL: vmcs12 does not use PML */
     bool spp;                 /* vmcs12 uses sub-page write permissions (SDM 31.3.4), */
     bool spp_event;           /* and this is exit 66 */
-    uint64_t spptp12;         /* its sub-page-permission-table pointer */
     uint32_t bytes;           /* nvmx_ept_translate: how many are accessed from gpa2 on, within a page; 0 counts as 1 */
+    struct nvmx_ept_log *log; /* or NULL: vmcs12 does not use PML */
+    uint64_t spptp12;         /* with `spp`: its sub-page-permission-table pointer */
 };
 
 enum nvmx_ept_verdict {

@@ -449,9 +449,10 @@ struct ept_table *ept_tree_next(struct ept_tree *tree);
  */
 
 uint64_t ept_root_key(uint64_t eptp12, bool mbec, bool spp);
-/* The root with this key, and SPPTP12 if the key asks for sub-page permissions: then under the lock. NULL: there is
- * none. */
-struct ept_root *ept_root_find(struct nvmx_ept *ept, uint64_t key, uint64_t spptp12);
+/* The root with this key, which does not ask for sub-page permissions. NULL: there is none. */
+struct ept_root *ept_root_find(struct nvmx_ept *ept, uint64_t key);
+/* The root with this key and SPPTP12 (0 if the key does not ask for sub-page permissions); under the lock. */
+struct ept_root *ept_root_find_spp(struct nvmx_ept *ept, uint64_t key, uint64_t spptp12);
 
 /* The tops of a root. The second one may be NULL. */
 struct ept_tops {

@@ -449,27 +449,35 @@ static __attribute__((noinline)) enum nvmx_ept_verdict fault_long(struct nvmx_ep
     return refusals < REFUSALS && others ? NVMX_EPT_RETRY : failed(fault, NVMX_E_NO_MEMORY);
 }
 
-static struct ept_root *find_locked(struct nvmx_ept *ept, const struct nvmx_ept_access *access) {
+/* Misconfigurations, and whatever has sub-page permissions: there the root is looked for by two numbers, and so under the lock. */
+static __attribute__((noinline)) enum nvmx_ept_verdict fault_seldom(struct nvmx_ept *ept, void *vcpu_ctx,
+                                                                    const struct nvmx_ept_access *access,
+                                                                    struct nvmx_ept_fault *fault) {
     ept_lock(ept);
-    struct ept_root *root = ept_root_find(ept, ept_root_key(access->eptp12, access->mbec, true), access->spptp12);
+    struct ept_root *root = ept_root_find_spp(ept, ept_root_key(access->eptp12, access->mbec, access->spp),
+                                              access->spp ? access->spptp12 : 0);
     ept_unlock(ept);
-    return root;
-}
-
-enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,
-                                     struct nvmx_ept_fault *fault) {
-    struct ept_root *root = access->spp ? find_locked(ept, access)
-                                        : ept_root_find(ept, ept_root_key(access->eptp12, access->mbec, false), 0);
 
     if (root == NULL) {
         clear(fault);
         return failed(fault, NVMX_E_INVALID);
     }
-    enum ept_short way = access->misconfiguration || access->spp_event
-                             ? EPT_SHORT_NOT
-                             : ept_fault_short(ept, vcpu_ctx, root, access->gpa2, &fault->gpa1);
-    return way == EPT_SHORT_DONE ? NVMX_EPT_RETRY
-                                 : fault_long(ept, vcpu_ctx, root, access, way == EPT_SHORT_ABSENT, fault);
+    return fault_long(ept, vcpu_ctx, root, access, false, fault);
+}
+
+enum nvmx_ept_verdict nvmx_ept_fault(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,
+                                     struct nvmx_ept_fault *fault) {
+    if (__builtin_expect(access->misconfiguration | access->spp, 0)) {
+        return fault_seldom(ept, vcpu_ctx, access, fault);
+    }
+    struct ept_root *root = ept_root_find(ept, ept_root_key(access->eptp12, access->mbec, false));
+
+    if (root == NULL) {
+        clear(fault);
+        return failed(fault, NVMX_E_INVALID);
+    }
+    enum ept_short way = ept_fault_short(ept, vcpu_ctx, root, access->gpa2, &fault->gpa1);
+    return way == EPT_SHORT_DONE ? NVMX_EPT_RETRY : fault_long(ept, vcpu_ctx, root, access, way == EPT_SHORT_ABSENT, fault);
 }
 
 #define TABLE_RESERVED UINT64_C(0xf8) /* bits 7:3 of an entry that refers to a table; bit 7 of a leaf is set */

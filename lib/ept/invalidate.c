@@ -246,7 +246,7 @@ static inline bool is_split(const struct ept_table *table) {
 }
 
 /* While slots are filled between two comparisons no version is of use: it is asked for when a table is compared a second time. */
-static void compare_large(struct comparing *r, struct ept_table *table, uint32_t filled) {
+static inline __attribute__((always_inline)) void compare_large(struct comparing *r, struct ept_table *table, uint32_t filled) {
     bool settled = r->quiet || __atomic_load_n(&table->digest_at, __ATOMIC_SEQ_CST) == filled;
     struct comparison c = {.version = 0};
 
@@ -264,7 +264,7 @@ static void compare_large(struct comparing *r, struct ept_table *table, uint32_t
 }
 
 /* With few leaves to ask costs as much as to look, unless all are to be asked about. */
-static inline void compare_lowest(struct comparing *r, struct ept_table *table) {
+static inline __attribute__((always_inline)) void compare_lowest(struct comparing *r, struct ept_table *table) {
     uint32_t filled = __atomic_load_n(&table->filled, __ATOMIC_SEQ_CST);
     struct comparison c;
 
@@ -301,7 +301,7 @@ static inline struct ept_table *compare_upper(struct comparing *r, const struct 
 }
 
 /* Go on with a table above the lowest level, until one below it has to be gone into first; NULL: it is done. */
-static struct ept_table *compare_on(struct comparing *r, struct comparison *c) {
+static inline __attribute__((always_inline)) struct ept_table *compare_on(struct comparing *r, struct comparison *c) {
     struct ept_slots slots = c->slots;
 
     for (unsigned int i = ept_slots_next(&slots); i < 512; i = ept_slots_next(&slots)) {
@@ -331,7 +331,7 @@ static inline void go_into(struct comparing *r, struct comparison *c, struct ept
 }
 
 /* From the top down: what hangs under a slot that went is not looked at. */
-static void compare_tree(struct comparing *r, struct ept_table *top) {
+static inline __attribute__((always_inline)) void compare_tree(struct comparing *r, struct ept_table *top) {
     struct comparison path[4]; /* levels 5 to 2 */
     struct comparison *c = path;
 
@@ -350,6 +350,12 @@ static void compare_tree(struct comparing *r, struct ept_table *top) {
         }
         c--;
     }
+}
+
+/* Of vectors L1 may use no bit as it likes. Apart, so that the comparison of ept02 is compiled for itself. */
+static __attribute__((noinline, cold)) void compare_sub_pages(struct comparing *r, struct ept_table *top) {
+    r->mask = UINT64_MAX;
+    compare_tree(r, top);
 }
 
 /* -- the root
@@ -371,8 +377,7 @@ static void compare_root(struct comparing *r, struct ept_root *root, uint64_t to
     }
     compare_tree(r, root->top);
     if (root->sppt != NULL) {
-        r->mask = UINT64_MAX; /* there L1 may use no bit as it likes */
-        compare_tree(r, root->sppt);
+        compare_sub_pages(r, root->sppt);
     }
     if (r->may_note) {
         root->stands = r->stands ? together : 0;

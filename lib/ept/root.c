@@ -78,12 +78,20 @@ uint64_t ept_root_key(uint64_t eptp12, bool mbec, bool spp) {
     return (eptp12 & (EPT_ADDRESS | 0xf8)) | (mbec ? 1 : 0) | (spp ? 2 : 0);
 }
 
-struct ept_root *ept_root_find(struct nvmx_ept *ept, uint64_t key, uint64_t spptp12) {
+struct ept_root *ept_root_find(struct nvmx_ept *ept, uint64_t key) {
     uint32_t end = __atomic_load_n(&ept->root_end, __ATOMIC_SEQ_CST);
 
     for (uint32_t i = 0; i < end; i++) {
-        if (__atomic_load_n(&ept->root[i].key, __ATOMIC_SEQ_CST) == key &&
-            (!ept_key_spp(key) || ept->root[i].spptp12 == (spptp12 & EPT_ADDRESS))) {
+        if (__atomic_load_n(&ept->root[i].key, __ATOMIC_SEQ_CST) == key) {
+            return &ept->root[i];
+        }
+    }
+    return NULL;
+}
+
+struct ept_root *ept_root_find_spp(struct nvmx_ept *ept, uint64_t key, uint64_t spptp12) {
+    for (uint32_t i = 0; i < ept->root_end; i++) {
+        if (ept->root[i].key == key && ept->root[i].spptp12 == (spptp12 & EPT_ADDRESS)) {
             return &ept->root[i];
         }
     }
@@ -233,7 +241,7 @@ static struct ept_root *root_new(struct nvmx_ept *ept, void *vcpu_ctx, const str
     }
     ept_begin(&op, ept, vcpu_ctx, NULL);
     ept_lock(ept);
-    root = ept_root_find(ept, key_of(purpose), purpose->spptp12);
+    root = ept_root_find_spp(ept, key_of(purpose), purpose->spptp12);
     if (root == NULL) {
         root = root_install(ept, purpose, &tops, &retired);
         tops = root != NULL ? (struct ept_tops){NULL, NULL} : tops;
@@ -287,7 +295,7 @@ static struct ept_root *change_root(struct nvmx_ept *ept, void *vcpu_ctx, unsign
     struct ept_root *root;
 
     ept_lock(ept);
-    root = ept_root_find(ept, key_of(purpose), purpose->spptp12);
+    root = ept_root_find_spp(ept, key_of(purpose), purpose->spptp12);
     if (root != NULL) {
         root->users++;
     } else {

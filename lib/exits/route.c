@@ -364,17 +364,20 @@ static bool timeout_wanted(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v,
  * -----------------------------------------------------------------------------------------------------------------------------------
  */
 
+/* What few vmcs12s have is asked for with one test. */
 static inline struct nvmx_ept_access ept12_by(const struct vmcs12 *v, uint32_t secondary, struct nvmx_ept_log *log) {
-    if ((secondary & PROC2_PML) != 0) {
-        *log = (struct nvmx_ept_log){.gpa1 = v->value[NVMX_F_PML_ADDRESS], .index = (uint16_t)v->value[NVMX_F_PML_INDEX]};
+    struct nvmx_ept_access access = {.eptp12 = v->value[NVMX_F_EPT_POINTER]};
+
+    if (RARE((secondary & (PROC2_MBEC | PROC2_PML | PROC2_SPP)) != 0)) {
+        access.mbec = (secondary & PROC2_MBEC) != 0;
+        access.spp = (secondary & PROC2_SPP) != 0;
+        access.spptp12 = v->value[NVMX_F_SPP_TABLE_POINTER];
+        if ((secondary & PROC2_PML) != 0) {
+            *log = (struct nvmx_ept_log){.gpa1 = v->value[NVMX_F_PML_ADDRESS], .index = (uint16_t)v->value[NVMX_F_PML_INDEX]};
+            access.log = log;
+        }
     }
-    return (struct nvmx_ept_access){
-        .eptp12 = v->value[NVMX_F_EPT_POINTER],
-        .mbec = (secondary & PROC2_MBEC) != 0,
-        .log = (secondary & PROC2_PML) != 0 ? log : NULL,
-        .spp = (secondary & PROC2_SPP) != 0,
-        .spptp12 = v->value[NVMX_F_SPP_TABLE_POINTER],
-    };
+    return access;
 }
 
 struct nvmx_ept_access ept12_of(const struct vmcs12 *v, struct nvmx_ept_log *log) {
@@ -419,7 +422,7 @@ enum route route_ept_verdict(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum nvmx
 static inline enum nvmx_ept_verdict decide_violation(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t secondary,
                                                      uint64_t gpa2, uint64_t qualification, uint32_t reason,
                                                      struct nvmx_ept_fault *fault) {
-    struct nvmx_ept_log log = {0};
+    struct nvmx_ept_log log;
     struct nvmx_ept_access access = ept12_by(v, secondary, &log);
 
     access.gpa2 = gpa2;
