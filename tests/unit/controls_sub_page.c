@@ -170,9 +170,13 @@ Test(controls_sub_page, both_pointers_change_together) {
 static uint64_t vector02(const struct sim *sim, unsigned int page) {
     uint64_t table = vmcs02(sim, NVMX_F_SPP_TABLE_POINTER);
 
-    for (unsigned int level = 4; level > 1; level--)
-        table = *(const uint64_t *)sim_page(sim, table) & ~UINT64_C(0xfff);
-    return ((const uint64_t *)sim_page(sim, table))[page];
+    for (unsigned int level = 4;; level--) {
+        const uint64_t *entry = sim_page(sim, table);
+        cr_assert_not_null(entry);
+        if (level == 1)
+            return entry[page];
+        table = entry[0] & ~UINT64_C(0xfff);
+    }
 }
 
 /* The comparison that follows INVEPT, at an entry that needs nothing else. */

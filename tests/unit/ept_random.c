@@ -526,7 +526,7 @@ static void random_run(uint64_t cap, enum features features, uint32_t budget, un
     CHECK(run.faults > operations / 100);
     CHECK(run.refused > operations / 100);
     CHECK(run.unmapped > operations / 1000);
-    CHECK(!w->spp || (run.by_sub_page > operations / 400 && run.events > operations / 1000));
+    CHECK(!w->spp || (run.by_sub_page > operations / 400 && run.events > operations / 3000));
     world_delete(w);
 }
 
