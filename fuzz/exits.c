@@ -387,7 +387,9 @@ static void check_exit(struct l2 *s) {
     static const char *const said[] = {"is not L1's", "is L1's", "is anybody's"};
     struct sim *sim = s->m->sim;
     enum wants wants = l1_wants(s);
-    bool may_fault = wants == NO && virtualized(s) && BIT(s->f[NVMX_F_EXCEPTION_BITMAP], 13); /* L1 has the #GP of bits that the MSR doesn't have */
+    /* L1 has the #GP of bits that the MSR doesn't have, or the #UD of what its processor doesn't have. */
+    bool may_fault = wants == NO && ((virtualized(s) && BIT(s->f[NVMX_F_EXCEPTION_BITMAP], 13)) ||
+                                     ((s->exit.reason == 50 || s->exit.reason == 53) && BIT(s->f[NVMX_F_EXCEPTION_BITMAP], 6)));
     bool handled_events = s->exit.reason == 0 || s->exit.reason == 1;
     fuzz_log("exit %u qualification %#llx interruption %#x: %s", s->exit.reason, U(s->exit.qualification), s->exit.interruption_info,
              said[wants]);

@@ -422,7 +422,7 @@ enum route route_ept_verdict(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum nvmx
 static inline enum nvmx_ept_verdict decide_violation(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t secondary,
                                                      uint64_t gpa2, uint64_t qualification, uint32_t reason,
                                                      struct nvmx_ept_fault *fault) {
-    struct nvmx_ept_log log;
+    struct nvmx_ept_log log = {0};
     struct nvmx_ept_access access = ept12_by(v, secondary, &log);
 
     access.gpa2 = gpa2;

@@ -166,8 +166,9 @@ static void one_row(struct l2 *l2, const struct row *row) {
                 *byte == (!exits && row->code == l2_spp_write ? 0x5a : 0) &&
                 (!exits || (l2->exit.physical == linear && l2->exit.linear == linear)) &&
                 flags == (row->change == flags_on && !exits ? EPT_ACCESSED | EPT_DIRTY : 0);
-    step(row->name, good, "reason %u, qualification %lx, physical %lx, linear %lx, byte %x, flags %lx", l2->exit.reason,
-         l2->exit.qualification, l2->exit.physical, l2->exit.linear, (uint32_t)*byte, flags);
+    step_begin(row->name, good);
+    exit_print(&l2->exit);
+    print(", byte %x, flags %lx\n", (uint32_t)*byte, flags);
 }
 
 static void all_rows(struct l2 *l2) {
