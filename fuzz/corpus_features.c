@@ -90,6 +90,16 @@ static void stacks(void) {
     }
 }
 
+/* The worlds with sub-page permissions, from 0xf0 to 0xf7. */
+static void sub_pages(void) {
+    for (uint8_t world = 0; world < 64; world++) {
+        uint8_t seed[1 + 3 * 100] = {low(0xf0 + world % 8)};
+        for (size_t i = 1; i < sizeof(seed); i++)
+            seed[i] = low((uint32_t)((i + world * sizeof(seed)) * 2654435761u) >> 13);
+        print(seed, sizeof(seed));
+    }
+}
+
 static void programs(void) {
     for (unsigned int host = FIRST_HOST; host < 256; host++)
         for (uint8_t bundle = 0xf0; bundle != 0xeb; bundle = low(bundle == 0xff ? 0xe8u : bundle + 1u)) {
@@ -124,9 +134,10 @@ void seeds_of_features(const char *harness) {
         small_l1();
     else if (strcmp(harness, "exits") == 0)
         exits();
-    else if (strcmp(harness, "ept") == 0)
+    else if (strcmp(harness, "ept") == 0) {
         stacks();
-    else if (strcmp(harness, "program") == 0)
+        sub_pages();
+    } else if (strcmp(harness, "program") == 0)
         programs();
     else if (strcmp(harness, "model") == 0)
         descriptions();
