@@ -217,6 +217,8 @@ static enum wants l1_wants(const struct l2 *s) {
         return ANY;
     case 48: case 49: /* by a walk of ept12: its own harness */
         return BIT(s->secondary, 1) ? ANY : NO;
+    case 66: /* the same of sub-page permissions */
+        return BIT(s->secondary, 1) && BIT(s->secondary, 23) ? ANY : NO;
     case 52:
         return yes_if(BIT(s->pin, 6));
     case 54:
