@@ -327,7 +327,7 @@ static void check_information(const struct l2 *s) {
     uint32_t reason = (uint32_t)read_field(sim, NVMX_VMCS_EXIT_REASON);
     FUZZ_HOLD((reason & BUS_LOCK) == (s->bus_lock && BIT(s->secondary, 30) ? BUS_LOCK : 0), "a bus lock of L2 %s: exit reason %#x", s->bus_lock ? "is lost" : "comes of nothing", reason);
     reason &= ~BUS_LOCK;
-    if (s->exit.reason == 48 || s->exit.reason == 49 || s->exit.reason == 59 || s->exit.reason == 23 || s->exit.reason == 25)
+    if (s->exit.reason == 48 || s->exit.reason == 49 || s->exit.reason == 66 || s->exit.reason == 59 || s->exit.reason == 23 || s->exit.reason == 25)
         return; /* corrected by the walk, or found to be another */
     FUZZ_HOLD(reason == s->exit.reason, "exit %u became %#x", s->exit.reason, reason);
     uint64_t qualification = read_field(sim, NVMX_VMCS_EXIT_QUALIFICATION);
