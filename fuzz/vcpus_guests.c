@@ -54,12 +54,21 @@ static void transition(struct cpu *c) {
             c->tlb[i].valid = false;
 }
 
+static void leave(struct cpu *c) {
+    c->in_guest = false;
+    transition(c);
+}
+
+static void note_failures(const struct cpu *c) {
+    world.failed = world.failed || c->sim->failed || world.sim->failed;
+}
+
 /* True: the guest runs, in the mode that the model has. */
 static bool enter(struct cpu *c) {
     if (c->in_guest)
         return true;
     enum nvmx_next next = sim_enter(c->sim, NULL);
-    world.failed = world.failed || c->sim->failed || world.sim->failed;
+    note_failures(c);
     if (next == NVMX_STOP) {
         stopped(c, "entering");
         return false;
@@ -77,9 +86,8 @@ static bool enter(struct cpu *c) {
 
 /* After an instruction: true if it is as expected, and did what it is for. */
 static bool expect(struct cpu *c, const char *what, enum sim_outcome expected, enum sim_outcome got) {
-    c->in_guest = false;
-    transition(c);
-    world.failed = world.failed || c->sim->failed || world.sim->failed;
+    leave(c);
+    note_failures(c);
     fuzz_log("L1 %u %s: %s%s", c->l1, what, sim_outcome_text(got), world.failed ? " (a callback failed)" : "");
     if (got == SIM_STOPPED) {
         stopped(c, what);
@@ -413,10 +421,9 @@ static enum nvmx_next violation(struct cpu *c, const struct access *a, uint64_t 
     for (unsigned int i = 0; i < TLB; i++)
         if (same_tags(a, &c->tlb[i]))
             c->tlb[i].valid = false;
-    c->in_guest = false;
-    transition(c);
+    leave(c);
     enum nvmx_next next = sim_exit_info(c->sim, &info);
-    world.failed = world.failed || c->sim->failed || world.sim->failed;
+    note_failures(c);
     fuzz_log("L2 of L1 %u: violation at page %llu, kind %llu: %s, mode %d%s", c->l1, U(a->page), U(a->kind),
              next == NVMX_HOST ? "the host's" : "enter", (int)nvmx_mode(c->sim->vcpu),
              world.failed ? " (a callback failed)" : "");
@@ -474,10 +481,9 @@ static void do_access(struct cpu *c) {
 }
 
 static void do_exit(struct cpu *c, uint32_t reason) {
-    c->in_guest = false;
-    transition(c);
+    leave(c);
     enum nvmx_next next = sim_exit(c->sim, reason, 0, 0, 2);
-    world.failed = world.failed || c->sim->failed || world.sim->failed;
+    note_failures(c);
     fuzz_log("L2 of L1 %u exits with reason %u, mode %d", c->l1, reason, (int)nvmx_mode(c->sim->vcpu));
     if (next == NVMX_STOP)
         stopped(c, "an exit");
@@ -490,10 +496,9 @@ static void do_exit(struct cpu *c, uint32_t reason) {
 
 static void do_init(struct cpu *c) {
     struct nvmx_pending pending = {.init = true};
-    c->in_guest = false;
-    transition(c);
+    leave(c);
     enum nvmx_next next = sim_enter(c->sim, &pending);
-    world.failed = world.failed || c->sim->failed || world.sim->failed;
+    note_failures(c);
     fuzz_log("INIT for L1 %u", c->l1);
     if (next == NVMX_STOP) {
         stopped(c, "INIT");
