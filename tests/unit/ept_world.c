@@ -388,10 +388,9 @@ static bool model_misconfigured(const struct world *w, unsigned int level, uint6
     if (w->mbec && (e & 1) == 0 && (e >> 10 & 1) != 0 && (cap & 1) == 0) {
         return true;
     }
-    for (unsigned int bit = 12; bit < 52; bit++) {
-        if ((e >> bit & 1) != 0 && (bit < low || bit >= w->l1_caps.physical_address_bits)) {
-            return true;
-        }
+    /* bits 51:12 below the page's size, or from the width of a physical address on */
+    if ((e & ADDRESS & ((UINT64_C(1) << low) - 1)) != 0 || (e & ADDRESS) >> w->l1_caps.physical_address_bits != 0) {
+        return true;
     }
     if (leaf) {
         unsigned int type = (unsigned int)(e >> 3 & 7);
