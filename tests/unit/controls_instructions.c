@@ -316,8 +316,8 @@ Test(controls_instructions, spec_ctrl_behind_mask_and_shadow) {
         bool immediate = (variant & 1) != 0, protects = (variant & 2) != 0;
         struct sim *sim = rich();
         uses_tertiary(sim, PROC3_SPEC_CTRL, protects ? PROC3_SPEC_CTRL : 0);
-        l1_writes(sim, NVMX_VMCS_SPEC_CTRL_MASK, 1);
-        l1_writes(sim, NVMX_VMCS_SPEC_CTRL_SHADOW, 6);
+        l1_writes(sim, NVMX_VMCS_SPEC_CTRL_MASK, 3);
+        l1_writes(sim, NVMX_VMCS_SPEC_CTRL_SHADOW, 2);
         sim_msr(sim, 0x48)->value = 1;
         launch(sim);
         cr_expect_eq(vmcs02(sim, NVMX_F_TERTIARY_CONTROLS) & PROC3_SPEC_CTRL, 0, "not by hardware");
@@ -327,20 +327,20 @@ Test(controls_instructions, spec_ctrl_behind_mask_and_shadow) {
         struct nvmx_l2_exit_info info = access_to_0x48(sim, false, immediate, UINT64_MAX);
         cr_assert_eq(sim_exit_info(sim, &info), NVMX_ENTER);
         cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2);
-        cr_expect_eq(immediate ? sim->regs.gpr[9] : sim->regs.gpr[NVMX_RAX], 6);
+        cr_expect_eq(immediate ? sim->regs.gpr[9] : sim->regs.gpr[NVMX_RAX], 2);
         cr_expect_eq(sim->regs.gpr[NVMX_RDX], immediate ? UINT32_MAX : 0);
         cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RIP), rip + info.instruction_length);
 
-        info = access_to_0x48(sim, true, immediate, 4);
+        info = access_to_0x48(sim, true, immediate, 6);
         cr_assert_eq(sim_exit_info(sim, &info), NVMX_ENTER);
         cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2);
-        cr_expect_eq(sim_msr(sim, 0x48)->value, 5, "bit 0 is protected");
+        cr_expect_eq(sim_msr(sim, 0x48)->value, 5, "bits 1:0 are protected, whether they would be cleared or set");
         info = access_to_0x48(sim, false, immediate, 0);
         cr_assert_eq(sim_exit_info(sim, &info), NVMX_ENTER);
-        cr_expect_eq(immediate ? sim->regs.gpr[9] : sim->regs.gpr[NVMX_RAX], 4);
+        cr_expect_eq(immediate ? sim->regs.gpr[9] : sim->regs.gpr[NVMX_RAX], 6);
         cr_expect(exits_on_0x48(sim, false) && exits_on_0x48(sim, true), "for ever");
         l2_leaves(sim);
-        cr_expect_eq(l1_reads(sim, NVMX_VMCS_SPEC_CTRL_SHADOW), 4);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_SPEC_CTRL_SHADOW), 6);
         sim_free(sim);
     }
 }

@@ -122,6 +122,17 @@ Test(ept, too_small_a_budget_is_said) {
     world_delete(w);
 }
 
+/* A host that has no page left gets some back, and is asked again. */
+Test(ept, what_is_freed_serves_the_next_root) {
+    struct world *w = simple(AD_CAPS, 0);
+
+    touch(w, EPTP12, GPA2, &reading);
+    nvmx_ept_release(w->ept, &w, 0);
+    w->most_pages = w->allocated - w->freed;
+    root_of(w, 1, EPTP12_AD);
+    world_delete(w);
+}
+
 /* -- the same of a vector of sub-page permissions
  * ------------------------------------------------------------------------------------------------------------------ */
 

@@ -74,7 +74,7 @@ static enum nvmx_status ept01_lookup(void *ctx, uint64_t gpa1, struct nvmx_ept01
 static void *page_alloc(void *ctx, uint64_t *hpa) {
     struct world *w = ctx;
 
-    if (world_random(w, 100) < w->fail_percent) {
+    if (world_random(w, 100) < w->fail_percent || (w->most_pages != 0 && w->allocated - w->freed >= w->most_pages)) {
         return NULL;
     }
     for (uint32_t i = 0; i < WORLD_HOST_PAGES; i++) {

@@ -52,6 +52,7 @@ struct world {
     uint32_t allocated, freed, maps, unmaps, flushes, lookups;
     unsigned int fail_percent;     /* of page allocations */
     unsigned int map_fail_percent; /* of page maps */
+    uint32_t most_pages;           /* that the host has, if it is not 0 */
     enum nvmx_status lookup_status;
     unsigned int vcpu; /* that calls the composition */
     /* What another processor does while this one is in a callback; called once, then NULL again. */
