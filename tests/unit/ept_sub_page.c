@@ -88,6 +88,18 @@ static struct world_translation leaf(struct world *w, uint64_t eptp12, uint64_t 
     return t;
 }
 
+/* Of the pointer only the address counts, also where no vmcs12 was checked before. */
+Test(ept_sub_page, low_bits_of_the_pointer_do_not_count) {
+    struct world *w = spp_simple(WORLD_CAPS_PLAIN);
+
+    w->spptp12 = SPPTP12 | 0xabc;
+    cr_expect_eq(attempt(w, EPTP12, GPA2, &writing).verdict, NVMX_EPT_RETRY);
+    uint64_t eptp02 = enter(w, 0, EPTP12);
+    w->spptp12 = SPPTP12;
+    cr_expect_eq(enter(w, 1, EPTP12), eptp02, "the same root");
+    world_delete(w);
+}
+
 /* What L1's table says, by the first exit of an access to a page that ept02 does not know, and by exit 66 of one that it knows. */
 Test(ept_sub_page, what_l1s_table_says) {
     static const struct {

@@ -289,6 +289,33 @@ Test(state_rules, truncated_anywhere) {
     free(blob);
 }
 
+/* A length that leads past the end of the blob, sealed: nothing behind the end is an item. */
+Test(state_rules, a_record_ends_in_the_blob) {
+    struct sim *sim = state_world_new(world_named("L2 runs"));
+    struct nvmx_state_record record, none;
+    size_t bytes;
+    uint8_t *blob = sim_save(sim, &bytes);
+    uint64_t offset = 0;
+    unsigned int records = 0;
+    while (nvmx_state_next(blob, bytes, &offset, &record)) {
+        uint8_t *changed = malloc(bytes);
+        uint64_t at = record.offset;
+        uint32_t length;
+        memcpy(changed, blob, bytes);
+        memcpy(&length, &blob[at + 4], 4);
+        length += (uint32_t)(bytes - at + 15) & ~15u;
+        memcpy(&changed[at + 4], &length, 4);
+        state_seal(changed, bytes);
+        cr_expect(!nvmx_state_next(changed, bytes, &at, &none), "record %u", records);
+        cr_expect(nvmx_state_check(changed, bytes, sim->vcpu, NULL) != NVMX_STATE_OK, "record %u", records);
+        free(changed);
+        records++;
+    }
+    cr_expect(records > 3);
+    sim_free(sim);
+    free(blob);
+}
+
 Test(state_rules, damage_is_told) {
     struct sim *sim = state_world_new(world_named("L2 runs"));
     size_t bytes;
