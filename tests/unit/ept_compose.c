@@ -422,6 +422,8 @@ Test(ept, invepts_in_a_row_are_compared_once_before_the_next_entry) {
     cr_expect_eq(w->maps, maps + 4, "each table of ept12 is read once");
     cr_expect(!nvmx_ept_ready(w->ept, 1));
     cr_expect(!nvmx_ept_ready(w->ept, 256));
+    nvmx_ept_release(w->ept, &w, 256); /* no user */
+    cr_expect_eq(root_of(w, 1, EPTP12), root_of(w, 0, EPTP12));
     world_delete(w);
 }
 
@@ -899,6 +901,27 @@ Test(ept, budget_takes_the_oldest) {
     }
     cr_expect(look(w, EPTP12, 15 << 21).valid);
     cr_expect(!look(w, EPTP12, 2 << 21).valid);
+    world_delete(w);
+}
+
+/* Tables are described in slabs of 20: what is taken is the oldest of them all. */
+Test(ept, budget_takes_the_oldest_of_many) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 120);
+    unsigned int first = 0;
+
+    for (uint64_t i = 0; i < 100; i++) {
+        w->l1[2][i] = 0x3407;
+    }
+    for (uint64_t i = 0; i < 100; i++) {
+        touch(w, EPTP12, i << 21, &reading);
+    }
+    while (!look(w, EPTP12, (uint64_t)first << 21).valid) {
+        first++;
+    }
+    cr_expect(first > 40 && first < 80, "%u", first);
+    for (uint64_t i = first; i < 100; i++) {
+        cr_expect(look(w, EPTP12, i << 21).valid, "%u is there, %lu is not", first, (unsigned long)i);
+    }
     world_delete(w);
 }
 

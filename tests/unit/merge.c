@@ -262,6 +262,15 @@ Test(merge, without_ept) {
     sim_free(sim);
 }
 
+/* EPT is a secondary control: they are active in vmcs02 where neither L1 nor the host has activated them. */
+Test(merge, secondary_controls_are_active) {
+    struct sim *sim = l1_ready(NULL);
+    cr_expect_eq(both_merged(sim, NVMX_F_PRIMARY_CONTROLS, B(31), 0, 0), B(31));
+    cr_expect(vmcs02(sim, NVMX_F_SECONDARY_CONTROLS) & B(1));
+    cr_assert_eq(host_select(sim->vcpu, NVMX_VMCS01), NVMX_OK);
+    sim_free(sim);
+}
+
 /* -- masks and read shadows of CR0 and CR4
  * ------------------------------------------------------------------------------------------- */
 

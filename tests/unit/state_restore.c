@@ -193,6 +193,10 @@ Test(state_restore, a_profile_makes_the_same_vm) {
     cr_expect(memcmp(here.msr, there.msr, sizeof(here.msr)) == 0);
     cr_expect(nvmx_state_restore(sim->vcpu, blob, bytes, NULL) == NVMX_STATE_OK);
     expect_saved(sim, blob, bytes, "the same VM");
+    cr_expect(!nvmx_state_profile(blob, bytes - 1, &seen), "no whole blob");
+    blob[bytes / 2] ^= 1;
+    cr_expect(!nvmx_state_profile(blob, bytes, &seen), "a damaged one");
+    cr_expect(!nvmx_state_profile(NULL, 0, &seen));
     sim_free(sim);
     sim_free(source);
     free(blob);
