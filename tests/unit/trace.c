@@ -118,7 +118,12 @@ Test(trace, header_and_texts) {
     for (uint32_t event = NVMX_TRACE_ENTER_L2; event <= NVMX_TRACE_STOP; event++)
         cr_expect_str_neq(nvmx_trace_event_text(event), nvmx_trace_event_text(0));
     cr_expect_str_eq(nvmx_trace_event_text(NVMX_TRACE_STOP + 1), nvmx_trace_event_text(0));
-    static const char *const handlers[] = {[NVMX_TRACE_BY_HOST] = "host", [NVMX_TRACE_BY_LIBRARY] = "nvmx", [NVMX_TRACE_BY_L1] = "L1", [NVMX_TRACE_BY_L2] = "L2"};
+    static const char *const handlers[] = {
+        [NVMX_TRACE_BY_HOST] = "host",
+        [NVMX_TRACE_BY_LIBRARY] = "nvmx",
+        [NVMX_TRACE_BY_L1] = "L1",
+        [NVMX_TRACE_BY_L2] = "L2",
+    };
     for (uint32_t handler = 0; handler < COUNT(handlers); handler++)
         cr_expect_str_eq(nvmx_trace_handler_text(handler), handlers[handler]);
     cr_expect_str_eq(nvmx_trace_handler_text(COUNT(handlers)), "unknown handler");
