@@ -213,6 +213,12 @@ Test(controls_sub_page, host_keeps_its_own_where_l1_has_no_ept) {
     cr_expect_eq(vmcs02(sim, NVMX_F_SPP_TABLE_POINTER), 0x123456000);
     cr_expect_eq(exits(sim, NVMX_EXIT_SPP_EVENT, 0x7123, MISS), NVMX_HOST);
     cr_expect_eq(nvmx_host_fault_gpa1(sim->vcpu), 0x7123);
+    l2_leaves(sim);
+    host_sets(sim, NVMX_F_SPP_TABLE_POINTER, 0x123457000);
+    host_sets(sim, NVMX_F_EXCEPTION_BITMAP, 1u << 6);
+    resume(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_SPP_TABLE_POINTER), 0x123457000);
+    cr_expect(vmcs02(sim, NVMX_F_EXCEPTION_BITMAP) & 1u << 6, "and what else the host changes");
     sim_free(sim);
 }
 
