@@ -141,13 +141,13 @@ static inline unsigned int instruction_clamp(unsigned int index, unsigned int li
 
 /* Bits that the phases (instruction.c) and the short ways (instruction_fast.c) both look at. */
 
-/* What vmcs01 says of an instruction that exited; each user needs a stretch of these. */
+/* What vmcs01 says of an instruction that exited; each user needs a stretch of these, from the first on. */
 enum base_field {
     BASE_SS_RIGHTS,
     BASE_CS_RIGHTS,
-    BASE_RFLAGS,
     BASE_ENTRY_CONTROLS,
     BASE_INTERRUPTIBILITY,
+    BASE_RFLAGS,
     BASE_RIP,
     BASE_LENGTH,
     BASE_INFO,
@@ -157,9 +157,9 @@ enum base_field {
 #define BASE_ENCODINGS                                                                                                 \
     [BASE_SS_RIGHTS] = NVMX_VMCS_GUEST_SS_ACCESS_RIGHTS,                                                               \
     [BASE_CS_RIGHTS] = NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS,                                                               \
-    [BASE_RFLAGS] = NVMX_VMCS_GUEST_RFLAGS,                                                                            \
     [BASE_ENTRY_CONTROLS] = NVMX_VMCS_VM_ENTRY_CONTROLS,                                                               \
     [BASE_INTERRUPTIBILITY] = NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE,                                                  \
+    [BASE_RFLAGS] = NVMX_VMCS_GUEST_RFLAGS,                                                                            \
     [BASE_RIP] = NVMX_VMCS_GUEST_RIP,                                                                                  \
     [BASE_LENGTH] = NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH,                                                              \
     [BASE_INFO] = NVMX_VMCS_VM_EXIT_INSTRUCTION_INFORMATION

@@ -117,7 +117,7 @@ static __attribute__((noinline)) enum nvmx_next refuse_entry(struct nvmx_vcpu *v
 enum nvmx_next instruction_entry(struct nvmx_vcpu *vcpu, uint32_t basic_reason) {
     const bool launch = basic_reason == NVMX_REASON_VMLAUNCH;
     const struct vmcs12 *v = vmcs12_current(vcpu);
-    uint64_t is[BASE_RIP];
+    uint64_t is[BASE_RFLAGS];
 
     if (RARE(v == NULL || v->is_shadow)) { /* outside VMX operation too */
         return instruction_in_phases(vcpu, basic_reason);
@@ -125,11 +125,11 @@ enum nvmx_next instruction_entry(struct nvmx_vcpu *vcpu, uint32_t basic_reason) 
     if (RARE(v->launched == launch)) {
         return refuse_entry(vcpu, launch);
     }
-    enum nvmx_status status = host_read_fixed(vcpu, BASE_RIP, instruction_base, is);
+    enum nvmx_status status = host_read_fixed(vcpu, BASE_RFLAGS, instruction_base, is);
     if (RARE(status != NVMX_OK)) {
         return stop(vcpu, NVMX_STOP_HOST, status);
     }
-    if (!usual(is)) {
+    if (!usual_entry(is)) {
         return instruction_in_phases(vcpu, basic_reason);
     }
     vcpu->counts.emulated++;

@@ -13,10 +13,21 @@
 #define INFORMATION_REG1(info) (((info) >> 3) & 15)
 #define INFORMATION_REG2(info) ((uint32_t)(info) >> 28)
 
-/* 64-bit mode, CPL 0, nothing pending. */
-static inline bool usual(const uint64_t *is) {
+/* 64-bit mode, CPL 0, no blocking; and with `flags` of RFLAGS nothing pending. */
+static inline bool usual_but(const uint64_t *is, uint64_t flags) {
     return (is[BASE_ENTRY_CONTROLS] & ENTRY_IA32E) != 0 && (is[BASE_CS_RIGHTS] & RIGHTS_L) != 0 &&
-           ((is[BASE_SS_RIGHTS] & RIGHTS_DPL) | (is[BASE_RFLAGS] & (RFLAGS_TF | RFLAGS_RF | RFLAGS_VM)) | is[BASE_INTERRUPTIBILITY]) == 0;
+           ((is[BASE_SS_RIGHTS] & RIGHTS_DPL) | (flags & (RFLAGS_TF | RFLAGS_RF | RFLAGS_VM)) | is[BASE_INTERRUPTIBILITY]) == 0;
+}
+static inline bool usual(const uint64_t *is) {
+    return usual_but(is, is[BASE_RFLAGS]);
+}
+
+/*
+ * The same of VMLAUNCH and VMRESUME, for which RFLAGS need not be read. An entry that succeeds, or fails past the checks of VMX controls and the
+ * host-state area, replaces them without a trap after it (SDM 29.3.2.3, 29.8, 30.5.3); VMfail reads them itself. In 64-bit mode RFLAGS.VM is 0.
+ */
+static inline bool usual_entry(const uint64_t *is) {
+    return usual_but(is, 0);
 }
 
 /* RIP moves on, and the arithmetic flags are `flags`. vmcs01 is selected. */

@@ -198,8 +198,10 @@ static void spoil(struct sim *sim, enum nvmx_field slot, uint64_t set, uint64_t 
 }
 
 static void spoil_state(struct sim *sim, uint32_t wrong) {
-    if (wrong & VM86) {
+    if (wrong & VM86) { /* which is not in IA-32e mode (SDM 29.3.1.4) */
         spoil(sim, NVMX_F_GUEST_RFLAGS, 0x20000, 0);
+        spoil(sim, NVMX_F_VM_ENTRY_CONTROLS, 0, 0x200);
+        spoil(sim, NVMX_F_GUEST_CS_ACCESS_RIGHTS, 0, 0x2000);
     }
     if (wrong & COMPATIBILITY) {
         spoil(sim, NVMX_F_GUEST_CS_ACCESS_RIGHTS, 0x4000, 0x2000);
