@@ -511,6 +511,8 @@ void merge_release_pins(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Read the listed fields from the selected vmcs02 into vmcs12's slots, plus the learned ones; all other guest state
  * becomes stale. */
 enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/* The same where vmcs02 has just exited, and by an instruction. */
+enum nvmx_status sync_by_instruction(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* The controls changed: what does an exit save now? */
 void sync_saved_fields(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Fetch every stale field of a vmcs12 (before it leaves the cache). Selects vmcs02 and back. */

@@ -156,7 +156,7 @@ enum nvmx_status event_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t r
     return event_end(vcpu, v);
 }
 
-enum nvmx_next reflect_without_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t information,
+enum nvmx_next reflect_without_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t information,
                                     const struct nvmx_l2_exit_info *info) {
     enum nvmx_status status = event_end(vcpu, v);
 
@@ -166,7 +166,7 @@ enum nvmx_next reflect_without_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, ui
     struct nvmx_l2_exit_info with = *info;
     with.reason = bus_lock_noted(vcpu, v, info->reason);
     nvmx_set_remove(&v->known, NVMX_F_VM_ENTRY_INTERRUPTION_INFO);
-    return reflect(vcpu, v, information, &with);
+    return reflect(vcpu, v, information & ~INFO_INSTRUCTION, &with);
 }
 
 /* L2's own readiness for an event. */

@@ -16,6 +16,13 @@
 #define INFO_N (1u << 5)
 #define INFO_I (1u << 6)
 #define INFO_D (1u << 7)
+/*
+ * Follows from the others: nothing but an instruction causes the exit, in place of what it would do (SDM 28.1, 28.2). Those that an instruction or the
+ * delivery of an event may cause say which by IDT-vectoring information; the length of an instruction alone comes with no others. None that L1 gets in
+ * another's place is so.
+ */
+#define INFO_INSTRUCTION (1u << 8)
+#define INFORMATION(given) ((given) | (((given) & (INFO_N | INFO_O)) == INFO_N ? INFO_INSTRUCTION : 0))
 
 /* Exit-reason bit 26 (SDM 27.9.1): L2 locked the bus before. */
 #define REASON_BUS_LOCK (1u << 26)
@@ -71,7 +78,7 @@ enum exit_who {
 struct exit_row {
     uint8_t who; /* enum exit_who */
     uint8_t bit;
-    uint8_t information; /* INFO_ bits */
+    uint16_t information; /* INFO_ bits */
 };
 
 /* The row of a basic reason; NULL if the table does not know it. */
@@ -168,7 +175,7 @@ enum nvmx_status violation_information(struct nvmx_vcpu *vcpu, struct nvmx_l2_ex
 uint32_t bus_lock_noted(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t reason);
 
 /* Give L1 an exit (reflect.c). vmcs02 is selected. */
-enum nvmx_next reflect(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t information,
+enum nvmx_next reflect(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t information,
                        const struct nvmx_l2_exit_info *info);
 /* L1's VM entry fails: exit reason 33 or 34 (SDM 29.8). `loaded`: vmcs02 was selected already. */
 enum nvmx_next reflect_entry_failure(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, uint64_t qualification,
@@ -178,7 +185,7 @@ enum nvmx_next reflect_entry_failure(struct nvmx_vcpu *vcpu, struct vmcs12 *v, u
  * The same where no exit of vmcs02 came before: the host found the exit, or has an event for L1. What was asked of
  * vmcs02 ends, and an event that it would inject is not known to be gone.
  */
-enum nvmx_next reflect_without_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t information,
+enum nvmx_next reflect_without_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t information,
                                     const struct nvmx_l2_exit_info *info);
 
 /* The event whose delivery an exit interrupted goes back into vmcs02, since L1 does not see the exit (event.c). */

@@ -48,7 +48,7 @@ static inline enum nvmx_next resume_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v,
     return NVMX_ENTER;
 }
 
-static uint64_t store_rest(struct vmcs12 *v, uint8_t information, const struct nvmx_l2_exit_info *info) {
+static uint64_t store_rest(struct vmcs12 *v, uint32_t information, const struct nvmx_l2_exit_info *info) {
     uint64_t behind = 0;
 
     if ((v->value[NVMX_F_VM_EXIT_INTERRUPTION_INFO] & EVENT_ERROR_CODE) != 0) {
@@ -73,7 +73,7 @@ static uint64_t store_rest(struct vmcs12 *v, uint8_t information, const struct n
 }
 
 /* Fields that the exit does not define keep what they held, except those that say whether others are valid. */
-static inline void store_information(struct vmcs12 *v, uint8_t information, const struct nvmx_l2_exit_info *info) {
+static inline void store_information(struct vmcs12 *v, uint32_t information, const struct nvmx_l2_exit_info *info) {
     uint64_t behind = 0;
 
     SHOW(behind, v, EXIT_REASON, info->reason & (0xffffu | REASON_BUS_LOCK | REASON_ENCLAVE));
@@ -83,7 +83,7 @@ static inline void store_information(struct vmcs12 *v, uint8_t information, cons
     if ((information & INFO_N) != 0) {
         SHOW(behind, v, VM_EXIT_INSTRUCTION_LENGTH, info->instruction_length);
     }
-    if ((information & ~(INFO_Q | INFO_N)) != 0) {
+    if ((information & ~(INFO_Q | INFO_N | INFO_INSTRUCTION)) != 0) {
         behind |= store_rest(v, information, info);
     }
     SHOW(behind, v, VM_ENTRY_INTERRUPTION_INFO, v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] & ~(uint64_t)EVENT_VALID);
@@ -97,9 +97,10 @@ static bool is_nmi(const struct nvmx_l2_exit_info *info) {
            EVENT_TYPE(event) == EVENT_TYPE_NMI;
 }
 
-enum nvmx_next reflect(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint8_t information,
+enum nvmx_next reflect(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t information,
                        const struct nvmx_l2_exit_info *info) {
-    enum nvmx_status status = sync_from_vmcs02(vcpu, v);
+    bool by_instruction = (information & INFO_INSTRUCTION) != 0;
+    enum nvmx_status status = by_instruction ? sync_by_instruction(vcpu, v) : sync_from_vmcs02(vcpu, v);
     uint32_t abort_indicator;
 
     if (RARE(status != NVMX_OK)) {

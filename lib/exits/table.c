@@ -6,7 +6,7 @@
 #define INFORMATION_REGISTER (1u << 10)
 
 static const struct exit_row rows[NVMX_EXIT_REASONS] = {
-#define EXIT(number, name, text, who, bit, information) [number] = {WHO_##who, (bit), (information)},
+#define EXIT(number, name, text, who, bit, information) [number] = {WHO_##who, (bit), INFORMATION(information)},
 #include <nvmx/exits.def>
 #undef EXIT
 };
@@ -54,7 +54,7 @@ static bool has_no_displacement(const struct nvmx_l2_exit_info *info) {
 }
 
 /* In the order of the INFO_ bits: bit, field, member of *info and its type. */
-#define INFORMATION(X)                                                                                                 \
+#define FIELDS_OF_INFORMATION(X)                                                                                                 \
     X(INFO_Q, EXIT_QUALIFICATION, qualification, uint64_t)                                                             \
     X(INFO_L, GUEST_LINEAR_ADDRESS, guest_linear_address, uint64_t)                                                    \
     X(INFO_P, GUEST_PHYSICAL_ADDRESS, guest_physical_address, uint64_t)                                                \
@@ -75,7 +75,7 @@ read_information(struct nvmx_vcpu *vcpu, uint32_t information, struct nvmx_l2_ex
     if ((information & (bit)) != 0) {                                                                                  \
         encoding[count++] = NVMX_VMCS_##name;                                                                          \
     }
-    INFORMATION(X)
+    FIELDS_OF_INFORMATION(X)
 #undef X
     enum nvmx_status status = host_read_encoded(vcpu, count, encoding, value);
     if (RARE(status != NVMX_OK)) {
@@ -86,7 +86,7 @@ read_information(struct nvmx_vcpu *vcpu, uint32_t information, struct nvmx_l2_ex
     if ((information & (bit)) != 0) {                                                                                  \
         info->member = (type)value[count++];                                                                           \
     }
-    INFORMATION(X)
+    FIELDS_OF_INFORMATION(X)
 #undef X
     if ((information & INFO_I) != 0 && has_no_displacement(info)) {
         info->qualification = 0;
@@ -108,7 +108,7 @@ enum nvmx_status exit_information(struct nvmx_vcpu *vcpu, const struct exit_row 
     case (combination):                                                                                                \
         return read_information(vcpu, (combination), info)
 
-    switch (row->information) {
+    switch (row->information & ~INFO_INSTRUCTION) {
     case 0:
         return NVMX_OK;
         STRAIGHT_FOR(INFO_N);                                     /* most instructions */

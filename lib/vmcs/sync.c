@@ -8,25 +8,29 @@
  */
 #include "shadow.h"
 
-/* Read at every exit: with them every check of the EVENT and NONREGISTER groups has its input. */
+/*
+ * Known after every exit: with them every check of the EVENT and NONREGISTER groups has its input. The last two need no reading after most exits by an
+ * instruction.
+ */
 #define CORE_FIELDS(X)                                                                                                 \
     X(GUEST_RIP)                                                                                                       \
     X(GUEST_RSP)                                                                                                       \
     X(GUEST_RFLAGS)                                                                                                    \
     X(GUEST_INTERRUPTIBILITY_STATE)                                                                                    \
-    X(GUEST_ACTIVITY_STATE)                                                                                            \
-    X(GUEST_PENDING_DEBUG_EXCEPTIONS)                                                                                  \
     X(GUEST_CS_ACCESS_RIGHTS)                                                                                          \
     X(GUEST_SS_ACCESS_RIGHTS)                                                                                          \
     X(GUEST_CR0)                                                                                                       \
     X(GUEST_CR4)                                                                                                       \
-    X(VM_ENTRY_CONTROLS)
+    X(VM_ENTRY_CONTROLS)                                                                                               \
+    X(GUEST_ACTIVITY_STATE)                                                                                            \
+    X(GUEST_PENDING_DEBUG_EXCEPTIONS)
 
 enum {
 #define X(name) CORE_##name,
     CORE_FIELDS(X)
 #undef X
-        CORE_COUNT
+        CORE_COUNT,
+    CORE_ALWAYS = CORE_GUEST_ACTIVITY_STATE, /* read at every exit */
 };
 
 static const uint32_t core_encoding[CORE_COUNT] = {
@@ -239,7 +243,24 @@ static inline void settle(struct vmcs12 *v) {
         }                                                                                                              \
     } while (0)
 
-enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+/*
+ * An instruction that exits was executed in the active state, which is what the exit saves; and it saves no pending debug exception unless MOV SS blocks
+ * them (SDM 30.3.4): then all is read. So it is with RFLAGS.TF, for Bochs has the single step there that the instruction would have ended with.
+ *
+ * No pointer to value[] goes anywhere: its elements stay in registers.
+ */
+static inline __attribute__((always_inline)) enum nvmx_status read_core(struct nvmx_vcpu *vcpu, bool by_instruction, uint64_t *value) {
+    if (!by_instruction) {
+        return host_read_fixed(vcpu, CORE_COUNT, core_encoding, value);
+    }
+    enum nvmx_status status = host_read_fixed(vcpu, CORE_ALWAYS, core_encoding, value);
+
+    value[CORE_GUEST_ACTIVITY_STATE] = 0;
+    value[CORE_GUEST_PENDING_DEBUG_EXCEPTIONS] = 0;
+    return status;
+}
+
+static inline __attribute__((always_inline)) enum nvmx_status sync_as(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool by_instruction) {
     uint64_t value[CORE_COUNT];
     uint64_t behind = 0;
 
@@ -248,10 +269,16 @@ enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     }
     enum nvmx_status status = v->sync.count != 0 ? read_extra(vcpu, v) : NVMX_OK;
     if (status == NVMX_OK) {
-        status = host_read_fixed(vcpu, CORE_COUNT, core_encoding, value);
+        status = read_core(vcpu, by_instruction, value);
     }
     if (RARE(status != NVMX_OK)) {
         return lost(vcpu, v, status);
+    }
+    if (by_instruction && (value[CORE_GUEST_INTERRUPTIBILITY_STATE] & BLOCKING_MOV_SS) != 0) {
+        return sync_from_vmcs02(vcpu, v);
+    }
+    if (by_instruction && (value[CORE_GUEST_RFLAGS] & RFLAGS_TF) != 0) {
+        return sync_from_vmcs02(vcpu, v);
     }
     if (RARE(!v->settled)) {
         settle(v);
@@ -279,6 +306,14 @@ enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     v->value[NVMX_F_VM_ENTRY_CONTROLS] = entry_controls_after(vcpu->vm, entry_controls, value[CORE_VM_ENTRY_CONTROLS]);
     v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] &= ~(uint64_t)EVENT_VALID;
     return NVMX_OK;
+}
+
+__attribute__((noinline)) enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    return sync_as(vcpu, v, false);
+}
+
+__attribute__((noinline)) enum nvmx_status sync_by_instruction(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    return sync_as(vcpu, v, true);
 }
 
 /* Fetch the listed fields. VM-entry controls are never stale. */

@@ -263,6 +263,8 @@ void *sim_page(const struct sim *sim, uint64_t hpa);
 enum nvmx_next sim_exit(struct sim *sim, uint32_t reason, uint64_t qualification, uint32_t instruction_info, uint32_t length);
 /* The same with every information field. */
 enum nvmx_next sim_exit_info(struct sim *sim, const struct nvmx_l2_exit_info *info);
+/* Is it an exit that only an instruction causes? The processor then saves the active state, and seldom a pending debug exception. */
+bool sim_exit_by_instruction(uint32_t basic_reason);
 /* nvmx_enter, with the same checks. */
 enum nvmx_next sim_enter(struct sim *sim, struct nvmx_pending *pending);
 

@@ -233,11 +233,32 @@ static void set_information(struct sim *sim, const struct nvmx_l2_exit_info *inf
         sim_set(sim, sim->selected, all[i].slot, all[i].value);
 }
 
+/* Basic reasons that an instruction of the guest causes, in place of what it would do (SDM 28.1, appendix C). */
+bool sim_exit_by_instruction(uint32_t reason) {
+    static const struct {
+        uint8_t first, last;
+    } all[] = {{10, 32}, {36, 36}, {39, 40}, {46, 47}, {50, 51}, {53, 55}, {57, 61}, {63, 65}, {67, 70}, {72, 73}, {76, 81}, {84, 85}};
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+        if (reason >= all[i].first && reason <= all[i].last)
+            return true;
+    return false;
+}
+
+/* SDM 30.3.4: what executes an instruction is active, and pending debug exceptions are saved only while MOV SS blocks them. */
+static void save_nonregister_state(struct sim_vmcs *vmcs, uint32_t reason) {
+    if (reason >> 31 || !sim_exit_by_instruction(reason & 0xffff))
+        return;
+    vmcs->value[NVMX_F_GUEST_ACTIVITY_STATE] = 0;
+    if (!(vmcs->value[NVMX_F_GUEST_INTERRUPTIBILITY_STATE] & 2))
+        vmcs->value[NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS] = 0;
+}
+
 enum nvmx_next sim_exit_info(struct sim *sim, const struct nvmx_l2_exit_info *info) {
     stop_a_test_that_enters_a_stopped_vcpu(sim);
     check_entry(sim);
     struct sim_vmcs *vmcs = &sim->vmcs[sim->selected];
     vmcs->entries++;
+    save_nonregister_state(vmcs, info->reason);
     /* SDM 30.2.1, 30.1: an exit after a successful entry clears the valid bit of the VM-entry interruption information. */
     if (!(info->reason >> 31))
         vmcs->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] &= 0x7fffffff;

@@ -25,7 +25,7 @@ Test(regressions, single_step_by_vmcs12s_debugctl) {
     sim_set(sim, sim->selected, NVMX_F_GUEST_DEBUGCTL, 2);
     sim_set(sim, sim->selected, NVMX_F_GUEST_RFLAGS, 0x102);
     sim_set(sim, sim->selected, NVMX_F_GUEST_ACTIVITY_STATE, 1);
-    l2_leaves(sim);
+    cr_assert_eq(sim_exit(sim, NVMX_EXIT_STARTUP_IPI, 0, 0, 0), NVMX_ENTER);
     cr_expect_eq(sim_vmresume(sim), SIM_ENTRY_FAILED);
     cr_expect_eq(nvmx_last_check(sim->vcpu), NVMX_C_29_3_1_5_22);
     sim_free(sim);
