@@ -232,7 +232,7 @@ static enum nvmx_status pull(struct nvmx_vcpu *vcpu) {
     uint32_t before = vcpu->selected;
 
     const struct vmcs12 *current = vmcs12_current(vcpu);
-    bool nothing = vcpu->mode == NVMX_MODE_OFF || (vcpu->mode == NVMX_MODE_L2 && !current->shadow->known);
+    bool nothing = vcpu->mode == NVMX_MODE_OFF || (vcpu->mode == NVMX_MODE_L2 && current->shadow->unknown);
     if (vcpu->restore_pending) {
         return NVMX_OK;
     }
@@ -439,7 +439,7 @@ static enum nvmx_status complete(struct nvmx_vcpu *vcpu) {
     nvmx_vmcs01_changed(vcpu);
     vcpu->link_known = false;
     for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
-        vcpu->shadow_vmcs[i].known = false;
+        vcpu->shadow_vmcs[i].unknown = true;
         vcpu->shadow_vmcs[i].ahead = false;
     }
     if (status == NVMX_OK && vcpu->vm->expose) {

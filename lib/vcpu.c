@@ -266,10 +266,17 @@ static bool shadow_vmcss(struct nvmx_vcpu *vcpu, const struct nvmx_vcpu_config *
 
         shadow->hpa = !apart ? config->shadow_hpa : i < config->vmcs02_slots ? config->shadow_hpas[i] : NVMX_NO_ADDRESS;
         shadow->name = apart ? NVMX_VMCS_SHADOWS + i : NVMX_VMCS_SHADOW;
+        shadow->unknown = true;
         vcpu->vmcs12[i].shadow = shadow;
         all = all && (!apart || i >= config->vmcs02_slots || shadow->hpa != NVMX_NO_ADDRESS);
     }
     return all;
+}
+
+/* The struct has grown: what callers were compiled with. */
+static bool config_size_known(uint32_t size) {
+    return size == sizeof(struct nvmx_vcpu_config) || size == offsetof(struct nvmx_vcpu_config, vmwrite_bitmap) ||
+           size == offsetof(struct nvmx_vcpu_config, shadow_hpas);
 }
 
 enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, const struct nvmx_vcpu_config *given,
@@ -281,7 +288,7 @@ enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, 
     if (memory == NULL || vm == NULL || given == NULL || out == NULL || (uintptr_t)memory % ALIGNMENT != 0) {
         return NVMX_E_INVALID;
     }
-    if (bytes < nvmx_vcpu_size() || (given->size != sizeof(all) && given->size != offsetof(struct nvmx_vcpu_config, shadow_hpas))) {
+    if (bytes < nvmx_vcpu_size() || !config_size_known(given->size)) {
         return NVMX_E_SIZE;
     }
     memcpy(&all, given, given->size);
@@ -311,6 +318,7 @@ enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, 
         return NVMX_E_INVALID;
     }
     vmcs12_write_ways(vcpu);
+    shadow_writes_init(vcpu, config->vmwrite_bitmap);
     vcpu->l1_address_bits = l1_address_bits(vm->caps.physical_address_bits);
     vcpu->l1_reserved_bits = l1_address_bits(52) & ~vcpu->l1_address_bits;
     for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {

@@ -13,6 +13,7 @@
 
 #include "architecture.h"
 #include "msr/bitmap.h"
+#include "vmcs/shadow_state.h"
 
 /* Default revision identifier and region layout of a VMCS region in L1's memory: see vmcs/README.md. */
 #define NVMX_REVISION 0x4e560001u
@@ -53,16 +54,6 @@ struct sync_list {
     bool covers_shadow;                /* no exit leaves a field stale that hardware VMCS shadowing shows L1 */
     struct nvmx_field_set saved_later; /* what else the exit saves: it stays in vmcs02 */
     struct nvmx_field_set lost;        /* guest state of vmcs02 of which nothing is known afterwards */
-};
-
-#define SHADOWED_MAX 40
-/* What hardware VMCS shadowing shows L1 of a vmcs12. */
-struct shadow_vmcs {
-    uint64_t hpa;
-    uint32_t name;  /* for vmcs_select */
-    bool known;     /* holds[] equals what it holds, but for L1's writes */
-    bool ahead;     /* where each vmcs12 has its own: L1 may have written to it since the vmcs12 came into the cache */
-    uint64_t holds[SHADOWED_MAX]; /* by place (vmcs/shadow.h) */
 };
 
 /* A recently used vmcs12 and the vmcs02 that runs it. */
@@ -117,17 +108,6 @@ struct vmcs12 {
     uint64_t l1_state[L1_STATE_FIELDS];
     uint64_t found[GATES_MAX]; /* by gates, those of gates_found */
     struct shadow_vmcs *shadow; /* of the place in the cache; all have one, or each its own */
-};
-
-/* The fields that hardware VMCS shadowing gives L1: those that it may write come first. */
-struct shadow_list {
-    uint32_t count;
-    uint32_t writable;
-    uint32_t encoding[SHADOWED_MAX];
-    uint8_t slot[SHADOWED_MAX];
-    uint8_t place[SHADOWED_MAX]; /* in shadow_vmcs.holds */
-    uint64_t places;             /* as bits */
-    struct nvmx_field_set fields;
 };
 
 /*
@@ -256,6 +236,7 @@ struct nvmx_vcpu {
     bool link_known;                     /* vmcs01's link pointer names `linked` */
     const struct shadow_vmcs *linked;    /* NULL: none */
     struct shadow_vmcs shadow_vmcs[NVMX_VMCS02_MAX];
+    struct shadow_writes shadow_writes;
     struct write_ways write_ways;
     const uint64_t *host_msr_bitmap;
     uint64_t unmapped_page2;        /* page of L2 that the last EPT violation found unmapped in ept12, or NVMX_NO_ADDRESS */
@@ -426,8 +407,10 @@ enum nvmx_status shadow_pull_ahead(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 enum nvmx_status shadow_pull_away(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* The same for a VM entry: what it does not look at may stay in the shadow VMCS. */
 enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
-/* A field that L1 reads but does not write there was changed by an emulated VMWRITE. */
+/* A field that L1 reads there was changed by an emulated VMWRITE. If L1 can write it there it does from now on. */
 enum nvmx_status shadow_follow(struct nvmx_vcpu *vcpu, unsigned int slot);
+/* What L1 may write without an exit, at first; `bitmap`: the host's page, or NULL. Once shadow_used is known. */
+void shadow_writes_init(struct nvmx_vcpu *vcpu, uint8_t *bitmap);
 /* The current VMCS changed or went away: vmcs01's link pointer follows. Selects vmcs01 if that is to be written. */
 enum nvmx_status shadow_relink(struct nvmx_vcpu *vcpu);
 

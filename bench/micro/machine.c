@@ -184,6 +184,7 @@ static void make_vcpu(struct machine *m, uint32_t cpu) {
         .regs = &sim->regs,
         .shadow_hpa = NVMX_NO_ADDRESS,
         .shadow_hpas = m->options.shadow ? shadow_hpas : NULL,
+        .vmwrite_bitmap = m->options.shadow ? sim->vmwrite_bitmap : NULL,
         .vmcs02_slots = m->options.slots,
         .vpid02_first = 2,
         .vpid02_count = 16,

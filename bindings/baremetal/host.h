@@ -58,6 +58,7 @@ struct cpu {
     struct cpu *self;             /* IA32_GS_BASE points to the struct */
     struct vmcs_slot slot[REGIONS];
     struct page msr_bitmap, io_bitmap[2]; /* of vmcs01 */
+    uint64_t vmwrite_bitmap;              /* likewise, the hpa: the library changes it */
     struct nvmx_vm *vm;
     struct nvmx_vcpu *vcpu;
     uint32_t exit_reason;     /* of the exit being handled, all 32 bits */

@@ -149,6 +149,10 @@ void vmcs_write_list_fixed(uint32_t count, const uint32_t *encoding, const uint6
 static inline __attribute__((always_inline)) enum nvmx_status
 nvmx_inline_vmcs_read_fixed(void *ctx, uint32_t count, const uint32_t *encoding, uint64_t *value) {
     (void)ctx;
+    if (count == 1) { /* all that an entry takes back from a shadow VMCS */
+        (void)vmread_safe(encoding[0], &value[0]);
+        return NVMX_OK;
+    }
     if (!STRAIGHT(count, 16)) {
         vmcs_read_list_fixed(count, encoding, value);
         return NVMX_OK;

@@ -194,6 +194,13 @@ enum nvmx_status host_make_vm(struct cpu *cpu, void *memory) {
     return nvmx_vm_init(memory, nvmx_vm_size(), &host, &vm, &cpu->vm);
 }
 
+/* The vCPU's own page, which stays where vmcs01 has it. */
+static uint8_t *vmwrite_bitmap(struct cpu *cpu) {
+    if (!vmx_has_secondary(PROC2_VMCS_SHADOWING))
+        return NULL;
+    return cpu->vmwrite_bitmap ? phys_to_virt(cpu->vmwrite_bitmap) : page_get_or_die(&cpu->vmwrite_bitmap, "a bitmap");
+}
+
 enum nvmx_status host_make_vcpu(struct cpu *cpu, void *memory) {
     uint64_t shadow_hpas[VMCS02_SLOTS];
     struct nvmx_vcpu_config vcpu = {
@@ -208,6 +215,7 @@ enum nvmx_status host_make_vcpu(struct cpu *cpu, void *memory) {
         .vpid02_count = vmx_has_secondary(PROC2_VPID) ? VPID02_COUNT : 0,
         .msr_bitmap = cpu->msr_bitmap.words,
         .io_bitmap = {cpu->io_bitmap[0].words, cpu->io_bitmap[1].words},
+        .vmwrite_bitmap = vmwrite_bitmap(cpu),
     };
 
     for (uint32_t i = 0; i < VMCS02_SLOTS; i++)

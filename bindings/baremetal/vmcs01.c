@@ -221,17 +221,13 @@ void vmcs01_follow_mode(bool in_vmx_operation) {
     vmcs_put(NVMX_VMCS_SECONDARY_CONTROLS, secondary);
 }
 
-static void put_shadow_bitmaps(const struct nvmx_vm *vm) {
-    static uint64_t vmread_bitmap, vmwrite_bitmap; /* the same for all processors */
+static void put_shadow_bitmaps(const struct cpu *cpu) {
+    static uint64_t vmread_bitmap; /* the same for all processors */
 
-    if (!vmread_bitmap) {
-        uint8_t *vmread_page = page_get_or_die(&vmread_bitmap, "a bitmap");
-        uint8_t *vmwrite_page = page_get_or_die(&vmwrite_bitmap, "a bitmap");
-
-        nvmx_shadow_bitmaps(vm, vmread_page, vmwrite_page);
-    }
+    if (!vmread_bitmap)
+        nvmx_shadow_bitmaps(cpu->vm, page_get_or_die(&vmread_bitmap, "a bitmap"), NULL);
     vmcs_put(NVMX_VMCS_VMREAD_BITMAP_ADDRESS, vmread_bitmap);
-    vmcs_put(NVMX_VMCS_VMWRITE_BITMAP_ADDRESS, vmwrite_bitmap);
+    vmcs_put(NVMX_VMCS_VMWRITE_BITMAP_ADDRESS, cpu->vmwrite_bitmap);
 }
 
 void vmcs01_init(struct cpu *cpu, const struct l1_start *start) {
@@ -245,5 +241,5 @@ void vmcs01_init(struct cpu *cpu, const struct l1_start *start) {
     else
         vmcs01_wait_for_startup(cpu);
     if (vmx_has_secondary(PROC2_VMCS_SHADOWING))
-        put_shadow_bitmaps(cpu->vm);
+        put_shadow_bitmaps(cpu);
 }

@@ -92,6 +92,12 @@ struct nvmx_vcpu_config {
      * then writes vmcs01's link pointer, and no field is carried from one shadow VMCS to another. shadow_hpa does not count. NULL, or a smaller `size`: no.
      */
     const uint64_t *shadow_hpas;
+    /*
+     * With a shadow VMCS: the page (4096 bytes) of vmcs01's VMWRITE-bitmap address, of this vCPU alone, writable until the vCPU is destroyed. nvmx_vcpu_init
+     * fills it and calls for the vCPU change it, so that entries take back from the shadow VMCS only what L1 does write there: its first VMWRITE of
+     * a field exits. NULL, or a smaller `size`: vmcs01 uses nvmx_shadow_bitmaps' page, and entries take back all that can be written.
+     */
+    uint8_t *vmwrite_bitmap;
 };
 
 /*
@@ -267,7 +273,10 @@ NVMX_API enum nvmx_status nvmx_memory_changed(struct nvmx_vcpu *vcpu, uint64_t g
  */
 NVMX_API enum nvmx_status nvmx_memory_protected(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes);
 
-/* The two bitmaps for VMCS shadowing (4096 bytes each): bit clear = L1's VMREAD/VMWRITE of that encoding does not exit. */
+/*
+ * The two bitmaps for VMCS shadowing (4096 bytes each): bit clear = L1's VMREAD/VMWRITE of that encoding does not exit. `vmwrite_bitmap` may be NULL where
+ * each vCPU has its own (nvmx_vcpu_config.vmwrite_bitmap).
+ */
 NVMX_API void nvmx_shadow_bitmaps(const struct nvmx_vm *vm, uint8_t *vmread_bitmap, uint8_t *vmwrite_bitmap);
 
 /* -- counts ------------------------------------------------------------------------------------------------------------------- */

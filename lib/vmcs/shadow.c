@@ -5,6 +5,9 @@
  *
  * One shadow VMCS serves all vmcs12s, and is read and filled anew when another one becomes current; or each place in the cache has its own. Then what L1
  * wrote stays there (`ahead`) until an entry, or whatever else looks at the whole vmcs12.
+ *
+ * What L1 can write without an exit each entry reads back. Where the host gives a VMWRITE bitmap that may change, that is only what L1 does write: its first
+ * VMWRITE of a field exits, those after it don't, and what stays the same for many entries begins anew.
  */
 #include "shadow.h"
 
@@ -73,19 +76,99 @@ void shadow_fields(struct nvmx_vm *vm) {
     }
 }
 
-void nvmx_shadow_bitmaps(const struct nvmx_vm *vm, uint8_t *vmread_bitmap, uint8_t *vmwrite_bitmap) {
-    memset(vmread_bitmap, 0xff, NVMX_PAGE_SIZE);
-    memset(vmwrite_bitmap, 0xff, NVMX_PAGE_SIZE);
-    for (uint32_t i = 0; i < vm->shadowed.count; i++) {
-        uint32_t encoding = vm->shadowed.encoding[i];
-        uint8_t keep = (uint8_t) ~(1u << (encoding % 8));
+/* Whether an access exits: a bit of a bitmap. */
+static void set_exits(uint8_t *bitmap, uint32_t encoding, bool exits) {
+    uint8_t bit = (uint8_t)(1u << (encoding % 8));
 
-        vmread_bitmap[encoding / 8] &= keep;
-        if (i < vm->shadowed.writable) {
-            vmwrite_bitmap[encoding / 8] &= keep;
-        }
+    bitmap[encoding / 8] = (uint8_t)(exits ? bitmap[encoding / 8] | bit : bitmap[encoding / 8] & ~bit);
+}
+
+static void fill_bitmap(const struct nvmx_vm *vm, uint8_t *bitmap, uint32_t count) {
+    memset(bitmap, 0xff, NVMX_PAGE_SIZE);
+    for (uint32_t i = 0; i < count; i++) {
+        set_exits(bitmap, vm->shadowed.encoding[i], false);
     }
 }
+
+void nvmx_shadow_bitmaps(const struct nvmx_vm *vm, uint8_t *vmread_bitmap, uint8_t *vmwrite_bitmap) {
+    fill_bitmap(vm, vmread_bitmap, vm->shadowed.count);
+    if (vmwrite_bitmap != NULL) {
+        fill_bitmap(vm, vmwrite_bitmap, vm->shadowed.writable);
+    }
+}
+
+/* -- what L1 may write
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/*
+ * What every entry looks at. The rest of what L1 may write stays where L1 wrote it as long as it injects no event that has an error code or a length,
+ * and has no log; so L1 may write that at all times.
+ */
+#define PLACE_BIT(name) (UINT64_C(1) << PLACE_##name)
+#define ENTRY_PLACES                                                                                                   \
+    (PLACE_BIT(PRIMARY_CONTROLS) | PLACE_BIT(VM_ENTRY_INTERRUPTION_INFO) | PLACE_BIT(GUEST_INTERRUPTIBILITY_STATE) |   \
+     PLACE_BIT(GUEST_RSP) | PLACE_BIT(GUEST_RIP) | PLACE_BIT(GUEST_RFLAGS))
+_Static_assert(SHADOW_ENTRY_FIELDS == WRITABLE_COUNT - 3, "all but the PML index, the error code and the instruction length");
+
+/* So many entries long L1 must leave a field as it is before its next VMWRITE of it exits again. */
+#define ENTRIES_WITHOUT_CHANGE 256u
+
+static COLD void set_writes(struct shadow_writes *writes, uint64_t places) {
+    for (uint64_t left = places ^ writes->places; writes->bitmap != NULL && left != 0; left &= left - 1) {
+        unsigned int place = (unsigned int)__builtin_ctzll(left);
+
+        set_exits(writes->bitmap, field_encoding[slot_of_place[place]], ((places >> place) & 1) == 0);
+    }
+    writes->places = places;
+}
+
+void shadow_writes_init(struct nvmx_vcpu *vcpu, uint8_t *bitmap) {
+    struct shadow_writes *writes = &vcpu->shadow_writes;
+
+    writes->bitmap = in_use(vcpu) ? bitmap : NULL;
+    writes->entries_left = ENTRIES_WITHOUT_CHANGE;
+    writes->changed = 0;
+    writes->places = ENTRY_PLACES;
+    if (writes->bitmap != NULL) {
+        fill_bitmap(vcpu->vm, writes->bitmap, vcpu->vm->shadowed.writable);
+    }
+    set_writes(writes, writes->bitmap != NULL ? 0 : ENTRY_PLACES);
+}
+
+/* Does L1's VMWRITE of a field that it may write exit now? */
+static bool writes_exit(const struct nvmx_vcpu *vcpu, unsigned int place) {
+    return (((ENTRY_PLACES & ~vcpu->shadow_writes.places) >> place) & 1) != 0;
+}
+
+/* L1 writes it now: the next time without an exit. */
+static void writes_learn(struct nvmx_vcpu *vcpu, unsigned int place) {
+    struct shadow_writes *writes = &vcpu->shadow_writes;
+    uint64_t bit = (UINT64_C(1) << place) & ENTRY_PLACES;
+
+    writes->changed |= bit;
+    if ((bit & ~writes->places) != 0) {
+        set_writes(writes, writes->places | bit);
+    }
+}
+
+/* What L1 has not changed for long it may write no more. What it wrote last can be in any shadow VMCS. */
+static COLD void writes_forget(struct nvmx_vcpu *vcpu) {
+    struct shadow_writes *writes = &vcpu->shadow_writes;
+    uint64_t keep = writes->places & writes->changed;
+
+    writes->entries_left = ENTRIES_WITHOUT_CHANGE;
+    writes->changed = 0;
+    if (writes->bitmap == NULL || keep == writes->places) {
+        return;
+    }
+    for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
+        vcpu->shadow_vmcs[i].whole = true;
+    }
+    set_writes(writes, keep);
+}
+
+/* -- filling
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 static inline enum nvmx_status fill(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct batch *batch) {
     enum nvmx_status status = NVMX_OK;
@@ -97,7 +180,7 @@ static inline enum nvmx_status fill(struct nvmx_vcpu *vcpu, struct vmcs12 *v, st
         }
     }
     v->shadow_behind = 0;
-    v->shadow->known = status == NVMX_OK;
+    v->shadow->unknown = status != NVMX_OK;
     return status;
 }
 
@@ -197,17 +280,17 @@ enum nvmx_status shadow_push(struct nvmx_vcpu *vcpu) {
     if (status != NVMX_OK) {
         return status;
     }
-    if (vcpu->shadows_apart && v->shadow->known && v->shadow_behind == 0) {
+    if (vcpu->shadows_apart && !v->shadow->unknown && v->shadow_behind == 0) {
         return NVMX_OK;
     }
-    return v->shadow->known ? push_changes(vcpu, v) : push_all(vcpu, v);
+    return v->shadow->unknown ? push_all(vcpu, v) : push_changes(vcpu, v);
 }
 
 enum nvmx_status shadow_push_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     if (!in_use(vcpu)) {
         return NVMX_OK;
     }
-    if (RARE(!v->shadow->known || !v->sync_ready || !v->sync.covers_shadow)) {
+    if (RARE(v->shadow->unknown || !v->sync_ready || !v->sync.covers_shadow)) {
         v->shadow_behind = UINT64_MAX;
         return shadow_push(vcpu);
     }
@@ -223,9 +306,11 @@ static COLD enum nvmx_status pull_listed(struct nvmx_vcpu *vcpu, struct vmcs12 *
     for (uint32_t i = 0; status == NVMX_OK && i < list->writable; i++) {
         v->shadow->holds[list->place[i]] = value[i]; /* hardware cuts a value to the field's width */
         if (value[i] != v->value[list->slot[i]]) {
+            vcpu->shadow_writes.changed |= UINT64_C(1) << list->place[i];
             vmcs12_write_to(vcpu, v, list->slot[i], value[i]);
         }
     }
+    v->shadow->whole = v->shadow->whole && status != NVMX_OK;
     return status;
 }
 
@@ -238,6 +323,7 @@ static inline void pulled(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int
         return;
     }
     v->shadow->holds[place] = value;
+    vcpu->shadow_writes.changed |= UINT64_C(1) << place;
     if (checked) {
         vmcs12_write_to(vcpu, v, slot, value);
     } else {
@@ -252,7 +338,7 @@ static enum nvmx_status pull_whole(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     if (status != NVMX_OK) {
         return status;
     }
-    if (RARE(!v->shadow->known || vcpu->vm->shadowed.writable != WRITABLE_COUNT)) {
+    if (RARE(v->shadow->unknown || vcpu->vm->shadowed.writable != WRITABLE_COUNT)) {
         return pull_listed(vcpu, v);
     }
     status = host_read_fixed(vcpu, WRITABLE_COUNT, writable_encoding, value);
@@ -263,6 +349,7 @@ static enum nvmx_status pull_whole(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     for (unsigned int place = 0; place < WRITABLE_COUNT; place++) {
         pulled(vcpu, v, place, value[place]);
     }
+    v->shadow->whole = false;
     return NVMX_OK;
 }
 
@@ -292,13 +379,16 @@ enum nvmx_status shadow_pull_away(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     return pull_whole(vcpu, v);
 }
 
-/* What goes with an event that L1 injects, as far as it counts (SDM 29.2.1.3). The shadow VMCS is selected. */
+/* What goes with an event that L1 injects, as far as it counts (SDM 29.2.1.3). */
 static COLD enum nvmx_status pull_event(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     static const uint32_t encoding[] = {NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE, NVMX_VMCS_VM_ENTRY_INSTRUCTION_LENGTH};
     static const uint8_t places[] = {PLACE_VM_ENTRY_EXCEPTION_ERROR_CODE, PLACE_VM_ENTRY_INSTRUCTION_LENGTH};
     uint64_t value[2];
-    enum nvmx_status status = host_read_encoded(vcpu, 2, encoding, value);
+    enum nvmx_status status = host_select_shadow(vcpu, v->shadow);
 
+    if (status == NVMX_OK) {
+        status = host_read_encoded(vcpu, 2, encoding, value);
+    }
     for (unsigned int i = 0; status == NVMX_OK && i < 2; i++) {
         if (value[i] != v->shadow->holds[places[i]]) {
             v->shadow->holds[places[i]] = value[i];
@@ -308,58 +398,119 @@ static COLD enum nvmx_status pull_event(struct nvmx_vcpu *vcpu, struct vmcs12 *v
     return status;
 }
 
-/* Without an event that L1 injects and without a log these stay where L1 wrote them, until the whole is pulled. */
-enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    static const uint32_t encoding[] = {NVMX_VMCS_PRIMARY_CONTROLS,
-                                        NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO,
-                                        NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE,
-                                        NVMX_VMCS_GUEST_RSP,
-                                        NVMX_VMCS_GUEST_RIP,
-                                        NVMX_VMCS_GUEST_RFLAGS};
-    static const uint8_t places[] = {PLACE_PRIMARY_CONTROLS,
-                                     PLACE_VM_ENTRY_INTERRUPTION_INFO,
-                                     PLACE_GUEST_INTERRUPTIBILITY_STATE,
-                                     PLACE_GUEST_RSP,
-                                     PLACE_GUEST_RIP,
-                                     PLACE_GUEST_RFLAGS};
-    _Static_assert(sizeof(places) == WRITABLE_COUNT - 3,
-                   "all but the PML index, the error code and the instruction length");
-    uint64_t value[sizeof(places)];
+#define ENTRY_FIELDS(X)                                                                                                \
+    X(PRIMARY_CONTROLS)                                                                                                \
+    X(VM_ENTRY_INTERRUPTION_INFO)                                                                                      \
+    X(GUEST_INTERRUPTIBILITY_STATE)                                                                                    \
+    X(GUEST_RSP)                                                                                                       \
+    X(GUEST_RIP)                                                                                                       \
+    X(GUEST_RFLAGS)
 
-    if (!in_use(vcpu)) {
-        return NVMX_OK;
-    }
-    if (RARE(!v->shadow->known || (secondary_controls(v) & PROC2_PML) != 0)) {
-        return shadow_pull(vcpu);
-    }
+/* All that an entry looks at, in one batch. */
+static inline enum nvmx_status pull_entry_fields(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+#define X(name) NVMX_VMCS_##name,
+    static const uint32_t encoding[SHADOW_ENTRY_FIELDS] = {ENTRY_FIELDS(X)};
+#undef X
+    uint64_t value[SHADOW_ENTRY_FIELDS];
     enum nvmx_status status = host_select_shadow(vcpu, v->shadow);
+    unsigned int i = 0;
+
     if (status == NVMX_OK) {
-        status = host_read_fixed(vcpu, sizeof(places), encoding, value);
+        status = host_read_fixed(vcpu, SHADOW_ENTRY_FIELDS, encoding, value);
     }
     if (RARE(status != NVMX_OK)) {
         return status;
     }
-#pragma GCC unroll 8
-    for (unsigned int i = 0; i < sizeof(places); i++) {
-        pulled(vcpu, v, places[i], value[i]);
-    }
-    return RARE((value[1] & EVENT_VALID) != 0 && !event_is_vector_alone(value[1])) ? pull_event(vcpu, v) : NVMX_OK;
+#define X(name) pulled(vcpu, v, PLACE_##name, value[i++]);
+    ENTRY_FIELDS(X)
+#undef X
+    return NVMX_OK;
 }
 
-/* L1's VMWRITE to exit information exits, but its VMREAD does not: what was written must be found in the shadow VMCS.
- */
+#define PULL(name)                                                                                                     \
+    if ((places & PLACE_BIT(name)) != 0) {                                                                             \
+        static const uint32_t encoding = NVMX_VMCS_##name;                                                             \
+        uint64_t value;                                                                                                \
+                                                                                                                       \
+        status = host_read_fixed(vcpu, 1, &encoding, &value);                                                          \
+        if (RARE(status != NVMX_OK)) {                                                                                 \
+            return status;                                                                                             \
+        }                                                                                                              \
+        pulled(vcpu, v, PLACE_##name, value);                                                                          \
+    }
+
+static __attribute__((noinline)) enum nvmx_status pull_written(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t places) {
+    enum nvmx_status status = NVMX_OK;
+
+    ENTRY_FIELDS(PULL)
+    return status;
+}
+
+/* One by one those that L1 writes: they are few, and RIP alone more often than not. */
+static inline enum nvmx_status pull_few(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    const uint64_t places = vcpu->shadow_writes.places;
+    enum nvmx_status status = host_select_shadow(vcpu, v->shadow);
+
+    if (RARE(status != NVMX_OK)) {
+        return status;
+    }
+    PULL(GUEST_RIP)
+    return RARE((places & ~PLACE_BIT(GUEST_RIP)) != 0) ? pull_written(vcpu, v, places & ~PLACE_BIT(GUEST_RIP)) : status;
+}
+
+enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    if (!in_use(vcpu)) {
+        return NVMX_OK;
+    }
+    if (RARE(--vcpu->shadow_writes.entries_left == 0)) {
+        writes_forget(vcpu);
+    }
+    if (RARE(v->shadow->take_all != 0 || (secondary_controls(v) & PROC2_PML) != 0)) {
+        return shadow_pull(vcpu);
+    }
+    enum nvmx_status status = NVMX_OK;
+    if (vcpu->shadow_writes.places == ENTRY_PLACES) {
+        status = pull_entry_fields(vcpu, v);
+    } else if (vcpu->shadow_writes.places != 0) {
+        status = pull_few(vcpu, v);
+    }
+    if (RARE(status != NVMX_OK)) {
+        return status;
+    }
+    uint64_t event = v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
+    return RARE((event & EVENT_VALID) != 0 && !event_is_vector_alone(event)) ? pull_event(vcpu, v) : NVMX_OK;
+}
+
+static unsigned int place_of(unsigned int slot) {
+    unsigned int place = 0;
+
+    while (place + 1 < PLACES && slot_of_place[place] != slot) {
+        place++;
+    }
+    return place;
+}
+
+/* L1's VMWRITE exited, but its VMREAD does not: what was written must be found in the shadow VMCS. */
 enum nvmx_status shadow_follow(struct nvmx_vcpu *vcpu, unsigned int slot) {
     struct vmcs12 *v = vmcs12_current(vcpu);
 
-    if (!in_use(vcpu) || nvmx_field_info(slot)->shadow != NVMX_SHADOW_RO || !can_fill_read_only(vcpu->vm) ||
-        !nvmx_set_has(&vcpu->vm->machine_fields, slot)) {
+    if (!in_use(vcpu) || !nvmx_set_has(&vcpu->vm->shadowed.fields, slot)) {
         return NVMX_OK;
+    }
+    const unsigned int place = place_of(slot);
+    if (place < WRITABLE_COUNT && !writes_exit(vcpu, place)) {
+        return NVMX_OK; /* of a host that shadows no writes */
     }
     enum nvmx_status status = host_select_shadow(vcpu, v->shadow);
     if (status == NVMX_OK) {
         status = host_write(vcpu, slot, v->value[slot]);
     }
-    v->shadow->known = false;
+    if (status == NVMX_OK) {
+        v->shadow->holds[place] = v->value[slot];
+        writes_learn(vcpu, place);
+    } else {
+        v->shadow->unknown = true;
+    }
     enum nvmx_status back = host_select(vcpu, NVMX_VMCS01);
     return status != NVMX_OK ? status : back;
 }

@@ -352,7 +352,7 @@ static enum nvmx_status make_visible(struct nvmx_vcpu *vcpu, int index) {
     vcpu->current = index;
     const struct shadow_vmcs *shadow = index >= 0 ? vcpu->vmcs12[index].shadow : NULL;
     /* It will be written as a whole. */
-    bool overwrites = vcpu->shadows_apart && shadow != NULL && shadow->ahead && !shadow->known;
+    bool overwrites = vcpu->shadows_apart && shadow != NULL && shadow->ahead && shadow->unknown;
     enum nvmx_status status = overwrites ? shadow_pull(vcpu) : NVMX_OK;
     if (status == NVMX_OK) {
         status = shadow_push(vcpu);
@@ -466,9 +466,11 @@ enum nvmx_status vmcs12_clear(struct nvmx_vcpu *vcpu, uint64_t gpa1) {
 }
 
 void vmcs12_drop_all(struct nvmx_vcpu *vcpu, bool write_back) {
+    bool pulled = write_back;
+
     if (write_back && vcpu->current >= 0 && !vcpu->shadows_apart) {
         /* What L1 wrote to the shadow VMCS is lost if the host fails here; L1 did not VMCLEAR before VMXOFF. */
-        (void)shadow_pull(vcpu);
+        pulled = shadow_pull(vcpu) == NVMX_OK;
     }
     for (int i = 0; i < vcpu->vmcs02_slots; i++) {
         struct vmcs12 *v = &vcpu->vmcs12[i];
@@ -477,12 +479,15 @@ void vmcs12_drop_all(struct nvmx_vcpu *vcpu, bool write_back) {
             continue;
         }
         if (write_back && v->gpa1 != NVMX_NO_ADDRESS) {
-            (void)shadow_pull_ahead(vcpu, v);
+            pulled = shadow_pull_ahead(vcpu, v) == NVMX_OK && pulled;
             if (sync_all(vcpu, v) == NVMX_OK) {
                 store_region(vcpu, v);
             }
         }
         forget(vcpu, v);
+    }
+    for (int i = 0; !pulled && i < vcpu->vmcs02_slots; i++) {
+        vcpu->vmcs12[i].shadow->unknown = true; /* they hold what L1 wrote and nobody took */
     }
     vcpu->current = -1;
 }

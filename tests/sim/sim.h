@@ -140,6 +140,7 @@ struct sim_options {
     bool no_vpid;             /* no VPIDs for L2 */
     uint32_t loads_on_entry;  /* more VM-entry controls of vmcs01, promised to the library */
     bool shadows;             /* with `shadow`: a shadow VMCS for each vmcs02 slot */
+    bool learns_writes;       /* with `shadow`: the VMWRITE bitmap is the library's to change */
     uint16_t vmcs02_slots;    /* 0: 2 */
     uint32_t ept_page_budget;
     const struct nvmx_caps *machine; /* NULL: sim_machine's */

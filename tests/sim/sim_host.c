@@ -299,6 +299,7 @@ struct nvmx_vcpu_config sim_vcpu_config(struct sim *sim, uint32_t id) {
         .vmcs02_slots = options->vmcs02_slots,
         .vpid02_first = options->no_vpid ? 0 : 2,
         .vpid02_count = options->no_vpid ? 0 : 4,
+        .vmwrite_bitmap = options->learns_writes ? sim->vmwrite_bitmap : NULL,
     };
 }
 

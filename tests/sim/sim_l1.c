@@ -139,8 +139,9 @@ static bool answered_by_shadow(const struct sim *sim, const uint8_t *bitmap, uin
 }
 
 static void shadow_succeeds(struct sim *sim) {
-    uint64_t rip = sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_RIP);
+    uint64_t rip = sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_RIP), rflags = sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_RFLAGS);
     sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_RIP, rip + 3);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_RFLAGS, rflags & ~UINT64_C(0x8d5)); /* VMsucceed */
 }
 
 /* Register operands: RCX holds the encoding (reg2), RBX the value. */
@@ -149,12 +150,12 @@ static void shadow_succeeds(struct sim *sim) {
 
 enum sim_outcome sim_vmread(struct sim *sim, uint32_t encoding, uint64_t *value) {
     int slot = sim_slot(encoding);
+    sim->regs.gpr[NVMX_RCX] = encoding;
     if (slot >= 0 && answered_by_shadow(sim, sim->vmread_bitmap, encoding)) {
-        *value = sim_get(sim, sim_linked(sim), (enum nvmx_field)slot);
+        *value = sim->regs.gpr[NVMX_RBX] = sim_get(sim, sim_linked(sim), (enum nvmx_field)slot);
         shadow_succeeds(sim);
         return SIM_SUCCEED;
     }
-    sim->regs.gpr[NVMX_RCX] = encoding;
     enum sim_outcome outcome = execute(sim, REASON_VMREAD, 0, RCX_IS_REG2 | RBX_IS_OPERAND, 3);
     if (outcome == SIM_SUCCEED)
         *value = sim->regs.gpr[NVMX_RBX];
@@ -163,13 +164,13 @@ enum sim_outcome sim_vmread(struct sim *sim, uint32_t encoding, uint64_t *value)
 
 enum sim_outcome sim_vmwrite(struct sim *sim, uint32_t encoding, uint64_t value) {
     int slot = sim_slot(encoding);
+    sim->regs.gpr[NVMX_RCX] = encoding;
+    sim->regs.gpr[NVMX_RBX] = value;
     if (slot >= 0 && answered_by_shadow(sim, sim->vmwrite_bitmap, encoding)) {
         sim_set(sim, sim_linked(sim), (enum nvmx_field)slot, value);
         shadow_succeeds(sim);
         return SIM_SUCCEED;
     }
-    sim->regs.gpr[NVMX_RCX] = encoding;
-    sim->regs.gpr[NVMX_RBX] = value;
     return execute(sim, REASON_VMWRITE, 0, RCX_IS_REG2 | RBX_IS_OPERAND, 3);
 }
 

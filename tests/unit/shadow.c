@@ -8,10 +8,12 @@
 static const struct sim_options with_shadow = {.shadow = true};
 static const struct sim_options with_shadows = {.shadow = true, .shadows = true};
 
-/* One shadow VMCS serves all vmcs12s, or each has its own. */
+/* One shadow VMCS serves all vmcs12s, or each has its own; L1 may write all fields there, or those that it has written. */
 static void both(void (*test)(const struct sim_options *options)) {
     test(&with_shadow);
     test(&with_shadows);
+    test(&(struct sim_options){.shadow = true, .learns_writes = true});
+    test(&(struct sim_options){.shadow = true, .shadows = true, .learns_writes = true});
 }
 
 static bool clear_in(const uint8_t *bitmap, uint32_t encoding) {
@@ -20,6 +22,8 @@ static bool clear_in(const uint8_t *bitmap, uint32_t encoding) {
 
 /* Is L1's access answered by hardware? Then the library has no exit of it. */
 static bool without_exit(struct sim *sim, uint32_t encoding, bool write) {
+    if (write && sim->options.learns_writes) /* the first may exit */
+        l1_writes(sim, encoding, l1_reads(sim, encoding));
     uint64_t before = nvmx_counts(sim->vcpu)->exits_l1, value = 0;
     if (write)
         l1_writes(sim, encoding, l1_reads(sim, encoding));
@@ -147,6 +151,18 @@ Test(shadow, writes_that_exit) {
     both(writes_that_exit);
 }
 
+/* The same of guest state that L1 reads there, on a processor whose exit information can't be written. */
+Test(shadow, writes_that_exit_where_information_is_read_only) {
+    struct nvmx_caps machine;
+    sim_machine(&machine);
+    machine.msr[NVMX_CAP_MISC] &= ~(UINT64_C(1) << 29);
+    struct sim *sim = l1_ready(&(struct sim_options){.shadow = true, .machine = &machine});
+    cr_assert(without_exit(sim, NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS, false) && !without_exit(sim, NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS, true));
+    l1_writes(sim, NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS, 0xa099);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS), 0xa099);
+    sim_free(sim);
+}
+
 /* VMfail and failed entries are seen as well. */
 static void refused_entries(const struct sim_options *options) {
     struct sim *sim = l1_ready(options);
@@ -261,11 +277,13 @@ Test(shadow, vmptrld_carries_no_fields) {
     expect_a(sim);
 }
 
-/* A VMWRITE that exits makes it unknown what the shadow VMCS holds; what L1 wrote there without one stays. */
+/* A VMWRITE that exits and fails makes it unknown what the shadow VMCS holds; what L1 wrote there without one stays. */
 Test(shadow, what_is_ahead_and_unknown_is_not_overwritten) {
     struct sim *sim = a_is_ahead(2);
     cr_assert(sim_vmptrld(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
     cr_assert_not(without_exit(sim, NVMX_VMCS_EXIT_QUALIFICATION, true));
+    cr_assert_not(vmcs12_current(sim->vcpu)->shadow->unknown);
+    vmcs12_current(sim->vcpu)->shadow->unknown = true;
     cr_assert(sim_vmptrld(sim, SIM_L1_VMCS_B) == SIM_SUCCEED);
     expect_a(sim);
 }

@@ -4,7 +4,8 @@
  * way, and must be the same after each step.
  *
  * Blocking by STI sends a VMX instruction of L1 through the phases of the SDM, which end it and leave nothing else of it. That an entry
- * needs little, and that an exit found nothing but the usual changes, is forgotten.
+ * needs little, and that an exit found nothing but the usual changes, is forgotten. Entries take
+ * back all of a shadow VMCS.
  */
 #include <criterion/criterion.h>
 #include <nvmx/exits.h>
@@ -57,6 +58,7 @@ static void forget(struct nvmx_vcpu *vcpu) {
     for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
         vcpu->vmcs12[i].plain = vcpu->vmcs12[i].settled = false;
         vcpu->vmcs12[i].shadow_behind = UINT64_MAX;
+        vcpu->shadow_vmcs[i].whole = true;
     }
     vcpu->hosts_msr[0].index = vcpu->hosts_msr[1].index = UINT64_MAX;
     vcpu->l1_left.valid = false;
@@ -272,6 +274,27 @@ static void with_operand(struct pair *p) {
     exits(p, "instruction with a memory operand", reason, qualification, info | INFO_REG2(reg2));
 }
 
+/* A VMWRITE that hardware shadows, unless the library wants to see it. Where L1's VMWRITEs are learned, they are soon forgotten. */
+static void l1_writes_field(struct pair *p, enum nvmx_field slot, uint64_t value) {
+    uint32_t encoding = nvmx_field_info(slot)->encoding;
+    bool exits_now = ((p->sim[0]->vmwrite_bitmap[encoding / 8] >> (encoding % 8)) & 1) != 0;
+
+    if (p->sim[0]->vcpu->current < 0 || !p->options->shadow) {
+        return;
+    }
+    if (!exits_now) {
+        set_field(p, sim_linked(p->sim[0]), slot, value);
+    } else {
+        set_gpr(p, NVMX_RAX, encoding);
+        set_gpr(p, NVMX_RCX, value);
+        exits(p, "VMWRITE of a field that L1 seldom writes", VMWRITE, 0, INFO_RM_REGISTER(NVMX_RCX) | INFO_REG2(NVMX_RAX));
+    }
+    for (unsigned int i = 0; i < 2; i++) {
+        uint32_t *left = &p->sim[i]->vcpu->shadow_writes.entries_left;
+        *left = *left > 5 ? 5 : *left;
+    }
+}
+
 /* What L1 writes without an exit, where hardware shadows its VMCS. */
 static void write_shadow(struct pair *p) {
     static const uint8_t slots[] = {NVMX_F_GUEST_RIP, NVMX_F_GUEST_RSP, NVMX_F_GUEST_RFLAGS, NVMX_F_GUEST_INTERRUPTIBILITY_STATE,
@@ -283,18 +306,16 @@ static void write_shadow(struct pair *p) {
                      : slot == NVMX_F_GUEST_INTERRUPTIBILITY_STATE ? 0
                                                                    : draw(&p->seed) >> shift;
 
-    if (p->sim[0]->options.shadow && p->sim[0]->vcpu->current >= 0) {
-        set_field(p, sim_linked(p->sim[0]), (enum nvmx_field)slot, value);
-    }
+    l1_writes_field(p, (enum nvmx_field)slot, value);
 }
 
 /* An event goes with the next entry. */
 static void inject(struct pair *p) {
     uint64_t event = random_event(p);
 
-    if (p->options->shadow && p->sim[0]->vcpu->current >= 0) {
-        set_field(p, sim_linked(p->sim[0]), NVMX_F_VM_ENTRY_INTERRUPTION_INFO, event);
-    } else if (!p->options->shadow) {
+    if (p->options->shadow) {
+        l1_writes_field(p, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, event);
+    } else {
         set_gpr(p, NVMX_RAX, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO);
         set_gpr(p, NVMX_RCX, event);
         exits(p, "VMWRITE of an event", VMWRITE, 0, INFO_RM_REGISTER(NVMX_RCX) | INFO_REG2(NVMX_RAX));
@@ -410,12 +431,14 @@ Test(short_ways, do_what_the_long_ones_do) {
 Test(short_ways, do_what_the_long_ones_do_with_a_shadow_vmcs) {
     for (uint64_t seed = 11; seed <= 13; seed++) {
         same_program(&(struct sim_options){.shadow = true}, seed, 0);
+        same_program(&(struct sim_options){.shadow = true, .learns_writes = true}, seed + 100, 0);
     }
 }
 
 Test(short_ways, do_what_the_long_ones_do_with_shadow_vmcss) {
     for (uint64_t seed = 41; seed <= 43; seed++) {
         same_program(&(struct sim_options){.shadow = true, .shadows = true}, seed, 0);
+        same_program(&(struct sim_options){.shadow = true, .shadows = true, .learns_writes = true}, seed + 100, 0);
     }
 }
 

@@ -307,6 +307,7 @@ Test(state_lockstep, l1_and_l2_do_not_notice) {
 
 Test(state_lockstep, with_shadowing_and_one_slot) {
     runs(&(struct sim_options){.shadow = true, .vmcs02_slots = 1});
+    runs(&(struct sim_options){.shadow = true, .learns_writes = true, .vmcs02_slots = 1});
 }
 
 Test(state_lockstep, where_the_host_owns_interrupts) {
