@@ -67,6 +67,7 @@ static void set_up(struct fuzz_machine *m, unsigned int profile) {
         .mask = &m->mask,
         .shadow = profile % 3 == 2,
         .shadows = profile % 6 == 5,
+        .watches_msrs = profile % 4 == 1 || profile % 4 == 2,
         .learns_writes = profile % 12 == 5 || profile % 12 == 8, /* one half of each */
         .external_interrupts = profile / 4 % 2 == 1,
         .no_vpid = profile % 7 == 6,

@@ -275,8 +275,8 @@ static bool shadow_vmcss(struct nvmx_vcpu *vcpu, const struct nvmx_vcpu_config *
 
 /* The struct has grown: what callers were compiled with. */
 static bool config_size_known(uint32_t size) {
-    return size == sizeof(struct nvmx_vcpu_config) || size == offsetof(struct nvmx_vcpu_config, vmwrite_bitmap) ||
-           size == offsetof(struct nvmx_vcpu_config, shadow_hpas);
+    return size == sizeof(struct nvmx_vcpu_config) || size == offsetof(struct nvmx_vcpu_config, watches_msrs) ||
+           size == offsetof(struct nvmx_vcpu_config, vmwrite_bitmap) || size == offsetof(struct nvmx_vcpu_config, shadow_hpas);
 }
 
 enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, const struct nvmx_vcpu_config *given,
@@ -307,6 +307,7 @@ enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, 
     vcpu->vpid02_first = config->vpid02_first;
     vcpu->vpid02_count = config->vpid02_count;
     vcpu->host_msr_bitmap = config->msr_bitmap;
+    vcpu->watched.on = config->watches_msrs;
     vcpu->host_io_bitmap[0] = config->io_bitmap[0];
     vcpu->host_io_bitmap[1] = config->io_bitmap[1];
     vcpu->feature_control = vm->caps.feature_control;
@@ -341,6 +342,7 @@ void vcpu_forget(struct nvmx_vcpu *vcpu) {
     power_up(vcpu);
     vcpu->link_known = false;
     memset(vcpu->vpid12_of, 0, sizeof(vcpu->vpid12_of));
+    shadow_writes_init(vcpu, vcpu->shadow_writes.bitmap);
     nvmx_vmcs01_changed(vcpu);
 }
 
@@ -518,4 +520,9 @@ void nvmx_vmcs01_changed(struct nvmx_vcpu *vcpu) {
     vcpu->l1_shadows_known = false;
     vcpu->l1_left.valid = false;
     vcpu->link_known = false;
+    watched_forget(vcpu);
+}
+
+void nvmx_msrs_changed(struct nvmx_vcpu *vcpu) {
+    watched_forget(vcpu);
 }

@@ -13,6 +13,7 @@
 
 #include "architecture.h"
 #include "msr/bitmap.h"
+#include "vmcs/gates.h"
 #include "vmcs/shadow_state.h"
 
 /* Default revision identifier and region layout of a VMCS region in L1's memory: see vmcs/README.md. */
@@ -41,9 +42,6 @@ enum pin_index { PIN_IO_A = 0, PIN_IO_B, PIN_VIRTUAL_APIC, PIN_APIC_ACCESS, PIN_
 /* At most so many fields of vmcs01 does an exit load from vmcs12's host-state area (vmcs/host_state.c). */
 #define L1_STATE_FIELDS 72
 
-/* Room for all of enum GATE_. */
-#define GATES_MAX 24
-
 /* What each exit of L2 reads into vmcs12's slots: some fields always (vmcs/sync.c), and those listed. */
 struct sync_list {
     uint32_t count;
@@ -70,6 +68,7 @@ struct vmcs12 {
     bool l1_state_ready;       /* l1_state[] is made of the present host-state area and VM-exit controls */
     bool sync_ready;           /* `sync` is made of the present `learned` and `saved` */
     bool settled;              /* nothing but an exit's core fields became known, or ceased to be stale, since the last exit */
+    bool watched_stand;        /* the part of l1_state from l1_watched on is what vmcs01 is known to hold of it, and the next exit changes nothing of it */
     bool plain;                /* the controls are such that most entries need little: exits/enter.c */
     uint16_t vpid02;           /* VPID given to vmcs02; 0: none */
     uint32_t bitmap_bits;      /* primary controls of vmcs02 about I/O and MSR bitmaps */
@@ -89,6 +88,8 @@ struct vmcs12 {
     uint32_t gates_found;            /* gates that the last exit found in vmcs02 as found[] has them, until the next entry */
     bool own_pdptes;                 /* L2's PDPTEs are vmcs12's fields */
     uint32_t inherited_count;
+    uint32_t inherited_watched; /* the first of them are watched */
+    uint32_t inherited_same;    /* all of those or none: vmcs02 holds what L1 has, and vmcs01 need not be read for it */
     uint32_t inherited_efer; /* place of IA32_EFER among them, from 1 on; 0: not */
     bool rewrites;           /* some of `refreshed` no exit saves */
     uint32_t inherited_encoding[GATES_MAX];
@@ -101,8 +102,11 @@ struct vmcs12 {
     uint64_t value[NVMX_FIELD_COUNT];
     uint64_t image[NVMX_FIELD_COUNT];
     uint32_t l1_count;          /* fields in l1_state */
-    uint32_t l1_inherited;      /* from here on: those where L1 keeps what L2 left */
+    uint32_t l1_inherited;      /* from here on: those where L1 keeps what L2 left, and that may have changed */
+    uint32_t l1_inherited_count;
     uint32_t l1_inherited_efer; /* IA32_EFER among them; 0: not */
+    uint32_t l1_watched;        /* from here on: what is in nvmx_vcpu.watched, in its order; l1_count: nothing is watched */
+    uint32_t l1_watched_kept;   /* gates (bits) among them where L1 keeps what L2 left */
     uint32_t l1_encoding[L1_STATE_FIELDS];
     uint8_t l1_gate[GATES_MAX]; /* of those from l1_inherited on */
     uint64_t l1_state[L1_STATE_FIELDS];
@@ -255,6 +259,7 @@ struct nvmx_vcpu {
     uint64_t
         l1_value[GATES_MAX]; /* what L2 inherits from L1, as vmcs01 has it; in the order of vmcs12.inherited_encoding */
     struct l1_left l1_left;
+    struct watched watched;
     bool l1_shadows_known; /* vmcs01's read shadows of CR0 and CR4 are l1_shadow[] */
     uint64_t l1_shadow[2];
     bool host_controls_known;     /* host_control[] holds vmcs01's control fields */
@@ -417,45 +422,16 @@ enum nvmx_status shadow_relink(struct nvmx_vcpu *vcpu);
 /* -- vmcs/merge.c, sync.c: vmcs12 + vmcs01 -> vmcs02 and back
  * --------------------------------------------------------------------- */
 
-/*
- * MSRs and registers that VMCS controls switch between L1 and L2 (SDM 29.3.2.1, 30.3.1, 30.5.1). From GATE_RTIT_CTL on
- * they are the host's alone: L1 is not offered the controls, and L2 has what L1 has.
- */
-struct gate {
-    uint8_t guest;      /* slot */
-    uint8_t host;       /* slot; equal to `guest`: none, a VM exit that loads it clears it */
-    uint8_t entry_load; /* bit of the VM-entry controls */
-    uint8_t exit_save;  /* bit of the VM-exit controls; 0xff: every exit saves it */
-    uint8_t exit_load;  /* bit of exit_controls(); 0xff: none */
-    uint32_t msr;       /* 0: not an MSR */
-};
-enum {
-    GATE_DEBUGCTL = 0,
-    GATE_DR7,
-    GATE_PAT,
-    GATE_EFER,
-    GATE_PERF_GLOBAL_CTRL,
-    GATE_BNDCFGS,
-    GATE_LBR_CTL,
-    GATE_PKRS,
-    GATE_UINV,
-    GATE_S_CET,
-    GATE_SSP,
-    GATE_INTERRUPT_SSP_TABLE,
-    GATE_SPEC_CTRL,
-    GATE_RTIT_CTL,
-    GATE_FRED_CONFIG,
-    GATE_FRED_RSP1,
-    GATE_FRED_RSP2,
-    GATE_FRED_RSP3,
-    GATE_FRED_STKLVLS,
-    GATE_FRED_SSP1,
-    GATE_FRED_SSP2,
-    GATE_FRED_SSP3,
-    GATE_COUNT
-};
-extern const struct gate gates[GATE_COUNT];
-_Static_assert(GATE_COUNT <= GATES_MAX, "arrays by gate");
+/* GATES_WATCHED as far as they are; the place of one of them in watched.value. */
+static inline uint32_t gates_watched(const struct nvmx_vcpu *vcpu) {
+    return vcpu->watched.on ? vcpu->gates_switched & GATES_WATCHED : 0;
+}
+static inline unsigned int watched_place(const struct nvmx_vcpu *vcpu, unsigned int gate) {
+    return gate == GATE_EFER && ((vcpu->gates_switched >> GATE_PAT) & 1) != 0 ? 4 : 3;
+}
+
+/* Nothing is known of them any more. */
+void watched_forget(struct nvmx_vcpu *vcpu);
 
 /* What follows from the tables, once per VM. */
 void merge_sets(struct nvmx_vm *vm);

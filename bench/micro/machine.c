@@ -184,6 +184,7 @@ static void make_vcpu(struct machine *m, uint32_t cpu) {
         .regs = &sim->regs,
         .shadow_hpa = NVMX_NO_ADDRESS,
         .shadow_hpas = m->options.shadow ? shadow_hpas : NULL,
+        .watches_msrs = true,
         .vmwrite_bitmap = m->options.shadow ? sim->vmwrite_bitmap : NULL,
         .vmcs02_slots = m->options.slots,
         .vpid02_first = 2,
@@ -200,7 +201,7 @@ static void make_vcpu(struct machine *m, uint32_t cpu) {
 
 /* The simulated host's own VM goes; its L1, its VMCSs and its helpers stay. All processors share the first one's memory. */
 static void take_sim(struct machine *m, uint32_t cpu) {
-    struct sim_options options = {.shadow = m->options.shadow, .shadows = m->options.shadow, .vmcs02_slots = m->options.slots};
+    struct sim_options options = {.watches_msrs = true, .shadow = m->options.shadow, .shadows = m->options.shadow, .vmcs02_slots = m->options.slots};
     struct sim *sim = sim_new(&options);
     if (!sim->vcpu)
         machine_fail("the simulated host does not start: %s", nvmx_status_text(sim->status));

@@ -216,6 +216,7 @@ enum nvmx_status host_make_vcpu(struct cpu *cpu, void *memory) {
         .msr_bitmap = cpu->msr_bitmap.words,
         .io_bitmap = {cpu->io_bitmap[0].words, cpu->io_bitmap[1].words},
         .vmwrite_bitmap = vmwrite_bitmap(cpu),
+        .watches_msrs = true,
     };
 
     for (uint32_t i = 0; i < VMCS02_SLOTS; i++)

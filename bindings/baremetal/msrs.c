@@ -3,15 +3,16 @@
 #include "console.h"
 #include "host.h"
 
-#define BITMAP_READ_LOW  0u /* byte offsets in the MSR bitmap, SDM 27.6.9 */
+#define BITMAP_READ_LOW  0u /* byte offsets in the MSR bitmap, SDM 27.6.9; 1024 bytes further those from C0000000H on */
 #define BITMAP_WRITE_LOW 2048u
+#define BITMAP_HIGH      1024u
+#define HIGH_FIRST       0xc0000000u
+#define HALF_LAST        0x1fffu
 
 #define APIC_BASE_ADDRESS 0x000ffffffffff000ull
-#define EFER_DEFINED     0xd01ull /* SCE LME LMA NXE */
 
-/* All of these are below 2000H. */
 static const struct {
-    uint16_t first, last;
+    uint32_t first, last;
     bool read, write;
 } intercepted[] = {
     {MSR_FEATURE_CONTROL, MSR_FEATURE_CONTROL, true, true},  /* L1's own, from the library */
@@ -20,11 +21,17 @@ static const struct {
     {MSR_BIOS_UPDT_TRIG, MSR_BIOS_UPDT_TRIG, false, true},   /* microcode would change the processor under L0 */
     {MSR_SMM_MONITOR_CTL, MSR_SMM_MONITOR_CTL, false, true}, /* an SMM monitor would be above L0 */
     {MSR_RTIT_FIRST, MSR_RTIT_LAST, true, true}, /* processor trace writes to physical addresses, around EPT */
+    /* What an exit of L2 would write into vmcs01 each time anew, did L0 not see to it that nobody changes it unseen (nvmx_vcpu_config.watches_msrs). */
+    {MSR_SYSENTER_CS, MSR_SYSENTER_EIP, false, true},
+    {MSR_PAT, MSR_PAT, false, true},
+    {MSR_EFER, MSR_EFER, false, true},
 };
 
 static void set_bits(uint8_t *bitmap, uint32_t first, uint32_t last) {
-    for (uint32_t i = first; i <= last; i++)
-        bitmap[i / 8] = (uint8_t)(bitmap[i / 8] | 1u << i % 8);
+    uint8_t *half = first >= HIGH_FIRST ? bitmap + BITMAP_HIGH : bitmap;
+
+    for (uint32_t i = first & HALF_LAST; i <= (last & HALF_LAST); i++)
+        half[i / 8] = (uint8_t)(half[i / 8] | 1u << i % 8);
 }
 
 struct page msr_bitmap01(void) {
@@ -91,14 +98,35 @@ bool l1_rdmsr(struct cpu *cpu, uint32_t index, uint64_t *value) {
     return guest_rdmsr(index, value);
 }
 
+/* As wide as the processor's linear addresses can be, whatever the mode. */
 static bool is_canonical(uint64_t value) {
-    return (uint64_t)((int64_t)(value << 16) >> 16) == value;
+    uint32_t unused = 64 - (cpuid(0x80000008, 0).eax >> 8 & 0xff);
+
+    return (uint64_t)((int64_t)(value << unused) >> unused) == value;
+}
+
+/* What of IA32_EFER the processor has: SCE, LME, NXE; LMA can't be written (SDM 2.2.1). */
+static uint64_t efer_bits(void) {
+    uint32_t features = cpuid(0x80000001, 0).edx;
+    uint64_t bits = EFER_LMA;
+
+    bits |= features >> 11 & 1 ? EFER_SCE : 0;
+    bits |= features >> 29 & 1 ? EFER_LME : 0;
+    return bits | (features >> 20 & 1 ? EFER_NXE : 0);
 }
 
 static bool efer_allowed(uint64_t value) {
     uint64_t old = vmcs_get(NVMX_VMCS_GUEST_EFER);
 
-    return !(value & ~EFER_DEFINED) && (!((value ^ old) & EFER_LME) || !(vmcs_get(NVMX_VMCS_GUEST_CR0) & CR0_PG));
+    return !(value & ~efer_bits()) && (!((value ^ old) & EFER_LME) || !(vmcs_get(NVMX_VMCS_GUEST_CR0) & CR0_PG));
+}
+
+/* Eight memory types: UC, WC, WT, WP, WB, UC- (SDM 13.12.2). */
+static bool pat_allowed(uint64_t value) {
+    for (uint32_t i = 0; i < 8; i++, value >>= 8)
+        if ((value & 0xff) > 7 || (value & 0xff) == 2 || (value & 0xff) == 3)
+            return false;
+    return true;
 }
 
 /* Ask the processor itself whether it takes a value, for MSRs that hold nothing of L0's in between. */
@@ -115,7 +143,9 @@ static bool write_field(uint32_t index, uint64_t value) {
 
     if (index == MSR_EFER)
         ok = efer_allowed(value);
-    else if (index == MSR_PAT || index == MSR_DEBUGCTL)
+    else if (index == MSR_PAT)
+        ok = pat_allowed(value);
+    else if (index == MSR_DEBUGCTL)
         ok = processor_takes(index, value);
     else if (index != MSR_SYSENTER_CS)
         ok = is_canonical(value);
@@ -145,5 +175,7 @@ bool l1_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value) {
     case NVMX_MSR_NOT_MINE:
         break;
     }
+    if (field_of(index))
+        nvmx_msrs_changed(cpu->vcpu);
     return guest_wrmsr(index, value);
 }

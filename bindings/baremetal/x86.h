@@ -35,8 +35,10 @@
 #define RFLAGS_TF    (1ull << 8)
 #define RFLAGS_RF    (1ull << 16)
 
+#define EFER_SCE     (1ull << 0)
 #define EFER_LME     (1ull << 8)
 #define EFER_LMA     (1ull << 10)
+#define EFER_NXE     (1ull << 11)
 
 enum msr_index {
     MSR_TSC = 0x10,

@@ -98,6 +98,13 @@ struct nvmx_vcpu_config {
      * a field exits. NULL, or a smaller `size`: vmcs01 uses nvmx_shadow_bitmaps' page, and entries take back all that can be written.
      */
     uint8_t *vmwrite_bitmap;
+    /*
+     * The host sees every write to IA32_SYSENTER_CS, _ESP and _EIP, IA32_PAT and IA32_EFER by L1 and by L2, unless L2's exits to L1: vmcs01 intercepts WRMSR of
+     * them (by its MSR bitmap, or all), and the host that carries one out calls nvmx_msrs_changed. Then what the last exit of L2 left of them in vmcs01
+     * is neither written again nor read. false, or a smaller `size`: no.
+     */
+    bool watches_msrs;
+    uint8_t reserved2[7];     /* 0 */
 };
 
 /*
@@ -255,6 +262,12 @@ NVMX_API void nvmx_a20m(struct nvmx_vcpu *vcpu, bool asserted);
 
 /* The host changed control fields of vmcs01 (the merge reads them again), or guest fields behind the library's back. */
 NVMX_API void nvmx_vmcs01_changed(struct nvmx_vcpu *vcpu);
+
+/*
+ * The host wrote one of the MSRs of nvmx_vcpu_config.watches_msrs, or the field of vmcs01 or of a vmcs02 that holds it: it carried out a WRMSR of L1 or L2. Not
+ * for what its callbacks write. nvmx_vmcs01_changed says it too. Without watches_msrs it has no effect.
+ */
+NVMX_API void nvmx_msrs_changed(struct nvmx_vcpu *vcpu);
 
 /*
  * ept01 changed for [gpa1, gpa1 + bytes), and ept01_lookup and map_page answer accordingly: unmapped, moved, protected or made accessible. Before this

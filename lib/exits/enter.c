@@ -214,7 +214,7 @@ enum nvmx_next enter_l2(struct nvmx_vcpu *vcpu, bool l1_long_mode) {
     enum nvmx_status status = host_controls(vcpu);
 
     vcpu->l1_value_known = false;
-    if (status == NVMX_OK && v->controls_merged) {
+    if (status == NVMX_OK && v->controls_merged && v->inherited_same != v->inherited_count) {
         status = merge_read_l1(vcpu, v);
     }
     if (status == NVMX_OK) {

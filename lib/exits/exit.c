@@ -40,6 +40,7 @@ static void entry_undone(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     timer_cancel(vcpu);
     vcpu->bus_lock = false;
     v->known = (struct nvmx_field_set){{0}};
+    v->inherited_same = 0;
     v->checked = 0;
     v->controls_merged = false;
     if (vcpu->launching) {

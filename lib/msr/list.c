@@ -72,6 +72,7 @@ static inline bool load_entry(struct list *list, uint64_t *entry) {
             return false;
         }
         list->unsynced = NULL;
+        watched_forget(vcpu);
     }
     return host_msr_write(vcpu, (uint32_t)index, value) == NVMX_OK;
 }

@@ -26,12 +26,12 @@
 enum { SEGMENT_ES = 0, SEGMENT_CS, SEGMENT_SS, SEGMENT_DS, SEGMENT_FS, SEGMENT_GS, SEGMENT_TR };
 
 /*
- * vmcs01's fields that every exit loads, in the order of vmcs12.l1_state; gates follow. Values change only when L1
+ * vmcs01's fields that every exit loads, in the order of vmcs12.l1_state; gates and MSRs follow. Values change only when L1
  * writes its host-state area or its VM-exit controls, but for those of PLACE_ENTRY_CONTROLS, the interruptibility, CR0,
  * RIP and RSP, which each exit sets.
  *
  * The first ones L1's last exit told, and those up to PLACE_FIRST_UNKNOWN only the host changes: they are often known
- * to hold what they should. LDTR's base and limit are undefined after an exit, since it is unusable.
+ * to hold what they should. So are the MSRs at the end, where the host watches them. LDTR's base and limit are undefined after an exit, since it is unusable.
  */
 #define SEGMENT_FIELDS(name)                                                                                           \
     NVMX_VMCS_GUEST_##name##_SELECTOR, NVMX_VMCS_GUEST_##name##_BASE, NVMX_VMCS_GUEST_##name##_LIMIT
@@ -51,9 +51,6 @@ enum place {
     PLACE_CR3,
     PLACE_CR4,
     PLACE_RFLAGS,
-    PLACE_SYSENTER_CS,
-    PLACE_SYSENTER_ESP,
-    PLACE_SYSENTER_EIP,
     PLACE_GDTR_BASE,
     PLACE_GDTR_LIMIT,
     PLACE_IDTR_BASE,
@@ -70,7 +67,7 @@ enum place {
     PLACE_AFTER_EXIT_STATE = PLACE_CR0_SHADOW,
     PLACE_FIRST_UNKNOWN = PLACE_CR0,
 };
-_Static_assert(PLACE_COUNT + GATE_COUNT <= L1_STATE_FIELDS, "vcpu.h gives vmcs12.l1_state its size");
+_Static_assert(PLACE_COUNT + GATE_COUNT + 3 <= L1_STATE_FIELDS, "vcpu.h gives vmcs12.l1_state its size");
 
 static const uint32_t place_encoding[PLACE_COUNT] = {
     [PLACE_CS_RIGHTS] = NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS,
@@ -87,9 +84,6 @@ static const uint32_t place_encoding[PLACE_COUNT] = {
     [PLACE_CR3] = NVMX_VMCS_GUEST_CR3,
     [PLACE_CR4] = NVMX_VMCS_GUEST_CR4,
     [PLACE_RFLAGS] = NVMX_VMCS_GUEST_RFLAGS,
-    [PLACE_SYSENTER_CS] = NVMX_VMCS_GUEST_SYSENTER_CS,
-    [PLACE_SYSENTER_ESP] = NVMX_VMCS_GUEST_SYSENTER_ESP,
-    [PLACE_SYSENTER_EIP] = NVMX_VMCS_GUEST_SYSENTER_EIP,
     [PLACE_GDTR_BASE] = NVMX_VMCS_GUEST_GDTR_BASE,
     [PLACE_GDTR_LIMIT] = NVMX_VMCS_GUEST_GDTR_LIMIT,
     [PLACE_IDTR_BASE] = NVMX_VMCS_GUEST_IDTR_BASE,
@@ -150,54 +144,144 @@ static uint64_t gate_value(const struct load *l, unsigned int i) {
     return i == GATE_EFER ? efer_for_l1(l, value) : value;
 }
 
-static void append_gate(struct vmcs12 *v, unsigned int i, uint64_t value) {
-    v->l1_encoding[v->l1_count] = field_encoding[gates[i].guest];
+static void append(struct vmcs12 *v, unsigned int slot, uint64_t value) {
+    v->l1_encoding[v->l1_count] = field_encoding[slot];
     v->l1_state[v->l1_count++] = value;
 }
 
-/* The gates that vmcs01 loads: those with a value of their own, then those where L1 keeps what L2 left. */
+/* The MSRs that may be watched: last, and if they are, in the order of vcpu->watched. */
+static void set_msrs(const struct load *l, uint32_t watched) {
+    struct vmcs12 *v = l->v;
+    const uint32_t before = v->l1_count;
+
+    append(v, NVMX_F_GUEST_SYSENTER_CS, host_field(l, NVMX_F_HOST_SYSENTER_CS));
+    append(v, NVMX_F_GUEST_SYSENTER_ESP, host_field(l, NVMX_F_HOST_SYSENTER_ESP));
+    append(v, NVMX_F_GUEST_SYSENTER_EIP, host_field(l, NVMX_F_HOST_SYSENTER_EIP));
+    FOR_EACH_GATE(i, watched) {
+        append(v, gates[i].guest, ((v->gates_exit_loads >> i) & 1) != 0 ? gate_value(l, i) : 0);
+    }
+    v->l1_watched = l->vcpu->watched.on ? before : v->l1_count;
+    v->l1_watched_kept = watched & ~v->gates_exit_loads;
+    v->watched_stand = false;
+    v->inherited_same = 0;
+}
+
+/* The gates that vmcs01 loads: those with a value of their own, those where L1 keeps what L2 left, and those that are watched. */
 static void set_gates(const struct load *l) {
     struct vmcs12 *v = l->v;
     uint64_t controls = exit_controls(v);
+    uint32_t watched = gates_watched(l->vcpu);
 
     v->gates_exit_loads = 0;
     for (unsigned int i = 0; i < GATE_COUNT; i++) {
         bool loads = gates[i].exit_load < 64 && ((controls >> gates[i].exit_load) & 1) != 0;
         v->gates_exit_loads |= loads ? 1u << i : 0;
     }
-    uint32_t inherited = l->vcpu->gates_switched & ~v->gates_exit_loads & ~GATES_FIXED;
-    FOR_EACH_GATE(i, l->vcpu->gates_switched & ~inherited) {
-        append_gate(v, i, gate_value(l, i));
+    uint32_t inherited = l->vcpu->gates_switched & ~watched & ~v->gates_exit_loads & ~GATES_FIXED;
+    FOR_EACH_GATE(i, l->vcpu->gates_switched & ~watched & ~inherited) {
+        append(v, gates[i].guest, gate_value(l, i));
     }
     v->l1_inherited = v->l1_count;
     v->l1_inherited_efer = 0;
     FOR_EACH_GATE(i, inherited) {
         v->l1_gate[v->l1_count - v->l1_inherited] = (uint8_t)i;
         v->l1_inherited_efer = i == GATE_EFER ? v->l1_count : v->l1_inherited_efer;
-        append_gate(v, i, 0);
+        append(v, gates[i].guest, 0);
     }
+    v->l1_inherited_count = v->l1_count - v->l1_inherited;
+    set_msrs(l, watched);
+}
+
+static inline void found(struct vmcs12 *v, unsigned int gate, uint64_t value) {
+    v->found[gate] = value;
+    v->gates_found |= 1u << gate;
 }
 
 /* L1 keeps L2's value of an MSR that the exit does not load; where the host switches it, that value is in the VMCS that
  * ran. */
 static inline enum nvmx_status read_inherited(const struct load *l, bool loaded) {
     struct vmcs12 *v = l->v;
-    uint32_t first = v->l1_inherited;
+    const uint32_t first = v->l1_inherited, end = first + v->l1_inherited_count;
 
-    if (first == v->l1_count) {
+    if (first == end) {
         return NVMX_OK;
     }
-    enum nvmx_status status =
-        host_read_encoded(l->vcpu, v->l1_count - first, &v->l1_encoding[first], &v->l1_state[first]);
-    for (uint32_t i = first; loaded && status == NVMX_OK && i < v->l1_count; i++) {
-        unsigned int gate = v->l1_gate[i - first];
-        v->found[gate] = v->l1_state[i];
-        v->gates_found |= 1u << gate;
+    enum nvmx_status status = host_read_encoded(l->vcpu, end - first, &v->l1_encoding[first], &v->l1_state[first]);
+    for (uint32_t i = first; loaded && status == NVMX_OK && i < end; i++) {
+        found(v, v->l1_gate[i - first], v->l1_state[i]);
     }
     if (v->l1_inherited_efer != 0) {
         v->l1_state[v->l1_inherited_efer] = efer_for_l1(l, v->l1_state[v->l1_inherited_efer]);
     }
     return status;
+}
+
+/* -- what the host watches
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+void watched_forget(struct nvmx_vcpu *vcpu) {
+    vcpu->watched.known = false;
+    for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
+        vcpu->vmcs12[i].watched_stand = false;
+        vcpu->vmcs12[i].inherited_same = 0;
+    }
+}
+
+/*
+ * What L1 keeps of it. If L2 had L1's own and nobody wrote it since, it is that; only LMA and, without paging, LME of IA32_EFER L2 changes
+ * otherwise, and they are L1's affair here.
+ */
+static COLD enum nvmx_status keep_watched(const struct load *l, bool loaded) {
+    const struct watched *watched = &l->vcpu->watched;
+    struct vmcs12 *v = l->v;
+    enum nvmx_status status = NVMX_OK;
+
+    FOR_EACH_GATE(i, v->l1_watched_kept) {
+        const unsigned int place = watched_place(l->vcpu, i);
+        const bool own = watched->known && (!loaded || ((v->gates_inherited >> i) & 1) != 0);
+        uint64_t value = watched->value[place];
+
+        if (!own && status == NVMX_OK) {
+            status = host_read(l->vcpu, (enum nvmx_field)gates[i].guest, &value);
+        }
+        if (loaded && (!own || i != GATE_EFER)) {
+            found(v, i, value);
+        }
+        v->l1_state[v->l1_watched + place] = i == GATE_EFER ? efer_for_l1(l, value) : value;
+    }
+    return status;
+}
+
+/* vmcs01 has what it should have. */
+static bool watched_equal(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    bool equal = vcpu->watched.known;
+
+    for (uint32_t i = v->l1_watched; equal && i < v->l1_count; i++) {
+        equal = vcpu->watched.value[i - v->l1_watched] == v->l1_state[i];
+    }
+    return equal;
+}
+
+/* They are in vmcs01 now as they should be. What `loaded` L2 inherited of them it has still, unless the exit gave L1 another value. */
+static COLD void watched_written(const struct load *l, bool loaded, bool all) {
+    struct nvmx_vcpu *vcpu = l->vcpu;
+    struct vmcs12 *v = l->v;
+    const bool same = watched_equal(vcpu, v);
+    const uint32_t inherited = v->gates_inherited & gates_watched(vcpu);
+
+    if (!same || !all) {
+        watched_forget(vcpu);
+    }
+    if (!all) {
+        return;
+    }
+    for (uint32_t i = v->l1_watched; i < v->l1_count; i++) {
+        vcpu->watched.value[i - v->l1_watched] = v->l1_state[i];
+    }
+    vcpu->watched.known = true;
+    const bool has = same || (inherited & ~v->l1_watched_kept) == 0;
+    v->watched_stand = loaded && has && (v->l1_watched_kept & ~inherited) == 0;
+    v->inherited_same = loaded && has && (inherited & (1u << GATE_EFER)) == 0 ? v->inherited_watched : 0;
 }
 
 /* What the host does not switch by VMCS fields it switches by MSR writes. */
@@ -308,9 +392,6 @@ static COLD void set_constant_state(const struct load *l) {
     to[PLACE_RFLAGS] = RFLAGS_FIXED;
     to[PLACE_ACTIVITY] = 0;
     to[PLACE_PENDING_DEBUG] = 0;
-    to[PLACE_SYSENTER_CS] = host_field(l, NVMX_F_HOST_SYSENTER_CS);
-    to[PLACE_SYSENTER_ESP] = host_field(l, NVMX_F_HOST_SYSENTER_ESP);
-    to[PLACE_SYSENTER_EIP] = host_field(l, NVMX_F_HOST_SYSENTER_EIP);
     to[PLACE_GDTR_BASE] = host_field(l, NVMX_F_HOST_GDTR_BASE);
     to[PLACE_GDTR_LIMIT] = 0xffff;
     to[PLACE_IDTR_BASE] = host_field(l, NVMX_F_HOST_IDTR_BASE);
@@ -377,7 +458,7 @@ static inline unsigned int known_places(struct nvmx_vcpu *vcpu, const uint64_t *
 }
 
 /* `interruptibility` and `cr0` are those that the processor has. */
-static inline enum nvmx_status load(const struct load *l, bool nmi_blocked, uint64_t current_cr0,
+static inline enum nvmx_status load(const struct load *l, bool loaded, bool nmi_blocked, uint64_t current_cr0,
                                     uint32_t *abort_indicator) {
     struct nvmx_vcpu *vcpu = l->vcpu;
     struct vmcs12 *v = l->v;
@@ -385,9 +466,14 @@ static inline enum nvmx_status load(const struct load *l, bool nmi_blocked, uint
 
     set_state(l, cr0, nmi_blocked);
     unsigned int known = known_places(vcpu, v->l1_state);
-    enum nvmx_status status =
-        host_write_fixed(vcpu, v->l1_count - known, &v->l1_encoding[known], &v->l1_state[known]);
+    /* L1 left by its VM entry in the mode in which the exit finds it: IA32_EFER.LMA is as the last exit set it. */
+    bool stand = (v->watched_stand || watched_equal(vcpu, v)) && known != 0;
+    uint32_t end = stand ? v->l1_watched : v->l1_count;
+    enum nvmx_status status = host_write_fixed(vcpu, end - known, &v->l1_encoding[known], &v->l1_state[known]);
     vcpu->l1_shadows_known = status == NVMX_OK;
+    if (RARE(!v->watched_stand) && vcpu->watched.on) {
+        watched_written(l, loaded, status == NVMX_OK);
+    }
     if (RARE(!exit_64(l)) && status == NVMX_OK) {
         status = write_pdptes(l, cr0, abort_indicator);
     }
@@ -401,6 +487,9 @@ static inline enum nvmx_status begin(const struct load *l, bool loaded, uint32_t
         set_constant_state(l);
     }
     enum nvmx_status status = read_inherited(l, loaded);
+    if (RARE(!l->v->watched_stand) && l->v->l1_watched_kept != 0 && status == NVMX_OK) {
+        status = keep_watched(l, loaded);
+    }
     if (status == NVMX_OK) {
         status = shadow_push_exit(l->vcpu, l->v); /* between the two selects, so that it costs no third */
     }
@@ -415,7 +504,7 @@ enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool 
         return status;
     }
     bool nmi_blocked = nmis_blocked(v, true, nmi_exit, v->value[NVMX_F_GUEST_INTERRUPTIBILITY_STATE]);
-    return load(&l, nmi_blocked, v->value[NVMX_F_GUEST_CR0], abort_indicator);
+    return load(&l, true, nmi_blocked, v->value[NVMX_F_GUEST_CR0], abort_indicator);
 }
 
 COLD enum nvmx_status load_host_state_unentered(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool loaded,
@@ -431,5 +520,5 @@ COLD enum nvmx_status load_host_state_unentered(struct nvmx_vcpu *vcpu, struct v
     if (status != NVMX_OK) {
         return status;
     }
-    return load(&l, nmis_blocked(v, loaded, false, interruptibility), cr0, abort_indicator);
+    return load(&l, loaded, nmis_blocked(v, loaded, false, interruptibility), cr0, abort_indicator);
 }

@@ -66,6 +66,7 @@ COLD enum nvmx_status host_controls_read(struct nvmx_vcpu *vcpu) {
         vcpu->vmcs12[i].controls_merged = false;
         vcpu->vmcs12[i].l1_state_ready = false;
     }
+    watched_forget(vcpu);
     vcpu->gates_switched = 0;
     for (unsigned int i = 0; i < GATE_COUNT; i++) {
         bool switched = ((vcpu->host_control[NVMX_F_VM_ENTRY_CONTROLS] >> gates[i].entry_load) & 1) != 0;
@@ -77,6 +78,18 @@ COLD enum nvmx_status host_controls_read(struct nvmx_vcpu *vcpu) {
 
 /* -- MSRs and debug registers that controls switch
  * ------------------------------------------------------------------------------- */
+
+static void inherit(struct vmcs12 *v, uint32_t gates_of_l1) {
+    for (uint32_t left = gates_of_l1; left != 0; left &= left - 1) {
+        unsigned int i = (unsigned int)__builtin_ctz(left);
+
+        v->inherited_gate[v->inherited_count] = (uint8_t)i;
+        v->inherited_encoding[v->inherited_count++] = field_encoding[gates[i].guest];
+        v->inherited_efer = i == GATE_EFER ? v->inherited_count : v->inherited_efer;
+        nvmx_set_remove(&v->known, gates[i].guest);
+        nvmx_set_add(&v->inherited, gates[i].guest);
+    }
+}
 
 /*
  * What follows from the controls of both: which gates L2 gets loaded from vmcs12, which it inherits from L1 (switched
@@ -90,6 +103,8 @@ static COLD void follow_controls(struct merge *m) {
     uint32_t inherited = m->vcpu->gates_switched;
 
     v->gates_loaded = 0;
+    v->watched_stand = false;
+    v->inherited_same = 0;
     for (unsigned int i = 0; i < GATE_COUNT; i++) {
         inherited &= ~(((entry_controls >> gates[i].entry_load) & 1) != 0 ? 1u << i : 0);
     }
@@ -105,14 +120,11 @@ static COLD void follow_controls(struct merge *m) {
         if (((entry_controls >> gates[i].entry_load) & 1) != 0) {
             v->gates_loaded |= 1u << i;
             nvmx_set_add(&v->refreshed, gates[i].guest);
-        } else if (((inherited >> i) & 1) != 0) {
-            v->inherited_gate[v->inherited_count] = (uint8_t)i;
-            v->inherited_encoding[v->inherited_count++] = field_encoding[gates[i].guest];
-            v->inherited_efer = i == GATE_EFER ? v->inherited_count : v->inherited_efer;
-            nvmx_set_remove(&v->known, gates[i].guest);
-            nvmx_set_add(&v->inherited, gates[i].guest);
         }
     }
+    inherit(v, inherited & gates_watched(m->vcpu));
+    v->inherited_watched = v->inherited_count;
+    inherit(v, inherited & ~gates_watched(m->vcpu));
     nvmx_set_add(&v->refreshed, NVMX_F_GUEST_CR0);
     nvmx_set_add(&v->refreshed, NVMX_F_GUEST_CR4);
     if ((v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_PREEMPTION_TIMER) != 0 && !m->vcpu->vm->timer_by_deadline) {
@@ -163,11 +175,15 @@ static COLD enum nvmx_status fetch_stale(struct nvmx_vcpu *vcpu, struct vmcs12 *
 
 enum nvmx_status merge_read_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     enum nvmx_status status = NVMX_OK;
+    uint32_t first = 0;
 
-    if (v->inherited_count != 0) {
+    for (; vcpu->watched.known && first < v->inherited_watched; first++) {
+        vcpu->l1_value[first] = vcpu->watched.value[watched_place(vcpu, v->inherited_gate[first])];
+    }
+    if (first != v->inherited_count) {
         status = host_select(vcpu, NVMX_VMCS01);
         if (status == NVMX_OK) {
-            status = host_read_encoded(vcpu, v->inherited_count, v->inherited_encoding, vcpu->l1_value);
+            status = host_read_encoded(vcpu, v->inherited_count - first, &v->inherited_encoding[first], &vcpu->l1_value[first]);
         }
     }
     vcpu->l1_value_known = status == NVMX_OK;
@@ -306,6 +322,7 @@ enum nvmx_status merge_write(struct merge *m, enum nvmx_status status) {
     }
     if (status != NVMX_OK) {
         m->v->known = (struct nvmx_field_set){{0}};
+        m->v->inherited_same = 0;
         m->v->controls_merged = false;
     }
     return status;
@@ -372,6 +389,7 @@ static COLD enum nvmx_status first_merge(struct nvmx_vcpu *vcpu, struct vmcs12 *
     enum nvmx_status status = host_reset(vcpu, vmcs02_of(vcpu, v));
 
     v->vmcs02_ready = status == NVMX_OK;
+    v->inherited_same = 0;
     return status;
 }
 
@@ -463,7 +481,7 @@ static inline void little_put_dirty(struct little *l, struct vmcs12 *v, unsigned
 
 /* L1's value may be the one that the last exit found in vmcs02. */
 static inline void little_put_inherited(const struct nvmx_vcpu *vcpu, struct little *l, const struct vmcs12 *v) {
-    for (uint32_t i = 0; i < v->inherited_count; i++) {
+    for (uint32_t i = v->inherited_same; i < v->inherited_count; i++) {
         unsigned int gate = v->inherited_gate[i];
         uint64_t value = inherited_value(vcpu, v, i);
 
@@ -519,6 +537,7 @@ enum nvmx_status merge_little(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     vcpu->l1_value_known = false;
     if (RARE(status != NVMX_OK)) {
         v->known = (struct nvmx_field_set){{0}};
+        v->inherited_same = 0;
         v->controls_merged = false;
         return status;
     }

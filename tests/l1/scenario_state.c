@@ -172,6 +172,64 @@ static const struct expected_exit pat_free_exits[] = {
     VMCALL_EXIT("vmcall", .then = pat_free_check),
 };
 
+/* What a VM exit loads of MSRs, where one exit after the other finds it written in between: by L1, by L2, by a WRMSR that is refused. */
+DEFINE_L2_CODE(between,
+    EXIT "vmcall\n" EXIT "vmcall\n" EXIT "vmcall\n" "mov $0x277, %ecx\n rdmsr\n shl $32, %rdx\n or %rax, %rdx\n mov %rdx, %rbx\n" EXIT "vmcall\n"
+    "mov $0x00070406, %eax\n mov $0x00070401, %edx\n wrmsr\n mov $0x175, %ecx\n mov $0x6000, %eax\n xor %edx, %edx\n wrmsr\n" EXIT "vmcall\n"
+    EXIT "vmcall\n");
+
+static void between_setup(struct l2 *l2) {
+    (void)l2;
+    pass_msrs();
+    wrmsr(MSR_PAT, pat_default);
+    vmwrite(HOST_SYSENTER_CS, 0x33);
+    vmwrite(HOST_SYSENTER_ESP, 0x4444000);
+    vmwrite(HOST_SYSENTER_EIP, 0x5555000);
+}
+static void between_equal(uint64_t pat) {
+    step_equal("sysenter_cs", rdmsr(MSR_SYSENTER_CS), 0x33);
+    step_equal("sysenter_esp", rdmsr(MSR_SYSENTER_ESP), 0x4444000);
+    step_equal("sysenter_eip", rdmsr(MSR_SYSENTER_EIP), 0x5555000);
+    step_equal("pat", rdmsr(MSR_PAT), pat);
+    step_equal("efer", rdmsr(MSR_EFER) & ~(uint64_t)1, EFER_LMA | EFER_LME);
+}
+static void between_same(struct l2 *l2) {
+    between_equal(pat_default);
+    then_skip(l2);
+}
+static void between_l1_writes(struct l2 *l2) {
+    between_same(l2);
+    wrmsr(MSR_SYSENTER_CS, 0x44);
+    wrmsr(MSR_SYSENTER_ESP, 0x1000);
+    wrmsr(MSR_SYSENTER_EIP, 0x2000);
+}
+static void between_l1_writes_pat(struct l2 *l2) {
+    between_same(l2);
+    wrmsr(MSR_PAT, pat_host);
+}
+static void between_pat(struct l2 *l2) {
+    step_equal("in_l2", l2->regs.gpr[RBX], pat_host);
+    between_equal(pat_host);
+    then_skip(l2);
+}
+static void between_l2_wrote(struct l2 *l2) {
+    between_equal(0x0007040100070406);
+    step_equal("guest_sysenter_esp", vmread(GUEST_SYSENTER_ESP), 0x6000);
+    vmwrite(HOST_SYSENTER_EIP, 0x7777000);
+    then_skip(l2);
+}
+static void between_last(struct l2 *l2) {
+    (void)l2;
+    step_equal("host_area", rdmsr(MSR_SYSENTER_EIP), 0x7777000);
+    step_equal("pat", rdmsr(MSR_PAT), 0x0007040100070406);
+    wrmsr(MSR_PAT, pat_default);
+}
+static const struct expected_exit between_exits[] = {
+    VMCALL_EXIT("first", .then = between_same),          VMCALL_EXIT("second", .then = between_l1_writes),
+    VMCALL_EXIT("l1_wrote", .then = between_l1_writes_pat), VMCALL_EXIT("l1_wrote_pat", .then = between_pat),
+    VMCALL_EXIT("l2_wrote", .then = between_l2_wrote),   VMCALL_EXIT("last", .then = between_last),
+};
+
 /* EFER: SCE (bit 0) set in L2 only. */
 enum { EFER_SCE = 1 };
 DEFINE_L2_CODE(efer,
@@ -308,6 +366,8 @@ static const struct scenario table[] = {
     SCENARIO("state.pat", pat, .on = {.proc = PROC_MSR_BITMAPS, .exit = EXIT_PAT, .entry = ENTRY_LOAD_PAT},
          .setup = pat_setup),
     {.name = "state.pat_free", .kind = WITH_L2, L2_CODE(pat), EXITS(pat_free_exits), .setup = pat_setup,
+     .on = {.proc = PROC_MSR_BITMAPS}, .off = {.exit = EXIT_PAT, .entry = ENTRY_LOAD_PAT}},
+    {.name = "state.msrs_between", .kind = WITH_L2, L2_CODE(between), EXITS(between_exits), .setup = between_setup,
      .on = {.proc = PROC_MSR_BITMAPS}, .off = {.exit = EXIT_PAT, .entry = ENTRY_LOAD_PAT}},
     SCENARIO("state.efer", efer, .on = {.proc = PROC_MSR_BITMAPS, .exit = EXIT_EFER, .entry = ENTRY_LOAD_EFER},
          .setup = efer_setup),

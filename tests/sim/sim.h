@@ -140,6 +140,7 @@ struct sim_options {
     bool no_vpid;             /* no VPIDs for L2 */
     uint32_t loads_on_entry;  /* more VM-entry controls of vmcs01, promised to the library */
     bool shadows;             /* with `shadow`: a shadow VMCS for each vmcs02 slot */
+    bool watches_msrs;        /* writes to the MSRs of nvmx_vcpu_config.watches_msrs exit: sim_wrmsr */
     bool learns_writes;       /* with `shadow`: the VMWRITE bitmap is the library's to change */
     uint16_t vmcs02_slots;    /* 0: 2 */
     uint32_t ept_page_budget;
@@ -266,6 +267,11 @@ enum nvmx_next sim_exit(struct sim *sim, uint32_t reason, uint64_t qualification
 enum nvmx_next sim_exit_info(struct sim *sim, const struct nvmx_l2_exit_info *info);
 /* Is it an exit that only an instruction causes? The processor then saves the active state, and seldom a pending debug exception. */
 bool sim_exit_by_instruction(uint32_t basic_reason);
+/*
+ * L1 or L2, whichever runs, writes one of the MSRs of nvmx_vcpu_config.watches_msrs, which the selected VMCS holds. With sim_options.watches_msrs the host
+ * sees it, carries it out and says so, unless L1 gets the exit: false.
+ */
+bool sim_wrmsr(struct sim *sim, uint32_t index, uint64_t value);
 /* nvmx_enter, with the same checks. */
 enum nvmx_next sim_enter(struct sim *sim, struct nvmx_pending *pending);
 

@@ -89,6 +89,24 @@ struct sim_msr *sim_msr(struct sim *sim, uint32_t index) {
     return msr;
 }
 
+/* What nvmx_vcpu_config.watches_msrs is about; for others NVMX_FIELD_COUNT. */
+static enum nvmx_field field_of_msr(uint32_t index) {
+    switch (index) {
+    case 0x174:
+        return NVMX_F_GUEST_SYSENTER_CS;
+    case 0x175:
+        return NVMX_F_GUEST_SYSENTER_ESP;
+    case 0x176:
+        return NVMX_F_GUEST_SYSENTER_EIP;
+    case 0x277:
+        return NVMX_F_GUEST_PAT;
+    case 0xc0000080:
+        return NVMX_F_GUEST_EFER;
+    default:
+        return NVMX_FIELD_COUNT;
+    }
+}
+
 static enum nvmx_status msr_read(void *ctx, uint32_t index, uint64_t *value) {
     struct sim *sim = sim_of_vcpu(ctx);
     if (sim_fails(sim, SIM_MSR_READ))
@@ -109,6 +127,8 @@ static enum nvmx_status msr_write(void *ctx, uint32_t index, uint64_t value) {
         return NVMX_E_DENIED;
     msr->value = value;
     msr->writes++;
+    if (sim->options.watches_msrs && field_of_msr(index) != NVMX_FIELD_COUNT)
+        sim_set(sim, sim->selected, field_of_msr(index), value);
     return NVMX_OK;
 }
 
@@ -299,6 +319,7 @@ struct nvmx_vcpu_config sim_vcpu_config(struct sim *sim, uint32_t id) {
         .vmcs02_slots = options->vmcs02_slots,
         .vpid02_first = options->no_vpid ? 0 : 2,
         .vpid02_count = options->no_vpid ? 0 : 4,
+        .watches_msrs = options->watches_msrs,
         .vmwrite_bitmap = options->learns_writes ? sim->vmwrite_bitmap : NULL,
     };
 }
@@ -330,7 +351,24 @@ static void make_msrs(struct sim *sim) {
         sim_msr(sim, all[i].index)->value = all[i].value;
 }
 
-/* The host's own pages behind page_pointer: bitmaps of vmcs01. They intercept nothing but IA32_FEATURE_CONTROL and the VMX MSRs. */
+bool sim_wrmsr(struct sim *sim, uint32_t index, uint64_t value) {
+    enum nvmx_field field = field_of_msr(index);
+    if (field == NVMX_FIELD_COUNT)
+        sim_broken("sim_wrmsr of %#x", index);
+    if (sim->options.watches_msrs) {
+        sim->regs.gpr[NVMX_RCX] = index;
+        sim->regs.gpr[NVMX_RAX] = (uint32_t)value;
+        sim->regs.gpr[NVMX_RDX] = value >> 32;
+        if (sim_exit(sim, 32, 0, 0, 2) != NVMX_HOST)
+            return false;
+    }
+    sim_set(sim, sim->selected, field, value);
+    if (sim->options.watches_msrs)
+        nvmx_msrs_changed(sim->vcpu);
+    return true;
+}
+
+/* The host's own pages behind page_pointer: bitmaps of vmcs01. They intercept nothing but IA32_FEATURE_CONTROL and the VMX MSRs, and what it watches. */
 static void make_bitmaps(struct sim *sim) {
     uint8_t **where[] = {&sim->host_msr_bitmap, &sim->host_io_bitmap[0], &sim->host_io_bitmap[1]};
     static const enum nvmx_field field[] = {NVMX_F_MSR_BITMAP_ADDRESS, NVMX_F_IO_BITMAP_A_ADDRESS, NVMX_F_IO_BITMAP_B_ADDRESS};
@@ -344,6 +382,12 @@ static void make_bitmaps(struct sim *sim) {
         low[NVMX_MSR_FEATURE_CONTROL / 8] = 1u << (NVMX_MSR_FEATURE_CONTROL % 8);
         for (uint32_t index = NVMX_MSR_VMX_FIRST; index <= NVMX_MSR_VMX_LAST; index++)
             low[index / 8] = (uint8_t)(low[index / 8] | 1u << (index % 8));
+    }
+    if (sim->options.watches_msrs) {
+        uint8_t *low = sim->host_msr_bitmap + 2048, *high = sim->host_msr_bitmap + 3072;
+        low[0x174 / 8] |= 7u << (0x174 % 8) & 0xff; /* to 176H */
+        low[0x277 / 8] |= 1u << (0x277 % 8);
+        high[0x80 / 8] |= 1u << (0x80 % 8);
     }
 }
 

@@ -16,7 +16,7 @@
 static const struct sim_options configurations[] = {
     {.vmcs02_slots = 1},
     {.shadow = true},
-    {.shadow = true, .shadows = true, .learns_writes = true},
+    {.shadow = true, .shadows = true, .learns_writes = true, .watches_msrs = true},
     {.translate = true, .queue_exception = true, .no_vpid = true},
     {.host_composes = true, .external_interrupts = true},
 };

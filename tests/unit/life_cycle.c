@@ -129,7 +129,7 @@ Test(life_cycle, vcpu_checks_its_configuration) {
     cr_expect_eq(try_vcpu(sim, &config, nvmx_vcpu_size() - 1), NVMX_E_SIZE);
     for (uint32_t size = 0; size <= sizeof(good) + 8; size += 4) {
         bool known = size == sizeof(good) || size == offsetof(struct nvmx_vcpu_config, shadow_hpas) ||
-                     size == offsetof(struct nvmx_vcpu_config, vmwrite_bitmap);
+                     size == offsetof(struct nvmx_vcpu_config, vmwrite_bitmap) || size == offsetof(struct nvmx_vcpu_config, watches_msrs);
         config.size = size;
         cr_expect_eq(try_vcpu(sim, &config, nvmx_vcpu_size()), known ? NVMX_OK : NVMX_E_SIZE, "%u", size);
     }

@@ -63,6 +63,7 @@ static void forget(struct nvmx_vcpu *vcpu) {
     vcpu->hosts_msr[0].index = vcpu->hosts_msr[1].index = UINT64_MAX;
     vcpu->l1_left.valid = false;
     vcpu->l1_shadows_known = false;
+    watched_forget(vcpu);
 }
 
 static void expect_same_vmcss(const struct pair *p) {
@@ -322,6 +323,24 @@ static void inject(struct pair *p) {
     }
 }
 
+/* Whichever guest runs, by a WRMSR that does not exit, or that the host carries out, or that L1 gets. */
+static void writes_msr(struct pair *p) {
+    static const uint32_t msrs[] = {0x174, 0x175, 0x176, 0x277, 0x277, 0x277, 0xc0000080};
+    uint32_t index = msrs[draw_below(&p->seed, COUNT(msrs))];
+    uint64_t value = index == 0x277 ? UINT64_C(0x0007040600070400) + draw_below(&p->seed, 2) * 6 : draw_below(&p->seed, 4) << 12;
+    enum nvmx_next next[2] = {NVMX_ENTER, NVMX_ENTER};
+
+    p->what = "WRMSR of a watched MSR";
+    forget(p->sim[1]->vcpu);
+    for (unsigned int i = 0; i < 2; i++) {
+        if (index == 0xc0000080) { /* NXE */
+            value = sim_get(p->sim[i], p->sim[i]->selected, NVMX_F_GUEST_EFER) ^ 0x800;
+        }
+        (void)sim_wrmsr(p->sim[i], index, value);
+    }
+    expect_same(p, next);
+}
+
 static void l1_steps(struct pair *p) {
     switch (draw_below(&p->seed, 16)) {
     case 0:
@@ -339,8 +358,8 @@ static void l1_steps(struct pair *p) {
         write_shadow(p);
         break;
     default:
-        if (draw_one_in(&p->seed, 4)) { /* by a WRMSR that does not exit */
-            set_field(p, NVMX_VMCS01, NVMX_F_GUEST_PAT, UINT64_C(0x0007040600070400) + draw_below(&p->seed, 2) * 6);
+        if (draw_one_in(&p->seed, 4)) {
+            writes_msr(p);
         }
         if (draw_one_in(&p->seed, 3)) {
             inject(p);
@@ -386,7 +405,10 @@ static void l2_steps(struct pair *p) {
     }
     if (draw_one_in(&p->seed, 6)) {
         set_field(p, vmcs02, NVMX_F_GUEST_CR3, draw(&p->seed) & 0xfffff000);
-        set_field(p, vmcs02, NVMX_F_GUEST_PAT, UINT64_C(0x0007040600070406));
+        writes_msr(p);
+        if (!in_l2(p)) {
+            return;
+        }
         set_field(p, vmcs02, NVMX_F_GUEST_CR0, sim_get(p->sim[0], vmcs02, NVMX_F_GUEST_CR0) ^ 8);
     }
     if (draw_one_in(&p->seed, 4)) {
@@ -440,6 +462,14 @@ Test(short_ways, do_what_the_long_ones_do_with_shadow_vmcss) {
         same_program(&(struct sim_options){.shadow = true, .shadows = true}, seed, 0);
         same_program(&(struct sim_options){.shadow = true, .shadows = true, .learns_writes = true}, seed + 100, 0);
     }
+}
+
+Test(short_ways, do_what_the_long_ones_do_where_the_host_watches_msrs) {
+    for (uint64_t seed = 51; seed <= 54; seed++) {
+        same_program(&(struct sim_options){.watches_msrs = true}, seed, 0);
+    }
+    same_program(&(struct sim_options){.watches_msrs = true, .shadow = true, .shadows = true, .learns_writes = true}, 55, 0);
+    same_program(&(struct sim_options){.watches_msrs = true}, 56, 6);
 }
 
 Test(short_ways, do_what_the_long_ones_do_without_vpids) {

@@ -302,7 +302,7 @@ static void runs(const struct sim_options *options) {
 }
 
 Test(state_lockstep, l1_and_l2_do_not_notice) {
-    runs(&(struct sim_options){.vmcs02_slots = 2});
+    runs(&(struct sim_options){.vmcs02_slots = 2, .watches_msrs = true});
 }
 
 Test(state_lockstep, with_shadowing_and_one_slot) {
