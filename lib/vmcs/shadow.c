@@ -114,7 +114,9 @@ _Static_assert(SHADOW_ENTRY_FIELDS == WRITABLE_COUNT - 3, "all but the PML index
 #define ENTRIES_WITHOUT_CHANGE 256u
 
 static COLD void set_writes(struct shadow_writes *writes, uint64_t places) {
-    for (uint64_t left = places ^ writes->places; writes->bitmap != NULL && left != 0; left &= left - 1) {
+    const uint64_t changed = writes->bitmap != NULL ? places ^ writes->places : 0;
+
+    for (uint64_t left = changed; left != 0; left &= left - 1) {
         unsigned int place = (unsigned int)__builtin_ctzll(left);
 
         set_exits(writes->bitmap, field_encoding[slot_of_place[place]], ((places >> place) & 1) == 0);
@@ -481,13 +483,14 @@ enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v)
     return RARE((event & EVENT_VALID) != 0 && !event_is_vector_alone(event)) ? pull_event(vcpu, v) : NVMX_OK;
 }
 
+/* Of a field that has one. */
 static unsigned int place_of(unsigned int slot) {
-    unsigned int place = 0;
-
-    while (place + 1 < PLACES && slot_of_place[place] != slot) {
-        place++;
+    for (unsigned int place = 0; place < PLACES; place++) {
+        if (slot_of_place[place] == slot) {
+            return place;
+        }
     }
-    return place;
+    return 0;
 }
 
 /* L1's VMWRITE exited, but its VMREAD does not: what was written must be found in the shadow VMCS. */

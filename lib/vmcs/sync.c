@@ -243,43 +243,17 @@ static inline void settle(struct vmcs12 *v) {
         }                                                                                                              \
     } while (0)
 
-/*
- * An instruction that exits was executed in the active state, which is what the exit saves; and it saves no pending debug exception unless MOV SS blocks
- * them (SDM 30.3.4): then all is read. So it is with RFLAGS.TF, for Bochs has the single step there that the instruction would have ended with.
- *
- * No pointer to value[] goes anywhere: its elements stay in registers.
- */
-static inline __attribute__((always_inline)) enum nvmx_status read_core(struct nvmx_vcpu *vcpu, bool by_instruction, uint64_t *value) {
-    if (!by_instruction) {
-        return host_read_fixed(vcpu, CORE_COUNT, core_encoding, value);
-    }
-    enum nvmx_status status = host_read_fixed(vcpu, CORE_ALWAYS, core_encoding, value);
-
-    value[CORE_GUEST_ACTIVITY_STATE] = 0;
-    value[CORE_GUEST_PENDING_DEBUG_EXCEPTIONS] = 0;
-    return status;
-}
-
-static inline __attribute__((always_inline)) enum nvmx_status sync_as(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool by_instruction) {
-    uint64_t value[CORE_COUNT];
-    uint64_t behind = 0;
-
+static inline __attribute__((always_inline)) enum nvmx_status read_learned(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     if (RARE(!v->sync_ready)) {
         make_list(vcpu->vm, v);
     }
-    enum nvmx_status status = v->sync.count != 0 ? read_extra(vcpu, v) : NVMX_OK;
-    if (status == NVMX_OK) {
-        status = read_core(vcpu, by_instruction, value);
-    }
-    if (RARE(status != NVMX_OK)) {
-        return lost(vcpu, v, status);
-    }
-    if (by_instruction && (value[CORE_GUEST_INTERRUPTIBILITY_STATE] & BLOCKING_MOV_SS) != 0) {
-        return sync_from_vmcs02(vcpu, v);
-    }
-    if (by_instruction && (value[CORE_GUEST_RFLAGS] & RFLAGS_TF) != 0) {
-        return sync_from_vmcs02(vcpu, v);
-    }
+    return v->sync.count != 0 ? read_extra(vcpu, v) : NVMX_OK;
+}
+
+/* No pointer to value[] goes anywhere: its elements stay in registers. */
+static inline __attribute__((always_inline)) void keep_core(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *value) {
+    uint64_t behind = 0;
+
     if (RARE(!v->settled)) {
         settle(v);
 #define X(name) v->image[NVMX_F_##name] = value[CORE_##name];
@@ -305,15 +279,46 @@ static inline __attribute__((always_inline)) enum nvmx_status sync_as(struct nvm
     v->image[NVMX_F_VM_ENTRY_CONTROLS] = value[CORE_VM_ENTRY_CONTROLS];
     v->value[NVMX_F_VM_ENTRY_CONTROLS] = entry_controls_after(vcpu->vm, entry_controls, value[CORE_VM_ENTRY_CONTROLS]);
     v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] &= ~(uint64_t)EVENT_VALID;
-    return NVMX_OK;
 }
 
 __attribute__((noinline)) enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    return sync_as(vcpu, v, false);
+    uint64_t value[CORE_COUNT];
+    enum nvmx_status status = read_learned(vcpu, v);
+
+    if (status == NVMX_OK) {
+        status = host_read_fixed(vcpu, CORE_COUNT, core_encoding, value);
+    }
+    if (RARE(status != NVMX_OK)) {
+        return lost(vcpu, v, status);
+    }
+    keep_core(vcpu, v, value);
+    return NVMX_OK;
 }
 
+/*
+ * An instruction that exits was executed in the active state, which is what the exit saves; and it saves no pending debug exception unless MOV SS blocks
+ * them (SDM 30.3.4): then all is read. So it is with RFLAGS.TF, for Bochs has the single step there that the instruction would have ended with.
+ */
 __attribute__((noinline)) enum nvmx_status sync_by_instruction(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    return sync_as(vcpu, v, true);
+    uint64_t value[CORE_COUNT];
+    enum nvmx_status status = read_learned(vcpu, v);
+
+    if (status == NVMX_OK) {
+        status = host_read_fixed(vcpu, CORE_ALWAYS, core_encoding, value);
+    }
+    if (RARE(status != NVMX_OK)) {
+        return lost(vcpu, v, status);
+    }
+    if ((value[CORE_GUEST_INTERRUPTIBILITY_STATE] & BLOCKING_MOV_SS) != 0) {
+        return sync_from_vmcs02(vcpu, v);
+    }
+    if ((value[CORE_GUEST_RFLAGS] & RFLAGS_TF) != 0) {
+        return sync_from_vmcs02(vcpu, v);
+    }
+    value[CORE_GUEST_ACTIVITY_STATE] = 0;
+    value[CORE_GUEST_PENDING_DEBUG_EXCEPTIONS] = 0;
+    keep_core(vcpu, v, value);
+    return NVMX_OK;
 }
 
 /* Fetch the listed fields. VM-entry controls are never stale. */
