@@ -357,6 +357,8 @@ static void check_going_on(const struct l2 *s) {
     const uint64_t *vmcs02 = s->m->sim->vmcs[s->m->sim->selected].value;
     uint64_t field[NVMX_FIELD_COUNT], event = vmcs02[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
     memcpy(field, s->f, sizeof(field));
+    if (sim_exit_by_instruction(s->exit.reason) && !BIT(field[NVMX_F_GUEST_INTERRUPTIBILITY_STATE], 1))
+        field[NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS] = 0; /* they were delivered before it (SDM 30.3.4) */
     if (BIT(event, 31) && (event >> 8 & 7) == 3) {
         field[NVMX_F_GUEST_RFLAGS] |= UINT64_C(1) << 16;
     } else if (virtualized(s)) {

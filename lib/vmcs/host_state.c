@@ -220,6 +220,9 @@ static inline enum nvmx_status read_inherited(const struct load *l, bool loaded)
  * ------------------------------------------------------------------------------------------------------------------ */
 
 void watched_forget(struct nvmx_vcpu *vcpu) {
+    if (!vcpu->watched.known) {
+        return; /* then neither is anything that follows from it */
+    }
     vcpu->watched.known = false;
     for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
         vcpu->vmcs12[i].watched_stand = false;

@@ -141,6 +141,7 @@ struct sim_options {
     uint32_t loads_on_entry;  /* more VM-entry controls of vmcs01, promised to the library */
     bool shadows;             /* with `shadow`: a shadow VMCS for each vmcs02 slot */
     bool watches_msrs;        /* writes to the MSRs of nvmx_vcpu_config.watches_msrs exit: sim_wrmsr */
+    bool msrs_in_fields;      /* msr_write of those writes the field of the selected VMCS too, as hosts do that keep them there */
     bool learns_writes;       /* with `shadow`: the VMWRITE bitmap is the library's to change */
     uint16_t vmcs02_slots;    /* 0: 2 */
     uint32_t ept_page_budget;

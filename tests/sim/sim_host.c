@@ -127,7 +127,7 @@ static enum nvmx_status msr_write(void *ctx, uint32_t index, uint64_t value) {
         return NVMX_E_DENIED;
     msr->value = value;
     msr->writes++;
-    if (sim->options.watches_msrs && field_of_msr(index) != NVMX_FIELD_COUNT)
+    if (sim->options.msrs_in_fields && field_of_msr(index) != NVMX_FIELD_COUNT)
         sim_set(sim, sim->selected, field_of_msr(index), value);
     return NVMX_OK;
 }

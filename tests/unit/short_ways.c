@@ -466,10 +466,10 @@ Test(short_ways, do_what_the_long_ones_do_with_shadow_vmcss) {
 
 Test(short_ways, do_what_the_long_ones_do_where_the_host_watches_msrs) {
     for (uint64_t seed = 51; seed <= 54; seed++) {
-        same_program(&(struct sim_options){.watches_msrs = true}, seed, 0);
+        same_program(&(struct sim_options){.watches_msrs = true, .msrs_in_fields = true}, seed, 0);
     }
     same_program(&(struct sim_options){.watches_msrs = true, .shadow = true, .shadows = true, .learns_writes = true}, 55, 0);
-    same_program(&(struct sim_options){.watches_msrs = true}, 56, 6);
+    same_program(&(struct sim_options){.watches_msrs = true, .msrs_in_fields = true}, 56, 6);
 }
 
 Test(short_ways, do_what_the_long_ones_do_without_vpids) {

@@ -15,7 +15,7 @@
 #define NXE          0x800u
 #define EXIT_LOADS   (1u << 19 | 1u << 21) /* IA32_PAT, IA32_EFER */
 
-static const struct sim_options watching = {.watches_msrs = true};
+static const struct sim_options watching = {.watches_msrs = true, .msrs_in_fields = true};
 
 /* The sim's L1 keeps IA32_PAT, which L2 has of L1; or loads it, as IA32_EFER. */
 static struct sim *in_l2(const struct sim_options *options, uint32_t exit_loads) {
