@@ -377,6 +377,29 @@ Test(controls_instructions, spec_ctrl_bits_that_do_not_exist) {
     }
 }
 
+/* A #GP that the host could not inject as a whole is not lost: the vCPU stops. Where L1's bitmap could not be read, the access exits. */
+Test(controls_instructions, spec_ctrl_fault_that_the_host_refuses) {
+    unsigned int callback = 0, stops = 0;
+    for (bool failed = true; failed;) {
+        struct sim *sim = rich();
+        uses_tertiary(sim, PROC3_SPEC_CTRL, 0);
+        launch(sim);
+        struct nvmx_l2_exit_info info = access_to_0x48(sim, true, false, 8);
+        sim->calls = 0;
+        sim->fail.at = ++callback;
+        enum nvmx_next next = sim_exit_info(sim, &info);
+        sim->fail.at = 0;
+        failed = sim->failed != 0;
+        if (failed && sim->last_failed != SIM_MAP_PAGE)
+            cr_expect_eq(next, NVMX_STOP, "callback %u", callback);
+        else
+            cr_expect(next == NVMX_ENTER && nvmx_mode(sim->vcpu) == (failed ? NVMX_MODE_ROOT : NVMX_MODE_L2), "callback %u", callback);
+        stops += next == NVMX_STOP;
+        sim_free(sim);
+    }
+    cr_expect(stops > 3, "RFLAGS, the event and its error code are written");
+}
+
 /* SDM 28.1.3 comes first: what L1's bitmap wants is an exit. */
 Test(controls_instructions, spec_ctrl_that_l1_intercepts) {
     struct sim *sim = rich();
