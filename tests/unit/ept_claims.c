@@ -26,11 +26,11 @@ static void on_fault(int number) {
     between.meanwhile(between.w);
 }
 
-/* The table that maps 4K pages at GPA2. */
-static struct ept_table *lowest(const struct world *w) {
+/* The table of this level on the way to GPA2. */
+static struct ept_table *table_of(const struct world *w, unsigned int level) {
     struct ept_table *table = w->ept->root[0].top;
 
-    while (table->level > 1) {
+    while (table->level > level) {
         table = (struct ept_table *)(uintptr_t)table->composed[ept_index(GPA2, table->level)];
     }
     return table;
@@ -66,7 +66,7 @@ Test(ept, a_spoilt_claim_maps_nothing) {
 
         cr_assert_eq(fault_at(w, EPTP12, 0x6000, 0x181, &fault), NVMX_EPT_RETRY); /* the tables are there */
         between.w = w;
-        between.page = lowest(w)->composed;
+        between.page = table_of(w, 1)->composed;
         between.meanwhile = rows[i].meanwhile;
         between.faults = 0;
         signal(SIGSEGV, on_fault);
@@ -81,6 +81,39 @@ Test(ept, a_spoilt_claim_maps_nothing) {
         cr_expect_eq(world_cpu(w, 0, root_of(w, 0, EPTP12), GPA2, &writing, &hpa, &type, &qualification), (rows[i].rights & 2) != 0, "row %u", i);
         world_delete(w);
     }
+}
+
+static void l1s_table_moves(struct world *w) {
+    world_set01(w, 3, 1, 7, 6, false, 12);
+}
+
+/* The same of a table that was made to be referred to: it is not kept. */
+Test(ept, a_spoilt_reference_leaves_no_table) {
+    uint32_t pages[2];
+
+    for (unsigned int spoilt = 0; spoilt < 2; spoilt++) {
+        struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+        struct nvmx_ept_fault fault;
+
+        w->l1[2][1] = 0x3407;
+        cr_assert_eq(fault_at(w, EPTP12, GPA2, 0x181, &fault), NVMX_EPT_RETRY);
+        if (spoilt) {
+            between.w = w;
+            between.page = table_of(w, 2)->composed;
+            between.meanwhile = l1s_table_moves;
+            between.faults = 0;
+            signal(SIGSEGV, on_fault);
+            cr_assert_eq(mprotect(between.page, 4096, PROT_READ), 0);
+            cr_expect_eq(fault_at(w, EPTP12, 0x200000, 0x181, &fault), NVMX_EPT_RETRY);
+            signal(SIGSEGV, SIG_DFL);
+            cr_assert_eq(between.faults, 1, "nothing came between");
+        }
+        touch(w, EPTP12, 0x200000, &reading);
+        touch(w, EPTP12, GPA2, &reading);
+        pages[spoilt] = nvmx_ept_pages(w->ept);
+        world_delete(w);
+    }
+    cr_expect_eq(pages[0], pages[1], "%u, %u", pages[0], pages[1]);
 }
 
 /* -- little memory ------------------------------------------------------------------------------------------------------------------- */

@@ -2,6 +2,7 @@
 #include "ept_world.h"
 
 #include "draw.h"
+#include "ept/ept.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -208,6 +209,7 @@ struct world *world_new(uint64_t ept_vpid_cap, uint32_t page_budget) {
 }
 
 void world_end(struct world *w) {
+    cr_assert(w->ept->pending == 0 && w->ept->active[0] == 0 && w->ept->active[1] == 0, "an operation has not ended");
     nvmx_ept_destroy(w->ept, &w);
     cr_assert_eq(w->allocated, w->freed, "%u pages allocated, %u freed", w->allocated, w->freed);
     cr_assert_eq(w->maps, w->unmaps);
