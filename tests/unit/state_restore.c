@@ -119,6 +119,32 @@ Test(state_restore, what_has_no_place_here_is_refused) {
     }
 }
 
+#define LOAD_PAT (UINT64_C(1) << 14) /* a VM-entry control */
+
+/* Where the old host had L2's IA32_PAT in the MSR itself, and this one loads it with vmcs02, it is taken from the MSR. */
+Test(state_restore, what_came_as_an_msr_goes_into_vmcs02) {
+    struct sim *source = state_world_new(world_named("L2 runs"));
+    size_t bytes;
+    l2_leaves(source);
+    host_sets(source, NVMX_F_VM_ENTRY_CONTROLS, sim_get(source, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS) & ~LOAD_PAT);
+    l1_clears(source, NVMX_VMCS_VM_ENTRY_CONTROLS, LOAD_PAT);
+    resume(source);
+    cr_assert_eq(vmcs02(source, NVMX_F_VM_ENTRY_CONTROLS) & LOAD_PAT, 0);
+    uint8_t *blob = sim_save(source, &bytes);
+    struct sim *sim = sim_new(NULL);
+    copy_machine(sim, source);
+    sim_msr(sim, 0x277)->value = 0x0007040600070406;
+    host_sets(sim, NVMX_F_VM_ENTRY_CONTROLS, sim_get(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS) | LOAD_PAT);
+    cr_assert(nvmx_state_restore(sim->vcpu, blob, bytes, NULL) == NVMX_STATE_OK);
+    cr_assert_eq(nvmx_state_complete(sim->vcpu), NVMX_OK);
+    cr_expect(vmcs02(sim, NVMX_F_VM_ENTRY_CONTROLS) & LOAD_PAT);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_PAT), UINT64_C(0x0007040600070406));
+    cr_expect_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    sim_free(sim);
+    sim_free(source);
+    free(blob);
+}
+
 /* L1's pages come later than its state: completing says so, and then does it. */
 Test(state_restore, pages_that_come_later) {
     struct sim *source = state_world_new(world_named("APIC pages in use"));
