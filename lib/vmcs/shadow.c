@@ -104,10 +104,17 @@ void nvmx_shadow_bitmaps(const struct nvmx_vm *vm, uint8_t *vmread_bitmap, uint8
  * What every entry looks at. The rest of what L1 may write stays where L1 wrote it as long as it injects no event that has an error code or a length,
  * and has no log; so L1 may write that at all times.
  */
-#define PLACE_BIT(name) (UINT64_C(1) << PLACE_##name)
-#define ENTRY_PLACES                                                                                                   \
-    (PLACE_BIT(PRIMARY_CONTROLS) | PLACE_BIT(VM_ENTRY_INTERRUPTION_INFO) | PLACE_BIT(GUEST_INTERRUPTIBILITY_STATE) |   \
-     PLACE_BIT(GUEST_RSP) | PLACE_BIT(GUEST_RIP) | PLACE_BIT(GUEST_RFLAGS))
+#define ENTRY_FIELDS(X)                                                                                                \
+    X(PRIMARY_CONTROLS)                                                                                                \
+    X(VM_ENTRY_INTERRUPTION_INFO)                                                                                      \
+    X(GUEST_INTERRUPTIBILITY_STATE)                                                                                    \
+    X(GUEST_RSP)                                                                                                       \
+    X(GUEST_RIP)                                                                                                       \
+    X(GUEST_RFLAGS)
+
+#define PLACE_BIT(name)        (UINT64_C(1) << PLACE_##name)
+#define WITH_PLACE(name)       | PLACE_BIT(name)
+#define ENTRY_PLACES           (UINT64_C(0) ENTRY_FIELDS(WITH_PLACE))
 _Static_assert(SHADOW_ENTRY_FIELDS == WRITABLE_COUNT - 3, "all but the PML index, the error code and the instruction length");
 
 /* So many entries long L1 must leave a field as it is before its next VMWRITE of it exits again. */
@@ -399,14 +406,6 @@ static COLD enum nvmx_status pull_event(struct nvmx_vcpu *vcpu, struct vmcs12 *v
     }
     return status;
 }
-
-#define ENTRY_FIELDS(X)                                                                                                \
-    X(PRIMARY_CONTROLS)                                                                                                \
-    X(VM_ENTRY_INTERRUPTION_INFO)                                                                                      \
-    X(GUEST_INTERRUPTIBILITY_STATE)                                                                                    \
-    X(GUEST_RSP)                                                                                                       \
-    X(GUEST_RIP)                                                                                                       \
-    X(GUEST_RFLAGS)
 
 /* All that an entry looks at, in one batch. */
 static inline enum nvmx_status pull_entry_fields(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
