@@ -52,4 +52,6 @@ while read -r harness; do
         (cd "$work/seeds" && zip -q -r "$OUT/fuzz-${harness}_seed_corpus.zip" .)
     fi
     "$work/fuzz-corpus" dictionary "$harness" > "$OUT/fuzz-$harness.dict"
+    # As fuzz/run has it: the frequencies of features, of which an input here has thousands, would cost more than the library.
+    printf '[libfuzzer]\nentropic = 0\nmax_len = 600\n' > "$OUT/fuzz-$harness.options"
 done < fuzz/harnesses
