@@ -104,6 +104,30 @@ Test(caps, table_is_sorted_and_complete_in_itself) {
     cr_assert_null(nvmx_cap_bit(SIZE_MAX));
 }
 
+/* SDM appendix A: the bits that it defines, MSR by MSR, and what the TDX module's headers and older revisions add. */
+Test(caps, table_has_every_bit_that_is_defined) {
+    static const struct {
+        uint32_t msr;
+        uint64_t bits;
+    } defined[] = {
+        {0x480, UINT64_C(0x05ff1fff7fffffff)}, {0x481, UINT64_C(0xff) << 32},         {0x482, UINT64_C(0xfffbfffe) << 32},
+        {0x483, UINT64_C(0xffffffff) << 32},   {0x484, UINT64_C(0x03ffffff) << 32},
+        {0x485, UINT64_C(0xffffffff7fffc1ff)}, {0x48a, 0x3fe},                        {0x48b, UINT64_C(0xffffffff) << 32},
+        {0x48c, UINT64_C(0x003f0f0106f341c1)},                         {0x491, 1},
+        {0x492, 0x13ff},                       {0x493, 0xf},
+    };
+    struct nvmx_caps bits = {0};
+
+    for (size_t row = 0; nvmx_cap_bit(row) != NULL; row++)
+        MSR(&bits, nvmx_cap_bit(row)->msr) |= row_mask(nvmx_cap_bit(row));
+    for (size_t i = 0; i < sizeof(defined) / sizeof(defined[0]); i++) {
+        cr_expect_eq(MSR(&bits, defined[i].msr), defined[i].bits, "%x: %lx", defined[i].msr, MSR(&bits, defined[i].msr));
+        MSR(&bits, defined[i].msr) = 0;
+    }
+    for (unsigned int place = 0; place < NVMX_CAP_MSRS; place++)
+        cr_expect_eq(bits.msr[place], 0, "%x", 0x480 + place);
+}
+
 Test(caps, default1_classes_are_the_sdms) {
     struct nvmx_caps machine = skylake();
     struct nvmx_caps l1 = l1_of(&machine, NULL);
@@ -232,23 +256,86 @@ struct dependency {
     unsigned int needs_bit;
 };
 
-/* Written from SDM 29.2.1.1-29.2.1.3 and appendix A, not from the table. */
+/* All direct ones, written from SDM 29.2.1.1-29.2.1.3 and appendix A, not from the table. */
 static const struct dependency dependencies[] = {
     {0x481, 37, 0x481, 35}, /* virtual NMIs: NMI exiting */
+    {0x481, 39, 0x48b, 41}, /* posted interrupts: virtual-interrupt delivery */
+    {0x481, 39, 0x483, 47}, /* and acknowledging on exit */
     {0x482, 54, 0x481, 37}, /* NMI-window exiting: virtual NMIs */
-    {0x482, 54, 0x481, 35}, /* through virtual NMIs */
     {0x483, 54, 0x481, 38}, /* save preemption timer: the timer */
-    {0x48b, 32, 0x482, 63}, {0x48b, 33, 0x482, 63}, {0x48b, 34, 0x482, 63}, {0x48b, 37, 0x482, 63},
-    {0x48b, 58, 0x482, 63},                                                 /* secondary controls: their activation */
     {0x48b, 36, 0x482, 53}, {0x48b, 40, 0x482, 53}, {0x48b, 41, 0x482, 53}, /* TPR shadow */
     {0x48b, 41, 0x481, 32},                         /* virtual-interrupt delivery: external-interrupt exiting */
     {0x48b, 39, 0x48b, 33},                         /* unrestricted guest: EPT */
     {0x48b, 39, 0x485, 5},                          /* and LMA stored at exits */
+    {0x48b, 49, 0x48b, 33}, {0x48b, 49, 0x48c, 21}, /* PML: EPT with accessed and dirty flags */
+    {0x48b, 50, 0x48b, 33}, {0x48b, 54, 0x48b, 33}, {0x48b, 55, 0x48b, 33}, /* #VE, mode-based execution, sub-pages: EPT */
     {0x48b, 33, 0x48c, 6},  {0x48b, 33, 0x48c, 14}, /* EPT: a structure that can be described */
-    {0x48c, 0, 0x48b, 33},  {0x48c, 16, 0x48b, 33}, {0x48c, 17, 0x48b, 33}, {0x48c, 20, 0x48b, 33},
-    {0x48c, 25, 0x48c, 20}, {0x48c, 26, 0x48c, 20}, {0x48c, 26, 0x482, 63}, /* INVEPT types: INVEPT; through EPT */
-    {0x48c, 32, 0x48b, 37}, {0x48c, 40, 0x48c, 32}, {0x48c, 43, 0x48b, 37}, /* INVVPID: VPID */
+    {0x48c, 0, 0x48b, 33},  {0x48c, 6, 0x48b, 33},  {0x48c, 7, 0x48b, 33},  {0x48c, 8, 0x48b, 33},  {0x48c, 14, 0x48b, 33},
+    {0x48c, 16, 0x48b, 33}, {0x48c, 17, 0x48b, 33}, {0x48c, 20, 0x48b, 33}, {0x48c, 21, 0x48b, 33}, {0x48c, 22, 0x48b, 33},
+    {0x48c, 23, 0x48b, 33}, {0x48c, 23, 0x48c, 22}, /* supervisor shadow stacks: told by advanced information */
+    {0x48c, 25, 0x48c, 20}, {0x48c, 26, 0x48c, 20}, /* INVEPT types: INVEPT */
+    {0x48c, 32, 0x48b, 37}, {0x48c, 40, 0x48c, 32}, {0x48c, 41, 0x48c, 32}, {0x48c, 42, 0x48c, 32}, {0x48c, 43, 0x48c, 32}, /* INVVPID: VPID */
+    {0x491, 0, 0x48b, 33}, /* EPTP switching: EPT */
 };
+
+/* And all bits of an MSR go with what activates it. */
+static bool msr_stands(const struct nvmx_caps *l1, uint32_t msr) {
+    const uint64_t secondary = MSR(l1, 0x48b);
+
+    switch (msr) {
+    case 0x48b:
+        return (MSR(l1, 0x482) >> 63 & 1) != 0;
+    case 0x48c:
+        return (secondary >> 33 & 1) != 0 || (secondary >> 37 & 1) != 0;
+    case 0x491:
+        return (secondary >> 45 & 1) != 0;
+    case 0x492:
+        return (MSR(l1, 0x482) >> 49 & 1) != 0;
+    case 0x493:
+        return (MSR(l1, 0x483) >> 63 & 1) != 0;
+    default:
+        return true;
+    }
+}
+
+/* What is left of `l1` when all that needs what is not there is gone. Numbers of several bits need nothing. */
+static void take_away_dependent(struct nvmx_caps *l1) {
+    for (bool again = true; again;) {
+        struct nvmx_caps before = *l1;
+
+        for (size_t i = 0; i < sizeof(dependencies) / sizeof(dependencies[0]); i++)
+            if ((MSR(l1, dependencies[i].needs_msr) >> dependencies[i].needs_bit & 1) == 0)
+                MSR(l1, dependencies[i].msr) &= ~(UINT64_C(1) << dependencies[i].bit);
+        for (uint32_t msr = 0x48b; msr <= 0x493; msr = msr == 0x48c ? 0x491 : msr + 1)
+            if (!msr_stands(l1, msr))
+                MSR(l1, msr) = 0;
+        again = memcmp(&before, l1, sizeof(before)) != 0;
+    }
+}
+
+/* Each bit that a host can take away takes along what depends on it, and nothing else. */
+Test(caps, a_bit_takes_along_what_needs_it_and_nothing_else) {
+    struct nvmx_caps machine = everything();
+    struct nvmx_caps full = l1_of(&machine, NULL);
+
+    for (size_t row = 0; nvmx_cap_bit(row) != NULL; row++) {
+        const struct nvmx_cap_bit *bit = nvmx_cap_bit(row);
+        struct nvmx_caps mask = everything(), wanted = full;
+
+        if (is_fixed(bit) || !bit->emulated || bit->width != 1)
+            continue;
+        MSR(&mask, bit->msr) &= ~row_mask(bit);
+        MSR(&wanted, bit->msr) &= ~row_mask(bit);
+        take_away_dependent(&wanted);
+        struct nvmx_caps l1 = l1_of(&machine, &mask);
+        for (size_t other = 0; nvmx_cap_bit(other) != NULL; other++) {
+            const struct nvmx_cap_bit *at = nvmx_cap_bit(other);
+
+            if (at->msr != 0x48a)
+                cr_expect_eq(MSR(&l1, at->msr) & row_mask(at), MSR(&wanted, at->msr) & row_mask(at), "%s without %s", at->name, bit->name);
+        }
+    }
+}
 
 Test(caps, dependent_bits_go_with_what_they_need) {
     struct nvmx_caps machine = everything();

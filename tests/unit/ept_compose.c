@@ -925,6 +925,30 @@ Test(ept, budget_takes_the_oldest_of_many) {
     world_delete(w);
 }
 
+/* The oldest, not the lowest: a table of large pages that was used before all tables of small ones. */
+Test(ept, budget_takes_the_oldest_of_any_level) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 24);
+    const uint64_t large = UINT64_C(1) << 39;
+    uint64_t i = 0;
+
+    w->l1[0][1] = 0x4407;
+    w->l1[4][0] = 0x5407;
+    w->l1[5][0] = UINT64_C(1024) << 12 | 0xb7;
+    /* The search may come upon it before or after the others. */
+    touch(w, EPTP12, i++ << 21, &reading);
+    touch(w, EPTP12, large, &reading);
+    touch(w, EPTP12, 7 << 12, &reading);
+    for (; i < 16 && look(w, EPTP12, large).valid; i++) {
+        w->l1[2][i] = 0x3407;
+        touch(w, EPTP12, i << 21, &reading);
+    }
+    cr_expect(i > 1 && i < 16, "%lu", (unsigned long)i);
+    while (i-- > 0) {
+        cr_expect(look(w, EPTP12, i << 21).valid, "%lu", (unsigned long)i);
+    }
+    world_delete(w);
+}
+
 static enum nvmx_ept_verdict translates(struct world *w, uint64_t eptp12, uint64_t gpa2, uint32_t access,
                                         struct nvmx_ept_fault *fault) {
     struct nvmx_ept_access what = {.eptp12 = eptp12, .gpa2 = gpa2, .qualification = access};

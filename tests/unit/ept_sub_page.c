@@ -303,6 +303,19 @@ Test(ept_sub_page, what_is_lost_is_flushed) {
     world_delete(w);
 }
 
+/* One that permits more needs no flush. */
+Test(ept_sub_page, what_is_gained_is_not_flushed) {
+    struct world *w = spp_simple(WORLD_CAPS_PLAIN);
+    struct nvmx_ept_fault fault;
+
+    attempt(w, EPTP12, GPA2, &writing);
+    uint32_t flushes = w->flushes;
+    w->l1[67][5] |= 1 << 6;
+    cr_expect_eq(decided(w, EPTP12, 0x5180, Q_WRITE, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(w->flushes, flushes);
+    world_delete(w);
+}
+
 Test(ept_sub_page, memory_of_l1s_table_moves) {
     for (unsigned int page = 64; page < 68; page++) {
         struct world *w = spp_simple(WORLD_CAPS_PLAIN);

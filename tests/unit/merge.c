@@ -776,6 +776,35 @@ Test(merge, ports) {
 }
 
 /* A host that composes ept02 itself is asked before every entry. */
+/* L1's I/O bitmaps serve in place while the host has none: then their pages stay mapped, and no longer. */
+Test(merge, pages_of_ports_are_given_back) {
+    struct sim *sim = l1_ready(NULL);
+    host_gives_bitmaps(sim);
+    const uint64_t host = vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) & ~(uint64_t)(B(24) | B(25));
+    const uint64_t l1 = *v12(sim, NVMX_F_PRIMARY_CONTROLS) & ~(uint64_t)(B(24) | B(25));
+    *v12(sim, NVMX_F_IO_BITMAP_A_ADDRESS) = SIM_L1_IO_BITMAP_A;
+    *v12(sim, NVMX_F_IO_BITMAP_B_ADDRESS) = SIM_L1_IO_BITMAP_B;
+    for (unsigned int i = 0; i < 16; i++) {
+        const uint32_t hosts = (i & 1 ? B(24) : 0) | (i & 2 ? B(25) : 0), l1s = (i & 4 ? B(24) : 0) | (i & 8 ? B(25) : 0);
+        /* From a vmcs02 with pinned pages. */
+        sim_set(sim, NVMX_VMCS01, NVMX_F_PRIMARY_CONTROLS, host);
+        *v12(sim, NVMX_F_PRIMARY_CONTROLS) = l1 | B(25);
+        merge(sim);
+        cr_expect_eq(sim->mapped_read[SIM_L1_IO_BITMAP_A / 0x1000] + sim->mapped_read[SIM_L1_IO_BITMAP_B / 0x1000], 2);
+        sim_set(sim, NVMX_VMCS01, NVMX_F_PRIMARY_CONTROLS, host | hosts);
+        *v12(sim, NVMX_F_PRIMARY_CONTROLS) = l1 | l1s;
+        merge(sim);
+        unsigned int wanted = hosts == 0 && (l1s & B(25)) != 0 ? 1 : 0;
+        cr_expect_eq(sim->mapped_read[SIM_L1_IO_BITMAP_A / 0x1000], wanted, "host %#x, L1 %#x", hosts, l1s);
+        cr_expect_eq(sim->mapped_read[SIM_L1_IO_BITMAP_B / 0x1000], wanted, "host %#x, L1 %#x", hosts, l1s);
+        /* What exits (SDM 27.6.2: with bitmaps "unconditional I/O exiting" is ignored). */
+        const bool all = (hosts == B(24) || (l1s == B(24))), some = ((hosts | l1s) & B(25)) != 0;
+        cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & (B(24) | B(25)), all ? B(24) : some ? B(25) : 0, "host %#x, L1 %#x", hosts, l1s);
+    }
+    cr_assert_eq(host_select(sim->vcpu, NVMX_VMCS01), NVMX_OK);
+    sim_free(sim);
+}
+
 Test(merge, ept02_of_the_host) {
     struct sim *sim = l2_running(&(struct sim_options){.host_composes = true});
     for (unsigned int round = 1; round < 4; round++) {

@@ -267,6 +267,17 @@ Test(reflect, hardware_refuses_guest_state) {
     sim_free(sim);
 }
 
+/* A VM entry that fails for a reason that is not L1's to see (a machine check), or that nobody knows, is the host's (SDM 29.9). */
+Test(reflect, entry_failures_of_the_host) {
+    static const uint32_t reasons[] = {41, 0, 35, 86, 0xffff};
+    for (size_t i = 0; i < COUNT(reasons); i++) {
+        struct sim *sim = l2_running(NULL);
+        cr_expect_eq(sim_exit(sim, NVMX_EXIT_ENTRY_FAILURE | reasons[i], 0, 0, 0), NVMX_HOST, "reason %u", reasons[i]);
+        cr_expect_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2, "reason %u", reasons[i]);
+        sim_free(sim);
+    }
+}
+
 Test(reflect, hardware_refuses_controls) {
     struct sim *sim = l1_ready(NULL);
     uint64_t rip = vmcs01(sim, NVMX_F_GUEST_RIP);

@@ -381,3 +381,25 @@ Test(reflect_host_state, what_l1_left_with_is_not_written) {
     cr_expect(known < unknown, "CS and SS rights, VM-entry controls, interruptibility: %lu and %lu", known, unknown);
     sim_free(sim);
 }
+
+/* The read shadows that vmcs01 has for L1 follow CR0 and CR4 of the host-state area, each by itself (SDM 30.5.1). */
+Test(reflect_host_state, read_shadows_follow_each_register) {
+    static const struct {
+        uint32_t encoding;
+        uint64_t bit;
+        enum nvmx_field shadow;
+    } rows[] = {{NVMX_VMCS_HOST_CR0, 8, NVMX_F_CR0_READ_SHADOW}, {NVMX_VMCS_HOST_CR4, 0x40, NVMX_F_CR4_READ_SHADOW}};
+    struct sim *sim = l2_running(NULL);
+    l2_leaves(sim);
+    for (unsigned int i = 0; i < 4; i++) {
+        uint64_t value = l1_reads(sim, rows[i % 2].encoding) ^ rows[i % 2].bit;
+        l1_writes(sim, rows[i % 2].encoding, value);
+        resume(sim);
+        l2_leaves(sim);
+        cr_expect_eq(vmcs01(sim, rows[i % 2].shadow) & rows[i % 2].bit, value & rows[i % 2].bit, "round %u", i);
+        resume(sim);
+        l2_leaves(sim);
+        cr_expect_eq(vmcs01(sim, rows[i % 2].shadow) & rows[i % 2].bit, value & rows[i % 2].bit, "round %u", i);
+    }
+    sim_free(sim);
+}

@@ -347,3 +347,37 @@ static void refused_vmptrld_and_vmclear(const struct sim_options *options) {
 Test(shadow, refused_vmptrld_and_vmclear) {
     both(refused_vmptrld_and_vmclear);
 }
+
+/* A alone is in the cache, and L1 has written to it. */
+static struct sim *a_is_alone(void) {
+    struct sim *sim = sim_new(&(struct sim_options){.shadow = true, .shadows = true, .vmcs02_slots = 2});
+    cr_assert(sim_vmxon_ready(sim) == SIM_SUCCEED && sim_vmptrld(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
+    l1_writes(sim, NVMX_VMCS_GUEST_RSP, 0xa1a2);
+    l1_writes(sim, NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE, 0xa3);
+    return sim;
+}
+
+/* What L1 wrote to a VMCS is lost if the host fails at VMXOFF, but no other VMCS ever shows it. */
+Test(shadow, vmxoff_that_fails_shows_nothing_elsewhere) {
+    unsigned int failed = 0;
+    for (uint64_t k = 1; k < 40; k++) {
+        bool alone = k >= 20;
+        struct sim *sim = alone ? a_is_alone() : a_is_ahead(2);
+        sim->calls = sim->failed = 0;
+        sim->fail.at = k % 20;
+        enum sim_outcome outcome = sim_vmxoff(sim);
+        sim->fail.at = 0;
+        failed += sim->failed != 0;
+        if (outcome == SIM_SUCCEED) {
+            cr_assert(sim_vmxon(sim, SIM_L1_VMXON) == SIM_SUCCEED && sim_vmptrld(sim, SIM_L1_VMCS_B) == SIM_SUCCEED);
+            uint64_t b = l1_reads(sim, NVMX_VMCS_GUEST_RSP);
+            cr_expect(b == 0 || (b == 0xb1b2 && !alone), "callback %lu: %#lx", k, b);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE), 0, "callback %lu", k);
+            cr_assert(sim_vmptrld(sim, SIM_L1_VMCS_A) == SIM_SUCCEED);
+            uint64_t a = l1_reads(sim, NVMX_VMCS_GUEST_RSP);
+            cr_expect(a == 0 || a == 0xa1a2, "callback %lu: %#lx", k, a);
+        }
+        sim_free(sim);
+    }
+    cr_expect(failed > 6, "%u", failed);
+}

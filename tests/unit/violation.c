@@ -102,3 +102,32 @@ Test(violation, short_way_does_what_the_general_one_does) {
         sim_free(p.sim[1]);
     }
 }
+
+/* A page that ept12 does not map is asked for again and again, in whatever way; then L1 maps it, and no other. */
+Test(violation, the_last_unmapped_page_comes_back) {
+    struct sim *sim = l2_running(NULL);
+    struct nvmx_l2_exit_info info = {.reason = NVMX_EXIT_EPT_VIOLATION, .guest_physical_address = 0x5008, .guest_linear_address = 0x5008};
+    static const uint64_t kinds[] = {0x181, 0x182, 0x184, 0x081, 0x001};
+
+    sim_write64(sim, ENTRY(5), 0);
+    sim_write64(sim, ENTRY(0), 0);
+    for (size_t i = 0; i < COUNT(kinds); i++) {
+        info.qualification = kinds[i];
+        cr_assert_eq(sim_exit_info(sim, &info), NVMX_ENTER);
+        cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_ROOT);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_QUALIFICATION), kinds[i]);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_PHYSICAL_ADDRESS), 0x5008);
+        resume(sim);
+    }
+    sim_write64(sim, ENTRY(5), sim_gpa1_of(0x5000) | 0x37);
+    cr_assert_eq(sim_exit_info(sim, &info), NVMX_ENTER);
+    cr_expect_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2, "it is mapped now");
+    info.guest_physical_address = 0;
+    cr_assert_eq(sim_exit_info(sim, &info), NVMX_ENTER);
+    cr_expect_eq(nvmx_mode(sim->vcpu), NVMX_MODE_ROOT, "page 0 is not");
+    resume(sim);
+    info.guest_physical_address = 0x6000;
+    cr_assert_eq(sim_exit_info(sim, &info), NVMX_ENTER);
+    cr_expect_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2, "another page was always there");
+    sim_free(sim);
+}
