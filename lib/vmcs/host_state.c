@@ -385,7 +385,7 @@ static void set_segments(const struct load *l) {
     to[PLACE_TR_RIGHTS] = RIGHTS_TSS;
 }
 
-static COLD void set_constant_state(const struct load *l) {
+static void set_constant_state(const struct load *l) {
     uint64_t *to = l->v->l1_state;
 
     memcpy(l->v->l1_encoding, place_encoding, sizeof(place_encoding));
@@ -481,13 +481,30 @@ static inline enum nvmx_status load(const struct load *l, bool loaded, bool nmi_
     return status == NVMX_OK ? write_msrs(l) : status;
 }
 
+/* L1's host-state area, its VM-exit controls or vmcs01's controls changed: the latter perhaps while L2 ran, and they say what vmcs01 loads. */
+static COLD enum nvmx_status set_constant_state_anew(const struct load *l) {
+    struct nvmx_vcpu *vcpu = l->vcpu;
+    const uint32_t before = vcpu->selected;
+    enum nvmx_status status = NVMX_OK;
+
+    if (!vcpu->host_controls_known) {
+        status = host_select(vcpu, NVMX_VMCS01);
+        status = status == NVMX_OK ? host_controls_read(vcpu) : status;
+        status = status == NVMX_OK ? host_select(vcpu, before) : status;
+    }
+    if (status == NVMX_OK) {
+        set_constant_state(l);
+    }
+    return status;
+}
+
 /* What is to be taken from vmcs02, if it is loaded, and then vmcs01. */
 static inline enum nvmx_status begin(const struct load *l, bool loaded, uint32_t *abort_indicator) {
     *abort_indicator = 0;
-    if (RARE(!l->v->l1_state_ready)) {
-        set_constant_state(l);
+    enum nvmx_status status = RARE(!l->v->l1_state_ready) ? set_constant_state_anew(l) : NVMX_OK;
+    if (status == NVMX_OK) {
+        status = read_inherited(l, loaded);
     }
-    enum nvmx_status status = read_inherited(l, loaded);
     if (RARE(!l->v->watched_stand) && l->v->l1_watched_kept != 0 && status == NVMX_OK) {
         status = keep_watched(l, loaded);
     }
