@@ -459,7 +459,7 @@ enum nvmx_status l1_skip(struct nvmx_vcpu *vcpu) {
     return skip(vcpu, NVMX_VMCS01);
 }
 
-/* SDM 28.5.2: with the monitor trap flag an exit is pending after each instruction. Of this one hardware knows nothing: it is given the exit to keep pending. */
+/* SDM 28.5.2: with the monitor trap flag an exit is pending after each instruction. Of this one hardware knows nothing: it is given the exit. */
 enum nvmx_status l2_instruction_over(struct nvmx_vcpu *vcpu) {
     const bool traps = (vmcs12_current(vcpu)->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MONITOR_TRAP) != 0;
 
