@@ -517,6 +517,9 @@ const struct nvmx_counts *nvmx_counts(const struct nvmx_vcpu *vcpu) {
 
 void nvmx_vmcs01_changed(struct nvmx_vcpu *vcpu) {
     vcpu->host_controls_known = false;
+    for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
+        vcpu->vmcs12[i].l1_state_ready = false;
+    }
     vcpu->l1_shadows_known = false;
     vcpu->l1_left.valid = false;
     vcpu->link_known = false;

@@ -385,7 +385,7 @@ static void set_segments(const struct load *l) {
     to[PLACE_TR_RIGHTS] = RIGHTS_TSS;
 }
 
-static COLD void set_constant_state(const struct load *l) {
+static void set_constant_state(const struct load *l) {
     uint64_t *to = l->v->l1_state;
 
     memcpy(l->v->l1_encoding, place_encoding, sizeof(place_encoding));
@@ -421,23 +421,22 @@ static void set_state(const struct load *l, uint64_t cr0, bool nmi_blocked) {
 
 /*
  * SDM 30.5.5: an exit by NMI leaves NMIs blocked; any other leaves them as they were. With virtual NMIs L2's blocking
- * was not the processor's, whose NMIs the VM entry unblocked. `interruptibility` is L2's, or L1's own if L2 did not
- * run.
+ * was not the processor's, whose NMIs the VM entry unblocked.
  */
-static bool nmis_blocked(const struct vmcs12 *v, bool from_l2, bool nmi_exit, uint64_t interruptibility) {
-    bool was_virtual = from_l2 && (v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_VIRTUAL_NMIS) != 0;
+static bool nmis_blocked(const struct vmcs12 *v, bool nmi_exit) {
+    bool was_virtual = (v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_VIRTUAL_NMIS) != 0;
 
-    return nmi_exit || (!was_virtual && (interruptibility & BLOCKING_NMI) != 0);
+    return nmi_exit || (!was_virtual && (v->value[NVMX_F_GUEST_INTERRUPTIBILITY_STATE] & BLOCKING_NMI) != 0);
 }
 
-/* What of the processor's state an exit keeps, where L1 is left before L2 ran; vmcs01 is selected. */
-static enum nvmx_status read_l1_state(struct nvmx_vcpu *vcpu, uint64_t *cr0, uint64_t *interruptibility) {
+/* What of the processor's state a failed entry keeps: vmcs01, which is selected, has it still. */
+static enum nvmx_status read_l1_state(struct nvmx_vcpu *vcpu, uint64_t *cr0, bool *nmi_blocked) {
     static const uint8_t slots[] = {NVMX_F_GUEST_CR0, NVMX_F_GUEST_INTERRUPTIBILITY_STATE};
     uint64_t value[2] = {0};
     enum nvmx_status status = host_read_many(vcpu, 2, slots, value);
 
     *cr0 = value[0];
-    *interruptibility = value[1];
+    *nmi_blocked = (value[1] & BLOCKING_NMI) != 0;
     return status;
 }
 
@@ -460,7 +459,6 @@ static inline unsigned int known_places(struct nvmx_vcpu *vcpu, const uint64_t *
     return same ? PLACE_AFTER_EXIT_STATE : 0;
 }
 
-/* `interruptibility` and `cr0` are those that the processor has. */
 static inline enum nvmx_status load(const struct load *l, bool loaded, bool nmi_blocked, uint64_t current_cr0,
                                     uint32_t *abort_indicator) {
     struct nvmx_vcpu *vcpu = l->vcpu;
@@ -483,13 +481,30 @@ static inline enum nvmx_status load(const struct load *l, bool loaded, bool nmi_
     return status == NVMX_OK ? write_msrs(l) : status;
 }
 
+/* L1's host-state area, its VM-exit controls or vmcs01's controls changed: the latter perhaps while L2 ran, and they say what vmcs01 loads. */
+static COLD enum nvmx_status set_constant_state_anew(const struct load *l) {
+    struct nvmx_vcpu *vcpu = l->vcpu;
+    const uint32_t before = vcpu->selected;
+    enum nvmx_status status = NVMX_OK;
+
+    if (!vcpu->host_controls_known) {
+        status = host_select(vcpu, NVMX_VMCS01);
+        status = status == NVMX_OK ? host_controls_read(vcpu) : status;
+        status = status == NVMX_OK ? host_select(vcpu, before) : status;
+    }
+    if (status == NVMX_OK) {
+        set_constant_state(l);
+    }
+    return status;
+}
+
 /* What is to be taken from vmcs02, if it is loaded, and then vmcs01. */
 static inline enum nvmx_status begin(const struct load *l, bool loaded, uint32_t *abort_indicator) {
     *abort_indicator = 0;
-    if (RARE(!l->v->l1_state_ready)) {
-        set_constant_state(l);
+    enum nvmx_status status = RARE(!l->v->l1_state_ready) ? set_constant_state_anew(l) : NVMX_OK;
+    if (status == NVMX_OK) {
+        status = read_inherited(l, loaded);
     }
-    enum nvmx_status status = read_inherited(l, loaded);
     if (RARE(!l->v->watched_stand) && l->v->l1_watched_kept != 0 && status == NVMX_OK) {
         status = keep_watched(l, loaded);
     }
@@ -506,22 +521,19 @@ enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool 
     if (RARE(status != NVMX_OK)) {
         return status;
     }
-    bool nmi_blocked = nmis_blocked(v, true, nmi_exit, v->value[NVMX_F_GUEST_INTERRUPTIBILITY_STATE]);
-    return load(&l, true, nmi_blocked, v->value[NVMX_F_GUEST_CR0], abort_indicator);
+    return load(&l, true, nmis_blocked(v, nmi_exit), v->value[NVMX_F_GUEST_CR0], abort_indicator);
 }
 
+/* SDM 29.8: blocking by NMI, and what no entry loads of CR0, are L1's also where guest state was loaded before the entry failed. */
 COLD enum nvmx_status load_host_state_unentered(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool loaded,
                                                 uint32_t *abort_indicator) {
     const struct load l = {vcpu, v};
-    uint64_t cr0 = v->value[NVMX_F_GUEST_CR0];
-    uint64_t interruptibility = v->value[NVMX_F_GUEST_INTERRUPTIBILITY_STATE];
-    enum nvmx_status status = loaded ? NVMX_OK : read_l1_state(vcpu, &cr0, &interruptibility);
+    uint64_t cr0;
+    bool nmi_blocked;
+    enum nvmx_status status = begin(&l, loaded, abort_indicator);
 
     if (status == NVMX_OK) {
-        status = begin(&l, loaded, abort_indicator);
+        status = read_l1_state(vcpu, &cr0, &nmi_blocked);
     }
-    if (status != NVMX_OK) {
-        return status;
-    }
-    return load(&l, loaded, nmis_blocked(v, loaded, false, interruptibility), cr0, abort_indicator);
+    return status == NVMX_OK ? load(&l, loaded, nmi_blocked, cr0, abort_indicator) : status;
 }

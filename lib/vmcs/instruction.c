@@ -459,8 +459,17 @@ enum nvmx_status l1_skip(struct nvmx_vcpu *vcpu) {
     return skip(vcpu, NVMX_VMCS01);
 }
 
+/* SDM 28.5.2: with the monitor trap flag an exit is pending after each instruction. Of this one hardware knows nothing: it is given the exit. */
+enum nvmx_status l2_instruction_over(struct nvmx_vcpu *vcpu) {
+    const bool traps = (vmcs12_current(vcpu)->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MONITOR_TRAP) != 0;
+
+    return RARE(traps) ? host_write(vcpu, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, EVENT_VALID | EVENT_TYPE_OTHER << 8) : NVMX_OK;
+}
+
 enum nvmx_status l2_skip(struct nvmx_vcpu *vcpu) {
-    return skip(vcpu, vcpu->selected);
+    enum nvmx_status status = skip(vcpu, vcpu->selected);
+
+    return status == NVMX_OK ? l2_instruction_over(vcpu) : status;
 }
 
 enum nvmx_next vm_fail_valid(struct nvmx_vcpu *vcpu, uint32_t error) {

@@ -95,6 +95,8 @@ enum nvmx_status instruction_begin(struct nvmx_vcpu *vcpu, const struct instruct
 struct verdict instruction_phases(struct instruction *in);
 /* RIP moves on, and of the arithmetic flags those in set_flags are set (SDM 33.2). */
 enum nvmx_status instruction_end(struct instruction *in, uint64_t set_flags);
+/* After an instruction of L2, faults apart. vmcs02 is selected. */
+enum nvmx_status l2_instruction_over(struct nvmx_vcpu *vcpu);
 /* VMREAD, VMWRITE: the field that reg2 names, into slot and high. False: L1 has no such field. */
 bool instruction_field(struct instruction *in);
 

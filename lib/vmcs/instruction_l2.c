@@ -107,7 +107,8 @@ static enum l2_instruction finish(struct instruction *in, struct verdict verdict
     default:
         return L2_INSTRUCTION_FAILED;
     }
-    return instruction_end(in, flags) == NVMX_OK ? L2_INSTRUCTION_DONE : L2_INSTRUCTION_FAILED;
+    bool over = instruction_end(in, flags) == NVMX_OK && l2_instruction_over(in->vcpu) == NVMX_OK;
+    return over ? L2_INSTRUCTION_DONE : L2_INSTRUCTION_FAILED;
 }
 
 enum l2_instruction instruction_of_l2(struct nvmx_vcpu *vcpu, uint32_t basic_reason, uint32_t information,

@@ -91,6 +91,25 @@ Test(controls, eptp_switching_is_carried_out_without_l1) {
     sim_free(sim);
 }
 
+/* SDM 28.5.2: the exit by the monitor trap flag comes before L2's next instruction, also where hardware saw none end. */
+Test(controls, eptp_switching_ends_a_step_of_the_monitor_trap_flag) {
+    for (unsigned int traps = 0; traps < 2; traps++) {
+        struct sim *sim = with_vm_functions(0);
+        l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, traps ? PROC_MONITOR_TRAP : 0);
+        launch(sim);
+        stays_in_l2(sim, vmfunc(sim, 0, 5));
+        cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), traps ? 0x80000700 : 0);
+        cr_expect_eq(nvmx_enter(sim->vcpu, NULL), NVMX_ENTER);
+        if (traps) {
+            l1_gets(sim, sim_exit(sim, NVMX_EXIT_MONITOR_TRAP_FLAG, 0, 0, 0), NVMX_EXIT_MONITOR_TRAP_FLAG);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RIP), 0x1003);
+            resume(sim);
+            cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO) >> 31, 0, "it came once");
+        }
+        sim_free(sim);
+    }
+}
+
 Test(controls, eptp_switching_that_can_not_be_exits) {
     static const struct {
         const char *what;

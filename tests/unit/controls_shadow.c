@@ -215,6 +215,30 @@ Test(controls_shadow, bitmaps_and_large_encodings_decide) {
     }
 }
 
+/* An access that ends here, in success or VMfail, ends a step of L1's monitor trap flag; one that faults has hardware end it (SDM 28.5.2). */
+Test(controls_shadow, accesses_end_a_step_of_the_monitor_trap_flag) {
+    static const struct {
+        uint32_t reason;
+        uint64_t encoding;
+        bool cpl3;
+        uint64_t event;
+    } rows[] = {
+        {NVMX_EXIT_VMREAD, NVMX_VMCS_GUEST_RIP, false, 0x80000700},  {NVMX_EXIT_VMWRITE, NVMX_VMCS_GUEST_RIP, false, 0x80000700},
+        {NVMX_EXIT_VMREAD, 0x7ffe, false, 0x80000700},               {NVMX_EXIT_VMREAD, NVMX_VMCS_GUEST_RIP, true, 0x80000b0d},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct sim *sim = prepared(NULL);
+        l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_MONITOR_TRAP);
+        launch(sim);
+        sim_set(sim, sim->selected, NVMX_F_GUEST_SS_ACCESS_RIGHTS, rows[i].cpl3 ? 0xc0f3 : 0xc093);
+        cr_assert_eq(l2_access(sim, rows[i].reason, rows[i].encoding, 1), NVMX_ENTER);
+        cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2, "row %zu", i);
+        cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), rows[i].event, "row %zu: %#lx", i,
+                     vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO));
+        sim_free(sim);
+    }
+}
+
 /* Outside 64-bit mode a register has 32 bits. */
 Test(controls_shadow, operands_of_compatibility_do_not_reach_beyond_32_bits) {
     struct sim *sim = running();

@@ -615,6 +615,28 @@ Test(merge, vmcs01_changed) {
     sim_free(sim);
 }
 
+/* The same while L2 runs: an exit writes vmcs01's VM-entry controls, and what they load, as they are now. */
+Test(merge, vmcs01_changed_while_l2_runs) {
+    for (unsigned int loads = 0; loads < 2; loads++) {
+        struct sim *sim = l1_ready(NULL);
+        uint64_t pat = B(14), before = vmcs01(sim, NVMX_F_VM_ENTRY_CONTROLS) & ~pat;
+        host_sets(sim, NVMX_F_VM_ENTRY_CONTROLS, before | (loads ? 0 : pat));
+        l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, B(19));
+        l1_writes(sim, NVMX_VMCS_HOST_PAT, 0x0606);
+        launch(sim);
+        l2_leaves(sim);
+        resume(sim);
+        host_sets(sim, NVMX_F_VM_ENTRY_CONTROLS, before | (loads ? pat : 0));
+        sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_PAT, 0x0404);
+        l2_leaves(sim);
+        cr_expect_eq(vmcs01(sim, NVMX_F_VM_ENTRY_CONTROLS) & pat, loads ? pat : 0, "loads %u", loads);
+        cr_expect_eq(vmcs01(sim, NVMX_F_GUEST_PAT), loads ? 0x0606 : 0x0404, "loads %u", loads);
+        resume(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_CONTROLS) & pat, loads ? pat : 0, "loads %u", loads);
+        sim_free(sim);
+    }
+}
+
 /* VMX fixes PE and PG for any other L2, which then needs no mask; for an unrestricted guest the host's mask must hold.
  */
 Test(merge, host_masks_of_pe_and_pg_hold_for_an_unrestricted_l2) {

@@ -228,6 +228,36 @@ Test(reflect_host_state, failed_entries_keep_blocking_by_nmi) {
     sim_free(sim);
 }
 
+/*
+ * SDM 29.8: blocking is what it was before the VM entry, also where the MSR-load list fails, which comes after guest state was loaded. And what neither an
+ * entry nor an exit loads of CR0 (SDM 29.3.2.1, 30.5.1) is L1's, whatever vmcs12 says.
+ */
+Test(reflect_host_state, failed_msr_lists_keep_what_l1_had) {
+    static const uint64_t bad_list[] = {0xc0000100, 0};
+    const uint64_t cd_nw = UINT64_C(3) << 29;
+    for (unsigned int row = 0; row < 16; row++) {
+        bool virtual_nmis = (row & 1) != 0, l1_blocked = (row & 2) != 0, l2_blocked = (row & 4) != 0, launched = (row & 8) != 0;
+        struct sim *sim = l1_ready(NULL);
+        l1_sets(sim, NVMX_VMCS_PIN_BASED_CONTROLS, virtual_nmis ? PIN_NMI | PIN_VIRTUAL_NMIS : 0);
+        if (launched) {
+            launch(sim);
+            l2_leaves(sim);
+        }
+        sim_write(sim, SIM_L1_MSR_LISTS, bad_list, sizeof(bad_list));
+        l1_writes(sim, NVMX_VMCS_VM_ENTRY_MSR_LOAD_ADDRESS, SIM_L1_MSR_LISTS);
+        l1_writes(sim, NVMX_VMCS_VM_ENTRY_MSR_LOAD_COUNT, 1);
+        l1_writes(sim, NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE, l2_blocked ? BLOCKING_NMI : 0);
+        l1_writes(sim, NVMX_VMCS_GUEST_CR0, l1_reads(sim, NVMX_VMCS_GUEST_CR0) | (l2_blocked ? cd_nw : 0));
+        sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, l1_blocked ? BLOCKING_NMI : 0);
+        sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_CR0, 0x80010033 | (l1_blocked ? cd_nw : 0));
+        cr_assert_eq(launched ? sim_vmresume(sim) : sim_vmlaunch(sim), SIM_ENTRY_FAILED);
+        cr_assert_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), NVMX_EXIT_ENTRY_FAILURE | NVMX_EXIT_MSR_LOADING);
+        cr_expect_eq(vmcs01(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), l1_blocked ? BLOCKING_NMI : 0, "row %u", row);
+        cr_expect_eq(vmcs01(sim, NVMX_F_GUEST_CR0) & cd_nw, l1_blocked ? cd_nw : 0, "row %u", row);
+        sim_free(sim);
+    }
+}
+
 /* A failed entry loads the host state as any exit; what is kept of CR0 is L1's own. */
 Test(reflect_host_state, failed_entries_load_it_too) {
     struct sim *sim = l1_ready(NULL);
