@@ -29,6 +29,8 @@ static struct pages p;
 
 static void setup(void) {
     memset(&p, 0, sizeof(p));
+    memset(&p.overlay, 0xa5, sizeof(p.overlay)); /* the memory had another use before */
+    p.overlay.has_virtual = true;
     bitmap_init(&p.overlay, p.merged, 0x1234000);
 }
 
@@ -40,6 +42,7 @@ Test(bitmap, fresh_overlay_intercepts_all) {
     }
     cr_assert_eq(p.overlay.hpa, 0x1234000);
     cr_assert_eq(p.overlay.page, p.merged);
+    cr_assert(p.overlay.hot_count == 0 && !p.overlay.has_virtual);
 }
 
 Test(bitmap, hot_word_is_exactly_both) {

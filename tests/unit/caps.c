@@ -576,6 +576,31 @@ Test(caps, subset_refuses_what_is_not_consistent) {
     cr_assert_eq(msr, 0x1d9);
 }
 
+/* Beside the capability MSRs: valid bits of other MSRs, each by its own, and features of the processor. */
+Test(caps, subset_refuses_more_than_the_facts) {
+    struct nvmx_caps machine = skylake();
+    struct nvmx_caps possible = l1_of(&machine, NULL);
+
+    possible.debugctl_valid = possible.spec_ctrl_valid = possible.perf_global_ctrl_valid = possible.rtit_ctl_valid = possible.lbr_ctl_valid = 6;
+    cr_assert_eq(nvmx_caps_check_subset(&possible, &possible, NULL), NVMX_OK);
+    for (unsigned int i = 0; i < 6; i++) {
+        static const uint32_t msrs[] = {0x1d9, 0x48, 0x38f, 0x570, 0x14ce, 0};
+        struct nvmx_caps wanted = possible;
+        uint64_t *valid[] = {&wanted.debugctl_valid, &wanted.spec_ctrl_valid, &wanted.perf_global_ctrl_valid, &wanted.rtit_ctl_valid, &wanted.lbr_ctl_valid};
+        uint32_t msr = 1;
+
+        if (i < 5) {
+            *valid[i] = 4;
+            cr_expect_eq(nvmx_caps_check_subset(&wanted, &possible, NULL), NVMX_OK, "less of %x", msrs[i]);
+            *valid[i] = 8;
+        } else {
+            wanted.cpu = possible.cpu ^ NVMX_CPU_LA57;
+        }
+        cr_expect_eq(nvmx_caps_check_subset(&wanted, &possible, &msr), NVMX_E_DENIED, "%x", msrs[i]);
+        cr_expect_eq(msr, msrs[i]);
+    }
+}
+
 /* A host that keeps CR4 bits from L1 keeps them from vmcs12's host-state and guest-state areas too (SDM 29.2.2, 29.3.1.1). */
 Test(caps, the_mask_takes_bits_of_cr0_and_cr4) {
     struct nvmx_caps machine = skylake();

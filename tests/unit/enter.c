@@ -79,6 +79,24 @@ Test(enter, interrupts_are_injected_where_l1_does_not_exit_on_them) {
     sim_free(sim);
 }
 
+static int more_than_a_vector(void *ctx) {
+    (void)ctx;
+    return 0x730;
+}
+
+/* A host's vector becomes no other bit of an event. */
+Test(enter, vectors_have_8_bits) {
+    for (unsigned int exits = 0; exits < 2; exits++) {
+        struct sim *sim = l2_with(&owns, exits ? PIN_EXTERNAL_INTERRUPT : 0, exits ? EXIT_ACKNOWLEDGE : 0);
+        struct nvmx_pending pending = {.interrupt = true};
+        sim->vm->host.ack_interrupt = more_than_a_vector;
+        cr_assert_eq(sim_enter(sim, &pending), NVMX_ENTER);
+        cr_assert_eq(l2_still(sim), !exits);
+        cr_expect_eq(exits ? l1_reads(sim, NVMX_VMCS_VM_EXIT_INTERRUPTION_INFO) : vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), 0x80000030);
+        sim_free(sim);
+    }
+}
+
 static const struct {
     uint32_t interruptibility, rflags;
 } not_ready[] = {{0, 2}, {BLOCKING_STI, IF | 2}, {BLOCKING_MOV_SS, IF | 2}, {BLOCKING_MOV_SS, 2}};

@@ -48,6 +48,29 @@ Test(enter_msr_list, what_an_exit_saved_outlives_a_failed_list) {
     sim_free(sim);
 }
 
+/* IA32_EFER is the last MSR that is also a field. */
+Test(enter_msr_list, efer_that_an_exit_saved_outlives_a_failed_list) {
+    static const uint64_t list[] = {0xc0000080, 0x500, 0xc0000100, 0};
+    struct sim *sim = l1_ready(NULL);
+    l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, 1u << 20);
+    l1_sets(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, 1u << 15);
+    l1_writes(sim, NVMX_VMCS_GUEST_EFER, 0x500);
+    launch(sim);
+    uint32_t number = sim->selected;
+    sim_set(sim, number, NVMX_F_GUEST_EFER, 0xd01);
+    l2_leaves(sim);
+    sim->vcpu->vmcs12[0].value[NVMX_F_VM_ENTRY_MSR_LOAD_ADDRESS] = SIM_L1_MSR_LISTS;
+    sim->vcpu->vmcs12[0].value[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT] = 2;
+    sim->vcpu->vmcs12[0].plain = false;
+    sim_msr(sim, 0xc0000080);
+    sim_write(sim, SIM_L1_MSR_LISTS, list, sizeof(list));
+    cr_assert(nvmx_set_has(&sim->vcpu->vmcs12[0].stale, NVMX_F_GUEST_EFER), "the test needs it in vmcs02 alone");
+    cr_assert_eq(sim_vmresume(sim), SIM_ENTRY_FAILED);
+    sim_set(sim, number, NVMX_F_GUEST_EFER, 0x500);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_EFER), 0xd01, "%#lx", l1_reads(sim, NVMX_VMCS_GUEST_EFER));
+    sim_free(sim);
+}
+
 /*
  * What the exit saved can't be read before the list overwrites it: the host fails, not L1's list (exit 34). Entries before it may be loaded already, so
  * VMfail, which changes nothing, would not be true either.

@@ -999,8 +999,30 @@ Test(ept, init_refuses_what_it_cannot_work_with) {
 
     cr_expect_eq(nvmx_ept_init(memory, nvmx_ept_size() - 1, &host, w, &config, &ept), NVMX_E_SIZE);
     cr_expect_eq(nvmx_ept_init((char *)memory + 8, nvmx_ept_size(), &host, w, &config, &ept), NVMX_E_INVALID);
-    host.ept01_lookup = NULL;
+    /* A host older than any callback, and one that has the first but not the rest. */
+    host.size = offsetof(struct nvmx_host, map_page) - 1;
+    cr_expect_eq(nvmx_ept_init(memory, nvmx_ept_size(), &host, w, &config, &ept), NVMX_E_SIZE);
+    for (host.size = offsetof(struct nvmx_host, map_page); host.size <= offsetof(struct nvmx_host, tlb_flush); host.size += sizeof(void *)) {
+        cr_expect_eq(nvmx_ept_init(memory, nvmx_ept_size(), &host, w, &config, &ept), NVMX_E_INVALID, "%u", host.size);
+    }
+    /* Each callback that is needed. */
+    for (unsigned int i = 0; i < 6; i++) {
+        host = w->host;
+        void *needed[] = {&host.map_page, &host.unmap_page, &host.ept01_lookup, &host.page_alloc, &host.page_free, &host.tlb_flush};
+        memset(needed[i], 0, sizeof(host.map_page));
+        cr_expect_eq(nvmx_ept_init(memory, nvmx_ept_size(), &host, w, &config, &ept), NVMX_E_INVALID, "callback %u", i);
+    }
+    host = w->host;
+    cr_expect_eq(nvmx_ept_init(NULL, nvmx_ept_size(), &host, w, &config, &ept), NVMX_E_INVALID);
+    cr_expect_eq(nvmx_ept_init(memory, nvmx_ept_size(), NULL, w, &config, &ept), NVMX_E_INVALID);
+    cr_expect_eq(nvmx_ept_init(memory, nvmx_ept_size(), &host, w, NULL, &ept), NVMX_E_INVALID);
+    cr_expect_eq(nvmx_ept_init(memory, nvmx_ept_size(), &host, w, &config, NULL), NVMX_E_INVALID);
+    config.l1 = NULL;
     cr_expect_eq(nvmx_ept_init(memory, nvmx_ept_size(), &host, w, &config, &ept), NVMX_E_INVALID);
+    config.l1 = &w->l1_caps;
+    config.machine = NULL;
+    cr_expect_eq(nvmx_ept_init(memory, nvmx_ept_size(), &host, w, &config, &ept), NVMX_E_INVALID);
+    config.machine = &w->machine;
     config.size--;
     cr_expect_eq(nvmx_ept_init(memory, nvmx_ept_size(), &w->host, w, &config, &ept), NVMX_E_SIZE);
     cr_expect_eq(nvmx_ept_root(w->ept, &w, 256, EPTP12, false, &eptp02), NVMX_E_INVALID);

@@ -126,6 +126,28 @@ Test(msr_list, feature_control_loads_by_its_own_rules) {
     sim_free(sim);
 }
 
+/* The library's own MSRs are stored as L1 reads them, up to the last; those that L1 does not have fail. */
+Test(msr_list, store_knows_every_capability_msr) {
+    struct nvmx_caps machine;
+    sim_machine(&machine);
+    machine.msr[NVMX_CAP_EXIT] |= UINT64_C(1) << 63;
+    machine.msr[NVMX_CAP_TRUE_EXIT] |= UINT64_C(1) << 63;
+    machine.msr[NVMX_CAP_ENTRY] |= UINT64_C(1) << 56;
+    machine.msr[NVMX_CAP_TRUE_ENTRY] |= UINT64_C(1) << 56;
+    machine.msr[NVMX_CAP_EXIT2] = 4;
+    struct sim *sim = sim_new(&(struct sim_options){.machine = &machine});
+    cr_assert(sim->vcpu != NULL);
+    for (uint32_t msr = 0x480; msr <= 0x493; msr++) {
+        uint64_t value = 0;
+        bool there = nvmx_rdmsr(sim->vcpu, msr, &value) == NVMX_MSR_DONE;
+        put(sim, 0, msr, POISON);
+        cr_expect_eq(msr_list_store(sim->vcpu, LIST, 1), there ? 0 : 1, "%x", msr);
+        cr_expect_eq(sim_read64(sim, ENTRY(0) + 8), there ? value : POISON, "%x", msr);
+        cr_expect(msr != 0x493 || there);
+    }
+    sim_free(sim);
+}
+
 Test(msr_list, store_writes_values_and_nothing_else) {
     struct sim *sim = with_msrs();
 

@@ -28,6 +28,9 @@ Test(regressions, single_step_by_vmcs12s_debugctl) {
     cr_assert_eq(sim_exit(sim, NVMX_EXIT_STARTUP_IPI, 0, 0, 0), NVMX_ENTER);
     cr_expect_eq(sim_vmresume(sim), SIM_ENTRY_FAILED);
     cr_expect_eq(nvmx_last_check(sim->vcpu), NVMX_C_29_3_1_5_22);
+    l1_writes(sim, NVMX_VMCS_GUEST_RFLAGS, 2);
+    resume(sim);
+    cr_expect_eq(nvmx_last_check(sim->vcpu), NVMX_CHECK_NONE, "no rule refused the last entry");
     sim_free(sim);
 }
 
@@ -69,6 +72,25 @@ Test(regressions, transitions_without_vpids_flush) {
     cr_assert_eq(sim_vmresume(sim), SIM_ENTRY_FAILED);
     cr_expect(sim->count[SIM_TLB_FLUSH] == 1 && sim->flush[0].value == 1, "a failed entry flushes %lu times", sim->count[SIM_TLB_FLUSH]);
     sim_free(sim);
+}
+
+/* SDM 27.6.2: a host whose secondary controls are not active uses no VPIDs, whatever else they say. */
+Test(regressions, transitions_flush_only_where_the_host_uses_vpids) {
+    for (unsigned int i = 0; i < 4; i++) {
+        const bool active = i & 1, vpid = i & 2;
+        struct sim *sim = l1_ready(NULL);
+        uint64_t primary = vmcs01(sim, NVMX_F_PRIMARY_CONTROLS), secondary = vmcs01(sim, NVMX_F_SECONDARY_CONTROLS);
+        sim_set(sim, NVMX_VMCS01, NVMX_F_PRIMARY_CONTROLS, active ? primary | PROC_SECONDARY : primary & ~(uint64_t)PROC_SECONDARY);
+        sim_set(sim, NVMX_VMCS01, NVMX_F_SECONDARY_CONTROLS, vpid ? secondary | PROC2_VPID : secondary & ~(uint64_t)PROC2_VPID);
+        sim_set(sim, NVMX_VMCS01, NVMX_F_VPID, 1);
+        nvmx_vmcs01_changed(sim->vcpu);
+        l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_VPID);
+        launch(sim);
+        sim->count[SIM_TLB_FLUSH] = 0;
+        l2_leaves(sim);
+        cr_expect_eq(sim->count[SIM_TLB_FLUSH], active && vpid, "row %u: %lu", i, sim->count[SIM_TLB_FLUSH]);
+        sim_free(sim);
+    }
 }
 
 /* The vCPU's memory holds anything when it is made (A5H here): none of it may reach a region, or a field that L1 reads. */
