@@ -148,6 +148,14 @@ Test(enter, a_request_ends_with_any_exit) {
     l2_leaves(sim);
     resume(sim);
     cr_expect_eq(primary_asks(sim), 0);
+    /* The same of an NMI. */
+    pending = (struct nvmx_pending){.nmi = true};
+    sim_set(sim, sim->selected, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, 8);
+    cr_assert_eq(sim_enter(sim, &pending), NVMX_ENTER);
+    cr_assert_eq(primary_asks(sim), PROC_NMI_WINDOW);
+    l2_leaves(sim);
+    resume(sim);
+    cr_expect_eq(primary_asks(sim), 0);
     sim_free(sim);
 }
 

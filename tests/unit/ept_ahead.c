@@ -52,3 +52,30 @@ Test(ept, memory_protected_finds_pages_that_were_mapped_ahead) {
     cr_expect_eq(look(w, EPTP12, (page - 1) << 12).rights & 7, 7);
     world_delete(w);
 }
+
+/*
+ * With accessed and dirty flags a page ahead has only what leaves no trace (SDM 31.3.5): none where the accessed flag is clear, and no right to write where
+ * the dirty flag is.
+ */
+Test(ept, pages_ahead_have_no_right_that_would_set_a_flag) {
+    static const uint64_t flags[] = {0, NVMX_EPT_ACCESSED, NVMX_EPT_ACCESSED | NVMX_EPT_DIRTY};
+
+    for (unsigned int i = 0; i < 3; i++) {
+        struct world *w = simple(AD_CAPS, 0);
+        struct world_translation t = {.valid = false};
+        uint64_t page = 0;
+
+        world_set01(w, 0, 4096, 7, 6, false, 30);
+        for (uint64_t n = 0; n < 512; n++) {
+            w->l1[3][n] = (512 + n) << 12 | 0x437 | flags[i];
+        }
+        while (!t.valid && page < 64) {
+            touch(w, EPTP12_AD, page++ << 12, &reading);
+            t = look(w, EPTP12_AD, page << 12);
+        }
+        cr_expect_eq(t.valid, flags[i] != 0, "flags %#lx", (unsigned long)flags[i]);
+        cr_expect(!t.valid || (t.rights & 7) == ((flags[i] & NVMX_EPT_DIRTY) != 0 ? 7 : 5), "flags %#lx: %#lx", (unsigned long)flags[i],
+                  (unsigned long)t.rights);
+        world_delete(w);
+    }
+}

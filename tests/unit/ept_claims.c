@@ -116,6 +116,37 @@ Test(ept, a_spoilt_reference_leaves_no_table) {
     cr_expect_eq(pages[0], pages[1], "%u, %u", pages[0], pages[1]);
 }
 
+/* The struct of a table serves again: nothing of its first use is left, and where there is no page for it, none is made of the old ones. */
+Test(ept, a_table_that_had_another_use_is_as_new) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    bool refused = false;
+    struct ept_table *table = ept_table_new(w->ept, &refused);
+    const uint64_t none[8] = {0};
+
+    cr_assert(table != NULL && !refused);
+    table->parent = table;
+    table->gone = table->first = table->last = table->stamp = table->digest = table->version = 9;
+    table->digest_at = table->version_at = table->filling = table->filled = 9;
+    table->words = 0xff;
+    memset(table->used, 0xff, sizeof(table->used));
+    ept_table_free(w->ept, table);
+    const uint32_t pages = nvmx_ept_pages(w->ept);
+    for (uint32_t more = 0; more < 2; more++) {
+        w->most_pages = pages + more;
+        refused = false;
+        cr_expect(ept_table_new(w->ept, &refused) == NULL && refused, "%u pages more", more);
+        cr_expect_eq(nvmx_ept_pages(w->ept), pages);
+    }
+    w->most_pages = 0;
+    refused = false;
+    cr_assert(ept_table_new(w->ept, &refused) == table && !refused);
+    cr_expect(table->parent == NULL && table->gone == 0 && table->first > table->last && table->stamp == 0);
+    cr_expect(table->digest == 0 && table->digest_at == 0 && table->version == 0 && table->version_at == 0);
+    cr_expect(table->filling == 0 && table->filled == 0 && table->words == 0 && memcmp(table->used, none, sizeof(none)) == 0);
+    ept_table_free(w->ept, table);
+    world_delete(w);
+}
+
 /* -- little memory ------------------------------------------------------------------------------------------------------------------- */
 
 static enum nvmx_ept_verdict met;

@@ -925,6 +925,55 @@ Test(ept, budget_takes_the_oldest_of_many) {
     world_delete(w);
 }
 
+/* A page that is write-protected for a log, or gone, is so for the TLB too when the call returns. */
+Test(ept, protection_reaches_the_tlb) {
+    for (unsigned int gone = 0; gone < 2; gone++) {
+        struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+        uint64_t eptp02 = root_of(w, 0, EPTP12), hpa, type, qualification;
+
+        touch(w, EPTP12, GPA2, &writing);
+        touch(w, EPTP12, GPA2, &reading);
+        uint32_t flushes = w->flushes;
+        if (gone) {
+            world_set01(w, 0x205, 1, 0, 6, false, 12);
+        } else {
+            world_protect01(w, 0x205, 1);
+        }
+        cr_expect(w->flushes > flushes);
+        cr_expect(!world_cpu(w, 0, eptp02, GPA2, &writing, &hpa, &type, &qualification));
+        cr_expect_eq(world_cpu(w, 0, eptp02, GPA2, &reading, &hpa, &type, &qualification), !gone);
+        world_delete(w);
+    }
+}
+
+/* L1's table leads to itself, so that the flags of one entry are set at each level of the walk. */
+Test(ept, flags_of_a_table_that_leads_to_itself) {
+    struct world *w = simple(AD_CAPS, 0);
+    const uint64_t gpa2 = UINT64_C(1) << 39 | UINT64_C(1) << 30 | UINT64_C(1) << 21 | UINT64_C(1) << 12;
+
+    w->l1[0][1] = 0x407;
+    touch(w, EPTP12_AD, gpa2, &reading);
+    cr_expect_eq(w->l1[0][1] & EPT_FLAGS, NVMX_EPT_ACCESSED);
+    touch(w, EPTP12_AD, gpa2, &writing);
+    cr_expect_eq(w->l1[0][1] & EPT_FLAGS, EPT_FLAGS);
+    world_delete(w);
+}
+
+/* Where nothing but roots that nobody uses can be given up, they are. */
+Test(ept, budget_takes_idle_roots) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 1 + 2 * 4);
+
+    for (uint64_t page = 10; page < 13; page++) {
+        root_of(w, 0, page << 12 | EPTP12);
+    }
+    root_of(w, 0, EPTP12);
+    cr_assert_eq(nvmx_ept_pages(w->ept), 9);
+    touch(w, EPTP12, GPA2, &reading);
+    cr_expect(look(w, EPTP12, GPA2).valid);
+    cr_expect_eq(nvmx_ept_pages(w->ept), 9);
+    world_delete(w);
+}
+
 /* The oldest, not the lowest: a table of large pages that was used before all tables of small ones. */
 Test(ept, budget_takes_the_oldest_of_any_level) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 24);

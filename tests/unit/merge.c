@@ -707,6 +707,53 @@ Test(merge, vpids) {
     sim_free(sim);
 }
 
+/* A control that L1 writes alone, after the others were merged. */
+Test(merge, each_control_that_stands_alone) {
+    static const struct {
+        uint32_t encoding;
+        enum nvmx_field slot;
+        uint64_t value, wanted;
+    } rows[] = {
+        {NVMX_VMCS_EXCEPTION_BITMAP, NVMX_F_EXCEPTION_BITMAP, 0x42, 0x42},
+        {NVMX_VMCS_PAGE_FAULT_ERROR_CODE_MASK, NVMX_F_PAGE_FAULT_ERROR_CODE_MASK, 5, 5},
+        {NVMX_VMCS_PAGE_FAULT_ERROR_CODE_MATCH, NVMX_F_PAGE_FAULT_ERROR_CODE_MATCH, 4, 4},
+        {NVMX_VMCS_TSC_OFFSET, NVMX_F_TSC_OFFSET, 0x1234, 0x1234},
+        {NVMX_VMCS_CR0_GUEST_HOST_MASK, NVMX_F_CR0_GUEST_HOST_MASK, 0x10, 0x10},
+        {NVMX_VMCS_CR4_GUEST_HOST_MASK, NVMX_F_CR4_GUEST_HOST_MASK, 0x200, 0x200},
+        {NVMX_VMCS_CR3_TARGET_VALUE_0, NVMX_F_CR3_TARGET_VALUE_0, 0x1000, 0x1000},
+        {NVMX_VMCS_CR3_TARGET_VALUE_1, NVMX_F_CR3_TARGET_VALUE_1, 0x2000, 0x2000},
+        {NVMX_VMCS_CR3_TARGET_VALUE_2, NVMX_F_CR3_TARGET_VALUE_2, 0x3000, 0x3000},
+        {NVMX_VMCS_CR3_TARGET_VALUE_3, NVMX_F_CR3_TARGET_VALUE_3, 0x4000, 0x4000},
+        {NVMX_VMCS_CR3_TARGET_COUNT, NVMX_F_CR3_TARGET_COUNT, 3, 3},
+        {NVMX_VMCS_TPR_THRESHOLD, NVMX_F_TPR_THRESHOLD, 0, 0},
+    };
+    struct sim *sim = l1_ready(NULL);
+    l1_writes(sim, NVMX_VMCS_VIRTUAL_APIC_ADDRESS, SIM_L1_VIRTUAL_APIC);
+    l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, B(3) | B(21));
+    host_sets(sim, NVMX_F_PRIMARY_CONTROLS, vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) & ~(uint64_t)(B(3) | B(15)));
+    launch(sim);
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        l2_leaves(sim);
+        l1_writes(sim, rows[i].encoding, rows[i].value);
+        resume(sim);
+        cr_expect_eq(vmcs02(sim, rows[i].slot) & (rows[i].value | rows[i].wanted), rows[i].wanted, "%s", nvmx_field_info(rows[i].slot)->name);
+    }
+    sim_free(sim);
+}
+
+/* A host with one VPID for L2: it serves all of L1's, and each entry flushes. */
+Test(merge, a_single_vpid) {
+    struct sim *sim = l1_ready(NULL);
+    sim->vcpu->vpid02_count = 1;
+    for (unsigned int i = 0; i < 4; i++) {
+        uint64_t before = sim->count[SIM_TLB_FLUSH];
+        uint64_t vpid02 = resume_with_vpid(sim, 100 + i / 2);
+        cr_expect_eq(vpid02, sim->vcpu->vpid02_first);
+        cr_expect(flushed(sim, before, vpid02), "round %u", i);
+    }
+    sim_free(sim);
+}
+
 /* SDM 31.4.3.1: without VPIDs every transition flushes: L2's on an entry, L1's on an exit. */
 Test(merge, without_vpids) {
     struct sim *sim = l1_ready(NULL);
@@ -825,6 +872,29 @@ Test(merge, pages_of_ports_are_given_back) {
     }
     cr_assert_eq(host_select(sim->vcpu, NVMX_VMCS01), NVMX_OK);
     sim_free(sim);
+}
+
+/* Page 0 is a page as any other, for whatever vmcs02 uses in place. */
+Test(merge, pages_at_address_0) {
+    static const struct {
+        enum nvmx_field address, control;
+        uint32_t bits;
+    } rows[] = {{NVMX_F_IO_BITMAP_A_ADDRESS, NVMX_F_PRIMARY_CONTROLS, B(25)},
+                {NVMX_F_IO_BITMAP_B_ADDRESS, NVMX_F_PRIMARY_CONTROLS, B(25)},
+                {NVMX_F_VIRTUAL_APIC_ADDRESS, NVMX_F_PRIMARY_CONTROLS, B(21)},
+                {NVMX_F_APIC_ACCESS_ADDRESS, NVMX_F_SECONDARY_CONTROLS, B(0)}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct sim *sim = l1_ready(NULL);
+        sim_set(sim, NVMX_VMCS01, NVMX_F_PRIMARY_CONTROLS, vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) & ~(uint64_t)(B(24) | B(25)));
+        *v12(sim, NVMX_F_IO_BITMAP_A_ADDRESS) = SIM_L1_IO_BITMAP_A;
+        *v12(sim, NVMX_F_IO_BITMAP_B_ADDRESS) = SIM_L1_IO_BITMAP_B;
+        *v12(sim, rows[i].control) |= rows[i].bits;
+        *v12(sim, rows[i].address) = 0;
+        merge(sim);
+        cr_expect_eq(vmcs02(sim, rows[i].address), SIM_HPA_OFFSET, "%s", nvmx_field_info(rows[i].address)->name);
+        cr_assert_eq(host_select(sim->vcpu, NVMX_VMCS01), NVMX_OK);
+        sim_free(sim);
+    }
 }
 
 Test(merge, ept02_of_the_host) {

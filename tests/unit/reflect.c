@@ -191,14 +191,16 @@ Test(reflect, register_operand_has_qualification_zero) {
     l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, 1u << 31);
     l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, 1u << 2);
     launch(sim);
-    for (size_t i = 0; i < COUNT(row); i++) {
-        struct nvmx_l2_exit_info info = {.reason = row[i].reason,
+    for (size_t n = 0; n < 2 * COUNT(row); n++) {
+        const size_t i = n / 2;
+        const uint32_t enclave = n % 2 != 0 ? 1u << 27 : 0; /* a bit beside the basic reason */
+        struct nvmx_l2_exit_info info = {.reason = row[i].reason | enclave,
                                          .qualification = 0x18,
                                          .instruction_length = 4,
                                          .instruction_info = row[i].information};
 
         cr_assert_eq(sim_exit_info(sim, &info), NVMX_ENTER, "row %zu", i);
-        cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), row[i].reason, "row %zu", i);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), row[i].reason | enclave, "row %zu", i);
         cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_QUALIFICATION), row[i].qualification, "row %zu", i);
         resume(sim);
     }
