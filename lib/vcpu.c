@@ -5,6 +5,8 @@
 #include <nvmx/exits.h>
 #include <string.h>
 
+#include "vmcs/instruction_tlb.h"
+
 #define ALIGNMENT 16u
 
 /* -- life cycle
@@ -326,6 +328,9 @@ enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, 
         vmcs12_init(&vcpu->vmcs12[i]);
     }
     power_up(vcpu);
+    if (vm->ept != NULL) {
+        nvmx_ept_invept(vm->ept, vcpu->ctx, true, 0); /* of an earlier vCPU, that L1 has not invalidated: see vcpu_forget */
+    }
     *out = vcpu;
     return NVMX_OK;
 }
@@ -337,11 +342,13 @@ void nvmx_vcpu_destroy(struct nvmx_vcpu *vcpu) {
     }
 }
 
+/* SDM 31.4.3.1: a power-up or a reset invalidates all mappings. What L1 had in its memory for L2 need not be there any more. */
 void vcpu_forget(struct nvmx_vcpu *vcpu) {
     vmcs12_drop_all(vcpu, false);
     power_up(vcpu);
     vcpu->link_known = false;
     memset(vcpu->vpid12_of, 0, sizeof(vcpu->vpid12_of));
+    invept_of(vcpu, true, 0);
     shadow_writes_init(vcpu, vcpu->shadow_writes.bitmap);
     nvmx_vmcs01_changed(vcpu);
 }

@@ -60,6 +60,9 @@ void nvmx_ept_destroy(struct nvmx_ept *ept, void *vcpu_ctx) {
             ept_discard_tops(&op, &tops);
         }
     }
+    if (vcpu_ctx == NULL) {
+        op.flush = EPT_FLUSH_NONE; /* the host flushes */
+    }
     ept_end(&op);
     ept_free_slabs(ept);
 }
