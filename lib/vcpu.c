@@ -26,7 +26,7 @@ size_t nvmx_vcpu_size(void) {
 
 /* Members past the caller's struct stay NULL. The smallest known struct reaches up to msr_write. */
 static enum nvmx_status copy_host(struct nvmx_host *to, const struct nvmx_host *from) {
-    if (from->size < offsetof(struct nvmx_host, ack_interrupt) || from->size > sizeof(*to)) {
+    if (from->size < offsetof(struct nvmx_host, ack_interrupt) || from->size > sizeof(*to) || from->size % sizeof(void *) != 0) {
         return NVMX_E_SIZE;
     }
     memset(to, 0, sizeof(*to));
@@ -146,6 +146,11 @@ static void add_timer(struct nvmx_caps *caps) {
     }
 }
 
+/* SDM 5.1.4. Shifts by it rely on this. */
+static bool width_valid(const struct nvmx_caps *caps) {
+    return caps->physical_address_bits >= 32 && caps->physical_address_bits <= 52;
+}
+
 static enum nvmx_status vm_caps(struct nvmx_vm *vm, const struct nvmx_vm_config *config) {
     struct nvmx_caps machine = config->machine;
 
@@ -168,11 +173,17 @@ static enum nvmx_status vm_caps(struct nvmx_vm *vm, const struct nvmx_vm_config 
         status = nvmx_caps_check_subset(config->exact, &vm->caps, NULL);
         vm->caps = *config->exact;
     }
+    if (status == NVMX_OK && !width_valid(&vm->caps)) {
+        status = NVMX_E_INVALID;
+    }
+    if (status != NVMX_OK) {
+        return status;
+    }
     field_sets(vm);
     operand_sets(vm);
     shadow_fields(vm);
     merge_sets(vm);
-    return status;
+    return NVMX_OK;
 }
 
 static enum nvmx_status vm_ept(struct nvmx_vm *vm, void *memory, size_t bytes, const struct nvmx_vm_config *config) {
@@ -296,7 +307,8 @@ enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, 
     memcpy(&all, given, given->size);
     if (config->regs == NULL || config->id >= 32 || config->vmcs02_slots == 0 ||
         config->vmcs02_slots > NVMX_VMCS02_MAX || config->vpid02_count > 16 ||
-        (config->vpid02_first == 0 && config->vpid02_count != 0)) {
+        (config->vpid02_first == 0 && config->vpid02_count != 0) ||
+        config->vpid02_first + config->vpid02_count > UINT16_MAX + 1) {
         return NVMX_E_INVALID;
     }
     memset(vcpu, 0, sizeof(*vcpu));
