@@ -999,6 +999,9 @@ Test(ept, init_refuses_what_it_cannot_work_with) {
 
     cr_expect_eq(nvmx_ept_init(memory, nvmx_ept_size() - 1, &host, w, &config, &ept), NVMX_E_SIZE);
     cr_expect_eq(nvmx_ept_init((char *)memory + 8, nvmx_ept_size(), &host, w, &config, &ept), NVMX_E_INVALID);
+    host.size = offsetof(struct nvmx_host, page_version) + 4;
+    cr_expect_eq(nvmx_ept_init(memory, nvmx_ept_size(), &host, w, &config, &ept), NVMX_E_SIZE, "half a callback");
+    host.size = sizeof(host);
     host.ept01_lookup = NULL;
     cr_expect_eq(nvmx_ept_init(memory, nvmx_ept_size(), &host, w, &config, &ept), NVMX_E_INVALID);
     config.size--;
