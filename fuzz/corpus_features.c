@@ -108,6 +108,21 @@ static void programs(void) {
         }
 }
 
+/* MSRs that the host may watch, written by L1 and by L2 between entries, exits and resets; loaded by L1's controls, or not; saved, restored, refused in between. */
+static void watched_msrs(void) {
+    for (unsigned int profile = 0; profile < 64; profile++)
+        for (uint8_t msr = 0; msr < 5; msr++) {
+            uint8_t loads = low((profile + msr) * 5u), l2 = low(profile & 1 ? 27 : 5), other = low((msr + profile) % 5);
+            PRINT(low(profile), 0, 4, 1, 0, 2, 0, 12, 5, 1, 56, 3, low(loads & 1 ? 38 : 0xfc), 3, low(loads & 2 ? 42 : 0xfc), 4, low(loads & 4 ? 28 : 0xfc), 4,
+                  low(loads & 8 ? 30 : 0xfc), 223, msr, 1, 0x34, 0x12, 9, 0, 0, 0, 223, msr, 2, 0x78, 0x56, 0x34, 0x12, 10, 0, 0, 0, 10, 223, msr, 1, 0xff, 0x07, 0, 0, 0, 10, 0, 0, 0,
+                  223, other, 0, 6, 10, 0, l2, 0, 240, 1, 10, 223, other, 0, 5, 0, 0, 0, 5, 200, 10, 0, 0, 0, 216, 0, 223, msr, 1, 1, 8, 10);
+            PRINT(low(profile), 0, 4, 1, 1, 2, 1, 12, 2, 1, 56, 0xf0, 9, 223, msr, 1, 0x34, 0x12, 0, 0, 0, 1, 0, 2, 0, 12, 2, 1, 56, 3, low(msr & 1 ? 38 : 42), 9, 223, other, 1, 0x35,
+                  0x12, 0, 0, 0, 2, 1, 10, 0, 0, 0, 222, 2, 0, 10, 0, 0, 0, 223, msr, 0, 7, 252, 0, 4, 2, 0, 12, 1, 0xf1, 9, 0, 0, 0, 10);
+            PRINT(low(profile), 0, 4, 1, 0, 2, 0, 12, low(loads & 1), 3, low(loads & 2 ? 38 : 42), 9, 0, 0, 0, 10, 0, 0, 0, 10, 0, 0, 0, 10, 0, 0, 0, 223, msr, 1, 0x11, 0x22, 10, 0, 0, 0, 10,
+                  0, 0, 0, 10, 0, 0, 0, 223, other, 1, 0x12, 0x21, 10, 0, 0, 0, 10);
+        }
+}
+
 /* VMs of any description: what is wrong with it, a number; 16 bytes come before, all 0 for an unchanged machine and the first findings. VMX is hidden from 0xa0 to 0xbf. */
 static void descriptions(void) {
     for (unsigned int what = 0; what < 256; what = what * 2 + (what == 0))
@@ -137,9 +152,10 @@ void seeds_of_features(const char *harness) {
     else if (strcmp(harness, "ept") == 0) {
         stacks();
         sub_pages();
-    } else if (strcmp(harness, "program") == 0)
+    } else if (strcmp(harness, "program") == 0) {
         programs();
-    else if (strcmp(harness, "model") == 0)
+        watched_msrs();
+    } else if (strcmp(harness, "model") == 0)
         descriptions();
     else if (strcmp(harness, "vcpus") == 0)
         several();

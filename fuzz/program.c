@@ -199,6 +199,11 @@ static size_t new_exit(uint32_t (*below)(uint32_t limit), uint8_t *out) {
 size_t fuzz_new_operation(enum fuzz_piece kind, uint32_t (*below)(uint32_t limit), uint8_t *out) {
     uint8_t *at = out;
     uint32_t what = below(8);
+    if (below(16) == 0) { /* WRMSR of who runs */
+        const uint8_t wrmsr[] = {223, (uint8_t)below(5), 1, (uint8_t)below(256), (uint8_t)below(256)};
+        memcpy(out, wrmsr, sizeof(wrmsr));
+        return sizeof(wrmsr);
+    }
     if (kind == FUZZ_L2)
         return new_exit(below, out);
     if (below(4) == 0) {

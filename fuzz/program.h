@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The harness "program" in three files: the model and the run (program.c), what L1 executes (program_l1.c), L2's exits and the host's calls (program_l2.c).
+ * The harness "program" in four files: the model and the run (program.c), what L1 executes (program_l1.c), MSRs of L1 and L2 (program_msrs.c), L2's exits and the
+ * host's calls (program_l2.c).
  */
 #ifndef FUZZ_PROGRAM_H
 #define FUZZ_PROGRAM_H
@@ -74,6 +75,14 @@ void do_vmwrite(struct model *o);
 void do_entry(struct model *o, bool launch);
 void do_invalidate(struct model *o, bool ept);
 void do_good_vmcs12(struct model *o);
+
+/* -- MSRs that the host may watch (program_msrs.c) ---------------------------------------------------------------------------------------- */
+
+/* WRMSR of whoever runs. True: an exit of L2 that was L1's, or the vCPU has stopped; *next is what nvmx_exit said. */
+bool do_wrmsr(struct model *o, enum nvmx_next *next);
+/* Right after an entry to L2; right after an exit that L1 got, of a vmcs02 that was as in `before`: what the model knows of these MSRs is there. */
+void model_check_l2_msrs(const struct model *o);
+void model_check_l1_msrs(const struct model *o, const uint64_t *before);
 
 /* -- L2, and the host (program_l2.c) --------------------------------------------------------------------------------------------------------- */
 

@@ -246,6 +246,7 @@ void do_entry(struct model *o, bool launch) {
         o->launching = launch;
         r->launched = true;
         r->launched_known = true;
+        model_check_l2_msrs(o);
         bool whole = true;
         for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++)
             whole = whole && (o->exists.word[w] & ~r->known.word[w]) == 0;

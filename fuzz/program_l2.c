@@ -4,11 +4,13 @@
 
 #include <nvmx/state.h>
 
+#include "architecture.h"
+
 /* Guest state that every exit saves (SDM 30.3). */
 static const uint8_t always_saved[] = {
     NVMX_F_GUEST_RIP, NVMX_F_GUEST_RSP, NVMX_F_GUEST_CR0, NVMX_F_GUEST_CR3, NVMX_F_GUEST_CR4, NVMX_F_GUEST_ES_SELECTOR, NVMX_F_GUEST_CS_SELECTOR,
     NVMX_F_GUEST_SS_SELECTOR, NVMX_F_GUEST_LDTR_SELECTOR, NVMX_F_GUEST_TR_SELECTOR, NVMX_F_GUEST_CS_BASE, NVMX_F_GUEST_FS_BASE, NVMX_F_GUEST_TR_BASE,
-    NVMX_F_GUEST_GDTR_BASE, NVMX_F_GUEST_IDTR_LIMIT, NVMX_F_GUEST_SYSENTER_ESP,
+    NVMX_F_GUEST_GDTR_BASE, NVMX_F_GUEST_IDTR_LIMIT, NVMX_F_GUEST_SYSENTER_CS, NVMX_F_GUEST_SYSENTER_ESP, NVMX_F_GUEST_SYSENTER_EIP,
 };
 
 /* vmcs02 just before the exit. */
@@ -21,9 +23,11 @@ static void l1_has_exit(struct model *o, const struct before_exit *before) {
     struct nvmx_field_set keeps = {{0}};
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
         uint32_t kind = nvmx_field_info(slot)->encoding >> 10 & 3; /* 0 control, 1 information, 2 guest, 3 host */
-        if ((kind == 0 && slot != NVMX_F_VM_ENTRY_CONTROLS && slot != NVMX_F_VM_ENTRY_INTERRUPTION_INFO) || kind == 3)
+        if ((kind == 0 && slot != NVMX_F_VM_ENTRY_INTERRUPTION_INFO) || kind == 3)
             nvmx_set_add(&keeps, slot);
     }
+    if (nvmx_l1_caps(o->sim->vm)->msr[NVMX_CAP_MISC] >> 5 & 1) /* the exit stores IA32_EFER.LMA (SDM 30.2) */
+        r->value[NVMX_F_VM_ENTRY_CONTROLS] ^= (r->value[NVMX_F_VM_ENTRY_CONTROLS] ^ before->value[NVMX_F_VM_ENTRY_CONTROLS]) & ENTRY_IA32E;
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++)
         r->known.word[w] &= keeps.word[w];
     nvmx_set_remove(&r->known, NVMX_F_EPT_POINTER); /* VM functions */
@@ -48,6 +52,13 @@ static void after_l2(struct model *o, const char *what, enum nvmx_next next, con
     }
     if (o->failed)
         model_forget_all(o);
+}
+
+/* The same of an exit that is one of hardware's, or nvmx_enter's, of an L2 that ran. */
+static void after_exit(struct model *o, const char *what, enum nvmx_next next, const struct before_exit *before) {
+    after_l2(o, what, next, before);
+    if (!o->over && o->mode == NVMX_MODE_ROOT)
+        model_check_l1_msrs(o, before->value);
 }
 
 static struct before_exit snapshot(const struct model *o) {
@@ -114,7 +125,7 @@ void do_l2_exit(struct model *o) {
     enum nvmx_next next = sim_exit_info(o->sim, &exit);
     if (reads)
         fuzz_keep_l1_memory(o->sim, kept, true);
-    after_l2(o, "exit", next, &before);
+    after_exit(o, "exit", next, &before);
 }
 
 void do_pending(struct model *o) {
@@ -129,7 +140,7 @@ void do_pending(struct model *o) {
     o->sim->vectors[0] = 0x31;
     o->sim->vectors_next = 0;
     o->sim->vectors_count = what & 16 ? 0 : 1; /* or it went away */
-    after_l2(o, "enter", sim_enter(o->sim, &pending), &before);
+    after_exit(o, "enter", sim_enter(o->sim, &pending), &before);
 }
 
 /* Hardware gives VMfail instead of entering vmcs02. */
@@ -217,6 +228,15 @@ static void do_misplaced(struct model *o) {
     }
 }
 
+static void do_watched(struct model *o) {
+    struct before_exit before = snapshot(o);
+    enum nvmx_next next;
+    o->misconfigured = false;
+    o->sim->calls = o->sim->failed = 0;
+    if (do_wrmsr(o, &next))
+        after_exit(o, "WRMSR", next, &before);
+}
+
 /* What a host does now and then. */
 void do_host(struct model *o, uint8_t what) {
     struct sim *sim = o->sim;
@@ -242,6 +262,9 @@ void do_host(struct model *o, uint8_t what) {
         break;
     case 5:
         do_misplaced(o);
+        break;
+    case 7:
+        do_watched(o);
         break;
     default:
         nvmx_vmcs01_changed(sim->vcpu);

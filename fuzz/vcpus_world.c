@@ -122,6 +122,7 @@ void power_up(struct cpu *c) {
     sim_vmcs01(c->sim);
     c->sim->operand = L1_OPERAND(c->l1);
     c->in_guest = false;
+    l1_of(c)->invept_all = world.now; /* SDM 31.4.3.1 */
 }
 
 void vcpu_make(struct cpu *c) {

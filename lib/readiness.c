@@ -62,8 +62,11 @@ size_t nvmx_readiness(const struct nvmx_readiness_facts *facts, struct nvmx_find
 
 bool nvmx_is_ready(const struct nvmx_readiness_facts *facts, enum nvmx_finding_about about) {
     uint64_t found;
-    bool ready = facts->size == sizeof(*facts);
+    bool ready = true;
 
+    if (facts->size != sizeof(*facts)) {
+        return false;
+    }
     find(facts, &found);
     for (unsigned int row = 0; row < NVMX_FINDING_COUNT; row++) {
         bool counts = rows[row].about == about && rows[row].severity == NVMX_ERROR;

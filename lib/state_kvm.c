@@ -289,6 +289,9 @@ bool nvmx_state_kvm_region(const void *blob, size_t bytes, uint32_t index, uint6
     if (state_view(blob, bytes, NULL, &view, NULL) != NVMX_STATE_OK) {
         return false;
     }
+    if (index >= view.vmcs_count) {
+        return false;
+    }
     index += index >= view.current ? 1 : 0;
     if (index >= view.vmcs_count) {
         return false;

@@ -5,6 +5,8 @@
 #include <nvmx/exits.h>
 #include <string.h>
 
+#include "vmcs/instruction_tlb.h"
+
 #define ALIGNMENT 16u
 
 /* -- life cycle
@@ -24,7 +26,7 @@ size_t nvmx_vcpu_size(void) {
 
 /* Members past the caller's struct stay NULL. The smallest known struct reaches up to msr_write. */
 static enum nvmx_status copy_host(struct nvmx_host *to, const struct nvmx_host *from) {
-    if (from->size < offsetof(struct nvmx_host, ack_interrupt) || from->size > sizeof(*to)) {
+    if (from->size < offsetof(struct nvmx_host, ack_interrupt) || from->size > sizeof(*to) || from->size % sizeof(void *) != 0) {
         return NVMX_E_SIZE;
     }
     memset(to, 0, sizeof(*to));
@@ -144,6 +146,11 @@ static void add_timer(struct nvmx_caps *caps) {
     }
 }
 
+/* SDM 5.1.4. Shifts by it rely on this. */
+static bool width_valid(const struct nvmx_caps *caps) {
+    return caps->physical_address_bits >= 32 && caps->physical_address_bits <= 52;
+}
+
 static enum nvmx_status vm_caps(struct nvmx_vm *vm, const struct nvmx_vm_config *config) {
     struct nvmx_caps machine = config->machine;
 
@@ -166,11 +173,17 @@ static enum nvmx_status vm_caps(struct nvmx_vm *vm, const struct nvmx_vm_config 
         status = nvmx_caps_check_subset(config->exact, &vm->caps, NULL);
         vm->caps = *config->exact;
     }
+    if (status == NVMX_OK && !width_valid(&vm->caps)) {
+        status = NVMX_E_INVALID;
+    }
+    if (status != NVMX_OK) {
+        return status;
+    }
     field_sets(vm);
     operand_sets(vm);
     shadow_fields(vm);
     merge_sets(vm);
-    return status;
+    return NVMX_OK;
 }
 
 static enum nvmx_status vm_ept(struct nvmx_vm *vm, void *memory, size_t bytes, const struct nvmx_vm_config *config) {
@@ -294,7 +307,8 @@ enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, 
     memcpy(&all, given, given->size);
     if (config->regs == NULL || config->id >= 32 || config->vmcs02_slots == 0 ||
         config->vmcs02_slots > NVMX_VMCS02_MAX || config->vpid02_count > 16 ||
-        (config->vpid02_first == 0 && config->vpid02_count != 0)) {
+        (config->vpid02_first == 0 && config->vpid02_count != 0) ||
+        config->vpid02_first + config->vpid02_count > UINT16_MAX + 1) {
         return NVMX_E_INVALID;
     }
     memset(vcpu, 0, sizeof(*vcpu));
@@ -326,6 +340,9 @@ enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm, 
         vmcs12_init(&vcpu->vmcs12[i]);
     }
     power_up(vcpu);
+    if (vm->ept != NULL) {
+        nvmx_ept_invept(vm->ept, vcpu->ctx, true, 0); /* of an earlier vCPU, that L1 has not invalidated: see vcpu_forget */
+    }
     *out = vcpu;
     return NVMX_OK;
 }
@@ -337,11 +354,13 @@ void nvmx_vcpu_destroy(struct nvmx_vcpu *vcpu) {
     }
 }
 
+/* SDM 31.4.3.1: a power-up or a reset invalidates all mappings. What L1 had in its memory for L2 need not be there any more. */
 void vcpu_forget(struct nvmx_vcpu *vcpu) {
     vmcs12_drop_all(vcpu, false);
     power_up(vcpu);
     vcpu->link_known = false;
     memset(vcpu->vpid12_of, 0, sizeof(vcpu->vpid12_of));
+    invept_of(vcpu, true, 0);
     shadow_writes_init(vcpu, vcpu->shadow_writes.bitmap);
     nvmx_vmcs01_changed(vcpu);
 }

@@ -159,12 +159,12 @@ NVMX_API enum nvmx_status nvmx_vm_init(void *memory, size_t bytes, const struct 
 /* All vCPUs must be destroyed first. Frees every page. */
 NVMX_API void nvmx_vm_destroy(struct nvmx_vm *vm);
 
-/* Make a vCPU outside VMX operation, as after power-up. */
+/* Make a vCPU outside VMX operation, as after power-up: what ept02 has is compared with ept12 before an L2 of it runs (tlb_flush, if there is any). */
 NVMX_API enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm,
                                          const struct nvmx_vcpu_config *config, struct nvmx_vcpu **out);
 /* Unmap and free all that it holds, in whatever state it is. */
 NVMX_API void nvmx_vcpu_destroy(struct nvmx_vcpu *vcpu);
-/* INIT or RESET of L1's processor (not INIT in VMX operation, which is blocked: SDM 25.3): VMX off, nothing current. */
+/* INIT or RESET of L1's processor (not INIT in VMX operation, which is blocked: SDM 25.3): VMX off, nothing current, no translation of L2 cached. */
 NVMX_API void nvmx_vcpu_reset(struct nvmx_vcpu *vcpu);
 
 /* -- the hot path ----------------------------------------------------------------------------------------------------------- */

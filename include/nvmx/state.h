@@ -110,7 +110,8 @@ NVMX_API enum nvmx_state_reason nvmx_state_check(const void *blob, size_t bytes,
                                                  struct nvmx_state_error *error);
 
 /*
- * Restore, or refuse and change nothing. What the vCPU was before is forgotten without writing it to L1's memory. Between the call and the
+ * Restore, or refuse and change nothing. What the vCPU was before is forgotten without writing it to L1's memory, whose contents may be others now: L2
+ * runs on no translation from before. Between the call and the
  * next nvmx_enter or nvmx_state_complete the vCPU must not run, nor be given an exit; in that time the host restores vmcs01's guest state,
  * registers and MSRs of the same moment, and `regs` are L2's if L2 runs. L1 sees the capabilities of this VM: to give it exactly those that
  * it saw before, make the VM with nvmx_state_profile's answer as nvmx_vm_config.exact.

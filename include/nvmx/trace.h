@@ -3,7 +3,8 @@
  * Traces: one record of fixed size per exit, transition and refusal, for nvmx_host.trace. A host stamps records with its clock and keeps
  * them; in a file they stand behind a struct nvmx_trace_header, and `nvmx trace` prints them. All numbers are little-endian.
  *
- * Each nvmx_exit makes exactly one record. nvmx_enter, nvmx_l2_exit and nvmx_entry_refused make one where L1 gets an exit or a refusal.
+ * Each nvmx_exit makes exactly one record, but of a vCPU that has stopped none. nvmx_enter, nvmx_l2_exit, nvmx_entry_refused and nvmx_vmcall make one
+ * where L1 gets an exit or a refusal.
  */
 #ifndef NVMX_TRACE_H
 #define NVMX_TRACE_H

@@ -58,7 +58,7 @@ enum nvmx_next {
 enum nvmx_stop {
     NVMX_STOP_NONE = 0,
     NVMX_STOP_VMX_ABORT, /* SDM 30.7: L1 is in the VMX-abort shutdown state; the indicator is in its VMCS region */
-    NVMX_STOP_SHUTDOWN,  /* L1 triple-faulted */
+    NVMX_STOP_SHUTDOWN,  /* L1 triple-faulted: what a restored state says; the exit itself is the host's */
     NVMX_STOP_HOST,      /* a callback failed where neither L1 nor L2 can go on (see nvmx_stop_status) */
 };
 

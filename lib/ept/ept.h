@@ -208,7 +208,7 @@ struct nvmx_ept {
 /* An operation of one processor: from ept_begin to ept_end it may look at tables of ept02. */
 struct ept_op {
     struct nvmx_ept *ept;
-    void *vcpu_ctx;   /* NULL: no flush */
+    void *vcpu_ctx;   /* the host's, which may be NULL as well */
     uint64_t stamp;   /* its number */
     uint64_t epoch;   /* in which it began */
     uint64_t changes; /* as they were before anything was read: see slot.c */

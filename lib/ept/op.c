@@ -63,9 +63,6 @@ void ept_discard(struct ept_op *op, struct ept_table *table) {
 static void flush(const struct ept_op *op) {
     const struct nvmx_host *host = &op->ept->host;
 
-    if (op->vcpu_ctx == NULL) {
-        return; /* nvmx_ept_destroy without a vCPU: the host flushes */
-    }
     if (op->flush == EPT_FLUSH_ALL) {
         host->tlb_flush(op->vcpu_ctx, NVMX_FLUSH_EPT_ALL, 0, 0);
     } else if (op->flush != EPT_FLUSH_NONE) {

@@ -19,7 +19,8 @@ enum nvmx_status nvmx_ept_init(void *memory, size_t bytes, const struct nvmx_hos
     if (memory == NULL || host == NULL || config == NULL || out == NULL || ((uintptr_t)memory & 15) != 0) {
         return NVMX_E_INVALID;
     }
-    if (bytes < sizeof(*ept) || config->size != sizeof(*config) || host->size < offsetof(struct nvmx_host, map_page)) {
+    if (bytes < sizeof(*ept) || config->size != sizeof(*config) || host->size < offsetof(struct nvmx_host, map_page) ||
+        host->size % sizeof(void *) != 0) {
         return NVMX_E_SIZE;
     }
     memset(ept, 0, sizeof(*ept));
@@ -59,6 +60,9 @@ void nvmx_ept_destroy(struct nvmx_ept *ept, void *vcpu_ctx) {
 
             ept_discard_tops(&op, &tops);
         }
+    }
+    if (vcpu_ctx == NULL) {
+        op.flush = EPT_FLUSH_NONE; /* the host flushes */
     }
     ept_end(&op);
     ept_free_slabs(ept);

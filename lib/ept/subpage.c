@@ -148,6 +148,6 @@ bool ept_refused_again(struct ept_root *root, const void *vcpu_ctx, uint64_t gpa
 
 void ept_refused_cleared(struct ept_root *root, const void *vcpu_ctx) {
     if (__atomic_load_n(&root->refused.vcpu_ctx, __ATOMIC_RELAXED) == vcpu_ctx) {
-        __atomic_store_n(&root->refused.vcpu_ctx, NULL, __ATOMIC_RELAXED);
+        __atomic_store_n(&root->refused.times, 0, __ATOMIC_RELAXED);
     }
 }

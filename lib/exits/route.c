@@ -470,6 +470,9 @@ static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t r
     }
     bool unmapped = verdict == NVMX_EPT_L1_VIOLATION && (fault.qualification & QUALIFICATION_PERMITTED) == 0;
     vcpu->unmapped_page2 = unmapped ? page2 : NVMX_NO_ADDRESS;
+    if (RARE(verdict == NVMX_EPT_FAILED && reason == NVMX_EXIT_EPT_VIOLATION)) {
+        return ROUTE_HOST; /* it makes room, and L2 touches the page again: nvmx_host_fault_gpa1 */
+    }
     return route_ept_verdict(vcpu, v, verdict, &fault, info);
 }
 

@@ -1048,6 +1048,8 @@ Test(ept, init_refuses_what_it_cannot_work_with) {
 
     cr_expect_eq(nvmx_ept_init(memory, nvmx_ept_size() - 1, &host, w, &config, &ept), NVMX_E_SIZE);
     cr_expect_eq(nvmx_ept_init((char *)memory + 8, nvmx_ept_size(), &host, w, &config, &ept), NVMX_E_INVALID);
+    host.size = offsetof(struct nvmx_host, page_version) + 4;
+    cr_expect_eq(nvmx_ept_init(memory, nvmx_ept_size(), &host, w, &config, &ept), NVMX_E_SIZE, "half a callback");
     /* A host older than any callback, and one that has the first but not the rest. */
     host.size = offsetof(struct nvmx_host, map_page) - 1;
     cr_expect_eq(nvmx_ept_init(memory, nvmx_ept_size(), &host, w, &config, &ept), NVMX_E_SIZE);

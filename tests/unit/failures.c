@@ -106,11 +106,10 @@ static uint64_t callbacks_of_the_scenario(const struct sim_options *options) {
 }
 
 /*
- * A vCPU may stop only where nothing else is left: the real VMCSs can't be read, written or selected (then L1 can't even be given a fault), or L2
- * touched memory for which ept02 can get no table.
+ * A vCPU may stop only where nothing else is left: the real VMCSs can't be read, written or selected (then L1 can't even be given a fault).
  */
 static bool may_stop(enum sim_call failed) {
-    return (failed >= SIM_VMCS_SELECT && failed <= SIM_VMCS_WRITE) || failed == SIM_EPT01_LOOKUP || failed == SIM_PAGE_ALLOC;
+    return failed >= SIM_VMCS_SELECT && failed <= SIM_VMCS_WRITE;
 }
 
 /* One run with failures. Returns whether the vCPU had to stop. */
@@ -222,4 +221,38 @@ Test(failures, exhausted_pages_are_a_refusal) {
         goes_on(sim, "pages", pages);
         sim_free(sim);
     }
+}
+
+/* Where ept02 can get no page, or ept01_lookup fails, the host hears of it, makes room and enters: L2 touches the page again (nvmx_host_fault_gpa1). */
+static void expect_mended(uint32_t reason, bool in_lookup) {
+    struct sim *sim = sim_new(NULL);
+    struct nvmx_l2_exit_info touch = {.reason = EPT_VIOLATION,
+                                      .qualification = 0x181,
+                                      .guest_physical_address = 0x5000,
+                                      .idt_vectoring_info = 0x80000030};
+    cr_assert_eq(sim_launch(sim), SIM_L2);
+    touch.reason = reason;
+    sim->pages_max = in_lookup ? SIM_PAGES : sim->pages_used;
+    sim->calls = 0;
+    if (in_lookup)
+        sim->range[sim->ranges - 1].hpa |= 0x800; /* an answer that can't be: ept01's page is not aligned */
+    enum nvmx_next next = sim_exit_info(sim, &touch);
+    cr_expect_eq(next, NVMX_HOST, "%u: %d, stop %d", reason, (int)next, (int)nvmx_stop_reason(sim->vcpu));
+    cr_expect_eq(nvmx_host_fault_gpa1(sim->vcpu), NVMX_NO_ADDRESS);
+    cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2);
+    cr_assert_eq(nvmx_stop_reason(sim->vcpu), NVMX_STOP_NONE);
+    cr_expect_eq(sim_get(sim, sim->selected, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), 0x80000030, "the event in flight is lost");
+    sim->pages_max = SIM_PAGES;
+    if (in_lookup)
+        sim->range[sim->ranges - 1].hpa &= ~UINT64_C(0x800);
+    cr_expect_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    touch.reason = EPT_VIOLATION;
+    cr_expect_eq(sim_exit_info(sim, &touch), NVMX_ENTER);
+    cr_expect_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2);
+    sim_free(sim);
+}
+
+Test(failures, no_page_for_ept02_is_the_hosts_to_mend) {
+    expect_mended(EPT_VIOLATION, false);
+    expect_mended(EPT_VIOLATION, true);
 }

@@ -74,6 +74,27 @@ Test(life_cycle, vm_refuses_sizes_it_does_not_know) {
     cr_expect_eq(try_vm(&host, sizeof(struct nvmx_vm_config), nvmx_vm_size(), true), NVMX_E_SIZE);
     host.size = sizeof(host) + 8;
     cr_expect_eq(try_vm(&host, sizeof(struct nvmx_vm_config), nvmx_vm_size(), true), NVMX_E_SIZE);
+    for (uint32_t size = offsetof(struct nvmx_host, ack_interrupt); size <= sizeof(host); size++) { /* half a callback is none */
+        host.size = size;
+        cr_expect_eq(try_vm(&host, sizeof(struct nvmx_vm_config), nvmx_vm_size(), true) == NVMX_E_SIZE, size % sizeof(void *) != 0, "%u", size);
+    }
+}
+
+/* SDM 5.1.4: a physical-address width is from 32 to 52; one that was left 0 would make 0 of L1's CR3. */
+Test(life_cycle, vm_wants_an_address_width) {
+    static _Alignas(16) uint8_t memory[1 << 20];
+    static const uint8_t widths[] = {0, 31, 32, 52, 53, 64, 255};
+    struct nvmx_host host = complete_host();
+    for (size_t i = 0; i < sizeof(widths); i++) {
+        struct nvmx_vm_config config = {.size = sizeof(config), .expose = true};
+        struct nvmx_vm *vm = NULL;
+        sim_machine(&config.machine);
+        config.machine.physical_address_bits = widths[i];
+        bool good = widths[i] >= 32 && widths[i] <= 52;
+        cr_expect_eq(nvmx_vm_init(memory, sizeof(memory), &host, &config, &vm), good ? NVMX_OK : NVMX_E_INVALID, "%u", widths[i]);
+        if (vm)
+            nvmx_vm_destroy(vm);
+    }
 }
 
 Test(life_cycle, vm_on_a_machine_without_vmx_is_unsupported) {
@@ -150,6 +171,12 @@ Test(life_cycle, vcpu_checks_its_configuration) {
     config = good;
     config.id = 32;
     cr_expect_eq(try_vcpu(sim, &config, nvmx_vcpu_size()), NVMX_E_INVALID, "id out of range");
+    config = good;
+    config.vpid02_first = 0xfff1;
+    config.vpid02_count = 15;
+    cr_expect_eq(try_vcpu(sim, &config, nvmx_vcpu_size()), NVMX_OK, "VPIDs up to FFFFH");
+    config.vpid02_count = 16;
+    cr_expect_eq(try_vcpu(sim, &config, nvmx_vcpu_size()), NVMX_E_INVALID, "VPIDs that wrap: one would be 0, the next ones another guest's");
     sim_free(sim);
 }
 

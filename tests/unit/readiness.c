@@ -3,6 +3,8 @@
 #include <criterion/criterion.h>
 #include <nvmx/readiness.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "sim.h"
 
@@ -173,6 +175,23 @@ Test(readiness, room_and_size) {
     facts.size--;
     cr_expect_eq(nvmx_readiness(&facts, list, 3), 0);
     cr_expect_not(nvmx_is_ready(&facts, NVMX_ABOUT_MACHINE));
+}
+
+/* A caller's struct that is smaller than this library's is not read past its end. */
+Test(readiness, a_smaller_struct_ends_where_it_ends) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    uint8_t *pages = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    cr_assert(pages != MAP_FAILED && mprotect(pages + page, page, PROT_NONE) == 0);
+    struct nvmx_readiness_facts *facts = (void *)(pages + page - offsetof(struct nvmx_readiness_facts, memory_bytes));
+    struct nvmx_finding list[NVMX_FINDING_COUNT];
+
+    facts->size = offsetof(struct nvmx_readiness_facts, memory_bytes);
+    facts->machine = GOOD_MACHINE;
+    facts->vm = GOOD_VM;
+    facts->vendor = NVMX_VENDOR_INTEL;
+    cr_expect_eq(nvmx_readiness(facts, list, NVMX_FINDING_COUNT), 0);
+    cr_expect_not(nvmx_is_ready(facts, NVMX_ABOUT_MACHINE));
+    munmap(pages, 2 * page);
 }
 
 /* Any bits at all: the answers are consistent. */

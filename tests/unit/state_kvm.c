@@ -249,6 +249,7 @@ Test(state_kvm, other_regions_go_into_l1s_memory) {
     cr_assert(nvmx_state_kvm_region(trip.blob, trip.bytes, 0, &gpa1, region));
     cr_expect_eq(gpa1, SIM_L1_VMCS_A);
     cr_expect_not(nvmx_state_kvm_region(trip.blob, trip.bytes, 1, &gpa1, region));
+    cr_expect_not(nvmx_state_kvm_region(trip.blob, trip.bytes, UINT32_MAX, &gpa1, region));
     struct sim *other = sim_new(&(struct sim_options){.layout = &layout, .machine = &machine});
     memcpy(other->ram, sim->ram, SIM_RAM_BYTES);
     sim_write(other, gpa1, region, sizeof(region));
