@@ -257,6 +257,7 @@ static void power_up(struct nvmx_vcpu *vcpu) {
     vcpu->timer_forced = false;
     vcpu->timer_runs = false;
     vcpu->bus_lock = false;
+    vcpu->step_with_host = false;
     vcpu->pages_changed = false;
     vcpu->restore_pending = false;
 }
@@ -536,8 +537,8 @@ const struct nvmx_counts *nvmx_counts(const struct nvmx_vcpu *vcpu) {
 
 void nvmx_vmcs01_changed(struct nvmx_vcpu *vcpu) {
     vcpu->host_controls_known = false;
-    for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
-        vcpu->vmcs12[i].l1_state_ready = false;
+    if (vcpu->mode == NVMX_MODE_L2) { /* else a VM entry comes first, which reads them */
+        vmcs12_current(vcpu)->l1_state_ready = false;
     }
     vcpu->l1_shadows_known = false;
     vcpu->l1_left.valid = false;

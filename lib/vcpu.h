@@ -214,6 +214,7 @@ struct nvmx_vcpu {
             bool pages_changed;    /* pages that a vmcs02 used in place were released while L2 runs on it */
             bool timer_runs;       /* a timer by deadline: timer_deadline counts */
             bool bus_lock;         /* L2 locked the bus, and L1, which wants to know, saw no exit since */
+            bool step_with_host;   /* L1 has the monitor trap flag, and the host may carry out the instruction of L2 at step_rip */
         };
         uint64_t care; /* 0: exits and entries need no care */
     };
@@ -251,6 +252,7 @@ struct nvmx_vcpu {
     bool entry_pending;           /* L1 executed VMLAUNCH/VMRESUME and L2 has not run since */
     bool timer_forced;            /* vmcs02's preemption timer is at 0 to make L2 exit at once (exits/event.c) */
     uint64_t saved_timer;         /* vmcs12's timer meanwhile */
+    uint64_t step_rip;            /* see step_with_host */
     uint64_t timer_deadline;      /* of a timer by deadline */
     bool launching;               /* with entry_pending: by VMLAUNCH, so that the launch state is clear again if hardware refuses */
     uint32_t window_requested;    /* window-exiting bits that vmcs02 has beside its own primary controls */

@@ -373,6 +373,21 @@ static enum nvmx_next deliver(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct n
     return deliver_in_order(vcpu, v, &r, pending);
 }
 
+/*
+ * SDM 28.5.2: where RIP has moved the host carried out an instruction of which hardware saw no end: it is given the exit that is then pending. After an event
+ * that the host injects hardware has one by itself.
+ */
+static COLD enum nvmx_status end_step(struct nvmx_vcpu *vcpu) {
+    static const uint8_t slots[] = {NVMX_F_GUEST_RIP, NVMX_F_VM_ENTRY_INTERRUPTION_INFO};
+    uint64_t value[2];
+    enum nvmx_status status = host_read_many(vcpu, 2, slots, value);
+
+    if (status == NVMX_OK && value[0] != vcpu->step_rip && (value[1] & EVENT_VALID) == 0) {
+        status = host_write(vcpu, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, EVENT_VALID | EVENT_TYPE_OTHER << 8);
+    }
+    return status;
+}
+
 static COLD enum nvmx_next enter_with_care(struct nvmx_vcpu *vcpu, struct nvmx_pending *pending) {
     struct vmcs12 *v = vmcs12_current(vcpu);
 
@@ -385,8 +400,16 @@ static COLD enum nvmx_next enter_with_care(struct nvmx_vcpu *vcpu, struct nvmx_p
             return stop(vcpu, NVMX_STOP_HOST, status);
         }
     }
+    bool step_with_host = vcpu->step_with_host;
+    vcpu->step_with_host = false;
     if (vcpu->mode != NVMX_MODE_L2) {
         return NVMX_ENTER;
+    }
+    if (step_with_host) {
+        enum nvmx_status status = end_step(vcpu);
+        if (status != NVMX_OK) {
+            return stop(vcpu, NVMX_STOP_HOST, status);
+        }
     }
     if (vcpu->pages_changed) {
         enum nvmx_status status = merge_pages_again(vcpu, v);

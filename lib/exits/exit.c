@@ -11,6 +11,17 @@ static bool host_only(const struct nvmx_vcpu *vcpu, const struct exit_row *row) 
            (row->who == WHO_INTERRUPT && owns_interrupts);
 }
 
+/* With the monitor trap flag of L1 L2 leaves after an instruction that the host carries out, too: nvmx_enter sees to it. */
+static enum nvmx_status note_step(struct nvmx_vcpu *vcpu) {
+    enum nvmx_status status = NVMX_OK;
+
+    if (RARE((vmcs12_current(vcpu)->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MONITOR_TRAP) != 0)) {
+        status = host_read(vcpu, NVMX_F_GUEST_RIP, &vcpu->step_rip);
+        vcpu->step_with_host = status == NVMX_OK;
+    }
+    return status;
+}
+
 /* What L1 does not see. */
 static enum nvmx_next finish(struct nvmx_vcpu *vcpu, enum route route, const struct exit_row *row,
                              const struct nvmx_l2_exit_info *info) {
@@ -24,6 +35,9 @@ static enum nvmx_next finish(struct nvmx_vcpu *vcpu, enum route route, const str
         return NVMX_ENTER;
     default:
         status = event_requeue(vcpu, row, info);
+        if (status == NVMX_OK && route == ROUTE_HOST) {
+            status = note_step(vcpu);
+        }
         if (status != NVMX_OK) {
             return stop(vcpu, NVMX_STOP_HOST, status);
         }

@@ -239,7 +239,7 @@ bool route_msr_is_hosts(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, const st
     bool host_lets_through = (vcpu->host_control[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0 &&
                              vcpu->host_msr_bitmap != NULL && !bitmap_test(vcpu->host_msr_bitmap, access->bit);
 
-    return !host_lets_through && (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0 &&
+    return !host_lets_through && (v->value[NVMX_F_PRIMARY_CONTROLS] & (PROC_MSR_BITMAPS | PROC_MONITOR_TRAP)) == PROC_MSR_BITMAPS &&
            !l1_bitmap_bit(vcpu, v->value[NVMX_F_MSR_BITMAP_ADDRESS], access->bit);
 }
 

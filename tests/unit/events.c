@@ -49,6 +49,69 @@ Test(events, each_type_is_injected_once) {
     }
 }
 
+/* -- the monitor trap flag
+ * -------------------------------------------------------------------------------------------------------------------
+ */
+
+#define PENDING_TRAP 0x80000700u
+
+/* SDM 28.5.2: L2 leaves after an instruction that the host carries out; after none that it lets L2 do again, and hardware sees to what it injects. */
+Test(events, the_hosts_instructions_are_steps_of_the_monitor_trap_flag) {
+    static const struct {
+        const char *what;
+        bool traps;
+        uint32_t reason;
+        uint64_t rip, injects, event;
+    } rows[] = {
+        {"carried out", true, NVMX_EXIT_WBINVD, 0x1002, 0, PENDING_TRAP},
+        {"MSR access", true, NVMX_EXIT_RDMSR, 0x1002, 0, PENDING_TRAP},
+        {"again", true, NVMX_EXIT_WBINVD, 0x1000, 0, 0},
+        {"fault", true, NVMX_EXIT_RDMSR, 0x1000, 0x80000b0d, 0x80000b0d},
+        {"and an interrupt", true, NVMX_EXIT_WBINVD, 0x1002, 0x80000030, 0x80000030},
+        {"no flag", false, NVMX_EXIT_WBINVD, 0x1002, 0, 0},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct sim *sim = l1_ready(NULL);
+        sim->regs.gpr[NVMX_RCX] = 0x3a;
+        host_gives_bitmaps(sim);
+        launch(sim);
+        cr_assert_eq(sim_exit(sim, NVMX_EXIT_RDMSR, 0, 0, 2), NVMX_HOST, "as before, without the flag");
+        cr_assert_eq(nvmx_enter(sim->vcpu, NULL), NVMX_ENTER);
+        l2_leaves(sim);
+        l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, rows[i].traps ? PROC_MONITOR_TRAP : 0);
+        l1_writes(sim, NVMX_VMCS_GUEST_RIP, 0x1000);
+        resume(sim);
+        sim->regs.gpr[NVMX_RCX] = 0x3a;
+        cr_assert_eq(sim_exit(sim, rows[i].reason, 0, 0, 2), NVMX_HOST, "%s", rows[i].what);
+        sim_set(sim, sim->selected, NVMX_F_GUEST_RIP, rows[i].rip);
+        sim_set(sim, sim->selected, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, rows[i].injects);
+        cr_assert_eq(nvmx_enter(sim->vcpu, NULL), NVMX_ENTER);
+        cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), rows[i].event, "%s: %#lx", rows[i].what,
+                     vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO));
+        sim_set(sim, sim->selected, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, 0);
+        sim_set(sim, sim->selected, NVMX_F_GUEST_RIP, 0x1010);
+        cr_assert_eq(nvmx_enter(sim->vcpu, NULL), NVMX_ENTER);
+        cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), 0, "%s: once", rows[i].what);
+        sim_free(sim);
+    }
+}
+
+/* What the host gives L1 as an exit of its own is no step. */
+Test(events, no_step_outlives_an_exit) {
+    struct sim *sim = l1_ready(NULL);
+    l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_MONITOR_TRAP);
+    launch(sim);
+    cr_assert_eq(sim_exit(sim, NVMX_EXIT_WBINVD, 0, 0, 2), NVMX_HOST);
+    struct nvmx_l2_exit_info info = {.reason = NVMX_EXIT_TRIPLE_FAULT};
+    cr_assert_eq(nvmx_l2_exit(sim->vcpu, &info), NVMX_ENTER);
+    cr_assert_eq(nvmx_enter(sim->vcpu, NULL), NVMX_ENTER);
+    l1_writes(sim, NVMX_VMCS_GUEST_RIP, 0x2000);
+    resume(sim);
+    cr_assert_eq(nvmx_enter(sim->vcpu, NULL), NVMX_ENTER);
+    cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), 0);
+    sim_free(sim);
+}
+
 /* -- an NMI while NMIs are blocked
  * --------------------------------------------------------------------------------------------------- */
 
