@@ -79,6 +79,21 @@ Test(enter, interrupts_are_injected_where_l1_does_not_exit_on_them) {
     sim_free(sim);
 }
 
+/* A host that traces nothing, so that an entry needs no other care. */
+Test(enter, events_alone_are_reason_for_care) {
+    for (unsigned int traces = 0; traces < 2; traces++) {
+        struct sim *sim = l2_with(&owns, PIN_EXTERNAL_INTERRUPT, EXIT_ACKNOWLEDGE);
+        struct nvmx_pending pending = {.interrupt = true};
+        sim->vcpu->traces = traces;
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        cr_assert(l2_still(sim));
+        cr_assert_eq(sim_enter(sim, &pending), NVMX_ENTER);
+        cr_expect_not(l2_still(sim));
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_EXIT_INTERRUPTION_INFO), 0x80000040);
+        sim_free(sim);
+    }
+}
+
 static int more_than_a_vector(void *ctx) {
     (void)ctx;
     return 0x730;

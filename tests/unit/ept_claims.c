@@ -116,6 +116,28 @@ Test(ept, a_spoilt_reference_leaves_no_table) {
     cr_expect_eq(pages[0], pages[1], "%u, %u", pages[0], pages[1]);
 }
 
+/* As many roots as there can be, one for each user and some that nobody uses: those that are there are found, and a new one takes the place of an idle one. */
+Test(ept, a_root_for_each_user) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    uint64_t eptp02 = 0, again = 0, page = 1;
+
+    for (; page <= EPT_ROOTS_IDLE_MAX; page++) {
+        root_of(w, 0, page << 12 | EPTP12);
+    }
+    for (unsigned int user = 0; user < EPT_USERS; user++) {
+        cr_expect_eq(nvmx_ept_root(w->ept, &w, user, page++ << 12 | EPTP12, false, &eptp02), NVMX_OK, "user %u", user);
+    }
+    cr_expect_eq(nvmx_ept_root(w->ept, &w, 7, page++ << 12 | EPTP12, false, &again), NVMX_OK);
+    cr_expect_eq(w->ept->root_end, EPT_ROOTS);
+    cr_expect_neq(again, eptp02);
+    cr_expect_eq(nvmx_ept_root(w->ept, &w, 7, (page - 2) << 12 | EPTP12, false, &again), NVMX_OK);
+    cr_expect_eq(again, eptp02, "the last user's");
+    cr_expect_eq(nvmx_ept_root(w->ept, &w, 7, page << 12 | EPTP12, false, &again), NVMX_OK);
+    cr_expect_neq(again, eptp02);
+    cr_expect_eq(w->ept->root_end, EPT_ROOTS);
+    world_delete(w);
+}
+
 /* The struct of a table serves again: nothing of its first use is left, and where there is no page for it, none is made of the old ones. */
 Test(ept, a_table_that_had_another_use_is_as_new) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);

@@ -608,6 +608,22 @@ Test(ept, memory_changed_covers_its_range_and_no_more) {
     }
 }
 
+/* The first and the last byte of all that a table of ept02 maps lead there; also where it splits a page of ept12, and L1's tables lie elsewhere. */
+Test(ept, memory_changed_knows_the_ends_of_tables) {
+    static const uint64_t pages[] = {0, 511};
+
+    for (size_t i = 0; i < 2 * sizeof(pages) / sizeof(pages[0]); i++) {
+        struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+        const uint64_t page = pages[i / 2], gpa2 = (i % 2 != 0 ? 0x200000 : 0) | page << 12;
+
+        w->l1[2][1] = UINT64_C(0x200000) | 0xb7;
+        touch(w, EPTP12, gpa2, &reading);
+        nvmx_ept_memory_changed(w->ept, &w, page == 0 ? 0x200000 : 0x3fffff, 1);
+        cr_expect(!look(w, EPTP12, gpa2).valid, "row %zu", i);
+        world_delete(w);
+    }
+}
+
 /* For a log of what is written: the right to write goes at once and everywhere, reading goes on without a violation. */
 Test(ept, memory_protected_takes_only_the_right_to_write) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);

@@ -165,6 +165,18 @@ static uint64_t leaf02(struct world *w, uint64_t eptp12) {
     return entry;
 }
 
+/* Bit 60 of a leaf gives back no right that a table above it takes away. */
+Test(ept, supervisor_shadow_stacks_give_no_other_right) {
+    struct world *w = with_stack(7 | SSS, 7);
+    struct nvmx_ept_fault fault;
+
+    w->l1[1][0] &= ~UINT64_C(4); /* not executable */
+    cr_expect_eq(fault_at(w, EPTP12_SSS, GPA2, 0x184, &fault), NVMX_EPT_L1_VIOLATION);
+    cr_expect_eq(fault_at(w, EPTP12_SSS, GPA2, 0x181, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(leaf02(w, EPTP12_SSS) & (7 | SSS), 3 | SSS);
+    world_delete(w);
+}
+
 Test(ept, supervisor_shadow_stacks) {
     static const struct {
         const char *what;

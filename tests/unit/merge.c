@@ -741,6 +741,17 @@ Test(merge, each_control_that_stands_alone) {
     sim_free(sim);
 }
 
+/* Nothing of a VPID can have changed where there are none: such entries need as little as others. */
+Test(merge, an_entry_without_vpids_needs_little) {
+    struct sim *sim = l2_running(&(struct sim_options){.no_vpid = true});
+    l2_leaves(sim);
+    resume(sim);
+    l2_leaves(sim);
+    resume(sim);
+    cr_expect(merge_is_plain(sim->vcpu, current(sim)));
+    sim_free(sim);
+}
+
 /* A host with one VPID for L2: it serves all of L1's, and each entry flushes. */
 Test(merge, a_single_vpid) {
     struct sim *sim = l1_ready(NULL);
