@@ -54,7 +54,12 @@ struct nvmx_vm_config {
     uint32_t ept_page_budget;    /* as nvmx_ept_config.page_budget */
     void *ctx;                   /* for the VM's callbacks */
     struct nvmx_caps machine;    /* the real CPU */
-    const struct nvmx_caps *mask; /* most that the host grants L1, or NULL; read during the call only */
+    /*
+     * Most that the host grants L1, or NULL; read during the call only. What L1 has a VM entry load (IA32_EFER, IA32_PAT, IA32_PERF_GLOBAL_CTRL, ...) the
+     * processor still has when L2 leaves to L0: vmcs02 has vmcs01's VM-exit controls. They load what L0 itself depends on, or the mask takes
+     * the VM-entry control away.
+     */
+    const struct nvmx_caps *mask;
     const struct nvmx_caps *exact; /* what L1 saw where it comes from, or NULL; it sees just that, if machine and mask allow it */
     const struct nvmx_vmcs12_layout *layout; /* or NULL; must outlive the VM */
     bool expose;                 /* false: L1 sees a CPU without VMX in every way */
@@ -76,7 +81,9 @@ struct nvmx_vcpu_config {
     uint32_t id;              /* of the vCPU in its VM: 0..31 */
     void *ctx;                /* for the vCPU's callbacks */
     struct nvmx_regs *regs;   /* L1's or L2's registers, whichever runs; the host owns them */
-    uint64_t shadow_hpa;      /* hpa of the shadow VMCS if vmcs01 uses VMCS shadowing, else NVMX_NO_ADDRESS */
+    /* hpa of the shadow VMCS if vmcs01 uses VMCS shadowing, else NVMX_NO_ADDRESS. The host has the control on only in NVMX_MODE_ROOT: outside VMX
+     * operation VMREAD and VMWRITE of L1 must exit, to give #UD. */
+    uint64_t shadow_hpa;
     uint16_t vmcs02_slots;    /* 1..NVMX_VMCS02_MAX: how many vmcs02 the host keeps */
     /* First of the VPIDs that the host gives for L2 on this vCPU; 0: no VPIDs (hardware flushes). Their translations are kept from one exit to a
      * later entry, and L1's INVVPID flushes where it is executed: a host that lets the vCPU go on on another processor drops there what it has of them. */
