@@ -168,6 +168,10 @@ static void without_requests(struct nvmx_vcpu *vcpu, struct l2_state *l2) {
         l2->value[NVMX_F_PREEMPTION_TIMER_VALUE] = vcpu->saved_timer & nvmx_field_mask(NVMX_F_PREEMPTION_TIMER_VALUE);
     }
     state_event_without_rest(l2->value);
+    /* The host carried out an instruction: what nvmx_enter would make of it (exits/event.c). */
+    if (vcpu->step_with_host && l2->value[NVMX_F_GUEST_RIP] != vcpu->step_rip && l2->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] == 0) {
+        l2->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] = EVENT_VALID | EVENT_TYPE_OTHER << 8;
+    }
 }
 
 static enum nvmx_status read_l2(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct l2_state *l2) {

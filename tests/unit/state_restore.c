@@ -145,6 +145,30 @@ Test(state_restore, what_came_as_an_msr_goes_into_vmcs02) {
     free(blob);
 }
 
+/* Saved after an instruction that the host carried out, before the entry after it: L1's monitor trap flag is due all the same. */
+Test(state_restore, a_step_that_the_host_carried_out) {
+    for (unsigned int moved = 0; moved < 2; moved++) {
+        struct sim *source = state_world_new(world_named("L2 runs"));
+        size_t bytes;
+        l2_leaves(source);
+        l1_sets(source, NVMX_VMCS_PRIMARY_CONTROLS, PROC_MONITOR_TRAP);
+        resume(source);
+        cr_assert_eq(sim_exit(source, NVMX_EXIT_WBINVD, 0, 0, 2), NVMX_HOST);
+        sim_set(source, source->selected, NVMX_F_GUEST_RIP, vmcs02(source, NVMX_F_GUEST_RIP) + 2 * moved);
+        uint8_t *blob = sim_save(source, &bytes);
+        struct sim *sim = sim_new(NULL);
+        copy_machine(sim, source);
+        cr_assert(nvmx_state_restore(sim->vcpu, blob, bytes, NULL) == NVMX_STATE_OK);
+        cr_assert_eq(nvmx_state_complete(sim->vcpu), NVMX_OK);
+        cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), moved ? 0x80000700 : 0);
+        cr_expect_eq(sim_enter(source, NULL), NVMX_ENTER);
+        cr_expect_eq(vmcs02(source, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), moved ? 0x80000700 : 0, "and here, where it goes on");
+        sim_free(sim);
+        sim_free(source);
+        free(blob);
+    }
+}
+
 /* L1's pages come later than its state: completing says so, and then does it. */
 Test(state_restore, pages_that_come_later) {
     struct sim *source = state_world_new(world_named("APIC pages in use"));
