@@ -387,6 +387,17 @@ static void check_bus_lock(const struct l2 *s) {
         FUZZ_HOLD((read_field(sim, NVMX_VMCS_EXIT_REASON) & 0xffff) == 74, "a bus lock became exit %#llx", U(read_field(sim, NVMX_VMCS_EXIT_REASON)));
 }
 
+/* The host carries out the instruction: with L1's monitor trap flag L2 leaves after it (SDM 28.5.2), a bus lock apart, which comes first. */
+static void check_step(const struct l2 *s) {
+    struct sim *sim = s->m->sim;
+    bool traps = BIT(s->primary, 27), bus_lock = s->bus_lock && BIT(s->secondary, 30);
+    sim_set(sim, sim->selected, NVMX_F_GUEST_RIP, sim_get(sim, sim->selected, NVMX_F_GUEST_RIP) ^ 2);
+    if (bus_lock || sim_enter(sim, NULL) == NVMX_STOP)
+        return;
+    uint64_t event = sim_get(sim, sim->selected, NVMX_F_VM_ENTRY_INTERRUPTION_INFO);
+    FUZZ_HOLD(nvmx_mode(sim->vcpu) != NVMX_MODE_L2 || (event == 0x80000700) == traps, "after the host's instruction L2 is entered with event %#llx", U(event));
+}
+
 static void check_exit(struct l2 *s) {
     static const char *const said[] = {"is not L1's", "is L1's", "is anybody's"};
     struct sim *sim = s->m->sim;
@@ -424,6 +435,8 @@ static void check_exit(struct l2 *s) {
         /* Let through by the library: only where the host does not want it, which the merged bitmaps now say. */
         if (next == NVMX_ENTER && ((s->exit.reason >= 30 && s->exit.reason <= 32) || virtualized(s)))
             check_going_on(s);
+        if (next == NVMX_HOST && sim_exit_by_instruction(s->exit.reason) && s->exit.idt_vectoring_info == 0)
+            check_step(s);
         if (s->bus_lock && BIT(s->secondary, 30))
             check_bus_lock(s);
     } else if (BIT(sim_get(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS), 9)) {

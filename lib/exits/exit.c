@@ -22,6 +22,13 @@ static enum nvmx_status note_step(struct nvmx_vcpu *vcpu) {
     return status;
 }
 
+/* L1 has no control for it: an instruction that the host may know (ENQCMD), or nothing of L2's. */
+static COLD enum nvmx_next leave_to_host(struct nvmx_vcpu *vcpu) {
+    enum nvmx_status status = note_step(vcpu);
+
+    return status == NVMX_OK ? NVMX_HOST : stop(vcpu, NVMX_STOP_HOST, status);
+}
+
 /* What L1 does not see. */
 static enum nvmx_next finish(struct nvmx_vcpu *vcpu, enum route route, const struct exit_row *row,
                              const struct nvmx_l2_exit_info *info) {
@@ -130,7 +137,7 @@ enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
     }
     entry_is_over(vcpu);
     if (host_only(vcpu, row)) {
-        return NVMX_HOST;
+        return RARE(row == NULL || row->who != WHO_INTERRUPT) ? leave_to_host(vcpu) : NVMX_HOST;
     }
     exit_information_init(&info, exit_reason);
     enum nvmx_status status = vcpu->violation.decided ? violation_information(vcpu, &info) : exit_information(vcpu, row, &info);

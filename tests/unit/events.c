@@ -65,6 +65,8 @@ Test(events, the_hosts_instructions_are_steps_of_the_monitor_trap_flag) {
     } rows[] = {
         {"carried out", true, NVMX_EXIT_WBINVD, 0x1002, 0, PENDING_TRAP},
         {"MSR access", true, NVMX_EXIT_RDMSR, 0x1002, 0, PENDING_TRAP},
+        {"that L1 has no control for", true, NVMX_EXIT_ENQCMD_PASID, 0x1005, 0, PENDING_TRAP},
+        {"unknown", true, 99, 0x1003, 0, PENDING_TRAP},
         {"again", true, NVMX_EXIT_WBINVD, 0x1000, 0, 0},
         {"fault", true, NVMX_EXIT_RDMSR, 0x1000, 0x80000b0d, 0x80000b0d},
         {"and an interrupt", true, NVMX_EXIT_WBINVD, 0x1002, 0x80000030, 0x80000030},
