@@ -413,6 +413,7 @@ static COLD enum nvmx_next enter_with_care(struct nvmx_vcpu *vcpu, struct nvmx_p
     bool step_with_host = vcpu->step_with_host;
     vcpu->step_with_host = false;
     if (vcpu->mode != NVMX_MODE_L2) {
+        vcpu->tables_changed = false; /* L1's next entry reads vmcs01 */
         return NVMX_ENTER;
     }
     if (step_with_host) {
@@ -420,6 +421,13 @@ static COLD enum nvmx_next enter_with_care(struct nvmx_vcpu *vcpu, struct nvmx_p
         if (status != NVMX_OK) {
             return stop(vcpu, NVMX_STOP_HOST, status);
         }
+    }
+    if (vcpu->tables_changed) {
+        enum nvmx_status status = merge_tables_again(vcpu, v);
+        if (status != NVMX_OK) {
+            return stop(vcpu, NVMX_STOP_HOST, status);
+        }
+        vcpu->tables_changed = false;
     }
     if (vcpu->pages_changed) {
         enum nvmx_status status = pages_again(vcpu, v);

@@ -146,6 +146,43 @@ Test(enter_memory, the_mode_of_l2_is_its_own) {
     sim_free(sim);
 }
 
+#define NEW_EPTP01 (UINT64_C(0x710000000) | 0x5e)
+
+/* An L2 without EPT runs on the host's tables: where the host makes them anew and says so, it does not go on with those that are gone. */
+Test(enter_memory, the_hosts_tables_are_made_anew) {
+    struct sim *sim = l1_ready(NULL);
+    l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_EPT | PROC2_UNRESTRICTED);
+    launch(sim);
+    uint32_t l2 = sim->selected;
+    cr_assert_eq(vmcs02(sim, NVMX_F_EPT_POINTER), SIM_EPTP01);
+    host_sets(sim, NVMX_F_EPT_POINTER, NEW_EPTP01);
+    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    cr_expect_eq(sim->selected, l2);
+    cr_expect_eq(vmcs02(sim, NVMX_F_EPT_POINTER), NEW_EPTP01);
+    struct cost before = cost_now(sim);
+    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    costs(sim, "nvmx_enter", before, (struct cost){0});
+    host_sets(sim, NVMX_F_EPT_POINTER, SIM_EPTP01);
+    for (uint64_t k = 1; k <= 3; k++) { /* a callback fails: the vCPU stops, or L2 runs on the new ones */
+        struct sim *other = l1_ready(NULL);
+        l1_clears(other, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_EPT | PROC2_UNRESTRICTED);
+        launch(other);
+        host_sets(other, NVMX_F_EPT_POINTER, NEW_EPTP01);
+        other->calls = 0;
+        other->fail.at = k;
+        enum nvmx_next next = sim_enter(other, NULL);
+        other->fail.at = 0;
+        cr_expect(next == NVMX_STOP || vmcs02(other, NVMX_F_EPT_POINTER) == NEW_EPTP01, "callback %lu", k);
+        sim_free(other);
+    }
+    l2_leaves(sim);
+    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    cr_expect_not(sim->vcpu->tables_changed, "every exit would be taken with care");
+    resume(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_EPT_POINTER), SIM_EPTP01);
+    sim_free(sim);
+}
+
 /* Without a virtual-APIC page L2 can't go on: the vCPU stops, and nothing is left behind. */
 Test(enter_memory, virtual_apic_goes_away) {
     struct sim *sim = l2_with_pages();
