@@ -388,6 +388,16 @@ static COLD enum nvmx_status end_step(struct nvmx_vcpu *vcpu) {
     return status;
 }
 
+/* The windows that were requested since L2's last exit stay so: vmcs02's primary controls may be written anew. */
+static enum nvmx_status pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    enum nvmx_status status = merge_pages_again(vcpu, v);
+
+    if (status == NVMX_OK && vcpu->window_requested != 0) {
+        status = host_write(vcpu, NVMX_F_PRIMARY_CONTROLS, v->image[NVMX_F_PRIMARY_CONTROLS] | vcpu->window_requested);
+    }
+    return status;
+}
+
 static COLD enum nvmx_next enter_with_care(struct nvmx_vcpu *vcpu, struct nvmx_pending *pending) {
     struct vmcs12 *v = vmcs12_current(vcpu);
 
@@ -403,6 +413,7 @@ static COLD enum nvmx_next enter_with_care(struct nvmx_vcpu *vcpu, struct nvmx_p
     bool step_with_host = vcpu->step_with_host;
     vcpu->step_with_host = false;
     if (vcpu->mode != NVMX_MODE_L2) {
+        vcpu->tables_changed = false; /* L1's next entry reads vmcs01 */
         return NVMX_ENTER;
     }
     if (step_with_host) {
@@ -411,8 +422,15 @@ static COLD enum nvmx_next enter_with_care(struct nvmx_vcpu *vcpu, struct nvmx_p
             return stop(vcpu, NVMX_STOP_HOST, status);
         }
     }
+    if (vcpu->tables_changed) {
+        enum nvmx_status status = merge_tables_again(vcpu, v);
+        if (status != NVMX_OK) {
+            return stop(vcpu, NVMX_STOP_HOST, status);
+        }
+        vcpu->tables_changed = false;
+    }
     if (vcpu->pages_changed) {
-        enum nvmx_status status = merge_pages_again(vcpu, v);
+        enum nvmx_status status = pages_again(vcpu, v);
         if (status != NVMX_OK) {
             return stop(vcpu, NVMX_STOP_HOST, status);
         }

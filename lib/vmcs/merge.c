@@ -419,7 +419,33 @@ enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const ui
         }
     }
     vcpu->pages_changed = vcpu->pages_changed && status != NVMX_OK; /* all of vmcs02's pages were taken just now */
+    vcpu->tables_changed = false;
     return status;
+}
+
+/* Of vmcs01 nothing else is taken before L1's next entry, so that all that was merged stays what belongs together. */
+enum nvmx_status merge_tables_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    static const uint8_t slots[] = {NVMX_F_EPT_POINTER, NVMX_F_SPP_TABLE_POINTER};
+    const uint32_t count = nvmx_set_has(&vcpu->vm->machine_fields, NVMX_F_SPP_TABLE_POINTER) ? 2 : 1;
+    uint64_t value[2] = {0};
+    struct merge m;
+
+    if ((secondary_controls(v) & PROC2_EPT) != 0 || vcpu->vm->host.ept02_root != NULL) {
+        return NVMX_OK;
+    }
+    enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
+    if (status == NVMX_OK) {
+        status = host_read_many(vcpu, count, slots, value);
+    }
+    enum nvmx_status back = host_select(vcpu, vmcs02_of(vcpu, v));
+    if (status != NVMX_OK || back != NVMX_OK) {
+        return status != NVMX_OK ? status : back;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        vcpu->host_control[slots[i]] = value[i];
+    }
+    merge_begin(&m, vcpu, v);
+    return merge_write(&m, merge_ept_root(&m));
 }
 
 /* -- an entry that needs little

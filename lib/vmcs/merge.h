@@ -77,6 +77,8 @@ bool merge_pages_ready(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v);
 bool merge_ept_ready(const struct nvmx_vcpu *vcpu);
 /* All control fields (merge_controls.c). */
 void merge_controls(struct merge *m);
+/* Those of them that say which bitmaps are used. */
+void merge_primary_controls(struct merge *m);
 /* Those that depend on written fields of vm->lone_controls. */
 enum nvmx_status merge_lone_controls(struct merge *m);
 /* CR0 and CR4 as L2 reads them, which depends on guest state too. */

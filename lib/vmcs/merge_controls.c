@@ -74,7 +74,7 @@ static uint64_t put_tertiary(struct merge *m) {
 }
 
 /* Which bitmaps are used merge_pages has decided, which knows the pages. */
-static void put_primary(struct merge *m) {
+void merge_primary_controls(struct merge *m) {
     uint64_t l1 = m->v->value[NVMX_F_PRIMARY_CONTROLS];
     uint64_t host = m->host[NVMX_F_PRIMARY_CONTROLS];
     uint32_t primary = combine(&primary_origin, l1, host);
@@ -329,7 +329,7 @@ void merge_read_shadows(struct merge *m) {
 void merge_controls(struct merge *m) {
     merge_put(m, NVMX_F_PIN_BASED_CONTROLS,
               combine(&pin_origin, pin_wishes(m), m->host[NVMX_F_PIN_BASED_CONTROLS]));
-    put_primary(m);
+    merge_primary_controls(m);
     put_secondary(m);
     put_exit_controls(m);
     put_entry_controls(m);

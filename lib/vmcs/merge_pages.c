@@ -581,7 +581,7 @@ enum nvmx_status merge_pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     merge_begin(&m, vcpu, v);
     enum nvmx_status status = merge_pages(&m);
     if (status == NVMX_OK && bits_before != v->bitmap_bits) {
-        merge_controls(&m);
+        merge_primary_controls(&m); /* alone: of the others, L2's mode may have changed some since */
     }
     return merge_write(&m, status);
 }

@@ -5,9 +5,10 @@
 #define OTHER_HPA  (SIM_HPA_OFFSET + 0xe00000)
 #define ALL_ACCESS (NVMX_ACCESS_READ | NVMX_ACCESS_WRITE | NVMX_ACCESS_EXECUTE)
 
-/* L2 runs with a virtual-APIC page and with L1's I/O bitmaps in place: the host intercepts no port. */
-static struct sim *l2_with_pages(void) {
+/* L2 runs with a virtual-APIC page and with L1's I/O bitmaps in place: the host intercepts no port. `pin`: controls that L1 does not have. */
+static struct sim *l2_without(uint32_t pin) {
     struct sim *sim = l1_ready(NULL);
+    l1_clears(sim, NVMX_VMCS_PIN_BASED_CONTROLS, pin);
     sim_set(sim, NVMX_VMCS01, NVMX_F_PRIMARY_CONTROLS, vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) & ~(UINT64_C(3) << 24));
     l1_writes(sim, NVMX_VMCS_VIRTUAL_APIC_ADDRESS, SIM_L1_VIRTUAL_APIC);
     l1_writes(sim, NVMX_VMCS_IO_BITMAP_A_ADDRESS, SIM_L1_IO_BITMAP_A);
@@ -20,6 +21,18 @@ static struct sim *l2_with_pages(void) {
     cr_assert_eq(vmcs02(sim, NVMX_F_IO_BITMAP_A_ADDRESS), SIM_HPA_OFFSET + SIM_L1_IO_BITMAP_A);
     cr_assert_eq(vmcs02(sim, NVMX_F_IO_BITMAP_B_ADDRESS), SIM_HPA_OFFSET + SIM_L1_IO_BITMAP_B);
     return sim;
+}
+
+static struct sim *l2_with_pages(void) {
+    return l2_without(0);
+}
+
+/* L1's second bitmap has no memory any more; the host enters. */
+static void bitmap_goes(struct sim *sim, struct nvmx_pending *pending) {
+    sim_ept01(sim, SIM_L1_IO_BITMAP_B, 0x1000, 0, 12, 0, 0);
+    cr_assert_eq(nvmx_memory_changed(sim->vcpu, SIM_L1_IO_BITMAP_B, 0x1000), NVMX_OK);
+    cr_assert_eq(sim_enter(sim, pending), NVMX_ENTER);
+    cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & (PROC_IO_BITMAPS | PROC_UNCONDITIONAL_IO), PROC_UNCONDITIONAL_IO);
 }
 
 /* The host moves pages while L2 is out: released at once, taken again before L2 goes on. */
@@ -102,6 +115,71 @@ Test(enter_memory, bitmap_goes_away) {
                  PROC_UNCONDITIONAL_IO);
     cr_assert_eq(sim_exit(sim, NVMX_EXIT_IO_INSTRUCTION, UINT64_C(0x8080) << 16, 0, 2), NVMX_ENTER);
     cr_expect_eq(nvmx_mode(sim->vcpu), NVMX_MODE_ROOT);
+    sim_free(sim);
+}
+
+/* What nvmx_enter has asked of vmcs02 for an event that waits stays asked. */
+Test(enter_memory, a_window_that_was_requested_stays) {
+    struct sim *sim = l2_without(PIN_EXTERNAL_INTERRUPT);
+    struct nvmx_pending pending = {.interrupt = true};
+    cr_assert_eq(sim_enter(sim, &pending), NVMX_ENTER);
+    cr_assert(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_INTERRUPT_WINDOW, "L2's interrupts are off");
+    bitmap_goes(sim, &pending);
+    cr_expect(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_INTERRUPT_WINDOW, "the window is lost, and with it the interrupt");
+    cr_assert_eq(sim_exit(sim, NVMX_EXIT_INTERRUPT_WINDOW, 0, 0, 0), NVMX_ENTER);
+    cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_INTERRUPT_WINDOW, 0);
+    sim_free(sim);
+}
+
+/* L2 has left IA-32e mode since L1 entered it; after a restore nobody but vmcs02 says so. */
+Test(enter_memory, the_mode_of_l2_is_its_own) {
+    struct sim *sim = l2_with_pages();
+    uint32_t l2 = sim->selected;
+    sim_set(sim, l2, NVMX_F_VM_ENTRY_CONTROLS, sim_get(sim, l2, NVMX_F_VM_ENTRY_CONTROLS) & ~UINT64_C(0x200));
+    sim_set(sim, l2, NVMX_F_GUEST_EFER, sim_get(sim, l2, NVMX_F_GUEST_EFER) & ~UINT64_C(0x500));
+    sim_set(sim, l2, NVMX_F_GUEST_CS_ACCESS_RIGHTS, 0xc09b);
+    sim_set(sim, l2, NVMX_F_GUEST_CR4, sim_get(sim, l2, NVMX_F_GUEST_CR4) & ~UINT64_C(0x20000));
+    sim_shake(sim, false);
+    cr_assert_eq(vmcs02(sim, NVMX_F_VM_ENTRY_CONTROLS) & 0x200, 0);
+    bitmap_goes(sim, NULL);
+    cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_CONTROLS) & 0x200, 0, "L2 is to be in IA-32e mode again");
+    sim_free(sim);
+}
+
+#define NEW_EPTP01 (UINT64_C(0x710000000) | 0x5e)
+
+/* An L2 without EPT runs on the host's tables: where the host makes them anew and says so, it does not go on with those that are gone. */
+Test(enter_memory, the_hosts_tables_are_made_anew) {
+    struct sim *sim = l1_ready(NULL);
+    l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_EPT | PROC2_UNRESTRICTED);
+    launch(sim);
+    uint32_t l2 = sim->selected;
+    cr_assert_eq(vmcs02(sim, NVMX_F_EPT_POINTER), SIM_EPTP01);
+    host_sets(sim, NVMX_F_EPT_POINTER, NEW_EPTP01);
+    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    cr_expect_eq(sim->selected, l2);
+    cr_expect_eq(vmcs02(sim, NVMX_F_EPT_POINTER), NEW_EPTP01);
+    struct cost before = cost_now(sim);
+    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    costs(sim, "nvmx_enter", before, (struct cost){0});
+    host_sets(sim, NVMX_F_EPT_POINTER, SIM_EPTP01);
+    for (uint64_t k = 1; k <= 3; k++) { /* a callback fails: the vCPU stops, or L2 runs on the new ones */
+        struct sim *other = l1_ready(NULL);
+        l1_clears(other, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_EPT | PROC2_UNRESTRICTED);
+        launch(other);
+        host_sets(other, NVMX_F_EPT_POINTER, NEW_EPTP01);
+        other->calls = 0;
+        other->fail.at = k;
+        enum nvmx_next next = sim_enter(other, NULL);
+        other->fail.at = 0;
+        cr_expect(next == NVMX_STOP || vmcs02(other, NVMX_F_EPT_POINTER) == NEW_EPTP01, "callback %lu", k);
+        sim_free(other);
+    }
+    l2_leaves(sim);
+    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    cr_expect_not(sim->vcpu->tables_changed, "every exit would be taken with care");
+    resume(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_EPT_POINTER), SIM_EPTP01);
     sim_free(sim);
 }
 
