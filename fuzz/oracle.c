@@ -288,6 +288,14 @@ static bool steps_by_another_debugctl(const struct three *t, uint16_t row) {
            ((t->l1.field[NVMX_F_GUEST_DEBUGCTL] ^ t->l2.field[NVMX_F_GUEST_DEBUGCTL]) & BIT(1));
 }
 
+/*
+ * Without "load CET state" no entry looks at SSP: L2 has L1's, also a 32-bit L2 one beyond 4 GB. vmcs02 loads it, and hardware refuses that: the same
+ * (SECURITY.md).
+ */
+static bool shadow_stack_beyond_l2(const struct three *t, uint16_t row) {
+    return row == NVMX_C_29_3_1_4_10 && !(t->l1.field[NVMX_F_VM_ENTRY_CONTROLS] & BIT(20));
+}
+
 /* `still`: L1's memory is what it was at the entry. Else the virtual TPR may have become less than the TPR threshold since. */
 static void check_as_cpu(const struct three *t, bool still) {
     uint64_t field[NVMX_FIELD_COUNT];
@@ -304,7 +312,8 @@ static void check_as_cpu(const struct three *t, bool still) {
     for (size_t i = 0; i < count && i < MOST_FAILURES; i++) {
         const struct nvmx_check_row *row = nvmx_check_row(failure[i].row);
         /* The host-state area is the host's. */
-        FUZZ_HOLD(row->groups & 1u << NVMX_GROUP_HOST || steps_by_another_debugctl(t, failure[i].row), "the CPU refuses vmcs02: %s: %s", row->id, row->rule);
+        bool known = steps_by_another_debugctl(t, failure[i].row) || shadow_stack_beyond_l2(t, failure[i].row);
+        FUZZ_HOLD(row->groups & 1u << NVMX_GROUP_HOST || known, "the CPU refuses vmcs02: %s: %s", row->id, row->rule);
     }
 }
 
