@@ -70,7 +70,8 @@ struct region {
 struct leaf {
     struct {
         uint64_t value, time;
-    } was[CHANGES]; /* the newest is the last */
+    } was[CHANGES];  /* the newest is the last */
+    bool flags_lost; /* a callback failed where its accessed and dirty flags were due: SECURITY.md, memory that is not there */
 };
 
 struct world {

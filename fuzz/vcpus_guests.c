@@ -385,8 +385,9 @@ static bool hits(const struct access *a) {
 
 /* Accessed and dirty flags of ept12, where they are on and L1 has nothing left to invalidate. */
 static void flags_are_set(const struct access *a) {
+    const struct leaf *leaf = &world.leaf[tree(a)][a->page];
     uint64_t entry = sim_read64(world.sim, TREE(tree(a)) + 0x3000 + a->page * 8);
-    if ((a->r->eptp & 1) && world.leaf[tree(a)][a->page].was[CHANGES - 1].time <= last_invept(a))
+    if ((a->r->eptp & 1) && !leaf->flags_lost && leaf->was[CHANGES - 1].time <= last_invept(a))
         FUZZ_HOLD((entry & 0x100) && (a->kind != 2 || (entry & 0x200)),
                   "the entry of page %llu is %#llx after an access of kind %llu", U(a->page), U(entry), U(a->kind));
 }
@@ -424,6 +425,7 @@ static enum nvmx_next violation(struct cpu *c, const struct access *a, uint64_t 
     leave(c);
     enum nvmx_next next = sim_exit_info(c->sim, &info);
     note_failures(c);
+    world.leaf[tree(a)][a->page].flags_lost |= world.failed;
     fuzz_log("L2 of L1 %u: violation at page %llu, kind %llu: %s, mode %d%s", c->l1, U(a->page), U(a->kind),
              next == NVMX_HOST ? "the host's" : "enter", (int)nvmx_mode(c->sim->vcpu),
              world.failed ? " (a callback failed)" : "");

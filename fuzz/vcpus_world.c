@@ -82,6 +82,7 @@ void set_leaf(unsigned int tree, uint64_t page, uint64_t value) {
     memmove(&leaf->was[0], &leaf->was[1], sizeof(leaf->was) - sizeof(leaf->was[0]));
     leaf->was[CHANGES - 1].value = value;
     leaf->was[CHANGES - 1].time = world.now;
+    leaf->flags_lost = false;
     sim_write64(world.sim, TREE(tree) + 0x3000 + page * 8, value);
 }
 
