@@ -1,16 +1,21 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Replay without libFuzzer: runs inputs from files. A file whose name ends in .hex holds one input a line, as hexadecimal digits (corpus/);
- * any other file is one input.
- *   fuzz-HARNESS-replay [-v] [-t SECONDS] FILE...
- *     -v  tell what the inputs do, readably        -t  run all of them over and over for that much of a processor's time; executions a second of it
- */
+/* Replay without libFuzzer: runs inputs from files. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "fuzz.h"
+
+static const char usage[] = "usage: fuzz-HARNESS-replay [-v] [-t SECONDS] FILE...\n"
+                            "\n"
+                            "Runs inputs. A file whose name ends in .hex holds one a line, as hexadecimal digits (fuzz/corpus); any other file is one.\n"
+                            "\n"
+                            "  -v          tell what the inputs do, readably\n"
+                            "  -t SECONDS  run all of them over and over for so much of a processor's time\n"
+                            "\n"
+                            "Prints executions a second. An input that breaks a rule ends it with SIGABRT.\n"
+                            "exit status: 0 all ran; 2 bad usage or input\n";
 
 struct inputs {
     uint8_t **bytes;
@@ -21,6 +26,19 @@ struct inputs {
 static _Noreturn void fail(const char *what, const char *name) {
     fprintf(stderr, "fuzz replay: %s %s\n", what, name);
     exit(2);
+}
+
+static _Noreturn void bad_usage(const char *what, const char *word) {
+    fprintf(stderr, "fuzz replay: %s '%s'\n%s", what, word, usage);
+    exit(2);
+}
+
+static double seconds_of(const char *word) {
+    char *end;
+    double seconds = strtod(word, &end);
+    if (end == word || *end != '\0' || !(seconds > 0 && seconds < 1e6))
+        bad_usage("-t wants seconds, not", word);
+    return seconds;
 }
 
 static void add(struct inputs *all, uint8_t *bytes, size_t size) {
@@ -99,15 +117,21 @@ int main(int argc, char **argv) {
     struct inputs all = {0};
     double seconds = 0;
     for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "-h") == 0 || strcmp(argv[i], "--help") == 0) {
+            fputs(usage, stdout);
+            return 0;
+        }
         if (strcmp(argv[i], "-v") == 0)
             fuzz_verbose = true;
         else if (strcmp(argv[i], "-t") == 0 && i + 1 < argc)
-            seconds = atof(argv[++i]);
+            seconds = seconds_of(argv[++i]);
+        else if (argv[i][0] == '-')
+            bad_usage("no such option:", argv[i]);
         else
             add_file(&all, argv[i]);
     }
     if (all.count == 0)
-        fail("no inputs:", argv[0]);
+        bad_usage("no inputs for", argv[0]);
     double start = now(), runs = 0;
     do {
         run(&all);
