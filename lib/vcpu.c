@@ -537,9 +537,11 @@ const struct nvmx_counts *nvmx_counts(const struct nvmx_vcpu *vcpu) {
  * ----------------------------------------------------------------------------------------------------- */
 
 void nvmx_vmcs01_changed(struct nvmx_vcpu *vcpu) {
+    struct vmcs12 *v = vcpu->mode == NVMX_MODE_L2 ? vmcs12_current(vcpu) : NULL; /* else a VM entry comes first, which reads them */
+
     vcpu->host_controls_known = false;
-    if (vcpu->mode == NVMX_MODE_L2) { /* else a VM entry comes first, which reads them */
-        vmcs12_current(vcpu)->l1_state_ready = false;
+    if (v != NULL) {
+        v->l1_state_ready = false;
     }
     vcpu->l1_shadows_known = false;
     vcpu->l1_left.valid = false;
