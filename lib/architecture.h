@@ -69,6 +69,7 @@
 #define EVENT_TYPE(information) (((information) >> 8) & 7)
 #define EVENT_TYPE_NMI 2u
 #define EVENT_TYPE_OTHER 7u
+#define EVENT_MTF (EVENT_VALID | (EVENT_TYPE_OTHER << 8)) /* SDM 28.5.2: a pending MTF VM exit, as an event to inject */
 #define EVENT_HARDWARE_EXCEPTION (3u << 8) /* the type, in its place */
 
 /* Control registers (SDM 2.5), IA32_EFER (SDM 2.2.1). */

@@ -168,9 +168,9 @@ static void without_requests(struct nvmx_vcpu *vcpu, struct l2_state *l2) {
         l2->value[NVMX_F_PREEMPTION_TIMER_VALUE] = vcpu->saved_timer & nvmx_field_mask(NVMX_F_PREEMPTION_TIMER_VALUE);
     }
     state_event_without_rest(l2->value);
-    /* The host carried out an instruction: what nvmx_enter would make of it (exits/event.c). */
-    if (vcpu->step_with_host && l2->value[NVMX_F_GUEST_RIP] != vcpu->step_rip && l2->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] == 0) {
-        l2->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] = EVENT_VALID | EVENT_TYPE_OTHER << 8;
+    /* What nvmx_enter would make of it. */
+    if (vcpu->step_with_host && step_is_over(vcpu, l2->value[NVMX_F_GUEST_RIP], l2->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO])) {
+        l2->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] = EVENT_MTF;
     }
 }
 

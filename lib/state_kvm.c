@@ -28,7 +28,6 @@
 
 /* KVM's emulated preemption timer counts at TSC >> 5. */
 #define KVM_TIMER_SHIFT 5u
-#define EVENT_MTF (EVENT_VALID | 7u << 8) /* SDM 28.5.2: a pending MTF VM exit, as an event to inject */
 #define SHADOW_INDICATOR 0x80000000u
 #define REGION_LAUNCH_STATE 8u
 
@@ -289,10 +288,7 @@ bool nvmx_state_kvm_region(const void *blob, size_t bytes, uint32_t index, uint6
     if (state_view(blob, bytes, NULL, &view, NULL) != NVMX_STATE_OK) {
         return false;
     }
-    if (index >= view.vmcs_count) {
-        return false;
-    }
-    index += index >= view.current ? 1 : 0;
+    index += index < view.vmcs_count && index >= view.current ? 1 : 0;
     if (index >= view.vmcs_count) {
         return false;
     }

@@ -390,6 +390,13 @@ static inline bool vmcs12_rip_is_checked(const struct vmcs12 *v, uint64_t value)
 static inline bool event_is_vector_alone(uint64_t information) {
     return (information & ~UINT64_C(0xff)) == EVENT_VALID;
 }
+/*
+ * With step_with_host: SDM 28.5.2, where RIP has moved the host carried out an instruction of which hardware saw no end,
+ * and EVENT_MTF is due. After an event that the host injects hardware has the exit by itself.
+ */
+static inline bool step_is_over(const struct nvmx_vcpu *vcpu, uint64_t rip, uint64_t event) {
+    return rip != vcpu->step_rip && (event & EVENT_VALID) == 0;
+}
 /* A field (which exists) of the shadow VMCS of L1 at gpa1, where L2's VMREAD and VMWRITE go (SDM 27.10). */
 enum nvmx_status vmcs12_shadow_read(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int slot, uint64_t *value);
 enum nvmx_status vmcs12_shadow_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsigned int slot, uint64_t value);

@@ -373,17 +373,13 @@ static enum nvmx_next deliver(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct n
     return deliver_in_order(vcpu, v, &r, pending);
 }
 
-/*
- * SDM 28.5.2: where RIP has moved the host carried out an instruction of which hardware saw no end: it is given the exit that is then pending. After an event
- * that the host injects hardware has one by itself.
- */
 static COLD enum nvmx_status end_step(struct nvmx_vcpu *vcpu) {
     static const uint8_t slots[] = {NVMX_F_GUEST_RIP, NVMX_F_VM_ENTRY_INTERRUPTION_INFO};
     uint64_t value[2];
     enum nvmx_status status = host_read_many(vcpu, 2, slots, value);
 
-    if (status == NVMX_OK && value[0] != vcpu->step_rip && (value[1] & EVENT_VALID) == 0) {
-        status = host_write(vcpu, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, EVENT_VALID | EVENT_TYPE_OTHER << 8);
+    if (status == NVMX_OK && step_is_over(vcpu, value[0], value[1])) {
+        status = host_write(vcpu, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, EVENT_MTF);
     }
     return status;
 }
@@ -398,17 +394,30 @@ static enum nvmx_status pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     return status;
 }
 
+/* What the host did since L2's exit, before L2 goes on. */
+static enum nvmx_status catch_up(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool step_with_host) {
+    enum nvmx_status status = step_with_host ? end_step(vcpu) : NVMX_OK;
+
+    if (status == NVMX_OK && vcpu->tables_changed) {
+        status = merge_tables_again(vcpu, v);
+        vcpu->tables_changed = status != NVMX_OK;
+    }
+    if (status == NVMX_OK && vcpu->pages_changed) {
+        status = pages_again(vcpu, v);
+        vcpu->pages_changed = status != NVMX_OK;
+    }
+    return status;
+}
+
 static COLD enum nvmx_next enter_with_care(struct nvmx_vcpu *vcpu, struct nvmx_pending *pending) {
     struct vmcs12 *v = vmcs12_current(vcpu);
 
     if (vcpu->stop != NVMX_STOP_NONE) {
         return NVMX_STOP;
     }
-    if (vcpu->restore_pending) {
-        enum nvmx_status status = nvmx_state_complete(vcpu);
-        if (status != NVMX_OK) {
-            return stop(vcpu, NVMX_STOP_HOST, status);
-        }
+    enum nvmx_status status = vcpu->restore_pending ? nvmx_state_complete(vcpu) : NVMX_OK;
+    if (status != NVMX_OK) {
+        return stop(vcpu, NVMX_STOP_HOST, status);
     }
     bool step_with_host = vcpu->step_with_host;
     vcpu->step_with_host = false;
@@ -416,25 +425,9 @@ static COLD enum nvmx_next enter_with_care(struct nvmx_vcpu *vcpu, struct nvmx_p
         vcpu->tables_changed = false; /* L1's next entry reads vmcs01 */
         return NVMX_ENTER;
     }
-    if (step_with_host) {
-        enum nvmx_status status = end_step(vcpu);
-        if (status != NVMX_OK) {
-            return stop(vcpu, NVMX_STOP_HOST, status);
-        }
-    }
-    if (vcpu->tables_changed) {
-        enum nvmx_status status = merge_tables_again(vcpu, v);
-        if (status != NVMX_OK) {
-            return stop(vcpu, NVMX_STOP_HOST, status);
-        }
-        vcpu->tables_changed = false;
-    }
-    if (vcpu->pages_changed) {
-        enum nvmx_status status = pages_again(vcpu, v);
-        if (status != NVMX_OK) {
-            return stop(vcpu, NVMX_STOP_HOST, status);
-        }
-        vcpu->pages_changed = false;
+    status = catch_up(vcpu, v, step_with_host);
+    if (status != NVMX_OK) {
+        return stop(vcpu, NVMX_STOP_HOST, status);
     }
     struct nvmx_pending none = {0};
     return deliver(vcpu, v, pending != NULL ? pending : &none);

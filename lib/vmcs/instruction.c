@@ -463,7 +463,7 @@ enum nvmx_status l1_skip(struct nvmx_vcpu *vcpu) {
 enum nvmx_status l2_instruction_over(struct nvmx_vcpu *vcpu) {
     const bool traps = (vmcs12_current(vcpu)->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MONITOR_TRAP) != 0;
 
-    return RARE(traps) ? host_write(vcpu, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, EVENT_VALID | EVENT_TYPE_OTHER << 8) : NVMX_OK;
+    return RARE(traps) ? host_write(vcpu, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, EVENT_MTF) : NVMX_OK;
 }
 
 enum nvmx_status l2_skip(struct nvmx_vcpu *vcpu) {

@@ -30,6 +30,14 @@ Test(enter_msr_list, what_a_failed_list_loaded_does_not_reach_the_next_entry) {
     sim_free(sim);
 }
 
+/* L1 has a list now. Written to the slots: a VMWRITE of controls would have all of vmcs02's state fetched. */
+static void set_list(struct sim *sim, uint64_t count) {
+    struct vmcs12 *v = &sim->vcpu->vmcs12[0];
+    v->value[NVMX_F_VM_ENTRY_MSR_LOAD_ADDRESS] = SIM_L1_MSR_LISTS;
+    v->value[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT] = count;
+    v->plain = false;
+}
+
 /* What an exit saved is still only in vmcs02 when the list is loaded. */
 Test(enter_msr_list, what_an_exit_saved_outlives_a_failed_list) {
     struct sim *sim = l1_ready(NULL);
@@ -37,10 +45,7 @@ Test(enter_msr_list, what_an_exit_saved_outlives_a_failed_list) {
     uint32_t number = sim->selected;
     sim_set(sim, number, NVMX_F_GUEST_SYSENTER_CS, 0x33);
     l2_leaves(sim);
-    /* Written to the slots: a VMWRITE of controls would have all of vmcs02's state fetched. */
-    sim->vcpu->vmcs12[0].value[NVMX_F_VM_ENTRY_MSR_LOAD_ADDRESS] = SIM_L1_MSR_LISTS;
-    sim->vcpu->vmcs12[0].value[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT] = 2;
-    sim->vcpu->vmcs12[0].plain = false;
+    set_list(sim, 2);
     sim_write(sim, SIM_L1_MSR_LISTS, bad_list, sizeof(bad_list));
     cr_assert_eq(sim_vmresume(sim), SIM_ENTRY_FAILED);
     sim_set(sim, number, NVMX_F_GUEST_SYSENTER_CS, 8);
@@ -59,9 +64,7 @@ Test(enter_msr_list, efer_that_an_exit_saved_outlives_a_failed_list) {
     uint32_t number = sim->selected;
     sim_set(sim, number, NVMX_F_GUEST_EFER, 0xd01);
     l2_leaves(sim);
-    sim->vcpu->vmcs12[0].value[NVMX_F_VM_ENTRY_MSR_LOAD_ADDRESS] = SIM_L1_MSR_LISTS;
-    sim->vcpu->vmcs12[0].value[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT] = 2;
-    sim->vcpu->vmcs12[0].plain = false;
+    set_list(sim, 2);
     sim_msr(sim, 0xc0000080);
     sim_write(sim, SIM_L1_MSR_LISTS, list, sizeof(list));
     cr_assert(nvmx_set_has(&sim->vcpu->vmcs12[0].stale, NVMX_F_GUEST_EFER), "the test needs it in vmcs02 alone");
@@ -81,9 +84,7 @@ static unsigned int fails_at_each_callback(uint64_t count) {
         struct sim *sim = l1_ready(NULL);
         launch(sim);
         l2_leaves(sim);
-        sim->vcpu->vmcs12[0].value[NVMX_F_VM_ENTRY_MSR_LOAD_ADDRESS] = SIM_L1_MSR_LISTS;
-        sim->vcpu->vmcs12[0].value[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT] = count;
-        sim->vcpu->vmcs12[0].plain = false;
+        set_list(sim, count);
         sim_write(sim, SIM_L1_MSR_LISTS, bad_list, sizeof(bad_list));
         sim->calls = sim->failed = 0;
         sim->fail.at = k;

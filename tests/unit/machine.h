@@ -71,6 +71,18 @@ static inline uint64_t vmcs02(const struct sim *sim, enum nvmx_field slot) {
     return sim_get(sim, sim->selected, slot);
 }
 
+/* The entry of ept02 for gpa2, found as hardware would; 0 if a level has none. */
+static inline uint64_t ept02_leaf(const struct sim *sim, uint64_t gpa2) {
+    uint64_t entry = vmcs02(sim, NVMX_F_EPT_POINTER);
+    for (unsigned int shift = 39; shift >= 12; shift -= 9) {
+        const uint64_t *table = sim_page(sim, entry & UINT64_C(0xffffffffff000));
+        entry = table[(gpa2 >> shift) & 511];
+        if ((entry & 7) == 0 || (entry & NVMX_EPT_LARGE) != 0)
+            break;
+    }
+    return (entry & 7) != 0 ? entry : 0;
+}
+
 static inline uint64_t vmcs01(const struct sim *sim, enum nvmx_field slot) {
     return sim_get(sim, NVMX_VMCS01, slot);
 }

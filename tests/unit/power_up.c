@@ -14,16 +14,9 @@
 static const struct nvmx_l2_exit_info touch = {
     .reason = NVMX_EXIT_EPT_VIOLATION, .qualification = 0x181, .guest_physical_address = PAGE};
 
-/* Where PAGE is by ept02, found as hardware would; 0: nowhere. */
+/* Where PAGE is by ept02; 0: nowhere. */
 static uint64_t page_hpa(const struct sim *sim) {
-    uint64_t entry = vmcs02(sim, NVMX_F_EPT_POINTER);
-    for (unsigned int shift = 39; shift >= 12; shift -= 9) {
-        const uint64_t *table = sim_page(sim, entry & UINT64_C(0xffffffffff000));
-        entry = table[(PAGE >> shift) & 511];
-        if ((entry & 7) == 0)
-            return 0;
-    }
-    return entry & UINT64_C(0xffffffffff000);
+    return ept02_leaf(sim, PAGE) & UINT64_C(0xffffffffff000);
 }
 
 /* L2 has touched PAGE. */
