@@ -300,6 +300,7 @@ static void note_nmi_unblocked(struct cpu *cpu) {
                  vmcs_get(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE) | BLOCKING_NMI);
 }
 
+/* Of L2 also what hardware reports as a misconfiguration or an SPP-related event, and is none: nvmx_host_fault_gpa1. */
 static void handle_ept_violation(struct cpu *cpu) {
     uint64_t gpa1 =
         cpu->selected == NVMX_VMCS01 ? vmcs_get(NVMX_VMCS_GUEST_PHYSICAL_ADDRESS) : nvmx_host_fault_gpa1(cpu->vcpu);
@@ -339,7 +340,7 @@ static void (*const handler[])(struct cpu *) = {
     [18] = handle_vmcall,        [28] = handle_cr_access,     [30] = handle_io,
     [31] = handle_rdmsr,         [32] = handle_wrmsr,         [33] = handle_entry_failure,
     [34] = handle_entry_failure, [41] = handle_entry_failure, [48] = handle_ept_violation,
-    [55] = handle_xsetbv,
+    [49] = handle_ept_violation, [55] = handle_xsetbv,        [66] = handle_ept_violation,
 };
 
 void handle_exit(struct cpu *cpu) {

@@ -210,8 +210,8 @@ NVMX_API enum nvmx_stop nvmx_stop_reason(const struct nvmx_vcpu *vcpu);
 NVMX_API enum nvmx_status nvmx_stop_status(const struct nvmx_vcpu *vcpu);
 
 /*
- * gpa1 where the last exit to NVMX_HOST with reason 48 missed ept01. NVMX_NO_ADDRESS after an exit with that reason: page_alloc had no
- * page or another callback failed; the host makes room and enters again, and L2 repeats the access.
+ * gpa1 where the last exit to NVMX_HOST with reason 48, 49 or 66 missed ept01. NVMX_NO_ADDRESS after an exit with one of them: page_alloc
+ * had no page or another callback failed; the host makes room and enters again, and L2 repeats the access.
  */
 NVMX_API uint64_t nvmx_host_fault_gpa1(const struct nvmx_vcpu *vcpu);
 

@@ -391,6 +391,13 @@ static inline enum route violation_of_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *
     return (secondary_controls(v) & PROC2_VE) != 0 && fault->convertible ? convert_violation(vcpu, v, info) : ROUTE_L1;
 }
 
+/* It makes room, and L2 touches the page again: nvmx_host_fault_gpa1. A misconfiguration that ept02 has not comes again whatever the host does. */
+static COLD enum route failure_of_host(const struct nvmx_ept_fault *fault, const struct nvmx_l2_exit_info *info) {
+    bool again = info->reason == NVMX_EXIT_EPT_MISCONFIGURATION && fault->status != NVMX_E_NO_MEMORY;
+
+    return again ? ROUTE_FAILED : ROUTE_HOST;
+}
+
 enum route route_ept_verdict(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum nvmx_ept_verdict verdict,
                              const struct nvmx_ept_fault *fault, struct nvmx_l2_exit_info *info) {
     switch (verdict) {
@@ -414,7 +421,7 @@ enum route route_ept_verdict(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum nvmx
         vcpu->host_fault_gpa1 = fault->gpa1;
         return ROUTE_HOST;
     default:
-        return ROUTE_FAILED;
+        return failure_of_host(fault, info);
     }
 }
 
@@ -470,9 +477,6 @@ static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t r
     }
     bool unmapped = verdict == NVMX_EPT_L1_VIOLATION && (fault.qualification & QUALIFICATION_PERMITTED) == 0;
     vcpu->unmapped_page2 = unmapped ? page2 : NVMX_NO_ADDRESS;
-    if (RARE(verdict == NVMX_EPT_FAILED && reason == NVMX_EXIT_EPT_VIOLATION)) {
-        return ROUTE_HOST; /* it makes room, and L2 touches the page again: nvmx_host_fault_gpa1 */
-    }
     return route_ept_verdict(vcpu, v, verdict, &fault, info);
 }
 

@@ -115,6 +115,26 @@ Test(controls_sub_page, an_event_that_l1_does_not_see_leaves_no_trace) {
     sim_free(sim);
 }
 
+/* The host makes room, as after a violation (nvmx_host_fault_gpa1). */
+Test(controls_sub_page, an_event_without_a_page_is_the_hosts) {
+    struct sim *sim = with_sub_pages();
+    const unsigned int pages = sim->pages_max;
+
+    launch(sim);
+    stays_in_l2(sim, writes(sim, GPA2));
+    sim_write64(sim, SPPT_B, (SPPT + 0x1000) | 1);
+    l2_leaves(sim);
+    l1_writes(sim, NVMX_VMCS_SPP_TABLE_POINTER, SPPT_B);
+    resume(sim);
+    sim->pages_max = sim->pages_used;
+    cr_expect_eq(exits(sim, NVMX_EXIT_SPP_EVENT, GPA2, MISS), NVMX_HOST);
+    cr_expect_eq(nvmx_host_fault_gpa1(sim->vcpu), NVMX_NO_ADDRESS);
+    sim->pages_max = pages;
+    cr_expect_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    stays_in_l2(sim, exits(sim, NVMX_EXIT_SPP_EVENT, GPA2, MISS));
+    sim_free(sim);
+}
+
 Test(controls_sub_page, host_refuses_a_write_that_l1_allows) {
     struct sim *sim = with_sub_pages();
 

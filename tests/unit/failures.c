@@ -11,6 +11,7 @@
 
 #define CPUID 10u
 #define EPT_VIOLATION 48u
+#define EPT_MISCONFIGURATION 49u
 #define HLT 12u
 
 static const struct sim_options configurations[] = {
@@ -255,4 +256,20 @@ static void expect_mended(uint32_t reason, bool in_lookup) {
 Test(failures, no_page_for_ept02_is_the_hosts_to_mend) {
     expect_mended(EPT_VIOLATION, false);
     expect_mended(EPT_VIOLATION, true);
+    expect_mended(EPT_MISCONFIGURATION, false);
+}
+
+/* Of a misconfiguration that comes again, whatever the host does, the vCPU stops: ept02 has none. */
+Test(failures, misconfiguration_that_nothing_mends_stops) {
+    struct sim *sim = sim_new(NULL);
+    struct nvmx_l2_exit_info touch = {.reason = EPT_VIOLATION, .qualification = 0x181, .guest_physical_address = 0x5000};
+
+    cr_assert_eq(sim_launch(sim), SIM_L2);
+    cr_assert_eq(sim_exit_info(sim, &touch), NVMX_ENTER);
+    touch.reason = EPT_MISCONFIGURATION;
+    touch.qualification = 0;
+    cr_expect_eq(sim_exit_info(sim, &touch), NVMX_STOP);
+    cr_expect_eq(nvmx_stop_reason(sim->vcpu), NVMX_STOP_HOST);
+    cr_expect_eq(nvmx_stop_status(sim->vcpu), NVMX_E_HOST);
+    sim_free(sim);
 }
