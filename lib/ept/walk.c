@@ -171,8 +171,10 @@ static bool set_entry_flags(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_wal
     uint64_t *page = ept->host.map_page(vcpu_ctx, walk->table[level], NVMX_ACCESS_READ | NVMX_ACCESS_WRITE, &hpa);
     bool set = false;
 
+    /* L1 keeps the table in memory that can't be written: there the CPU's write is lost as well. What is made of the entry stands until INVEPT. */
     if (page == NULL) {
-        return true; /* L1 keeps the table in memory that can't be written: there the CPU's write is lost as well */
+        walk->entry[level] |= flags;
+        return true;
     }
     for (unsigned int attempt = 0; attempt < 3 && !set && ((now ^ walk->entry[level]) & ~EPT_AD) == 0; attempt++) {
         set = __atomic_compare_exchange_n(&page[index], &now, now | flags, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);

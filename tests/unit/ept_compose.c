@@ -894,6 +894,27 @@ Test(ept, flags_are_not_set_by_refused_accesses) {
     world_delete(w);
 }
 
+/* Where L1's table can't be written they are lost, until L1 invalidates: then they are due again. */
+Test(ept, flags_that_were_lost_are_due_after_an_invept) {
+    for (unsigned int level = 0; level < 4; level++) {
+        struct world *w = simple(AD_CAPS, 0);
+        uint64_t *entry = &w->l1[level][level == 3 ? 5 : 0];
+
+        touch(w, EPTP12_AD, 0x6000, &writing);
+        *entry &= ~(uint64_t)EPT_FLAGS;
+        nvmx_ept_invept(w->ept, &w, false, EPTP12_AD);
+        w->unwritable = true;
+        cr_expect_eq(touch(w, EPTP12_AD, GPA2, &writing), 1);
+        cr_expect_eq(*entry & EPT_FLAGS, 0, "level %u", 4 - level);
+        w->unwritable = false;
+        cr_expect_eq(touch(w, EPTP12_AD, GPA2, &writing), 0);
+        nvmx_ept_invept(w->ept, &w, false, EPTP12_AD);
+        cr_expect_eq(touch(w, EPTP12_AD, GPA2, &writing), 1, "level %u", 4 - level);
+        cr_expect_eq(*entry & EPT_FLAGS, level == 3 ? EPT_FLAGS : NVMX_EPT_ACCESSED, "level %u", 4 - level);
+        world_delete(w);
+    }
+}
+
 Test(ept, table_of_ept12_that_goes_away_takes_its_pages_along) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
 

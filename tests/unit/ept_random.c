@@ -113,6 +113,7 @@ static void store12(struct run *r, unsigned int level, uint64_t page, unsigned i
     (void)level;
     r->w->l1[page >> 12][index] = entry;
     r->w->expected[page >> 12][index] = entry;
+    r->w->written[page >> 12] = true;
     if (index != 511 && index >= r->w->entries[page >> 12]) {
         r->w->entries[page >> 12] = (uint16_t)(index + 1);
     }

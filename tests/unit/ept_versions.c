@@ -19,12 +19,16 @@ static struct world *full(bool versions) {
 }
 
 /* Pages that an INVEPT reads before the next entry. */
-static uint32_t pages_read(struct world *w) {
+static uint32_t pages_read_by(struct world *w, uint64_t eptp12) {
     uint32_t before = w->maps;
 
-    nvmx_ept_invept(w->ept, &w, false, EPTP12);
-    root_of(w, 0, EPTP12);
+    nvmx_ept_invept(w->ept, &w, false, eptp12);
+    root_of(w, 0, eptp12);
     return w->maps - before;
+}
+
+static uint32_t pages_read(struct world *w) {
+    return pages_read_by(w, EPTP12);
 }
 
 Test(ept_versions, what_was_not_written_is_not_read) {
@@ -72,6 +76,28 @@ Test(ept_versions, version_does_not_answer_for_later_fills) {
     w->l1[3][5] = 0x205437;
     pages_read(w);
     cr_expect(!look(w, EPTP12, GPA2).valid);
+    world_delete(w);
+}
+
+/* The library writes a flag, which is a write as well, and L1 takes it back: nothing was filled, and the page is as it was. */
+Test(ept_versions, flags_that_the_library_sets_are_writes) {
+    struct world *w = simple(AD_CAPS, 0);
+
+    w->versions = true;
+    w->l1[2][0] = 0x4000b7; /* 2 MiB in pages of 4 KiB: the table below stays, and gets another entry above it */
+    world_set01(w, 1024, 512, 7, 6, false, 12);
+    for (unsigned int round = 0; round < 20; round++) {
+        touch(w, EPTP12_AD, GPA2, &reading);
+        for (unsigned int i = 0; i < 3; i++) {
+            pages_read_by(w, EPTP12_AD);
+        }
+        touch(w, EPTP12_AD, GPA2, &writing);
+        cr_expect_eq(w->l1[2][0] & EPT_FLAGS, EPT_FLAGS);
+        pages_read_by(w, EPTP12_AD);
+        w->l1[2][0] &= ~NVMX_EPT_DIRTY;
+        pages_read_by(w, EPTP12_AD);
+        cr_expect_eq(look(w, EPTP12_AD, GPA2).rights & 2, 0, "round %u", round);
+    }
     world_delete(w);
 }
 

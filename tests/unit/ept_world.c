@@ -30,8 +30,10 @@ static void meanwhile(struct world *w, void (**what)(struct world *w)) {
 static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) {
     struct world *w = *(struct world **)ctx;
 
-    (void)access;
     cr_assert_eq(gpa1 & 4095, 0);
+    if (w->unwritable && (access & NVMX_ACCESS_WRITE) != 0) {
+        return NULL;
+    }
     if (gpa1 >= WORLD_L1_PAGES * 4096u || world_random(w, 100) < w->map_fail_percent) {
         return NULL;
     }
@@ -44,8 +46,8 @@ static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) 
 static void unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied) {
     struct world *w = *(struct world **)ctx;
 
-    (void)dirtied;
     cr_assert_eq(page, (void *)w->l1[gpa1 >> 12]);
+    w->written[gpa1 >> 12] |= dirtied;
     w->unmaps++;
 }
 
@@ -137,7 +139,7 @@ static void tlb_flush(void *ctx, enum nvmx_flush kind, uint64_t value, uint64_t 
 }
 
 static bool was_written(const struct world *w, uint64_t page) {
-    return w->version[page] != 0 && memcmp(w->seen[page], w->l1[page], sizeof(w->l1[page])) != 0;
+    return w->version[page] != 0 && (w->written[page] || memcmp(w->seen[page], w->l1[page], sizeof(w->l1[page])) != 0);
 }
 
 /* A page that was written has no number any more, and then they have another one together. */
@@ -172,6 +174,7 @@ static uint64_t page_version(void *ctx, uint64_t gpa1) {
     if (w->version[page] == 0 || was_written(w, page)) {
         memcpy(w->seen[page], w->l1[page], sizeof(w->l1[page]));
         w->version[page] = ++w->versions_given;
+        w->written[page] = false;
         w->together = 0;
     }
     return w->version[page];

@@ -52,6 +52,7 @@ struct world {
     uint32_t allocated, freed, maps, unmaps, flushes, lookups;
     unsigned int fail_percent;     /* of page allocations */
     unsigned int map_fail_percent; /* of page maps */
+    bool unwritable;               /* no page of L1 can be mapped for writing */
     uint32_t most_pages;           /* that the host has, if it is not 0 */
     enum nvmx_status lookup_status;
     unsigned int vcpu; /* that calls the composition */
@@ -70,6 +71,7 @@ struct world {
     uint64_t versions_given, together; /* the number of all pages together, or 0 */
     uint64_t version[WORLD_L1_PAGES];  /* 0: it has no number */
     uint64_t seen[WORLD_L1_PAGES][512]; /* as they had that version */
+    bool written[WORLD_L1_PAGES];       /* since, also if they are again as they were: by the library, or by who says so */
 };
 
 /* An access of L2. */
