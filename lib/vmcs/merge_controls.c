@@ -90,9 +90,7 @@ void merge_primary_controls(struct merge *m) {
         primary = (primary & ~(PROC_CR8_LOAD | PROC_CR8_STORE)) | ((uint32_t)l1 & (PROC_CR8_LOAD | PROC_CR8_STORE));
     }
     primary |= PROC_SECONDARY;
-    if (put_tertiary(m) == 0) {
-        primary &= ~PROC_TERTIARY;
-    }
+    primary = put_tertiary(m) != 0 ? primary | PROC_TERTIARY : primary & ~PROC_TERTIARY;
     merge_put(m, NVMX_F_PRIMARY_CONTROLS, primary);
 }
 

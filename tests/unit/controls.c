@@ -523,6 +523,20 @@ Test(controls, loadiwkey_exits_to_whoever_asked) {
     }
 }
 
+/* A host that has no tertiary controls on itself: vmcs02 has them on for L1's sake. */
+Test(controls, loadiwkey_exits_to_l1_where_the_host_has_no_tertiary_controls) {
+    struct nvmx_caps machine = tertiary_machine();
+    struct sim *sim = l1_ready(&(struct sim_options){.machine = &machine});
+    cr_assert_eq(vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_TERTIARY, 0);
+    l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_TERTIARY);
+    l1_writes(sim, NVMX_VMCS_TERTIARY_CONTROLS, 1);
+    launch(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) >> 17 & 1, 1);
+    cr_expect_eq(vmcs02(sim, NVMX_F_TERTIARY_CONTROLS), 1);
+    l1_gets(sim, sim_exit(sim, NVMX_EXIT_LOADIWKEY, 0, 0, 4), NVMX_EXIT_LOADIWKEY);
+    sim_free(sim);
+}
+
 /* vmcs12 asks for it, but does not activate tertiary controls. */
 Test(controls, tertiary_controls_count_only_if_active) {
     struct nvmx_caps machine = tertiary_machine();
