@@ -170,8 +170,11 @@ static enum nvmx_status vm_caps(struct nvmx_vm *vm, const struct nvmx_vm_config 
     enum nvmx_status status = nvmx_caps_for_l1(&machine, &mask, &vm->caps);
     vm->caps.msr[NVMX_CAP_BASIC] = (vm->caps.msr[NVMX_CAP_BASIC] & ~UINT64_C(0x7fffffff)) | vm->layout.revision;
     if (status == NVMX_OK && config->exact != NULL) {
+        const uint64_t after_power_up = vm->caps.feature_control; /* a state, of which `exact` says nothing */
+
         status = nvmx_caps_check_subset(config->exact, &vm->caps, NULL);
         vm->caps = *config->exact;
+        vm->caps.feature_control = after_power_up;
     }
     if (status == NVMX_OK && !width_valid(&vm->caps)) {
         status = NVMX_E_INVALID;

@@ -121,6 +121,11 @@ Test(life_cycle, exact_capabilities_are_a_subset_or_refused) {
     cr_assert_eq(nvmx_vm_init(memory, sizeof(memory), &host, &config, &vm), NVMX_OK);
     cr_expect_eq(memcmp(nvmx_l1_caps(vm), &exact, sizeof(exact)), 0);
     nvmx_vm_destroy(vm);
+    /* IA32_FEATURE_CONTROL is state, and in no profile (nvmx_state_profile): a vCPU starts with it as ever. */
+    exact.feature_control = 0;
+    cr_assert_eq(nvmx_vm_init(memory, sizeof(memory), &host, &config, &vm), NVMX_OK);
+    cr_expect_eq(nvmx_l1_caps(vm)->feature_control, 5);
+    nvmx_vm_destroy(vm);
     exact.msr[NVMX_CAP_PROCBASED2] |= UINT64_C(1) << 51; /* conceal VMX from PT: never offered */
     cr_expect_eq(nvmx_vm_init(memory, sizeof(memory), &host, &config, &vm), NVMX_E_DENIED);
 }
