@@ -377,13 +377,18 @@ static enum vmcs12_result bring_back(struct nvmx_vcpu *vcpu, int index, uint64_t
     if (region == NULL) {
         return VMCS12_LOST;
     }
-    enum nvmx_status status = evict(vcpu, index);
-    if (status == NVMX_OK) {
-        fill(vcpu, &vcpu->vmcs12[index], gpa1, region);
-        vcpu->vmcs12[index].is_shadow = is_shadow;
-    }
+    fill(vcpu, &vcpu->vmcs12[index], gpa1, region);
+    vcpu->vmcs12[index].is_shadow = is_shadow;
     host_unmap(vcpu, gpa1, region, false);
-    return status == NVMX_OK && make_visible(vcpu, index) == NVMX_OK ? VMCS12_FAILED : VMCS12_LOST;
+    return make_visible(vcpu, index) == NVMX_OK ? VMCS12_FAILED : VMCS12_LOST;
+}
+
+/* What was read of L1's memory for a VMPTRLD that is refused was never active: it is not written back, and read again where it counts. */
+static COLD void take_back(struct nvmx_vcpu *vcpu, int index) {
+    struct vmcs12 *v = &vcpu->vmcs12[index];
+
+    v->was_gpa1 = v->gpa1;
+    v->gpa1 = NVMX_NO_ADDRESS;
 }
 
 static __attribute__((noinline)) enum vmcs12_result make_other_current(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint8_t *region, bool is_shadow);
@@ -417,7 +422,8 @@ static __attribute__((noinline)) enum vmcs12_result make_other_current(struct nv
     int before = vcpu->current;
     enum nvmx_status status = vcpu->shadows_apart ? NVMX_OK : shadow_pull(vcpu);
     int index = comes_back(vcpu, gpa1) ? -1 : find(vcpu, gpa1);
-    if (status == NVMX_OK && index < 0) {
+    const bool was_active = index >= 0;
+    if (status == NVMX_OK && !was_active) {
         index = place_for(vcpu, gpa1);
         status = evict(vcpu, index);
         if (status == NVMX_OK) {
@@ -432,6 +438,9 @@ static __attribute__((noinline)) enum vmcs12_result make_other_current(struct nv
     if (make_visible(vcpu, index) == NVMX_OK) {
         vcpu->vmcs12[index].last_use = ++vcpu->use_clock;
         return VMCS12_OK;
+    }
+    if (!was_active) {
+        take_back(vcpu, index);
     }
     if (before == index && before_gpa1 != gpa1) {
         return bring_back(vcpu, index, before_gpa1, before_is_shadow);

@@ -199,6 +199,36 @@ Test(failures, refused_vmptrld_keeps_the_current_vmcs) {
     refused_vmptrld(true);
 }
 
+/* SDM 27.11.1: what did not become current is not active. L1 may use its region for something else, and nobody writes there. */
+static void region_of_refused_vmptrld(bool shadows, uint16_t slots) {
+    const uint64_t at_a_field = SIM_L1_VMCS_B + 64 + 8 * NVMX_F_GUEST_RIP;
+    unsigned int refused = 0;
+    for (uint64_t at = 1, failed = 1; failed != 0; at++) {
+        struct sim *sim = sim_new(&(struct sim_options){.shadow = true, .shadows = shadows, .vmcs02_slots = slots});
+        cr_assert_eq(sim_vmxon_ready(sim), SIM_SUCCEED);
+        sim->calls = 0;
+        sim->fail.at = at;
+        enum sim_outcome outcome = sim_vmptrld(sim, SIM_L1_VMCS_B);
+        failed = sim->failed;
+        sim->fail.at = 0;
+        if (outcome == SIM_FAIL_VALID) {
+            sim_write64(sim, at_a_field, 0x1234567890abcdef);
+            cr_assert_eq(sim_vmxoff(sim), SIM_SUCCEED);
+            cr_expect_eq(sim_read64(sim, at_a_field), 0x1234567890abcdef, "callback %u, %u slots", (unsigned int)at, slots);
+            refused++;
+        }
+        sim_free(sim);
+    }
+    cr_expect(refused > 1);
+}
+
+Test(failures, refused_vmptrld_leaves_no_region_active) {
+    for (uint16_t slots = 1; slots < 4; slots++) {
+        region_of_refused_vmptrld(false, slots);
+        region_of_refused_vmptrld(true, slots);
+    }
+}
+
 Test(failures, making_a_vm_fails_cleanly) {
     for (uint64_t k = 1; k <= 20; k++) {
         struct sim *sim = sim_new(&(struct sim_options){.fail = {.at = k}});
