@@ -40,17 +40,30 @@ void skip_instruction(void) {
         vmcs_put(NVMX_VMCS_GUEST_RIP, rip);
 }
 
-/* Faults, all of them: the image of RFLAGS that they push has RF set (SDM 19.3.1.1). */
+/*
+ * Faults, all of them: the image of RFLAGS that they push, or that the exit saves, has RF set (SDM 19.3.1.1). L2's is an exit to L1 where L1's exception bitmap
+ * says so (SDM 28.2), for an event that is injected asks nobody.
+ */
 void inject_exception(uint8_t vector, bool has_error_code, uint32_t error_code) {
-    uint32_t info = vector | TYPE_HARDWARE_EXCEPTION << INTERRUPTION_TYPE_SHIFT | INTERRUPTION_VALID;
+    struct cpu *cpu = this_cpu();
+    struct nvmx_l2_exit_info fault = {
+        .reason = REASON_EXCEPTION_OR_NMI,
+        .interruption_info = vector | TYPE_HARDWARE_EXCEPTION << INTERRUPTION_TYPE_SHIFT | INTERRUPTION_VALID,
+    };
 
     /* Real mode has no error codes (SDM 29.2.1.3). */
     if (has_error_code && vmcs_get(NVMX_VMCS_GUEST_CR0) & CR0_PE) {
-        info |= INTERRUPTION_ERROR_CODE;
-        vmcs_put(NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE, error_code);
+        fault.interruption_info |= INTERRUPTION_ERROR_CODE;
+        fault.interruption_error_code = error_code;
     }
-    vmcs_put(NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, info);
     vmcs_put(NVMX_VMCS_GUEST_RFLAGS, vmcs_get(NVMX_VMCS_GUEST_RFLAGS) | RFLAGS_RF);
+    if (cpu->selected != NVMX_VMCS01 && nvmx_l1_intercepts(cpu->vcpu, &fault)) {
+        nvmx_l2_exit(cpu->vcpu, &fault); /* where it stops the vCPU nvmx_enter says so, too */
+        return;
+    }
+    if (fault.interruption_info & INTERRUPTION_ERROR_CODE)
+        vmcs_put(NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE, fault.interruption_error_code);
+    vmcs_put(NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, fault.interruption_info);
 }
 
 static void inject_gp(void) {
