@@ -159,19 +159,47 @@ static uint32_t cpu_facts(void) {
            (structured.ecx & 1u << 24 ? NVMX_CPU_BUS_LOCK_DEBUG : 0) | (more.eax & 1u << 26 ? NVMX_CPU_LAM : 0);
 }
 
-void host_read_machine(struct nvmx_caps *caps) {
+/* Bits that an MSR has if the processor says so: VM entries check them (SDM 29.2.2, 29.3.1.1), and L1's system sets what it finds. */
+static uint64_t spec_ctrl_bits(const struct cpuid *structured) {
+    struct cpuid more = structured->eax >= 2 ? cpuid(7, 2) : (struct cpuid){0};
+
+    return (structured->edx & 1u << 26 ? 1 : 0) | (structured->edx & 1u << 27 ? 2 : 0) | (structured->edx & 1u << 31 ? 4 : 0) |
+           (more.edx & 1u << 1 ? 0x18 : 0) | (more.edx & 1u << 2 ? 0x60 : 0) | (more.edx & 1u << 0 ? 0x80 : 0) |
+           (more.edx & 1u << 3 ? 0x100 : 0) | (more.edx & 1u << 4 ? 0x400 : 0);
+}
+
+static uint64_t perf_global_ctrl_bits(void) {
     struct cpuid perf = cpuid(0, 0).eax >= 10 ? cpuid(10, 0) : (struct cpuid){0};
-    uint32_t structured_edx = cpuid(0, 0).eax >= 7 ? cpuid(7, 0).edx : 0;
+    uint64_t capabilities = 0, bits;
+
+    if (!(perf.eax & 0xff))
+        return 0;
+    bits = ((1ull << (perf.eax >> 8 & 0xff)) - 1) | ((1ull << (perf.edx & 0x1f)) - 1) << 32;
+    if (cpuid(1, 0).ecx & 1u << 15 && rdmsr_safe(MSR_PERF_CAPABILITIES, &capabilities))
+        bits |= capabilities & 1u << 15 ? 1ull << 48 : 0; /* performance metrics */
+    return bits;
+}
+
+static uint64_t lbr_ctl_bits(const struct cpuid *structured) {
+    struct cpuid lbr;
+
+    if (!(structured->edx & 1u << 19)) /* no architectural LBRs */
+        return 0;
+    lbr = cpuid(0x1c, 0);
+    return 1 | (lbr.ebx & 1u << 0 ? 6 : 0) | (lbr.ebx & 1u << 1 ? 0x7f0000 : 0) | (lbr.ebx & 1u << 2 ? 8 : 0);
+}
+
+void host_read_machine(struct nvmx_caps *caps) {
+    struct cpuid structured = cpuid(0, 0).eax >= 7 ? cpuid(7, 0) : (struct cpuid){0};
 
     for (uint32_t i = 0; i < NVMX_CAP_MSRS; i++)
         if (!rdmsr_safe(NVMX_MSR_VMX_FIRST + i, &caps->msr[i]))
             caps->msr[i] = 0;
     caps->feature_control = rdmsr(MSR_FEATURE_CONTROL);
-    caps->debugctl_valid = 0x5fc3 | (cpuid(0, 0).eax >= 7 && cpuid(7, 0).ebx & 1u << 11 ? 1u << 15 : 0);
-    if (perf.eax & 0xff)
-        caps->perf_global_ctrl_valid = ((1ull << (perf.eax >> 8 & 0xff)) - 1) | ((1ull << (perf.edx & 0x1f)) - 1) << 32;
-    caps->spec_ctrl_valid =
-        (structured_edx & 1u << 26 ? 1 : 0) | (structured_edx & 1u << 27 ? 2 : 0) | (structured_edx & 1u << 31 ? 4 : 0);
+    caps->debugctl_valid = 0x5fc3 | (structured.ecx & 1u << 24 ? 1u << 2 : 0) | (structured.ebx & 1u << 11 ? 1u << 15 : 0);
+    caps->perf_global_ctrl_valid = perf_global_ctrl_bits();
+    caps->spec_ctrl_valid = spec_ctrl_bits(&structured);
+    caps->lbr_ctl_valid = lbr_ctl_bits(&structured);
     caps->physical_address_bits = (uint8_t)cpuid(0x80000008, 0).eax;
     caps->cpu = cpu_facts();
 }

@@ -92,6 +92,8 @@ static void put_controls(const struct cpu *cpu) {
         vmcs_put(NVMX_VMCS_VPID, VPID01);
     if (vmx_has_secondary(PROC2_XSAVES))
         vmcs_put(NVMX_VMCS_XSS_EXITING_BITMAP, 0);
+    if (vmx_has_secondary(PROC2_PCONFIG))
+        vmcs_put(NVMX_VMCS_PCONFIG_EXITING_BITMAP, 0);
 }
 
 static void put_segment(uint32_t selector_field, uint16_t selector, uint64_t base, uint32_t limit, uint32_t access) {

@@ -58,6 +58,7 @@ enum msr_index {
     MSR_MTRR_FIX4K = 0x268,
     MSR_PAT = 0x277,
     MSR_MTRR_DEF_TYPE = 0x2ff,
+    MSR_PERF_CAPABILITIES = 0x345,
     MSR_VMX_BASIC = 0x480,
     MSR_VMX_MISC = 0x485,
     MSR_VMX_CR0_FIXED0 = 0x486,
