@@ -221,7 +221,8 @@ static bool cr0_faults(uint64_t value) {
     bool lme = vmcs_get(NVMX_VMCS_GUEST_EFER) & EFER_LME;
     bool code64 = vmcs_get(NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS) & CS_LONG;
 
-    if (value >> 32 || (value & (CR0_PG | CR0_PE)) == CR0_PG || (value & (CR0_NW | CR0_CD)) == CR0_NW)
+    if (value >> 32 || (value & (CR0_PG | CR0_PE)) == CR0_PG || (value & (CR0_NW | CR0_CD)) == CR0_NW ||
+        (!(value & CR0_WP) && cr4 & CR4_CET))
         return true;
     if (value & ~old & CR0_PG)
         return lme && (!(cr4 & CR4_PAE) || code64);
@@ -233,7 +234,8 @@ static bool cr4_faults(uint64_t value) {
     uint64_t old = vmcs_get(NVMX_VMCS_GUEST_CR4);
     bool lma = vmcs_get(NVMX_VMCS_GUEST_EFER) & EFER_LMA;
 
-    if (value & ~rdmsr(MSR_VMX_CR4_FIXED1) || (lma && !(value & CR4_PAE)))
+    if (value & ~rdmsr(MSR_VMX_CR4_FIXED1) || (lma && (!(value & CR4_PAE) || (value ^ old) & CR4_LA57)) ||
+        (value & CR4_CET && !(vmcs_get(NVMX_VMCS_GUEST_CR0) & CR0_WP)))
         return true;
     return value & ~old & CR4_PCIDE && (!lma || vmcs_get(NVMX_VMCS_GUEST_CR3) & 0xfff);
 }
