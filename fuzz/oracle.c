@@ -57,6 +57,10 @@ static uint64_t secondary(const struct view *v) {
     return v->field[NVMX_F_PRIMARY_CONTROLS] & BIT(31) ? v->field[NVMX_F_SECONDARY_CONTROLS] : 0;
 }
 
+static uint64_t tertiary(const struct view *v) {
+    return v->field[NVMX_F_PRIMARY_CONTROLS] & BIT(17) ? v->field[NVMX_F_TERTIARY_CONTROLS] : 0;
+}
+
 /* The page that a field leads to; NULL: no memory. A vmcs02 may lead to L1's pages and to those of page_alloc only. */
 static const uint8_t *page_of(const struct view *v, enum nvmx_field slot) {
     const struct sim *sim = v->m->sim;
@@ -176,7 +180,8 @@ static void check_control_register(const struct three *t, unsigned int cr, enum 
 #define PRIMARY_EITHER                                                                                                           \
     (BIT(7) | BIT(9) | BIT(10) | BIT(11) | BIT(12) | BIT(15) | BIT(16) | BIT(19) | BIT(20) | BIT(23) | BIT(29) | BIT(30))
 #define PRIMARY_L1 (BIT(2) | BIT(21) | BIT(22) | BIT(27))
-#define SECONDARY_EITHER (BIT(2) | BIT(6) | BIT(11) | BIT(15) | BIT(16))
+#define SECONDARY_EITHER (BIT(2) | BIT(6) | BIT(11) | BIT(15) | BIT(16) | BIT(28))
+#define TERTIARY_EITHER BIT(0)
 #define SECONDARY_NEVER (BIT(14) | BIT(17) | BIT(18))
 #define SECONDARY_L1 (BIT(0) | BIT(3) | BIT(4) | BIT(7) | BIT(8) | BIT(9) | BIT(12) | BIT(20))
 
@@ -198,6 +203,7 @@ static void check_controls(const struct three *t) {
     check_lost("secondary", (secondary(&t->l1) | secondary(&t->host)) & SECONDARY_EITHER, second);
     FUZZ_HOLD((second & SECONDARY_NEVER) == 0, "secondary %#llx has what L1 alone may have", U(second));
     FUZZ_HOLD(((second ^ secondary(&t->l1)) & SECONDARY_L1) == 0, "secondary %#llx, L1's %#llx", U(second), U(secondary(&t->l1)));
+    check_lost("tertiary", (tertiary(&t->l1) | tertiary(&t->host)) & TERTIARY_EITHER, tertiary(&t->l2));
     FUZZ_HOLD(second & BIT(1), "L2 runs without EPT");
     if (host[NVMX_F_PRIMARY_CONTROLS] & BIT(15))
         FUZZ_HOLD(l2[NVMX_F_CR3_TARGET_COUNT] == 0, "CR3 targets though the host wants every MOV to CR3");
