@@ -180,7 +180,7 @@ static void check_control_register(const struct three *t, unsigned int cr, enum 
 #define PRIMARY_EITHER                                                                                                           \
     (BIT(7) | BIT(9) | BIT(10) | BIT(11) | BIT(12) | BIT(15) | BIT(16) | BIT(19) | BIT(20) | BIT(23) | BIT(29) | BIT(30))
 #define PRIMARY_L1 (BIT(2) | BIT(21) | BIT(22) | BIT(27))
-#define SECONDARY_EITHER (BIT(2) | BIT(6) | BIT(11) | BIT(15) | BIT(16) | BIT(28))
+#define SECONDARY_EITHER (BIT(2) | BIT(6) | BIT(10) | BIT(11) | BIT(15) | BIT(16) | BIT(28) | BIT(30) | BIT(31))
 #define TERTIARY_EITHER BIT(0)
 #define SECONDARY_NEVER (BIT(14) | BIT(17) | BIT(18))
 #define SECONDARY_L1 (BIT(0) | BIT(3) | BIT(4) | BIT(7) | BIT(8) | BIT(9) | BIT(12) | BIT(20))
@@ -334,7 +334,67 @@ static struct three whole(const struct fuzz_machine *m, const uint64_t *field) {
     return t;
 }
 
+/* What vmcs12 loads on entry L2 has (SDM 29.3.2.1). An MSR-load list comes after it. */
+static void check_loads(const struct three *t) {
+    static const struct {
+        uint8_t entry;
+        enum nvmx_field slot;
+    } rows[] = {
+        {2, NVMX_F_GUEST_DR7},          {2, NVMX_F_GUEST_DEBUGCTL}, {13, NVMX_F_GUEST_PERF_GLOBAL_CTRL}, {14, NVMX_F_GUEST_PAT},
+        {15, NVMX_F_GUEST_EFER},        {16, NVMX_F_GUEST_BNDCFGS}, {19, NVMX_F_GUEST_UINV},             {20, NVMX_F_GUEST_S_CET},
+        {20, NVMX_F_GUEST_SSP},         {21, NVMX_F_GUEST_LBR_CTL}, {22, NVMX_F_GUEST_PKRS},             {24, NVMX_F_GUEST_SPEC_CTRL},
+        {20, NVMX_F_GUEST_INTERRUPT_SSP_TABLE_ADDR},
+    };
+    const uint64_t *l1 = t->l1.field, *l2 = t->l2.field;
+    for (unsigned int i = 0; i < sizeof(rows) / sizeof(rows[0]) && l1[NVMX_F_VM_ENTRY_MSR_LOAD_COUNT] == 0; i++)
+        if (l1[NVMX_F_VM_ENTRY_CONTROLS] & BIT(rows[i].entry)) {
+            check_lost("VM-entry loads", BIT(rows[i].entry), l2[NVMX_F_VM_ENTRY_CONTROLS]);
+            FUZZ_HOLD(l1[rows[i].slot] == l2[rows[i].slot], "%s: vmcs12 loads %#llx, vmcs02 %#llx", nvmx_field_info(rows[i].slot)->name,
+                      U(l1[rows[i].slot]), U(l2[rows[i].slot]));
+        }
+    check_lost("VM-exit saves", l1[NVMX_F_VM_EXIT_CONTROLS] & (BIT(2) | BIT(18) | BIT(20) | BIT(30)), l2[NVMX_F_VM_EXIT_CONTROLS]);
+}
+
+/* RDTSC of a guest (SDM 28.3). */
+static uint64_t tsc_read(const struct view *v, uint64_t tsc) {
+    unsigned __int128 product = (unsigned __int128)tsc * v->field[NVMX_F_TSC_MULTIPLIER];
+    if (!(v->field[NVMX_F_PRIMARY_CONTROLS] & BIT(3)))
+        return tsc;
+    return (secondary(v) & BIT(25) ? (uint64_t)(product >> 48) : tsc) + v->field[NVMX_F_TSC_OFFSET];
+}
+
+/* L2's TSC is what L1's controls make of L1's, but for rounding: where no factor is too large for the field, and L1's TSC has not wrapped. */
+static void check_tsc(const struct three *t) {
+    const uint64_t host_offset = t->host.field[NVMX_F_PRIMARY_CONTROLS] & BIT(3) ? t->host.field[NVMX_F_TSC_OFFSET] : 0;
+    bool moderate = (int64_t)host_offset < INT64_MAX / 2 && (int64_t)host_offset > INT64_MIN / 2;
+    bool scales = secondary(&t->l1) & BIT(25) && t->l1.field[NVMX_F_PRIMARY_CONTROLS] & BIT(3);
+    moderate = moderate && (!scales || t->l1.field[NVMX_F_TSC_MULTIPLIER] < UINT64_C(1) << 52);
+    for (uint64_t tsc = UINT64_C(1) << 40; moderate && tsc < UINT64_C(1) << 46; tsc = tsc * 3 + 1) {
+        uint64_t of_l1 = tsc_read(&t->host, tsc);
+        int64_t differs = (int64_t)(tsc_read(&t->l1, of_l1) - tsc_read(&t->l2, tsc));
+        if (scales && of_l1 >> 63)
+            continue;
+        int64_t most = scales ? 64 + (int64_t)(t->l1.field[NVMX_F_TSC_MULTIPLIER] >> 48) : 2;
+        FUZZ_HOLD(differs <= most && differs >= -most, "TSC %#llx: L2 reads %lld ticks more or less", U(tsc), (long long)differs);
+    }
+}
+
+/* Virtual interrupts are L1's alone (SDM 32). */
+static void check_virtual_interrupts(const struct three *t) {
+    const uint64_t *l1 = t->l1.field, *l2 = t->l2.field;
+    bool shadow = l1[NVMX_F_PRIMARY_CONTROLS] & BIT(21), delivery = secondary(&t->l1) & BIT(9);
+    for (unsigned int i = 0; i < 4 && delivery; i++)
+        FUZZ_HOLD(l1[NVMX_F_EOI_EXIT_BITMAP_0 + i] == l2[NVMX_F_EOI_EXIT_BITMAP_0 + i], "EOI-exit bitmap %u", i);
+    if (shadow && !delivery)
+        FUZZ_HOLD(l1[NVMX_F_TPR_THRESHOLD] == l2[NVMX_F_TPR_THRESHOLD], "TPR threshold");
+    if (l1[NVMX_F_PIN_BASED_CONTROLS] & BIT(7))
+        FUZZ_HOLD(l1[NVMX_F_POSTED_INTERRUPT_NOTIFICATION_VECTOR] == l2[NVMX_F_POSTED_INTERRUPT_NOTIFICATION_VECTOR], "notification vector");
+}
+
 static void check_fields(const struct three *t) {
+    check_loads(t);
+    check_tsc(t);
+    check_virtual_interrupts(t);
     check_controls(t);
     check_transitions(t);
     check_exceptions(t);
