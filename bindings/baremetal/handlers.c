@@ -11,7 +11,6 @@
 #define TYPE_HARDWARE_EXCEPTION 3u
 #define TYPE_HAS_LENGTH(type)   ((type) >= 4 && (type) <= 6) /* software interrupts and exceptions */
 #define BLOCKING_STI_MOVSS      3u
-#define BLOCKING_MOVSS          2u
 #define BLOCKING_NMI            8u
 #define DEBUG_BTF               (1u << 1)
 #define PENDING_BS              (1u << 14)
@@ -73,7 +72,8 @@ static void inject_gp(void) {
 void deliver_nmi(struct cpu *cpu) {
     uint64_t blocking = vmcs_get(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE);
 
-    if (blocking & (BLOCKING_NMI | BLOCKING_MOVSS) ||
+    /* With blocking by STI some processors refuse the injection (SDM 29.3.1.5). */
+    if (blocking & (BLOCKING_NMI | BLOCKING_STI_MOVSS) ||
         vmcs_get(NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO) & INTERRUPTION_VALID) {
         /* Tried again before the next entry, which virtual NMIs bring about in time. */
         cpu->exit.nmi_window = processors_count() > 1;
