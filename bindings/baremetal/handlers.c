@@ -172,6 +172,8 @@ static __attribute__((noinline)) void put_own_cpuid(struct cpu *cpu, uint32_t le
         r.ebx &= ~(1u << 25); /* processor trace: see msrs.c */
         r.ecx &= ~(1u << 4);
         r.ecx |= cr4 & CR4_PKE ? 1u << 4 : 0; /* OSPKE */
+    } else if (leaf == 0xd && subleaf == 1) {
+        r.ecx &= ~(1u << 8); /* the state of processor trace, in IA32_XSS */
     }
     regs[0] = r.eax;
     regs[1] = r.ebx;
@@ -184,7 +186,7 @@ static __attribute__((noinline)) void put_own_cpuid(struct cpu *cpu, uint32_t le
 static void handle_cpuid(struct cpu *cpu) {
     uint32_t leaf = (uint32_t)cpu->regs.gpr[NVMX_RAX], subleaf = (uint32_t)cpu->regs.gpr[NVMX_RCX];
 
-    if (leaf == 1 || leaf == 7 || cpuid_kept) {
+    if (leaf == 1 || leaf == 7 || leaf == 0xd || cpuid_kept) {
         put_own_cpuid(cpu, leaf, subleaf);
     } else {
         struct cpuid r = cpuid(leaf, subleaf);

@@ -11,7 +11,6 @@
 #define APIC_ENABLED (1u << 11)
 #define APIC_X2      (1u << 10)
 #define ENTRY_IA32E  (1u << 9)
-#define MSR_XSS      0xda0u
 
 enum { COM1_IER = COM1 + 1, COM1_IIR = COM1 + 2, COM1_LCR = COM1 + 3, COM1_MCR = COM1 + 4, COM1_LSR = COM1 + 5, COM1_SCR = COM1 + 7 };
 #define LCR_DLAB  0x80

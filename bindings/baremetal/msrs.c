@@ -10,6 +10,7 @@
 #define HALF_LAST        0x1fffu
 
 #define APIC_BASE_ADDRESS 0x000ffffffffff000ull
+#define XSS_TRACE         (1ull << 8)
 
 static const struct {
     uint32_t first, last;
@@ -21,6 +22,7 @@ static const struct {
     {MSR_BIOS_UPDT_TRIG, MSR_BIOS_UPDT_TRIG, false, true},   /* microcode would change the processor under L0 */
     {MSR_SMM_MONITOR_CTL, MSR_SMM_MONITOR_CTL, false, true}, /* an SMM monitor would be above L0 */
     {MSR_RTIT_FIRST, MSR_RTIT_LAST, true, true}, /* processor trace writes to physical addresses, around EPT */
+    {MSR_XSS, MSR_XSS, false, true},             /* XRSTORS writes the MSRs of processor trace where bit 8 is set, and asks no bitmap */
     /* What an exit of L2 would write into vmcs01 each time anew, did L0 not see to it that nobody changes it unseen (nvmx_vcpu_config.watches_msrs). */
     {MSR_SYSENTER_CS, MSR_SYSENTER_EIP, false, true},
     {MSR_PAT, MSR_PAT, false, true},
@@ -162,6 +164,8 @@ bool guest_wrmsr(uint32_t index, uint64_t value) {
     if (index == MSR_BIOS_UPDT_TRIG)
         return true; /* as a processor that finds nothing newer in the update */
     if (index == MSR_APIC_BASE && (value ^ rdmsr(index)) & APIC_BASE_ADDRESS)
+        return false;
+    if (index == MSR_XSS && value & XSS_TRACE)
         return false;
     return index != MSR_SMM_MONITOR_CTL && !is_trace(index) && wrmsr_safe(index, value);
 }
