@@ -11,6 +11,8 @@
 
 #define APIC_BASE_ADDRESS 0x000ffffffffff000ull
 #define XSS_TRACE         (1ull << 8)
+#define FEEDBACK_VALID    (1ull << 0)
+#define FEEDBACK_ADDRESS  0x000ffffffffff000ull
 
 static const struct {
     uint32_t first, last;
@@ -22,6 +24,7 @@ static const struct {
     {MSR_BIOS_UPDT_TRIG, MSR_BIOS_UPDT_TRIG, false, true},   /* microcode would change the processor under L0 */
     {MSR_SMM_MONITOR_CTL, MSR_SMM_MONITOR_CTL, false, true}, /* an SMM monitor would be above L0 */
     {MSR_RTIT_FIRST, MSR_RTIT_LAST, true, true}, /* processor trace writes to physical addresses, around EPT */
+    {MSR_HW_FEEDBACK_PTR, MSR_HW_FEEDBACK_PTR, false, true}, /* so does the table of the hardware feedback interface */
     {MSR_XSS, MSR_XSS, false, true},             /* XRSTORS writes the MSRs of processor trace where bit 8 is set, and asks no bitmap */
     /* What an exit of L2 would write into vmcs01 each time anew, did L0 not see to it that nobody changes it unseen (nvmx_vcpu_config.watches_msrs). */
     {MSR_SYSENTER_CS, MSR_SYSENTER_EIP, false, true},
@@ -158,6 +161,13 @@ static bool write_field(uint32_t index, uint64_t value) {
     return ok;
 }
 
+/* The pages that the processor writes its feedback to (SDM 16.6) must not be L0's. */
+static bool feedback_allowed(uint64_t value) {
+    uint64_t start = value & FEEDBACK_ADDRESS, pages = (cpuid(6, 0).edx >> 8 & 15) + 1;
+
+    return !(value & FEEDBACK_VALID) || !memory_is_own(start, start + pages * PAGE_BYTES);
+}
+
 bool guest_wrmsr(uint32_t index, uint64_t value) {
     if (field_of(index))
         return write_field(index, value);
@@ -165,7 +175,7 @@ bool guest_wrmsr(uint32_t index, uint64_t value) {
         return true; /* as a processor that finds nothing newer in the update */
     if (index == MSR_APIC_BASE && (value ^ rdmsr(index)) & APIC_BASE_ADDRESS)
         return false;
-    if (index == MSR_XSS && value & XSS_TRACE)
+    if ((index == MSR_XSS && value & XSS_TRACE) || (index == MSR_HW_FEEDBACK_PTR && !feedback_allowed(value)))
         return false;
     return index != MSR_SMM_MONITOR_CTL && !is_trace(index) && wrmsr_safe(index, value);
 }

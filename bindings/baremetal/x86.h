@@ -78,6 +78,7 @@ enum msr_index {
     MSR_RTIT_FIRST = 0x560,
     MSR_RTIT_LAST = 0x58f,
     MSR_XSS = 0xda0,
+    MSR_HW_FEEDBACK_PTR = 0x17d0,
     MSR_EFER = 0xc0000080,
     MSR_FS_BASE = 0xc0000100,
     MSR_GS_BASE = 0xc0000101,
