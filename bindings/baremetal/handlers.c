@@ -166,7 +166,8 @@ static __attribute__((noinline)) void put_own_cpuid(struct cpu *cpu, uint32_t le
     uint32_t regs[4];
 
     if (leaf == 1) {
-        r.ecx &= ~(1u << 6 | 1u << 27); /* SMX; OSXSAVE is L0's */
+        r.ecx &= ~(1u << 2 | 1u << 4 | 1u << 6 | 1u << 27); /* DTES64, DS_CPL: see msrs.c; SMX; OSXSAVE is L0's */
+        r.edx &= ~(1u << 21);                               /* DS */
         r.ecx |= cr4 & CR4_OSXSAVE ? 1u << 27 : 0;
     } else if (leaf == 7 && !subleaf) {
         r.ebx &= ~(1u << 25); /* processor trace: see msrs.c */

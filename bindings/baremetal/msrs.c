@@ -10,6 +10,7 @@
 #define HALF_LAST        0x1fffu
 
 #define APIC_BASE_ADDRESS 0x000ffffffffff000ull
+#define DEBUG_TRACES      (3ull << 6) /* TR, BTS: branch records, to L1's buffer as L0 has it at that address */
 #define XSS_TRACE         (1ull << 8)
 #define FEEDBACK_VALID    (1ull << 0)
 #define FEEDBACK_ADDRESS  0x000ffffffffff000ull
@@ -25,6 +26,8 @@ static const struct {
     {MSR_SMM_MONITOR_CTL, MSR_SMM_MONITOR_CTL, false, true}, /* an SMM monitor would be above L0 */
     {MSR_RTIT_FIRST, MSR_RTIT_LAST, true, true}, /* processor trace writes to physical addresses, around EPT */
     {MSR_HW_FEEDBACK_PTR, MSR_HW_FEEDBACK_PTR, false, true}, /* so does the table of the hardware feedback interface */
+    {MSR_PEBS_ENABLE, MSR_PEBS_ENABLE, false, true}, /* its records go to linear addresses, and may come when those are L0's */
+    {MSR_PEBS_BASE, MSR_PEBS_INDEX, false, true},
     {MSR_XSS, MSR_XSS, false, true},             /* XRSTORS writes the MSRs of processor trace where bit 8 is set, and asks no bitmap */
     /* What an exit of L2 would write into vmcs01 each time anew, did L0 not see to it that nobody changes it unseen (nvmx_vcpu_config.watches_msrs). */
     {MSR_SYSENTER_CS, MSR_SYSENTER_EIP, false, true},
@@ -151,7 +154,7 @@ static bool write_field(uint32_t index, uint64_t value) {
     else if (index == MSR_PAT)
         ok = pat_allowed(value);
     else if (index == MSR_DEBUGCTL)
-        ok = processor_takes(index, value);
+        ok = processor_takes(index, value & ~DEBUG_TRACES);
     else if (index != MSR_SYSENTER_CS)
         ok = is_canonical(value);
     if (index == MSR_EFER)
@@ -168,6 +171,14 @@ static bool feedback_allowed(uint64_t value) {
     return !(value & FEEDBACK_VALID) || !memory_is_own(start, start + pages * PAGE_BYTES);
 }
 
+/*
+ * Counters go on counting in L0, which uses none of them, and an event that is sampled by hardware (PEBS) is written where L1 has its buffer, through the page
+ * tables of the moment: L1 has no such sampling, and CPUID has no DS.
+ */
+static bool is_sampling(uint32_t index) {
+    return index == MSR_PEBS_ENABLE || index == MSR_PEBS_BASE || index == MSR_PEBS_INDEX;
+}
+
 bool guest_wrmsr(uint32_t index, uint64_t value) {
     if (field_of(index))
         return write_field(index, value);
@@ -175,7 +186,7 @@ bool guest_wrmsr(uint32_t index, uint64_t value) {
         return true; /* as a processor that finds nothing newer in the update */
     if (index == MSR_APIC_BASE && (value ^ rdmsr(index)) & APIC_BASE_ADDRESS)
         return false;
-    if ((index == MSR_XSS && value & XSS_TRACE) || (index == MSR_HW_FEEDBACK_PTR && !feedback_allowed(value)))
+    if ((is_sampling(index) && value) || (index == MSR_XSS && value & XSS_TRACE) || (index == MSR_HW_FEEDBACK_PTR && !feedback_allowed(value)))
         return false;
     return index != MSR_SMM_MONITOR_CTL && !is_trace(index) && wrmsr_safe(index, value);
 }
