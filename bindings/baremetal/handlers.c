@@ -173,6 +173,12 @@ static __attribute__((noinline)) void put_own_cpuid(struct cpu *cpu, uint32_t le
         r.ebx &= ~(1u << 25); /* processor trace: see msrs.c */
         r.ecx &= ~(1u << 4);
         r.ecx |= cr4 & CR4_PKE ? 1u << 4 : 0; /* OSPKE */
+    } else if (leaf == 7 && subleaf == 1) {
+        /* What vmcs01 would have to enable, or has exits that L0 does not know: FRED with its event data, MSR lists; PBNDKB; MSRs by immediate; of users. */
+        r.eax &= ~(1u << 17 | 1u << 27);
+        r.ebx &= ~(1u << 1);
+        r.ecx &= ~(1u << 5);
+        r.edx &= ~(1u << 15);
     } else if (leaf == 0xd && subleaf == 1) {
         r.ecx &= ~(1u << 8); /* the state of processor trace, in IA32_XSS */
     }
