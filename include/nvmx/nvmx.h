@@ -202,6 +202,10 @@ NVMX_API enum nvmx_next nvmx_l2_exit(struct nvmx_vcpu *vcpu, const struct nvmx_l
 
 /* -- questions --------------------------------------------------------------------------------------------------------------- */
 
+/*
+ * Where L1 is. L1 has no Intel PT in VMX operation (IA32_VMX_MISC[14] is 0 for it): a host that gives it PT elsewhere clears IA32_RTIT_CTL.TraceEn
+ * when the mode is no longer NVMX_MODE_OFF, and until it is again a write that sets it gives #GP (SDM 33.3 VMXON).
+ */
 NVMX_API enum nvmx_mode nvmx_mode(const struct nvmx_vcpu *vcpu);
 /* The VMCS (NVMX_VMCS01 or a vmcs02) that the next entry runs. */
 NVMX_API uint32_t nvmx_selected(const struct nvmx_vcpu *vcpu);
