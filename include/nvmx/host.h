@@ -100,7 +100,10 @@ struct nvmx_host {
      * by the host as for vmcs01. It need not stay selected. */
     enum nvmx_status (*vmcs_reset)(void *ctx, uint32_t which);
     /* Read or write `count` fields of the selected VMCS, by SDM encoding. All or nothing is not required: after a failure the
-     * library treats what it was going to change as unknown. */
+     * library treats what it was going to change as unknown.
+     * Guest CR0 and CR4 are as the guest has them, L1 after an exit of L2 as well as L2. A host that keeps bits of them otherwise in the processor (CR4.MCE
+     * on, CR0.CD off) and masks those in vmcs01 puts them so as it writes, and gives back what was written as it reads: no guest changes them without an exit
+     * to the host or to L1. What VMX itself fixes (CR0.NE, CR4.VMXE) an accepted vmcs12 has set. */
     enum nvmx_status (*vmcs_read)(void *ctx, uint32_t count, const uint32_t *encoding, uint64_t *value);
     enum nvmx_status (*vmcs_write)(void *ctx, uint32_t count, const uint32_t *encoding, const uint64_t *value);
 
