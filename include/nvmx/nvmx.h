@@ -251,6 +251,8 @@ NVMX_API bool nvmx_a20m_blocked(const struct nvmx_vcpu *vcpu);
  * Does L1 intercept this exit of L2, by vmcs12's controls and L1's bitmaps? For a host that emulates an instruction for L2: `info` as the
  * exit would have it (reason, qualification, for VMREAD and VMWRITE the instruction information; RCX, RDX and RAX are in the registers).
  * EPT violations and misconfigurations: false; what an access meets in ept12 nvmx_ept_translate tells (ept.h).
+ * So too of an exception that the host is about to inject into L2 (reason 0, its interruption information and error code): an event that is injected makes
+ * no exit by itself. What is L1's goes to nvmx_l2_exit.
  */
 NVMX_API bool nvmx_l1_intercepts(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exit_info *info);
 

@@ -616,3 +616,24 @@ Test(route, l2_has_no_instruction_that_l1_has_not) {
         }
     }
 }
+
+/* As the bare-metal host does it with the #GP of an RDMSR that L1 lets through: asked first, then given to whom it belongs. */
+Test(route, an_exception_that_the_host_has_for_l2) {
+    for (unsigned int exits = 0; exits < 2; exits++) {
+        struct sim *sim = l1_ready(NULL);
+        const struct nvmx_l2_exit_info fault = {.reason = NVMX_EXIT_EXCEPTION_OR_NMI, .interruption_info = 0x80000b0d, .interruption_error_code = 0};
+        l1_writes(sim, NVMX_VMCS_EXCEPTION_BITMAP, exits << 13);
+        launch(sim);
+        cr_expect_eq(nvmx_l1_intercepts(sim->vcpu, &fault), exits);
+        if (exits) {
+            sim_set(sim, sim->selected, NVMX_F_GUEST_RFLAGS, 0x10002);
+            cr_expect_eq(nvmx_l2_exit(sim->vcpu, &fault), NVMX_ENTER);
+            cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_ROOT);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), NVMX_EXIT_EXCEPTION_OR_NMI);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_EXIT_INTERRUPTION_INFO), 0x80000b0d);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RFLAGS), 0x10002);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_IDT_VECTORING_INFO), 0);
+        }
+        sim_free(sim);
+    }
+}
