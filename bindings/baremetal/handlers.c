@@ -72,6 +72,8 @@ static void inject_gp(void) {
 void deliver_nmi(struct cpu *cpu) {
     uint64_t blocking = vmcs_get(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE);
 
+    if (cpu->waits_for_startup) /* it stays pending (SDM 29.7.2), and an entry that injects it is refused (SDM 29.3.1.5) */
+        return;
     /* With blocking by STI some processors refuse the injection (SDM 29.3.1.5). */
     if (blocking & (BLOCKING_NMI | BLOCKING_STI_MOVSS) ||
         vmcs_get(NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO) & INTERRUPTION_VALID) {
