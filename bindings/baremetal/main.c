@@ -204,8 +204,11 @@ void host_read_machine(struct nvmx_caps *caps) {
     caps->cpu = cpu_facts();
 }
 
+#define PROC3_ENABLES (1ull << 6 | 1ull << 9) /* "enable MSR-list instructions", "enable PBNDKB" */
+
 enum nvmx_status host_make_vm(struct cpu *cpu, void *memory) {
     static struct nvmx_vm_config vm = {.size = sizeof vm};
+    static struct nvmx_caps mask;
     static struct nvmx_host host;
 
     host = callbacks;
@@ -213,6 +216,9 @@ enum nvmx_status host_make_vm(struct cpu *cpu, void *memory) {
     host.page_version = versions_on() ? page_version : NULL;
 
     host_read_machine(&vm.machine);
+    mask = vm.machine;
+    mask.msr[NVMX_CAP_PROCBASED3] &= ~PROC3_ENABLES; /* off in vmcs01: vmcs02 has of them what both have, so that L1 would ask in vain */
+    vm.mask = &mask;
     vm.exact = move_caps();
     vm.expose = !options.hide_vmx;
     vm.passes_interrupts = true;
