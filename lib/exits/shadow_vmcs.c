@@ -11,6 +11,7 @@ static enum route operand_denied(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const
     }
     *info = (struct nvmx_l2_exit_info){
         .reason = NVMX_EXIT_EPT_VIOLATION,
+        .instruction_length = info->instruction_length,
         .guest_linear_address = memory->linear,
         .guest_physical_address = memory->access.gpa2,
     };
