@@ -805,6 +805,26 @@ Test(merge, hot_msr_words_beside_io_bitmaps) {
     sim_free(sim);
 }
 
+/* SDM 30.3.3, 19.3.1.1: the exit saved RF as 0, and L2 executes the same again: its breakpoint there has been met already. */
+Test(merge, what_is_let_through_meets_no_breakpoint_twice) {
+    for (unsigned int ports = 0; ports < 2; ports++) {
+        struct sim *sim = l1_ready(NULL);
+        host_gives_bitmaps(sim);
+        host_sets(sim, NVMX_F_PRIMARY_CONTROLS, vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) | B(25));
+        l1_writes(sim, NVMX_VMCS_IO_BITMAP_A_ADDRESS, SIM_L1_IO_BITMAP_A);
+        l1_writes(sim, NVMX_VMCS_IO_BITMAP_B_ADDRESS, SIM_L1_IO_BITMAP_B);
+        l1_clears(sim, NVMX_VMCS_PRIMARY_CONTROLS, B(24));
+        l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, B(25));
+        launch(sim);
+        uint64_t rflags = vmcs02(sim, NVMX_F_GUEST_RFLAGS);
+        sim->regs.gpr[NVMX_RCX] = 0x174;
+        cr_assert_eq(ports ? sim_exit(sim, NVMX_EXIT_IO_INSTRUCTION, 0x1230000, 0, 1) : sim_exit(sim, NVMX_EXIT_RDMSR, 0, 0, 2), NVMX_ENTER);
+        cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RFLAGS), rflags | RFLAGS_RF, "ports %u", ports);
+        sim_free(sim);
+    }
+}
+
 /* -- ports ------------------------------------------------------------------------------------------------------------
  */
 
