@@ -392,7 +392,8 @@ static void set_constant_state(const struct load *l) {
     memcpy(l->v->l1_encoding, place_encoding, sizeof(place_encoding));
     l->v->l1_count = PLACE_COUNT;
     to[PLACE_CR3] = l1_cr3(l);
-    to[PLACE_CR4] = to[PLACE_CR4_SHADOW] = l1_cr4(l);
+    to[PLACE_CR4_SHADOW] = l1_cr4(l);
+    to[PLACE_CR4] = to[PLACE_CR4_SHADOW] | l->vcpu->cr4_kept;
     to[PLACE_RFLAGS] = RFLAGS_FIXED;
     to[PLACE_ACTIVITY] = 0;
     to[PLACE_PENDING_DEBUG] = 0;
