@@ -371,6 +371,8 @@ static void check_going_on(const struct l2 *s) {
             field[NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS] = vmcs02[NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS];
         if (s->exit.reason == 84 && (s->exit.instruction_info >> 3 & 15) == NVMX_RSP)
             field[NVMX_F_GUEST_RSP] = vmcs02[NVMX_F_GUEST_RSP];
+    } else { /* L2 executes it again */
+        field[NVMX_F_GUEST_RFLAGS] |= UINT64_C(1) << 16;
     }
     fuzz_check_vmcs02(s->m, field);
 }

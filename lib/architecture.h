@@ -78,6 +78,7 @@
 #define CR0_PG (UINT64_C(1) << 31)
 #define CR4_PSE (UINT64_C(1) << 4)
 #define CR4_PAE (UINT64_C(1) << 5)
+#define CR4_MCE (UINT64_C(1) << 6)
 #define CR4_LA57 (UINT64_C(1) << 12)
 #define CR4_VMXE (UINT64_C(1) << 13)
 #define CR4_PCIDE (UINT64_C(1) << 17)

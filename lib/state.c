@@ -189,6 +189,7 @@ static enum nvmx_status read_l2(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct
         return status != NVMX_OK ? status : back;
     }
     l2->ia32e = (l2->value[NVMX_F_VM_ENTRY_CONTROLS] & ENTRY_IA32E) != 0;
+    l2->value[NVMX_F_GUEST_CR4] = cr4_of_l2(vcpu, v, l2->value[NVMX_F_GUEST_CR4], l2->value[NVMX_F_CR4_READ_SHADOW]);
     l2->value[NVMX_F_CR0_READ_SHADOW] =
         as_l2_reads(l2->value, NVMX_F_GUEST_CR0, NVMX_F_CR0_GUEST_HOST_MASK, NVMX_F_CR0_READ_SHADOW);
     l2->value[NVMX_F_CR4_READ_SHADOW] =
@@ -393,6 +394,7 @@ static enum nvmx_status write_l2(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
         (v->value[NVMX_F_CR0_READ_SHADOW] & cr0_mask) | (r->value[NVMX_F_CR0_READ_SHADOW] & ~cr0_mask);
     r->value[NVMX_F_CR4_READ_SHADOW] =
         (v->value[NVMX_F_CR4_READ_SHADOW] & cr4_mask) | (r->value[NVMX_F_CR4_READ_SHADOW] & ~cr4_mask);
+    r->value[NVMX_F_GUEST_CR4] |= vcpu->cr4_kept;
     batch_init(&batch);
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT && status == NVMX_OK; slot++) {
         if (nvmx_set_has(&r->has, slot) && nvmx_set_has(&vcpu->vm->machine_fields, slot)) {

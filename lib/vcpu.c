@@ -114,6 +114,9 @@ static void deny(struct nvmx_caps *mask, enum nvmx_cap which, unsigned int bit) 
 static void host_limits(const struct nvmx_vm *vm, const struct nvmx_vm_config *config, struct nvmx_caps *mask) {
     if (!config->passes_interrupts) {
         deny(mask, NVMX_CAP_PINBASED, 39); /* process posted interrupts */
+        /* SDM 29.7.2: in these states no external interrupt makes L2 exit, and the processor would be lost to the host. */
+        deny(mask, NVMX_CAP_MISC, 7); /* activity state shutdown */
+        deny(mask, NVMX_CAP_MISC, 8); /* activity state wait-for-SIPI */
     }
     if (((config->loads_on_entry >> 19) & 1) == 0) {
         deny(mask, NVMX_CAP_ENTRY, 51); /* load UINV */

@@ -258,6 +258,7 @@ struct nvmx_vcpu {
     bool launching;               /* with entry_pending: by VMLAUNCH, so that the launch state is clear again if hardware refuses */
     uint32_t window_requested;    /* window-exiting bits that vmcs02 has beside its own primary controls */
     uint32_t gates_switched;      /* gates that vmcs01 loads on entry: the host switches them */
+    uint64_t cr4_kept;            /* CR4.MCE if the host has it set behind its mask: see cr4_of_l2 */
     bool l1_value_known;
     uint64_t
         l1_value[GATES_MAX]; /* what L2 inherits from L1, as vmcs01 has it; in the order of vmcs12.inherited_encoding */
@@ -506,6 +507,17 @@ enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool 
  * is still L1's, in vmcs01. */
 enum nvmx_status load_host_state_unentered(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool loaded,
                                            uint32_t *abort_indicator);
+/*
+ * A machine check while CR4.MCE is 0 shuts the machine down (SDM 7.15). A host that keeps it set while L1 runs, whatever L1 sees, has it set in vmcs01 and
+ * vmcs02 always. This is L2's CR4, of what vmcs02 holds: the bit is as L1 gave it if L1 masks it, else as L2 reads it.
+ */
+static inline uint64_t cr4_of_l2(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint64_t cr4, uint64_t read_shadow) {
+    const uint64_t l1_mask = v->value[NVMX_F_CR4_GUEST_HOST_MASK];
+    const uint64_t own = (v->value[NVMX_F_GUEST_CR4] & l1_mask) | (read_shadow & ~l1_mask);
+
+    return (cr4 & ~vcpu->cr4_kept) | (own & vcpu->cr4_kept);
+}
+
 /* Controls of vmcs12 that count only if another activates them. */
 static inline uint64_t tertiary_controls(const struct vmcs12 *v) {
     bool active = (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TERTIARY) != 0;

@@ -65,7 +65,8 @@ struct nvmx_vm_config {
     bool expose;                 /* false: L1 sees a CPU without VMX in every way */
     /*
      * vmcs01 never has "external-interrupt exiting": physical interrupts are L1's. Posted interrupts are offered only then, for
-     * hardware compares the vector that arrives with L1's.
+     * hardware compares the vector that arrives with L1's; and the activity states shutdown and wait-for-SIPI, in which a
+     * processor that runs L2 would not leave it for an interrupt of the host's.
      */
     bool passes_interrupts;
     uint8_t reserved[2];         /* 0 */

@@ -33,7 +33,11 @@ static enum nvmx_status nmi_blocked_again(struct nvmx_vcpu *vcpu) {
     return status == NVMX_OK ? host_write(vcpu, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, state | BLOCKING_NMI) : status;
 }
 
-static bool unblocked_by_iret(const struct nvmx_l2_exit_info *info) {
+/* What L2 runs with decides whether anything is said of it (SDM 30.2.1, 30.2.2): with "NMI exiting" alone IRET unblocks nothing. */
+static bool unblocked_by_iret(const struct vmcs12 *v, const struct nvmx_l2_exit_info *info) {
+    if ((v->image[NVMX_F_PIN_BASED_CONTROLS] & (PIN_NMI | PIN_VIRTUAL_NMIS)) == PIN_NMI) {
+        return false;
+    }
     switch (info->reason & 0xffff) {
     case NVMX_EXIT_EXCEPTION_OR_NMI:
         return (info->interruption_info & NMI_UNBLOCKING) != 0 &&
@@ -81,7 +85,7 @@ enum nvmx_status event_requeue(struct nvmx_vcpu *vcpu, const struct exit_row *ro
     if ((info->idt_vectoring_info & EVENT_VALID) != 0) {
         return requeue(vcpu, info);
     }
-    return unblocked_by_iret(info) ? nmi_blocked_again(vcpu) : NVMX_OK;
+    return unblocked_by_iret(vmcs12_current(vcpu), info) ? nmi_blocked_again(vcpu) : NVMX_OK;
 }
 
 /* -- what the host has pending

@@ -174,15 +174,16 @@ static inline bool l1_bitmap_bit(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t
     return set;
 }
 
+/* L2 executes it once more, and a breakpoint on it is not met again: an exit by an instruction has saved RF as 0 (SDM 30.3.3). */
+static enum route let_through(struct nvmx_vcpu *vcpu, enum nvmx_status status) {
+    return status == NVMX_OK && l2_set_rf(vcpu) == NVMX_OK ? ROUTE_AGAIN : ROUTE_FAILED;
+}
+
 /* vmcs02 does without a bitmap that had no memory behind it when it was merged, and has now: nvmx_enter looks again. */
 static enum route take_pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     v->pages_merged = v->pages_alone = false;
     vcpu->pages_changed = true;
-    return ROUTE_AGAIN;
-}
-
-static enum route let_through(enum nvmx_status status) {
-    return status == NVMX_OK ? ROUTE_AGAIN : ROUTE_FAILED;
+    return let_through(vcpu, NVMX_OK);
 }
 
 /* Which MSR an exit is about: in ECX, or where the instruction or its list has it, in the qualification. */
@@ -231,7 +232,7 @@ static enum route route_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const stru
         note_hosts_msr(vcpu, row, index, bit);
         return ROUTE_HOST;
     }
-    return (v->bitmap_bits & PROC_MSR_BITMAPS) != 0 ? let_through(merge_heat_msr(vcpu, v, bit))
+    return (v->bitmap_bits & PROC_MSR_BITMAPS) != 0 ? let_through(vcpu, merge_heat_msr(vcpu, v, bit))
                                                     : take_pages_again(vcpu, v);
 }
 
@@ -290,13 +291,11 @@ static enum route route_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struc
     if (!overlaid || (v->bitmap_bits & PROC_IO_BITMAPS) == 0) {
         return take_pages_again(vcpu, v);
     }
-    for (uint32_t i = port; i < port + bytes; i++) {
-        enum nvmx_status status = merge_heat_io(vcpu, v, i >> 15, i & 0x7fff);
-        if (status != NVMX_OK) {
-            return ROUTE_FAILED;
-        }
+    enum nvmx_status status = NVMX_OK;
+    for (uint32_t i = port; status == NVMX_OK && i < port + bytes; i++) {
+        status = merge_heat_io(vcpu, v, i >> 15, i & 0x7fff);
     }
-    return ROUTE_AGAIN;
+    return let_through(vcpu, status);
 }
 
 /* -- others

@@ -3,14 +3,20 @@
 #include "exits.h"
 #include "vmcs/memory.h"
 
+/* L2 tries again. */
+static enum route once_more(struct nvmx_vcpu *vcpu) {
+    return l2_set_rf(vcpu) == NVMX_OK ? ROUTE_DONE : ROUTE_FAILED;
+}
+
 /* The operand's memory is not there for L2: what L1 gets is what the access itself would have given. */
 static enum route operand_denied(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct l2_memory *memory,
                                  struct nvmx_l2_exit_info *info) {
     if (memory->verdict == NVMX_EPT_FAILED) {
-        return ROUTE_DONE; /* L1 keeps changing the entries: L2 tries again */
+        return once_more(vcpu); /* L1 keeps changing the entries */
     }
     *info = (struct nvmx_l2_exit_info){
         .reason = NVMX_EXIT_EPT_VIOLATION,
+        .instruction_length = info->instruction_length,
         .guest_linear_address = memory->linear,
         .guest_physical_address = memory->access.gpa2,
     };
@@ -36,8 +42,9 @@ enum route route_shadow_vmcs(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t 
     case L2_INSTRUCTION_STAYS:
         return ROUTE_HOST;
     case L2_INSTRUCTION_DONE:
-    case L2_INSTRUCTION_RETRY:
         return ROUTE_DONE;
+    case L2_INSTRUCTION_RETRY:
+        return once_more(vcpu);
     case L2_INSTRUCTION_FAULT:
         return route_fault(vcpu, v, &fault, info);
     case L2_INSTRUCTION_EPT:

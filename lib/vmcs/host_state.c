@@ -21,6 +21,7 @@
 
 #define RFLAGS_FIXED     2u
 #define VMX_ABORT_PDPTES 2u
+#define VMX_ABORT_IA32E  6u
 
 /* The segments, in the order of their places. */
 enum { SEGMENT_ES = 0, SEGMENT_CS, SEGMENT_SS, SEGMENT_DS, SEGMENT_FS, SEGMENT_GS, SEGMENT_TR };
@@ -391,7 +392,8 @@ static void set_constant_state(const struct load *l) {
     memcpy(l->v->l1_encoding, place_encoding, sizeof(place_encoding));
     l->v->l1_count = PLACE_COUNT;
     to[PLACE_CR3] = l1_cr3(l);
-    to[PLACE_CR4] = to[PLACE_CR4_SHADOW] = l1_cr4(l);
+    to[PLACE_CR4_SHADOW] = l1_cr4(l);
+    to[PLACE_CR4] = to[PLACE_CR4_SHADOW] | l->vcpu->cr4_kept;
     to[PLACE_RFLAGS] = RFLAGS_FIXED;
     to[PLACE_ACTIVITY] = 0;
     to[PLACE_PENDING_DEBUG] = 0;
@@ -514,12 +516,17 @@ static inline enum nvmx_status begin(const struct load *l, bool loaded, uint32_t
     return status == NVMX_OK ? host_select(l->vcpu, NVMX_VMCS01) : status;
 }
 
+/* SDM 30.5: no exit leads from IA-32e mode, into which L2 may have gone by itself, to a host that is not in it. */
 enum nvmx_status load_host_state(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool nmi_exit, uint32_t *abort_indicator) {
     const struct load l = {vcpu, v};
     enum nvmx_status status = begin(&l, true, abort_indicator);
 
     if (RARE(status != NVMX_OK)) {
         return status;
+    }
+    if (RARE(!exit_64(&l)) && (v->image[NVMX_F_VM_ENTRY_CONTROLS] & ENTRY_IA32E) != 0) { /* as the exit left it in vmcs02 */
+        *abort_indicator = VMX_ABORT_IA32E;
+        return NVMX_OK;
     }
     return load(&l, true, nmis_blocked(v, nmi_exit), v->value[NVMX_F_GUEST_CR0], abort_indicator);
 }

@@ -62,9 +62,20 @@ COLD enum nvmx_status host_controls_read(struct nvmx_vcpu *vcpu) {
             return status;
         }
     }
+    vcpu->cr4_kept = 0;
+    if (RARE((vcpu->host_control[NVMX_F_CR4_GUEST_HOST_MASK] & CR4_MCE) != 0)) {
+        uint64_t cr4 = 0;
+
+        status = host_read(vcpu, NVMX_F_GUEST_CR4, &cr4);
+        if (status != NVMX_OK) {
+            return status;
+        }
+        vcpu->cr4_kept = cr4 & CR4_MCE;
+    }
     for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
         vcpu->vmcs12[i].controls_merged = false;
         vcpu->vmcs12[i].l1_state_ready = false;
+        nvmx_set_remove(&vcpu->vmcs12[i].known, NVMX_F_GUEST_CR4); /* cr4_kept may have changed */
     }
     watched_forget(vcpu);
     vcpu->gates_switched = 0;
@@ -232,7 +243,7 @@ static inline void put_fields(struct merge *m, unsigned int word, uint64_t set) 
 
     for (uint64_t left = set & ~v->stale.word[word]; left != 0; left &= left - 1) {
         unsigned int slot = word * 64 + (unsigned int)__builtin_ctzll(left);
-        merge_put(m, slot, v->value[slot]);
+        merge_put(m, slot, v->value[slot] | (slot == NVMX_F_GUEST_CR4 ? m->vcpu->cr4_kept : 0));
     }
 }
 

@@ -281,12 +281,26 @@ static inline __attribute__((always_inline)) void keep_core(const struct nvmx_vc
     v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] &= ~(uint64_t)EVENT_VALID;
 }
 
+/* With the host's CR4.MCE in vmcs02 its read shadow says what L2 has. */
+static COLD enum nvmx_status without_kept(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint64_t *cr4) {
+    uint64_t shadow = 0;
+    enum nvmx_status status = host_read(vcpu, NVMX_F_CR4_READ_SHADOW, &shadow);
+
+    if (status == NVMX_OK) {
+        *cr4 = cr4_of_l2(vcpu, v, *cr4, shadow);
+    }
+    return status;
+}
+
 __attribute__((noinline)) enum nvmx_status sync_from_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     uint64_t value[CORE_COUNT];
     enum nvmx_status status = read_learned(vcpu, v);
 
     if (status == NVMX_OK) {
         status = host_read_fixed(vcpu, CORE_COUNT, core_encoding, value);
+    }
+    if (RARE(vcpu->cr4_kept != 0) && status == NVMX_OK) {
+        status = without_kept(vcpu, v, &value[CORE_GUEST_CR4]);
     }
     if (RARE(status != NVMX_OK)) {
         return lost(vcpu, v, status);
@@ -314,6 +328,12 @@ __attribute__((noinline)) enum nvmx_status sync_by_instruction(struct nvmx_vcpu 
     }
     if ((value[CORE_GUEST_RFLAGS] & RFLAGS_TF) != 0) {
         return sync_from_vmcs02(vcpu, v);
+    }
+    if (RARE(vcpu->cr4_kept != 0)) {
+        status = without_kept(vcpu, v, &value[CORE_GUEST_CR4]);
+        if (status != NVMX_OK) {
+            return lost(vcpu, v, status);
+        }
     }
     value[CORE_GUEST_ACTIVITY_STATE] = 0;
     value[CORE_GUEST_PENDING_DEBUG_EXCEPTIONS] = 0;

@@ -489,6 +489,7 @@ Test(controls_shadow, ept_violations_of_operands_exit) {
         if (rows[i].exit == 48)
             cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_LINEAR_ADDRESS), OPERAND + 0x18, "%s", rows[i].what);
         cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RIP), 0x1000, "%s", rows[i].what);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH), 4, "%s", rows[i].what);
         cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RFLAGS) & RF, RF, "%s", rows[i].what);
         sim_free(sim);
     }

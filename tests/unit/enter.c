@@ -307,6 +307,21 @@ Test(enter, init_and_sipi_by_activity_state) {
     }
 }
 
+/* SDM 29.7.2: external interrupts cause no exits from shutdown, nor where L2 waits for a SIPI: the processor would be L1's alone. */
+Test(enter, no_activity_state_that_blocks_the_hosts_interrupts) {
+    for (uint32_t activity = 0; activity < 4; activity++) {
+        for (unsigned int hosts = 0; hosts < 2; hosts++) {
+            struct sim *sim = l1_ready(&(struct sim_options){.external_interrupts = hosts});
+            bool offered = activity < 2 || hosts == 0;
+            l1_writes(sim, NVMX_VMCS_GUEST_ACTIVITY_STATE, activity);
+            cr_expect_eq(sim_vmlaunch(sim), offered ? SIM_L2 : SIM_ENTRY_FAILED, "activity state %u", activity);
+            if (activity != 0)
+                cr_expect_eq((nvmx_l1_caps(sim->vm)->msr[NVMX_CAP_MISC] >> (5 + activity)) & 1, offered);
+            sim_free(sim);
+        }
+    }
+}
+
 /* SDM 29.7.2: waiting for a SIPI blocks interrupts and NMIs too, shutdown blocks interrupts; HLT blocks nothing. */
 Test(enter, activity_states_block) {
     static const struct {

@@ -345,3 +345,27 @@ Test(events, unblocking_by_iret) {
         sim_free(sim);
     }
 }
+
+/* SDM 30.2.1, 30.2.2: bit 12 is undefined under "NMI exiting" without virtual NMIs, where IRET has no effect on blocking. */
+Test(events, nothing_is_said_of_unblocking_without_virtual_nmis) {
+    static const struct {
+        uint32_t pin;
+        bool blocked;
+    } rows[] = {{0, true}, {PIN_NMI, false}, {PIN_NMI | PIN_VIRTUAL_NMIS, true}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct sim *sim = l1_ready(NULL);
+        l1_sets(sim, NVMX_VMCS_PIN_BASED_CONTROLS, rows[i].pin);
+        host_sets(sim, NVMX_F_EXCEPTION_BITMAP, 1u << 13);
+        launch(sim);
+        struct nvmx_l2_exit_info info = violation_during(0);
+        info.qualification = 0x1181;
+        info.idt_vectoring_info = 0;
+        cr_assert_eq(sim_exit_info(sim, &info), NVMX_ENTER);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), rows[i].blocked ? 8 : 0, "violation, controls %#x", rows[i].pin);
+        sim_set(sim, sim->selected, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, 0);
+        info = (struct nvmx_l2_exit_info){.reason = NVMX_EXIT_EXCEPTION_OR_NMI, .interruption_info = 0x80001b0d};
+        cr_assert_eq(sim_exit_info(sim, &info), NVMX_HOST);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), rows[i].blocked ? 8 : 0, "#GP, controls %#x", rows[i].pin);
+        sim_free(sim);
+    }
+}

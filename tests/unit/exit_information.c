@@ -18,9 +18,10 @@ LIST(physical_address, 48, 49, 66);
 LIST(interruption_info, 0, 1);
 /* SDM 30.2.4: exits that can happen while an event is delivered. */
 LIST(vectoring_info, 0, 9, 44, 48, 49, 62, 66, 75);
-/* SDM 30.2.5: instructions; and software interrupts and exceptions, or what comes while they are delivered. */
+/* SDM 30.2.5: instructions; and software interrupts and exceptions, or what comes while they are delivered. 49 is not among them, but the value
+ * need not be what it was before. */
 LIST(instruction_length, 0, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 36, 39, 40, 44, 46, 47, 48,
-     50, 51, 53, 54, 55, 57, 58, 59, 60, 61, 62, 63, 64, 65, 66, 67, 68, 69, 70, 76, 77, 84, 85);
+     49, 50, 51, 53, 54, 55, 57, 58, 59, 60, 61, 62, 63, 64, 65, 66, 67, 68, 69, 70, 76, 77, 84, 85);
 /* SDM 30.2.5: INS and OUTS; operands in memory; operands in registers. */
 LIST(instruction_info, 19, 21, 22, 23, 25, 27, 30, 46, 47, 50, 53, 57, 58, 61, 63, 64, 67, 68, 69, 84, 85);
 LIST(msr_data, 79);

@@ -2,6 +2,9 @@
 /* vmcs12 + vmcs01 -> vmcs02: where each control bit and field comes from (SDM 27.6-27.8, 29.3.2). */
 #include "machine.h"
 
+#include <nvmx/state.h>
+#include <stdlib.h>
+
 /* -- merging without the checks of an entry
  * ------------------------------------------------------------------------------ */
 
@@ -342,6 +345,88 @@ Test(merge, read_shadow_follows_what_l2_did) {
         cr_expect_eq(vmcs02(sim, rows[i].shadow) & rows[i].bit, changed & rows[i].bit, "row %zu", i);
         sim_free(sim);
     }
+}
+
+/* SDM 7.15: a machine check while CR4.MCE is 0 shuts the machine down. A host that keeps the bit set behind its mask keeps it with L1's and L2's CR4 too. */
+Test(merge, machine_checks_stay_enabled) {
+    enum { MCE = 0x40 };
+    for (unsigned int k = 0; k < 8; k++) {
+        struct sim *sim = l1_ready(NULL);
+        bool l1_masks = k & 1, has = k & 2, by_instruction = k & 4;
+        uint64_t cr4 = 0x2020 | (has ? MCE : 0);
+        sim_set(sim, NVMX_VMCS01, NVMX_F_CR4_GUEST_HOST_MASK, 0x2000 | MCE);
+        sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_CR4, vmcs01(sim, NVMX_F_GUEST_CR4) | MCE);
+        nvmx_vmcs01_changed(sim->vcpu);
+        l1_writes(sim, NVMX_VMCS_HOST_CR4, 0x2020);
+        l1_writes(sim, NVMX_VMCS_GUEST_CR4, cr4);
+        l1_writes(sim, NVMX_VMCS_CR4_GUEST_HOST_MASK, l1_masks ? MCE : 0);
+        launch(sim);
+        for (unsigned int round = 0; round < 3; round++) {
+            cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_CR4), 0x2020 | MCE, "%u, round %u", k, round);
+            cr_expect_eq(vmcs02(sim, NVMX_F_CR4_READ_SHADOW) & MCE, !l1_masks && has ? MCE : 0, "%u: what L2 reads", k);
+            cr_assert_eq(by_instruction ? sim_exit(sim, NVMX_EXIT_CPUID, 0, 0, 2) : sim_exit(sim, NVMX_EXIT_TRIPLE_FAULT, 0, 0, 0), NVMX_ENTER);
+            cr_expect_eq(vmcs01(sim, NVMX_F_GUEST_CR4), 0x2020 | MCE, "%u", k);
+            cr_expect_eq(vmcs01(sim, NVMX_F_CR4_READ_SHADOW), 0x2020, "%u", k);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_CR4), cr4, "%u, round %u", k, round);
+            resume(sim);
+        }
+        size_t bytes;
+        uint8_t *blob = sim_save(sim, &bytes);
+        cr_assert_eq(nvmx_state_restore(sim->vcpu, blob, bytes, NULL), NVMX_STATE_OK);
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        free(blob);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_CR4), 0x2020 | MCE, "%u: restored", k);
+        l2_leaves(sim);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_CR4), cr4, "%u: restored", k);
+        resume(sim);
+        if (!l1_masks) { /* L2 changes it with the host's help */
+            sim_set(sim, sim->selected, NVMX_F_CR4_READ_SHADOW, has ? 0 : MCE);
+            l2_leaves(sim);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_CR4), cr4 ^ MCE, "%u", k);
+            resume(sim);
+            cr_expect_eq(vmcs02(sim, NVMX_F_CR4_READ_SHADOW) & MCE, has ? 0 : MCE, "%u", k);
+        }
+        sim_free(sim);
+    }
+}
+
+/* The host begins to keep it, and ends. */
+Test(merge, machine_checks_are_enabled_from_then_on) {
+    struct sim *sim = l1_ready(NULL);
+    l1_writes(sim, NVMX_VMCS_GUEST_CR4, 0x2020);
+    launch(sim);
+    for (unsigned int round = 0; round < 4; round++) {
+        l2_leaves(sim);
+        sim_set(sim, NVMX_VMCS01, NVMX_F_CR4_GUEST_HOST_MASK, round & 1 ? 0x2000 : 0x2040);
+        sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_CR4, vmcs01(sim, NVMX_F_GUEST_CR4) | 0x40);
+        nvmx_vmcs01_changed(sim->vcpu);
+        resume(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_CR4), round & 1 ? 0x2020 : 0x2060, "round %u", round);
+    }
+    sim_free(sim);
+}
+
+/* The same of an L2 that comes from a host that did not keep it. */
+Test(merge, machine_checks_are_enabled_in_a_restored_l2) {
+    struct sim *sim = l1_ready(NULL);
+    size_t bytes;
+    l1_writes(sim, NVMX_VMCS_GUEST_CR4, 0x2020);
+    launch(sim);
+    uint8_t *blob = sim_save(sim, &bytes);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_CR4_GUEST_HOST_MASK, 0x2040);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_CR4, 0x2060);
+    cr_assert_eq(nvmx_state_restore(sim->vcpu, blob, bytes, NULL), NVMX_STATE_OK);
+    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    free(blob);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_CR4), 0x2060);
+    cr_expect_eq(vmcs02(sim, NVMX_F_CR4_READ_SHADOW) & 0x40, 0);
+    blob = sim_save(sim, &bytes);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_CR4_GUEST_HOST_MASK, 0x2000);
+    cr_assert_eq(nvmx_state_restore(sim->vcpu, blob, bytes, NULL), NVMX_STATE_OK);
+    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    free(blob);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_CR4), 0x2020, "back where nobody keeps it");
+    sim_free(sim);
 }
 
 /* -- registers that controls switch
@@ -803,6 +888,26 @@ Test(merge, hot_msr_words_beside_io_bitmaps) {
     cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS), primary);
     cr_expect_eq(sim->vcpu->vmcs12[0].bitmap_bits, B(25) | B(28));
     sim_free(sim);
+}
+
+/* SDM 30.3.3, 19.3.1.1: the exit saved RF as 0, and L2 executes the same again: its breakpoint there has been met already. */
+Test(merge, what_is_let_through_meets_no_breakpoint_twice) {
+    for (unsigned int ports = 0; ports < 2; ports++) {
+        struct sim *sim = l1_ready(NULL);
+        host_gives_bitmaps(sim);
+        host_sets(sim, NVMX_F_PRIMARY_CONTROLS, vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) | B(25));
+        l1_writes(sim, NVMX_VMCS_IO_BITMAP_A_ADDRESS, SIM_L1_IO_BITMAP_A);
+        l1_writes(sim, NVMX_VMCS_IO_BITMAP_B_ADDRESS, SIM_L1_IO_BITMAP_B);
+        l1_clears(sim, NVMX_VMCS_PRIMARY_CONTROLS, B(24));
+        l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, B(25));
+        launch(sim);
+        uint64_t rflags = vmcs02(sim, NVMX_F_GUEST_RFLAGS);
+        sim->regs.gpr[NVMX_RCX] = 0x174;
+        cr_assert_eq(ports ? sim_exit(sim, NVMX_EXIT_IO_INSTRUCTION, 0x1230000, 0, 1) : sim_exit(sim, NVMX_EXIT_RDMSR, 0, 0, 2), NVMX_ENTER);
+        cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RFLAGS), rflags | RFLAGS_RF, "ports %u", ports);
+        sim_free(sim);
+    }
 }
 
 /* -- ports ------------------------------------------------------------------------------------------------------------

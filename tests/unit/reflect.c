@@ -544,6 +544,20 @@ Test(reflect, ept_misconfiguration_is_reflected_as_one) {
     sim_free(sim);
 }
 
+/* SDM 30.2.5 leaves it undefined; KVM in L1 skips an access to a device by it (Linux 6.1: handle_ept_misconfig, where CPUID tells of no hypervisor). */
+Test(reflect, ept_misconfiguration_comes_with_the_length_that_hardware_gives) {
+    struct sim *sim = l2_running(NULL);
+    l2_leaves(sim);
+    resume(sim);
+    struct nvmx_l2_exit_info with_length = violation;
+    with_length.instruction_length = 7;
+    sim_write64(sim, SIM_L1_EPT12 + 0x3000 + 5 * 8, sim_gpa1_of(0x5000) | 0x32);
+    cr_assert_eq(sim_exit_info(sim, &with_length), NVMX_ENTER);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), NVMX_EXIT_EPT_MISCONFIGURATION);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH), 7);
+    sim_free(sim);
+}
+
 Test(reflect, ept_violation_of_ept01_is_the_hosts) {
     struct sim *sim = l2_running(NULL);
     sim_ept01(sim, sim_gpa1_of(0x5000), 0x1000, 0, 12, 0, 0);

@@ -180,6 +180,16 @@ Test(reflect_host_state, bad_pdptes_abort) {
     }
 }
 
+/* SDM 30.5, 30.7: an L2 that went to IA-32e mode can't exit to an L1 whose exits don't lead there. */
+Test(reflect_host_state, exit_from_ia32e_mode_to_a_32_bit_l1_aborts) {
+    struct sim *sim = l1_with_pae();
+    launch(sim);
+    sim_set(sim, sim->selected, NVMX_F_VM_ENTRY_CONTROLS, vmcs02(sim, NVMX_F_VM_ENTRY_CONTROLS) | 0x200);
+    cr_expect_eq(sim_exit(sim, NVMX_EXIT_CPUID, 0, 0, 2), NVMX_STOP);
+    expect_abort(sim, 6);
+    sim_free(sim);
+}
+
 /* A PDPTE that is not present may hold anything. */
 Test(reflect_host_state, absent_pdptes_are_loaded) {
     struct sim *sim = l1_with_pae();
