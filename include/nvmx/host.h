@@ -101,9 +101,9 @@ struct nvmx_host {
     enum nvmx_status (*vmcs_reset)(void *ctx, uint32_t which);
     /* Read or write `count` fields of the selected VMCS, by SDM encoding. All or nothing is not required: after a failure the
      * library treats what it was going to change as unknown.
-     * Guest CR0 and CR4 are as the guest has them, L1 after an exit of L2 as well as L2. A host that keeps bits of them otherwise in the processor (CR4.MCE
-     * on, CR0.CD off) and masks those in vmcs01 puts them so as it writes, and gives back what was written as it reads: no guest changes them without an exit
-     * to the host or to L1. What VMX itself fixes (CR0.NE, CR4.VMXE) an accepted vmcs12 has set. */
+     * Guest CR0 and CR4 are written as the guest has them, L1 after an exit of L2 as well as L2, but that CR4.MCE stays set where vmcs01 has it set behind its
+     * mask. A host that keeps other bits otherwise in the processor (CR0.CD off) and masks them in vmcs01 puts them so as it writes, and gives back what was
+     * written as it reads: no guest changes them without an exit to the host or to L1. What VMX itself fixes (CR0.NE, CR4.VMXE) an accepted vmcs12 has set. */
     enum nvmx_status (*vmcs_read)(void *ctx, uint32_t count, const uint32_t *encoding, uint64_t *value);
     enum nvmx_status (*vmcs_write)(void *ctx, uint32_t count, const uint32_t *encoding, const uint64_t *value);
 
