@@ -293,7 +293,8 @@ static inline struct ept_table *compare_upper(struct comparing *r, const struct 
         present && (hw & NVMX_EPT_LARGE) == 0 ? (struct ept_table *)(uintptr_t)composed : NULL;
 
     composed = child != NULL ? ept_peek(&child->entry12) : composed;
-    if (c->page != NULL && (!present || ((ept_load(&c->page[index]) ^ composed) & r->mask) != 0)) {
+    /* Who has claimed it may be about to refer to the same table again, with all that hangs below it. */
+    if (!present || (c->page != NULL && ((ept_load(&c->page[index]) ^ composed) & r->mask) != 0)) {
         ept_slot_clear(&r->op, table, index);
         return NULL;
     }
@@ -483,7 +484,7 @@ static void forget_range(struct ept_op *op, struct ept_table *table, uint64_t fi
 static void forget_vectors(struct ept_op *op, struct ept_table *top, uint64_t first, uint64_t last) {
     struct ept_tree tree;
 
-    ept_tree_start(&tree, top, first, last);
+    ept_tree_start(&tree, op, top, first, last);
     for (struct ept_table *table = top; table != NULL; table = ept_tree_next(&tree)) {
         if (is_of_range(table, first, last)) {
             ept_table_clear(op, table);
@@ -508,7 +509,7 @@ static void range_changed(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t gpa1, u
         if (top == NULL) {
             continue;
         }
-        ept_tree_start(&tree, top, gpa1, last);
+        ept_tree_start(&tree, &op, top, gpa1, last);
         for (struct ept_table *table = top; table != NULL; table = ept_tree_next(&tree)) {
             forget_range(&op, table, gpa1, last, protect);
         }

@@ -116,6 +116,102 @@ Test(ept, a_spoilt_reference_leaves_no_table) {
     cr_expect_eq(pages[0], pages[1], "%u, %u", pages[0], pages[1]);
 }
 
+/* -- a reference that is claimed while what invalidates goes through the tree
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+static void pages_move(struct world *w, uint32_t pfn, uint32_t count) {
+    world_set01(w, pfn, count, 7, 6, false, 12);
+}
+
+static struct ept_op other;
+
+#define GPA2_B (UINT64_C(0x200000) | GPA2) /* the same page of the next table, in page 4 */
+
+static struct world *with_two_tables(void) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+
+    w->l1[2][1] = 0x4407;
+    for (uint64_t i = 0; i < 512; i++) {
+        w->l1[4][i] = (512 + i) << 12 | 0x437;
+    }
+    touch(w, EPTP12, GPA2, &writing);
+    touch(w, EPTP12, GPA2_B, &writing);
+    return w;
+}
+
+/* L1 has given the reference other rights: what another processor does with it first (`refer_again` of map.c). */
+static void another_claims_the_next_table(struct world *w) {
+    struct ept_table *parent = table_of(w, 2);
+
+    ept_begin(&other, w->ept, &between.w, &w->ept->root[0]);
+    cr_assert(ept_slot_claim(&other, parent, 1, parent->hw[1]));
+}
+
+/* ... and last. */
+static bool another_refers_again(struct world *w, uint64_t hw, uint64_t composed) {
+    bool published = ept_slot_publish(&other, table_of(w, 2), 1, hw, composed);
+
+    if (!published) {
+        ept_discard(&other, (struct ept_table *)(uintptr_t)composed);
+    }
+    ept_end(&other);
+    return published;
+}
+
+/* It began when the change had been announced, so it is not late, but the tables below are from before. */
+Test(ept, tables_below_a_claimed_reference_are_not_passed_by) {
+    static void (*const changes[])(struct world *w, uint32_t pfn, uint32_t count) = {pages_move, world_protect01};
+
+    for (unsigned int i = 0; i < 2; i++) {
+        struct world *w = with_two_tables();
+        struct ept_table *parent = table_of(w, 2);
+        uint64_t hw = parent->hw[1], composed = parent->composed[1];
+        struct world_translation t;
+
+        between.w = w;
+        between.page = table_of(w, 1)->hw;
+        between.meanwhile = another_claims_the_next_table;
+        between.faults = 0;
+        signal(SIGSEGV, on_fault);
+        cr_assert_eq(mprotect(between.page, 4096, PROT_NONE), 0);
+        changes[i](w, 0x205, 1);
+        signal(SIGSEGV, SIG_DFL);
+        cr_assert_eq(between.faults, 1, "row %u: nothing came between", i);
+        cr_expect(!another_refers_again(w, hw, composed), "row %u: what the host has changed is still there", i);
+        cr_expect(!world_walk02(w, root_of(w, 0, EPTP12), GPA2_B, &t) || (t.rights & 2) == 0, "row %u", i);
+        world_delete(w);
+    }
+}
+
+static void l1_changes_a_right_and_another_sees_it(struct world *w) {
+    w->l1[2][1] &= ~NVMX_EPT_EXECUTE;
+    another_claims_the_next_table(w);
+}
+
+/* The same of a comparison that does not read the table above, since its page was not written when it was asked. */
+Test(ept, a_comparison_does_not_pass_by_a_claimed_reference) {
+    struct world *w = with_two_tables();
+    struct ept_table *parent = table_of(w, 2);
+    uint64_t hw = parent->hw[1], composed = parent->composed[1];
+    struct world_translation t;
+
+    between.w = w;
+    w->versions = true;
+    for (unsigned int i = 0; i < 4; i++) {
+        nvmx_ept_invept(w->ept, &w, false, EPTP12);
+        root_of(w, 0, EPTP12);
+    }
+    w->l1[3][7] ^= 0x1000; /* so that its page is read: this is when the other one comes */
+    w->l1[4][5] = UINT64_C(0x206) << 12 | 0x437;
+    nvmx_ept_invept(w->ept, &w, false, EPTP12);
+    w->in_map = l1_changes_a_right_and_another_sees_it;
+    root_of(w, 0, EPTP12);
+    cr_assert_null(w->in_map, "nothing came between");
+    another_refers_again(w, hw & ~NVMX_EPT_EXECUTE, composed);
+    cr_expect(!world_walk02(w, root_of(w, 0, EPTP12), GPA2_B, &t) || (t.hpa & (WORLD_PFNS - 1)) == 0x206, "what L1 has invalidated is still there");
+    world_delete(w);
+}
+
 /* As many roots as there can be, one for each user and some that nobody uses: those that are there are found, and a new one takes the place of an idle one. */
 Test(ept, a_root_for_each_user) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
