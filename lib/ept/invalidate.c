@@ -408,10 +408,15 @@ void ept_root_validate(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *ro
     if (r.may_note) {
         __atomic_store_n(&root->digesting, 0, __ATOMIC_SEQ_CST);
     }
+    /* What another processor has taken out and not flushed yet may have been what this comparison was for. */
+    if (__atomic_load_n(&ept->pending, __ATOMIC_SEQ_CST) != (r.op.announced ? 1 : 0)) {
+        ept_want_flush(&r.op, root->eptp02);
+    }
+    ept_end(&r.op);
+    /* After the flush: who finds the root valid enters L2 without one. */
     for (uint64_t now = ept_peek(&root->validated);
          now < r.op.wanted && !__atomic_compare_exchange_n(&root->validated, &now, r.op.wanted, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);) {
     }
-    ept_end(&r.op);
 }
 
 /*

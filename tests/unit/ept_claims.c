@@ -212,6 +212,43 @@ Test(ept, a_comparison_does_not_pass_by_a_claimed_reference) {
     world_delete(w);
 }
 
+/* -- a comparison that has not flushed yet
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+static bool reached;
+static uint64_t reached_page;
+
+static void another_enters(struct world *w) {
+    uint64_t hpa = 0, type, qualification;
+
+    w->vcpu = 1;
+    reached = world_cpu(w, 1, root_of(w, 1, EPTP12), GPA2, &reading, &hpa, &type, &qualification);
+    reached_page = hpa >> 12 & (WORLD_PFNS - 1);
+    w->vcpu = 0;
+}
+
+/*
+ * What L1 invalidated on processor 1, where another vCPU of the VM has used it once more since, a comparison on processor 0 takes out. Before it is flushed
+ * everywhere no vCPU enters L2 on what has been compared.
+ */
+Test(ept, nobody_enters_between_a_comparison_and_its_flush) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    uint64_t hpa, type, qualification;
+
+    touch(w, EPTP12, GPA2, &reading);
+    root_of(w, 1, EPTP12);
+    w->l1[3][5] = UINT64_C(0x206) << 12 | 0x437;
+    w->vcpu = 1;
+    nvmx_ept_invept(w->ept, &w, false, EPTP12);
+    cr_assert(world_cpu(w, 1, w->ept->root[0].eptp02, GPA2, &reading, &hpa, &type, &qualification));
+    w->vcpu = 0;
+    w->in_flush = another_enters;
+    root_of(w, 0, EPTP12);
+    cr_assert_null(w->in_flush, "the other one never came");
+    cr_expect(!reached || reached_page == 0x206, "page %#llx", (unsigned long long)reached_page);
+    world_delete(w);
+}
+
 /* As many roots as there can be, one for each user and some that nobody uses: those that are there are found, and a new one takes the place of an idle one. */
 Test(ept, a_root_for_each_user) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
