@@ -45,14 +45,14 @@ static void give_up(struct ept_op *op, struct ept_table *table, unsigned int ind
     }
 }
 
-/* In this order, for ept_slots_next. Bits are never taken back. */
+/* In this order: where the bit of a slot is set that of its word is, too, whoever has set it. Bits are never taken back. */
 static inline void mark_used(struct ept_table *table, unsigned int index) {
     uint64_t bit = UINT64_C(1) << (index % 64);
     uint64_t *used = &table->used[index / 64 & 7];
 
     if ((ept_peek(used) & bit) == 0) {
-        __atomic_fetch_or(used, bit, __ATOMIC_SEQ_CST);
         __atomic_fetch_or(&table->words, (uint8_t)(1u << (index / 64 & 7)), __ATOMIC_SEQ_CST);
+        __atomic_fetch_or(used, bit, __ATOMIC_SEQ_CST);
     }
 }
 

@@ -116,6 +116,60 @@ Test(ept, a_spoilt_reference_leaves_no_table) {
     cr_expect_eq(pages[0], pages[1], "%u, %u", pages[0], pages[1]);
 }
 
+/* -- between two instructions
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+#define TRAP_FLAG 0x100u
+
+static void page_6_is_used_and_moves(struct world *w) {
+    struct nvmx_ept_access access = {.eptp12 = EPTP12, .gpa2 = 0x6000, .qualification = 0x181};
+    struct nvmx_ept_fault fault;
+
+    cr_expect_eq(nvmx_ept_fault(w->ept, &w, &access, &fault), NVMX_EPT_RETRY);
+    world_set01(w, 0x206, 1, 7, 6, false, 12);
+}
+
+static uint64_t noted;
+
+/* After each instruction of the fault: has what the top table says of its slots in use changed? */
+static void on_step(int number) {
+    const struct ept_table *top = between.w->ept->root[0].top;
+    uint64_t now = top->used[0] << 8 | top->words;
+
+    (void)number;
+    if (now != noted && between.meanwhile != NULL) {
+        void (*meanwhile)(struct world *w) = between.meanwhile;
+
+        between.meanwhile = NULL;
+        between.faults++;
+        meanwhile(between.w);
+    }
+    noted = now;
+}
+
+/* Two processors use the same slot of a table for the first time, and one of them is only about to say so. */
+Test(ept, a_slot_that_is_half_noted_is_found) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    struct nvmx_ept_access access = {.eptp12 = EPTP12, .gpa2 = GPA2, .qualification = 0x181};
+    struct nvmx_ept_fault fault;
+    struct world_translation t;
+
+    root_of(w, 0, EPTP12);
+    between.w = w;
+    between.meanwhile = page_6_is_used_and_moves;
+    between.faults = 0;
+    noted = 0;
+    signal(SIGTRAP, on_step);
+    __builtin_ia32_writeeflags_u64(__builtin_ia32_readeflags_u64() | TRAP_FLAG);
+    enum nvmx_ept_verdict verdict = nvmx_ept_fault(w->ept, &w, &access, &fault);
+    __builtin_ia32_writeeflags_u64(__builtin_ia32_readeflags_u64() & ~(uint64_t)TRAP_FLAG);
+    signal(SIGTRAP, SIG_DFL);
+    cr_expect_eq(verdict, NVMX_EPT_RETRY);
+    cr_assert_eq(between.faults, 1, "nothing came between");
+    cr_expect(!world_walk02(w, root_of(w, 0, EPTP12), 0x6000, &t), "page %#llx is mapped", (unsigned long long)t.hpa);
+    world_delete(w);
+}
+
 /* -- a reference that is claimed while what invalidates goes through the tree
  * ------------------------------------------------------------------------------------------------------------------ */
 
