@@ -152,13 +152,14 @@ static uint64_t compare_and_digest(struct ept_op *op, struct ept_table *table, c
  */
 static void compare_many(struct ept_op *op, struct ept_table *table, const uint64_t *page, uint64_t mask, bool may_note) {
     uint32_t filled = __atomic_load_n(&table->filled, __ATOMIC_SEQ_CST);
-    uint64_t digest = ept_load(&table->digest);
 
     if (__atomic_load_n(&table->filling, __ATOMIC_SEQ_CST) != filled) {
         compare_used(op, table, page, mask);
         return;
     }
+    /* In this order: the digest is as new as what it is said to be of, or newer. */
     bool noted = __atomic_load_n(&table->digest_at, __ATOMIC_SEQ_CST) == filled;
+    uint64_t digest = ept_load(&table->digest);
     if (noted && digest != 0 && digest_of(page) == digest) {
         return;
     }

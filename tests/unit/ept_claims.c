@@ -3,8 +3,10 @@
  * Another processor comes between the claim of a slot and its publication (lib/ept/slot.c). No callback is made there, so the page of `composed` is
  * made read-only: the store to it, which is the last before the slot is published, faults, and what the other processor does happens in the handler.
  */
+#define _GNU_SOURCE /* REG_EFL */
 #include <signal.h>
 #include <sys/mman.h>
+#include <ucontext.h>
 
 #include "ept/ept.h"
 #include "ept_simple.h"
@@ -168,6 +170,82 @@ Test(ept, a_slot_that_is_half_noted_is_found) {
     cr_assert_eq(between.faults, 1, "nothing came between");
     cr_expect(!world_walk02(w, root_of(w, 0, EPTP12), 0x6000, &t), "page %#llx is mapped", (unsigned long long)t.hpa);
     world_delete(w);
+}
+
+static unsigned int steps_left;
+
+static void on_nth_step(int number, siginfo_t *information, void *context) {
+    ucontext_t *interrupted = context;
+
+    (void)number, (void)information;
+    if (--steps_left == 0) {
+        interrupted->uc_mcontext.gregs[REG_EFL] &= ~(greg_t)TRAP_FLAG;
+        between.meanwhile(between.w);
+    }
+}
+
+/* Of page 3 now, and then it steps. */
+static void steps_begin_with_page_3(struct world *w) {
+    if (w->maps % 4 != 0) {
+        w->in_map = steps_begin_with_page_3;
+    } else {
+        __builtin_ia32_writeeflags_u64(__builtin_ia32_readeflags_u64() | TRAP_FLAG);
+    }
+}
+
+/* It has found the table as the page was when it read it. */
+static void another_comparison_ends(struct world *w) {
+    struct ept_table *table = table_of(w, 1);
+
+    table->digest = 0;
+    table->digest_at = table->filled;
+    w->ept->root[0].digesting = 0;
+}
+
+/*
+ * All pages are mapped and a digest is noted. L1 has changed page 5, which was taken out and filled anew, and a comparison has begun since then that has not
+ * ended.
+ */
+static struct world *with_an_old_digest(void) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    struct nvmx_ept_fault fault;
+
+    for (uint64_t i = 0; i < 512; i++) {
+        touch(w, EPTP12, i << 12, &writing);
+    }
+    for (unsigned int i = 0; i < 2; i++) {
+        nvmx_ept_invept(w->ept, &w, false, EPTP12);
+        root_of(w, 0, EPTP12);
+    }
+    cr_assert_neq(table_of(w, 1)->digest, 0);
+    w->ept->root[0].digesting = 1;
+    w->l1[3][5] = UINT64_C(0x206) << 12 | 0x437;
+    nvmx_ept_invept(w->ept, &w, false, EPTP12);
+    cr_assert_eq(fault_at(w, EPTP12, GPA2, 0x181, &fault), NVMX_EPT_RETRY);
+    return w;
+}
+
+/* A digest is of the slots that were filled when it was noted, also where another comparison notes just now that it has none for those of today. */
+Test(ept, a_digest_and_what_it_is_of_belong_together) {
+    for (unsigned int step = 1; step < 120; step++) {
+        struct world *w = with_an_old_digest();
+
+        w->l1[3][5] = UINT64_C(0x205) << 12 | 0x437;
+        nvmx_ept_invept(w->ept, &w, false, EPTP12);
+        between.w = w;
+        between.meanwhile = another_comparison_ends;
+        steps_left = step;
+        w->maps = w->unmaps = 0;
+        w->in_map = steps_begin_with_page_3;
+        struct sigaction stepping = {.sa_sigaction = on_nth_step, .sa_flags = SA_SIGINFO};
+        sigaction(SIGTRAP, &stepping, NULL);
+        uint64_t eptp02 = root_of(w, 0, EPTP12);
+        signal(SIGTRAP, SIG_DFL);
+        cr_assert_eq(steps_left, 0, "nothing came between");
+        struct world_translation t;
+        cr_expect(!world_walk02(w, eptp02, GPA2, &t), "step %u: page %#llx", step, (unsigned long long)t.hpa);
+        world_delete(w);
+    }
 }
 
 /* -- a reference that is claimed while what invalidates goes through the tree
