@@ -300,7 +300,8 @@ NVMX_API enum nvmx_status nvmx_memory_changed(struct nvmx_vcpu *vcpu, uint64_t g
  * The same where only the right to write was withdrawn, as for a log of what L1 and L2 change: what ept02 maps can still be read there, and of the pages that
  * `vcpu` holds only those go (by unmap_page, as dirtied) that the processor writes to by itself: the virtual-APIC page and the posted-interrupt descriptor.
  * L2's next write to the range comes as an exit to NVMX_HOST with reason 48 and nvmx_host_fault_gpa1; the host notes the page, gives the right
- * back and enters again (no call is needed for rights that are only gained). What the library writes for L1 comes by unmap_page.
+ * back and enters again (no call is needed for rights that are only gained). What the library writes for L1 comes by unmap_page. A host that logs by vmcs01's
+ * page-modification log protects for L2 as well: vmcs02 has no log of the host's, neither on ept02 nor, where L1 has no EPT, on ept01.
  */
 NVMX_API enum nvmx_status nvmx_memory_protected(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes);
 

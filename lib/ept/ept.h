@@ -433,14 +433,15 @@ void ept_table_stamp(const struct ept_op *op, struct ept_table *table);
 /* ... and now lead to [first, last] in gpa1. Before that is so. */
 void ept_table_use(const struct ept_op *op, struct ept_table *table, uint64_t first, uint64_t last);
 
-/* All tables of a root, each before those below it; slots may change meanwhile. */
+/* All tables of a root, each before those below it; slots may change meanwhile, and claims of references are spoilt. */
 struct ept_tree {
+    struct ept_op *op;
     uint64_t first, last; /* tables that lead nowhere in this range of gpa1 are left out */
     unsigned int depth;
     struct ept_table *table[5];
     struct ept_slots slots[5];
 };
-void ept_tree_start(struct ept_tree *tree, struct ept_table *top, uint64_t first, uint64_t last);
+void ept_tree_start(struct ept_tree *tree, struct ept_op *op, struct ept_table *top, uint64_t first, uint64_t last);
 /* The next table, or NULL. */
 struct ept_table *ept_tree_next(struct ept_tree *tree);
 

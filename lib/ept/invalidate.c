@@ -152,13 +152,14 @@ static uint64_t compare_and_digest(struct ept_op *op, struct ept_table *table, c
  */
 static void compare_many(struct ept_op *op, struct ept_table *table, const uint64_t *page, uint64_t mask, bool may_note) {
     uint32_t filled = __atomic_load_n(&table->filled, __ATOMIC_SEQ_CST);
-    uint64_t digest = ept_load(&table->digest);
 
     if (__atomic_load_n(&table->filling, __ATOMIC_SEQ_CST) != filled) {
         compare_used(op, table, page, mask);
         return;
     }
+    /* In this order: the digest is as new as what it is said to be of, or newer. */
     bool noted = __atomic_load_n(&table->digest_at, __ATOMIC_SEQ_CST) == filled;
+    uint64_t digest = ept_load(&table->digest);
     if (noted && digest != 0 && digest_of(page) == digest) {
         return;
     }
@@ -293,7 +294,8 @@ static inline struct ept_table *compare_upper(struct comparing *r, const struct 
         present && (hw & NVMX_EPT_LARGE) == 0 ? (struct ept_table *)(uintptr_t)composed : NULL;
 
     composed = child != NULL ? ept_peek(&child->entry12) : composed;
-    if (c->page != NULL && (!present || ((ept_load(&c->page[index]) ^ composed) & r->mask) != 0)) {
+    /* Who has claimed it may be about to refer to the same table again, with all that hangs below it. */
+    if (!present || (c->page != NULL && ((ept_load(&c->page[index]) ^ composed) & r->mask) != 0)) {
         ept_slot_clear(&r->op, table, index);
         return NULL;
     }
@@ -407,10 +409,15 @@ void ept_root_validate(struct nvmx_ept *ept, void *vcpu_ctx, struct ept_root *ro
     if (r.may_note) {
         __atomic_store_n(&root->digesting, 0, __ATOMIC_SEQ_CST);
     }
+    /* What another processor has taken out and not flushed yet may have been what this comparison was for. */
+    if (__atomic_load_n(&ept->pending, __ATOMIC_SEQ_CST) != (r.op.announced ? 1 : 0)) {
+        ept_want_flush(&r.op, root->eptp02);
+    }
+    ept_end(&r.op);
+    /* After the flush: who finds the root valid enters L2 without one. */
     for (uint64_t now = ept_peek(&root->validated);
          now < r.op.wanted && !__atomic_compare_exchange_n(&root->validated, &now, r.op.wanted, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);) {
     }
-    ept_end(&r.op);
 }
 
 /*
@@ -483,7 +490,7 @@ static void forget_range(struct ept_op *op, struct ept_table *table, uint64_t fi
 static void forget_vectors(struct ept_op *op, struct ept_table *top, uint64_t first, uint64_t last) {
     struct ept_tree tree;
 
-    ept_tree_start(&tree, top, first, last);
+    ept_tree_start(&tree, op, top, first, last);
     for (struct ept_table *table = top; table != NULL; table = ept_tree_next(&tree)) {
         if (is_of_range(table, first, last)) {
             ept_table_clear(op, table);
@@ -508,7 +515,7 @@ static void range_changed(struct nvmx_ept *ept, void *vcpu_ctx, uint64_t gpa1, u
         if (top == NULL) {
             continue;
         }
-        ept_tree_start(&tree, top, gpa1, last);
+        ept_tree_start(&tree, &op, top, gpa1, last);
         for (struct ept_table *table = top; table != NULL; table = ept_tree_next(&tree)) {
             forget_range(&op, table, gpa1, last, protect);
         }

@@ -45,14 +45,14 @@ static void give_up(struct ept_op *op, struct ept_table *table, unsigned int ind
     }
 }
 
-/* In this order, for ept_slots_next. Bits are never taken back. */
+/* In this order: where the bit of a slot is set that of its word is, too, whoever has set it. Bits are never taken back. */
 static inline void mark_used(struct ept_table *table, unsigned int index) {
     uint64_t bit = UINT64_C(1) << (index % 64);
     uint64_t *used = &table->used[index / 64 & 7];
 
     if ((ept_peek(used) & bit) == 0) {
-        __atomic_fetch_or(used, bit, __ATOMIC_SEQ_CST);
         __atomic_fetch_or(&table->words, (uint8_t)(1u << (index / 64 & 7)), __ATOMIC_SEQ_CST);
+        __atomic_fetch_or(used, bit, __ATOMIC_SEQ_CST);
     }
 }
 
@@ -206,7 +206,8 @@ static void tree_enter(struct ept_tree *tree, struct ept_table *table) {
     tree->slots[tree->depth] = table->level > 1 ? ept_slots_of(table) : (struct ept_slots){0};
 }
 
-void ept_tree_start(struct ept_tree *tree, struct ept_table *top, uint64_t first, uint64_t last) {
+void ept_tree_start(struct ept_tree *tree, struct ept_op *op, struct ept_table *top, uint64_t first, uint64_t last) {
+    tree->op = op;
     tree->first = first;
     tree->last = last;
     tree->depth = 0;
@@ -215,6 +216,28 @@ void ept_tree_start(struct ept_tree *tree, struct ept_table *top, uint64_t first
 
 static bool leads_to(const struct ept_table *table, uint64_t first, uint64_t last) {
     return __atomic_load_n(&table->first, __ATOMIC_SEQ_CST) <= last && __atomic_load_n(&table->last, __ATOMIC_SEQ_CST) >= first;
+}
+
+/*
+ * The table to which a slot leads, or NULL. Who has claimed the slot may be about to refer to the same table again (map.c), with all that hangs below it, and
+ * is not late if it began after the change: the claim is spoilt. Each turn of the loop but the last means that another processor has changed the slot.
+ */
+static struct ept_table *tree_child(const struct ept_tree *tree, struct ept_table *table, unsigned int index) {
+    for (;;) {
+        uint64_t hw = ept_load(&table->hw[index]);
+
+        if (ept_is_claimed(hw)) {
+            ept_slot_clear(tree->op, table, index);
+            return NULL;
+        }
+        if (!ept_is_reference(table->level, hw)) {
+            return NULL;
+        }
+        struct ept_table *child = ept_child(table, index, hw);
+        if (child != NULL) {
+            return child;
+        }
+    }
 }
 
 struct ept_table *ept_tree_next(struct ept_tree *tree) {
@@ -229,9 +252,7 @@ struct ept_table *ept_tree_next(struct ept_tree *tree) {
             tree->depth--;
             continue;
         }
-        uint64_t hw = ept_load(&table->hw[index]);
-        struct ept_table *child = ept_is_reference(table->level, hw) ? ept_child(table, index, hw) : NULL;
-
+        struct ept_table *child = tree_child(tree, table, index);
         if (child != NULL && leads_to(child, tree->first, tree->last)) {
             tree->depth++;
             tree_enter(tree, child);

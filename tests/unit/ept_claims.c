@@ -3,8 +3,10 @@
  * Another processor comes between the claim of a slot and its publication (lib/ept/slot.c). No callback is made there, so the page of `composed` is
  * made read-only: the store to it, which is the last before the slot is published, faults, and what the other processor does happens in the handler.
  */
+#define _GNU_SOURCE /* REG_EFL */
 #include <signal.h>
 #include <sys/mman.h>
+#include <ucontext.h>
 
 #include "ept/ept.h"
 #include "ept_simple.h"
@@ -114,6 +116,269 @@ Test(ept, a_spoilt_reference_leaves_no_table) {
         world_delete(w);
     }
     cr_expect_eq(pages[0], pages[1], "%u, %u", pages[0], pages[1]);
+}
+
+/* -- between two instructions
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+#define TRAP_FLAG 0x100u
+
+static void page_6_is_used_and_moves(struct world *w) {
+    struct nvmx_ept_access access = {.eptp12 = EPTP12, .gpa2 = 0x6000, .qualification = 0x181};
+    struct nvmx_ept_fault fault;
+
+    cr_expect_eq(nvmx_ept_fault(w->ept, &w, &access, &fault), NVMX_EPT_RETRY);
+    world_set01(w, 0x206, 1, 7, 6, false, 12);
+}
+
+static uint64_t noted;
+
+/* After each instruction of the fault: has what the top table says of its slots in use changed? */
+static void on_step(int number) {
+    const struct ept_table *top = between.w->ept->root[0].top;
+    uint64_t now = top->used[0] << 8 | top->words;
+
+    (void)number;
+    if (now != noted && between.meanwhile != NULL) {
+        void (*meanwhile)(struct world *w) = between.meanwhile;
+
+        between.meanwhile = NULL;
+        between.faults++;
+        meanwhile(between.w);
+    }
+    noted = now;
+}
+
+/* Two processors use the same slot of a table for the first time, and one of them is only about to say so. */
+Test(ept, a_slot_that_is_half_noted_is_found) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    struct nvmx_ept_access access = {.eptp12 = EPTP12, .gpa2 = GPA2, .qualification = 0x181};
+    struct nvmx_ept_fault fault;
+    struct world_translation t;
+
+    root_of(w, 0, EPTP12);
+    between.w = w;
+    between.meanwhile = page_6_is_used_and_moves;
+    between.faults = 0;
+    noted = 0;
+    signal(SIGTRAP, on_step);
+    __builtin_ia32_writeeflags_u64(__builtin_ia32_readeflags_u64() | TRAP_FLAG);
+    enum nvmx_ept_verdict verdict = nvmx_ept_fault(w->ept, &w, &access, &fault);
+    __builtin_ia32_writeeflags_u64(__builtin_ia32_readeflags_u64() & ~(uint64_t)TRAP_FLAG);
+    signal(SIGTRAP, SIG_DFL);
+    cr_expect_eq(verdict, NVMX_EPT_RETRY);
+    cr_assert_eq(between.faults, 1, "nothing came between");
+    cr_expect(!world_walk02(w, root_of(w, 0, EPTP12), 0x6000, &t), "page %#llx is mapped", (unsigned long long)t.hpa);
+    world_delete(w);
+}
+
+static unsigned int steps_left;
+
+static void on_nth_step(int number, siginfo_t *information, void *context) {
+    ucontext_t *interrupted = context;
+
+    (void)number, (void)information;
+    if (--steps_left == 0) {
+        interrupted->uc_mcontext.gregs[REG_EFL] &= ~(greg_t)TRAP_FLAG;
+        between.meanwhile(between.w);
+    }
+}
+
+/* Of page 3 now, and then it steps. */
+static void steps_begin_with_page_3(struct world *w) {
+    if (w->maps % 4 != 0) {
+        w->in_map = steps_begin_with_page_3;
+    } else {
+        __builtin_ia32_writeeflags_u64(__builtin_ia32_readeflags_u64() | TRAP_FLAG);
+    }
+}
+
+/* It has found the table as the page was when it read it. */
+static void another_comparison_ends(struct world *w) {
+    struct ept_table *table = table_of(w, 1);
+
+    table->digest = 0;
+    table->digest_at = table->filled;
+    w->ept->root[0].digesting = 0;
+}
+
+/*
+ * All pages are mapped and a digest is noted. L1 has changed page 5, which was taken out and filled anew, and a comparison has begun since then that has not
+ * ended.
+ */
+static struct world *with_an_old_digest(void) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    struct nvmx_ept_fault fault;
+
+    for (uint64_t i = 0; i < 512; i++) {
+        touch(w, EPTP12, i << 12, &writing);
+    }
+    for (unsigned int i = 0; i < 2; i++) {
+        nvmx_ept_invept(w->ept, &w, false, EPTP12);
+        root_of(w, 0, EPTP12);
+    }
+    cr_assert_neq(table_of(w, 1)->digest, 0);
+    w->ept->root[0].digesting = 1;
+    w->l1[3][5] = UINT64_C(0x206) << 12 | 0x437;
+    nvmx_ept_invept(w->ept, &w, false, EPTP12);
+    cr_assert_eq(fault_at(w, EPTP12, GPA2, 0x181, &fault), NVMX_EPT_RETRY);
+    return w;
+}
+
+/* A digest is of the slots that were filled when it was noted, also where another comparison notes just now that it has none for those of today. */
+Test(ept, a_digest_and_what_it_is_of_belong_together) {
+    for (unsigned int step = 1; step < 120; step++) {
+        struct world *w = with_an_old_digest();
+
+        w->l1[3][5] = UINT64_C(0x205) << 12 | 0x437;
+        nvmx_ept_invept(w->ept, &w, false, EPTP12);
+        between.w = w;
+        between.meanwhile = another_comparison_ends;
+        steps_left = step;
+        w->maps = w->unmaps = 0;
+        w->in_map = steps_begin_with_page_3;
+        struct sigaction stepping = {.sa_sigaction = on_nth_step, .sa_flags = SA_SIGINFO};
+        sigaction(SIGTRAP, &stepping, NULL);
+        uint64_t eptp02 = root_of(w, 0, EPTP12);
+        signal(SIGTRAP, SIG_DFL);
+        cr_assert_eq(steps_left, 0, "nothing came between");
+        struct world_translation t;
+        cr_expect(!world_walk02(w, eptp02, GPA2, &t), "step %u: page %#llx", step, (unsigned long long)t.hpa);
+        world_delete(w);
+    }
+}
+
+/* -- a reference that is claimed while what invalidates goes through the tree
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+static void pages_move(struct world *w, uint32_t pfn, uint32_t count) {
+    world_set01(w, pfn, count, 7, 6, false, 12);
+}
+
+static struct ept_op other;
+
+#define GPA2_B (UINT64_C(0x200000) | GPA2) /* the same page of the next table, in page 4 */
+
+static struct world *with_two_tables(void) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+
+    w->l1[2][1] = 0x4407;
+    for (uint64_t i = 0; i < 512; i++) {
+        w->l1[4][i] = (512 + i) << 12 | 0x437;
+    }
+    touch(w, EPTP12, GPA2, &writing);
+    touch(w, EPTP12, GPA2_B, &writing);
+    return w;
+}
+
+/* L1 has given the reference other rights: what another processor does with it first (`refer_again` of map.c). */
+static void another_claims_the_next_table(struct world *w) {
+    struct ept_table *parent = table_of(w, 2);
+
+    ept_begin(&other, w->ept, &between.w, &w->ept->root[0]);
+    cr_assert(ept_slot_claim(&other, parent, 1, parent->hw[1]));
+}
+
+/* ... and last. */
+static bool another_refers_again(struct world *w, uint64_t hw, uint64_t composed) {
+    bool published = ept_slot_publish(&other, table_of(w, 2), 1, hw, composed);
+
+    if (!published) {
+        ept_discard(&other, (struct ept_table *)(uintptr_t)composed);
+    }
+    ept_end(&other);
+    return published;
+}
+
+/* It began when the change had been announced, so it is not late, but the tables below are from before. */
+Test(ept, tables_below_a_claimed_reference_are_not_passed_by) {
+    static void (*const changes[])(struct world *w, uint32_t pfn, uint32_t count) = {pages_move, world_protect01};
+
+    for (unsigned int i = 0; i < 2; i++) {
+        struct world *w = with_two_tables();
+        struct ept_table *parent = table_of(w, 2);
+        uint64_t hw = parent->hw[1], composed = parent->composed[1];
+        struct world_translation t;
+
+        between.w = w;
+        between.page = table_of(w, 1)->hw;
+        between.meanwhile = another_claims_the_next_table;
+        between.faults = 0;
+        signal(SIGSEGV, on_fault);
+        cr_assert_eq(mprotect(between.page, 4096, PROT_NONE), 0);
+        changes[i](w, 0x205, 1);
+        signal(SIGSEGV, SIG_DFL);
+        cr_assert_eq(between.faults, 1, "row %u: nothing came between", i);
+        cr_expect(!another_refers_again(w, hw, composed), "row %u: what the host has changed is still there", i);
+        cr_expect(!world_walk02(w, root_of(w, 0, EPTP12), GPA2_B, &t) || (t.rights & 2) == 0, "row %u", i);
+        world_delete(w);
+    }
+}
+
+static void l1_changes_a_right_and_another_sees_it(struct world *w) {
+    w->l1[2][1] &= ~NVMX_EPT_EXECUTE;
+    another_claims_the_next_table(w);
+}
+
+/* The same of a comparison that does not read the table above, since its page was not written when it was asked. */
+Test(ept, a_comparison_does_not_pass_by_a_claimed_reference) {
+    struct world *w = with_two_tables();
+    struct ept_table *parent = table_of(w, 2);
+    uint64_t hw = parent->hw[1], composed = parent->composed[1];
+    struct world_translation t;
+
+    between.w = w;
+    w->versions = true;
+    for (unsigned int i = 0; i < 4; i++) {
+        nvmx_ept_invept(w->ept, &w, false, EPTP12);
+        root_of(w, 0, EPTP12);
+    }
+    w->l1[3][7] ^= 0x1000; /* so that its page is read: this is when the other one comes */
+    w->l1[4][5] = UINT64_C(0x206) << 12 | 0x437;
+    nvmx_ept_invept(w->ept, &w, false, EPTP12);
+    w->in_map = l1_changes_a_right_and_another_sees_it;
+    root_of(w, 0, EPTP12);
+    cr_assert_null(w->in_map, "nothing came between");
+    another_refers_again(w, hw & ~NVMX_EPT_EXECUTE, composed);
+    cr_expect(!world_walk02(w, root_of(w, 0, EPTP12), GPA2_B, &t) || (t.hpa & (WORLD_PFNS - 1)) == 0x206, "what L1 has invalidated is still there");
+    world_delete(w);
+}
+
+/* -- a comparison that has not flushed yet
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+static bool reached;
+static uint64_t reached_page;
+
+static void another_enters(struct world *w) {
+    uint64_t hpa = 0, type, qualification;
+
+    w->vcpu = 1;
+    reached = world_cpu(w, 1, root_of(w, 1, EPTP12), GPA2, &reading, &hpa, &type, &qualification);
+    reached_page = hpa >> 12 & (WORLD_PFNS - 1);
+    w->vcpu = 0;
+}
+
+/*
+ * What L1 invalidated on processor 1, where another vCPU of the VM has used it once more since, a comparison on processor 0 takes out. Before it is flushed
+ * everywhere no vCPU enters L2 on what has been compared.
+ */
+Test(ept, nobody_enters_between_a_comparison_and_its_flush) {
+    struct world *w = simple(WORLD_CAPS_PLAIN, 0);
+    uint64_t hpa, type, qualification;
+
+    touch(w, EPTP12, GPA2, &reading);
+    root_of(w, 1, EPTP12);
+    w->l1[3][5] = UINT64_C(0x206) << 12 | 0x437;
+    w->vcpu = 1;
+    nvmx_ept_invept(w->ept, &w, false, EPTP12);
+    cr_assert(world_cpu(w, 1, w->ept->root[0].eptp02, GPA2, &reading, &hpa, &type, &qualification));
+    w->vcpu = 0;
+    w->in_flush = another_enters;
+    root_of(w, 0, EPTP12);
+    cr_assert_null(w->in_flush, "the other one never came");
+    cr_expect(!reached || reached_page == 0x206, "page %#llx", (unsigned long long)reached_page);
+    world_delete(w);
 }
 
 /* As many roots as there can be, one for each user and some that nobody uses: those that are there are found, and a new one takes the place of an idle one. */
