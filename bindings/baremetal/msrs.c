@@ -171,12 +171,28 @@ static bool feedback_allowed(uint64_t value) {
     return !(value & FEEDBACK_VALID) || !memory_is_own(start, start + pages * PAGE_BYTES);
 }
 
-/*
- * Counters go on counting in L0, which uses none of them, and an event that is sampled by hardware (PEBS) is written where L1 has its buffer, through the page
- * tables of the moment: L1 has no such sampling, and CPUID has no DS.
- */
-static bool is_sampling(uint32_t index) {
-    return index == MSR_PEBS_ENABLE || index == MSR_PEBS_BASE || index == MSR_PEBS_INDEX;
+/* What L1 may not write, of those that are in the processor. */
+static bool write_denied(uint32_t index, uint64_t value) {
+    switch (index) {
+    case MSR_APIC_BASE:
+        return (value ^ rdmsr(index)) & APIC_BASE_ADDRESS;
+    case MSR_XSS:
+        return value & XSS_TRACE;
+    case MSR_HW_FEEDBACK_PTR:
+        return !feedback_allowed(value);
+    /*
+     * Counters go on counting in L0, which uses none of them, and an event that is sampled by hardware (PEBS) is written where L1 has its buffer, through the
+     * page tables of the moment: L1 has no such sampling, and CPUID has no DS.
+     */
+    case MSR_PEBS_ENABLE:
+    case MSR_PEBS_BASE:
+    case MSR_PEBS_INDEX:
+        return value != 0;
+    case MSR_SMM_MONITOR_CTL:
+        return true;
+    default:
+        return is_trace(index);
+    }
 }
 
 bool guest_wrmsr(uint32_t index, uint64_t value) {
@@ -184,11 +200,7 @@ bool guest_wrmsr(uint32_t index, uint64_t value) {
         return write_field(index, value);
     if (index == MSR_BIOS_UPDT_TRIG)
         return true; /* as a processor that finds nothing newer in the update */
-    if (index == MSR_APIC_BASE && (value ^ rdmsr(index)) & APIC_BASE_ADDRESS)
-        return false;
-    if ((is_sampling(index) && value) || (index == MSR_XSS && value & XSS_TRACE) || (index == MSR_HW_FEEDBACK_PTR && !feedback_allowed(value)))
-        return false;
-    return index != MSR_SMM_MONITOR_CTL && !is_trace(index) && wrmsr_safe(index, value);
+    return !write_denied(index, value) && wrmsr_safe(index, value);
 }
 
 bool l1_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value) {

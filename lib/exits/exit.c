@@ -145,7 +145,7 @@ enum nvmx_next l2_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
         return stop(vcpu, NVMX_STOP_HOST, status);
     }
     if (row->who != WHO_ALWAYS) {
-        enum route route = exit_route(vcpu, v, exit_reason & 0xffff, row, &info, true);
+        enum route route = exit_route(vcpu, v, exit_reason & 0xffff, row, &info);
         if (route != ROUTE_L1) {
             return finish(vcpu, route, row, &info);
         }
@@ -189,7 +189,7 @@ bool nvmx_l1_intercepts(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exit_info *
     if (vcpu->mode != NVMX_MODE_L2 || row == NULL) {
         return false;
     }
-    return exit_route(vcpu, vmcs12_current(vcpu), info->reason & 0xffff, row, &copy, false) == ROUTE_L1;
+    return exit_route_asked(vcpu, vmcs12_current(vcpu), info->reason & 0xffff, row, &copy) == ROUTE_L1;
 }
 
 enum nvmx_next nvmx_entry_refused(struct nvmx_vcpu *vcpu, uint32_t vm_instruction_error) {

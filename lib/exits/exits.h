@@ -93,12 +93,12 @@ enum route {
     ROUTE_FAILED, /* a callback failed */
 };
 
-/*
- * Decide. `hardware`: the exit happened (false: the host asks about an instruction that it emulates; nothing is
- * changed). *info may be corrected for L1 (an EPT violation's qualification).
- */
+/* Decide about an exit. *info may be corrected for L1 (an EPT violation's qualification). */
 enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, const struct exit_row *row,
-                      struct nvmx_l2_exit_info *info, bool hardware);
+                      struct nvmx_l2_exit_info *info);
+/* The same of one that did not happen: the host asks about an instruction that it emulates. Nothing is changed. */
+enum route exit_route_asked(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, const struct exit_row *row,
+                            struct nvmx_l2_exit_info *info);
 
 /* Nothing comes with an exit of L2 that has to be told or taken back: no bus lock, and no timer or window that vmcs02 has and vmcs12 has not. */
 static inline bool l2_alone_exits(const struct nvmx_vcpu *vcpu) {

@@ -81,7 +81,7 @@ static enum nvmx_status clip_to_mode(struct nvmx_vcpu *vcpu, uint64_t *value) {
     return status;
 }
 
-static enum nvmx_status source_register(struct nvmx_vcpu *vcpu, uint64_t qualification, uint64_t *value) {
+static inline __attribute__((always_inline)) enum nvmx_status source_register(struct nvmx_vcpu *vcpu, uint64_t qualification, uint64_t *value) {
     unsigned int number = (qualification >> 8) & 15;
     enum nvmx_status status = NVMX_OK;
 
@@ -93,7 +93,7 @@ static enum nvmx_status source_register(struct nvmx_vcpu *vcpu, uint64_t qualifi
     return status == NVMX_OK ? clip_to_mode(vcpu, value) : status;
 }
 
-static bool cr3_is_target(const struct vmcs12 *v, uint64_t value) {
+static inline __attribute__((always_inline)) bool cr3_is_target(const struct vmcs12 *v, uint64_t value) {
     uint64_t count = v->value[NVMX_F_CR3_TARGET_COUNT];
 
     for (unsigned int i = 0; i < 4 && i < count; i++) {
@@ -104,7 +104,7 @@ static bool cr3_is_target(const struct vmcs12 *v, uint64_t value) {
     return false;
 }
 
-static bool mov_to_wanted(const struct vmcs12 *v, unsigned int cr, uint64_t value) {
+static inline __attribute__((always_inline)) bool mov_to_wanted(const struct vmcs12 *v, unsigned int cr, uint64_t value) {
     uint64_t primary = v->value[NVMX_F_PRIMARY_CONTROLS];
 
     switch (cr) {
@@ -130,7 +130,7 @@ static bool lmsw_wanted(const struct vmcs12 *v, uint64_t source) {
     return sets_pe || ((source ^ shadow) & mask & 0xe) != 0;
 }
 
-static enum route route_control_register(struct nvmx_vcpu *vcpu, const struct vmcs12 *v,
+static inline __attribute__((always_inline)) enum route route_control_register(struct nvmx_vcpu *vcpu, const struct vmcs12 *v,
                                          const struct nvmx_l2_exit_info *info) {
     uint64_t q = info->qualification;
     uint64_t primary = v->value[NVMX_F_PRIMARY_CONTROLS];
@@ -210,7 +210,7 @@ static void note_hosts_msr(struct nvmx_vcpu *vcpu, const struct exit_row *row, u
     }
 }
 
-static enum route route_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct exit_row *row,
+static inline __attribute__((always_inline)) enum route route_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct exit_row *row,
                             struct nvmx_l2_exit_info *info, bool hardware) {
     uint32_t index = msr_index(vcpu, row, info);
     uint32_t bit = bitmap_msr_bit(index, is_msr_write(row));
@@ -272,7 +272,7 @@ static bool host_wants_ports(const struct nvmx_vcpu *vcpu, uint32_t port, uint32
     return false;
 }
 
-static enum route route_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct nvmx_l2_exit_info *info,
+static inline __attribute__((always_inline)) enum route route_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct nvmx_l2_exit_info *info,
                            bool hardware) {
     uint64_t primary = v->value[NVMX_F_PRIMARY_CONTROLS];
     uint32_t port = (uint32_t)(info->qualification >> 16) & 0xffff;
@@ -522,8 +522,9 @@ static enum route by_bit(uint64_t controls, unsigned int bit) {
     return l1_if(bit_of(controls, bit));
 }
 
-enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, const struct exit_row *row,
-                      struct nvmx_l2_exit_info *info, bool hardware) {
+static inline __attribute__((always_inline)) enum route by_row(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
+                                                               const struct exit_row *row, struct nvmx_l2_exit_info *info,
+                                                               bool hardware) {
     uint64_t primary = v->value[NVMX_F_PRIMARY_CONTROLS];
 
     switch (row->who) {
@@ -583,4 +584,14 @@ enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason,
     default:
         return ROUTE_HOST;
     }
+}
+
+/* Compiled apart, so that what a host asks costs an exit nothing. */
+enum route exit_route(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, const struct exit_row *row, struct nvmx_l2_exit_info *info) {
+    return by_row(vcpu, v, reason, row, info, true);
+}
+
+COLD enum route exit_route_asked(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t reason, const struct exit_row *row,
+                                 struct nvmx_l2_exit_info *info) {
+    return by_row(vcpu, v, reason, row, info, false);
 }
