@@ -353,12 +353,13 @@ static NOINLINE enum nvmx_state_reason check_l2_fields(struct check *c, const ui
 }
 
 /*
- * Capabilities under which vmcs02's loading of MSRs is allowed whether L1 may ask for it or not, so that the values are looked at. The
- * plain and the TRUE MSR are changed alike.
+ * Capabilities under which vmcs02's loading of MSRs is allowed whether L1 may ask for it or not, so that the values are looked at; but where it is
+ * vmcs12's own VM-entry controls (`entry12`) that ask, L1 must have it. The plain and the TRUE MSR are changed alike.
  */
-static void allow_gates(struct nvmx_caps *caps) {
+static void allow_gates(struct nvmx_caps *caps, uint64_t entry12) {
     for (unsigned int i = 0; i < GATE_COUNT; i++) {
-        uint64_t bit = UINT64_C(1) << (32 + gates[i].entry_load);
+        bool asked = ((entry12 >> gates[i].entry_load) & 1) != 0;
+        uint64_t bit = asked ? 0 : UINT64_C(1) << (32 + gates[i].entry_load);
 
         caps->msr[NVMX_CAP_ENTRY] |= bit;
         caps->msr[NVMX_CAP_TRUE_ENTRY] |= caps->msr[NVMX_CAP_TRUE_ENTRY] != 0 ? bit : 0;
@@ -388,7 +389,7 @@ static void compose(const struct nvmx_state_record *record, uint64_t *field) {
 }
 
 /* The entry checks. What they read of L1's memory was right at the entry, and need not be so any more. */
-static enum nvmx_state_reason check_entry(struct check *c, const struct nvmx_caps *l1, const uint64_t *field) {
+static enum nvmx_state_reason check_entry(struct check *c, const struct nvmx_caps *l1, const uint64_t *field, uint64_t entry12) {
     struct state_view *view = c->view;
     struct nvmx_caps caps = *l1;
     struct nvmx_check_failure failure;
@@ -404,7 +405,7 @@ static enum nvmx_state_reason check_entry(struct check *c, const struct nvmx_cap
         .pdpte_readable = true,
     };
 
-    allow_gates(&caps);
+    allow_gates(&caps, entry12);
     if ((field[NVMX_F_PRIMARY_CONTROLS] & PROC_SECONDARY) != 0 &&
         (field[NVMX_F_SECONDARY_CONTROLS] & PROC2_VMCS_SHADOWING) != 0) {
         in.link_revision |= SHADOW_INDICATOR;
@@ -446,9 +447,10 @@ static enum nvmx_state_reason check_l2(struct check *c, const struct nvmx_vcpu *
         return refuse(c, NVMX_STATE_MODE, view->l2.offset, 0);
     }
     TRY(check_l2_fields(c, field));
+    const uint64_t entry12 = field[NVMX_F_VM_ENTRY_CONTROLS];
     compose(&view->l2, field);
-    TRY(check_entry(c, &view->caps, field));
-    return vcpu != NULL ? check_entry(c, &vcpu->vm->caps, field) : NVMX_STATE_OK;
+    TRY(check_entry(c, &view->caps, field, entry12));
+    return vcpu != NULL ? check_entry(c, &vcpu->vm->caps, field, entry12) : NVMX_STATE_OK;
 }
 
 /* -- the whole --------------------------------------------------------------------------------------------------------------------------------- */

@@ -325,3 +325,27 @@ Test(state_restore, records_can_be_listed) {
     sim_free(sim);
     free(blob);
 }
+
+/* What the host's mask takes away because L0 depends on it (nvmx.h) no blob brings back: vmcs12's own VM-entry controls are those that L1 may have. */
+Test(state_restore, no_load_that_the_mask_takes_away) {
+    static struct doc doc;
+    static uint8_t changed[65536];
+    const uint64_t load = UINT64_C(1) << 13; /* IA32_PERF_GLOBAL_CTRL */
+    struct nvmx_caps machine, mask;
+    sim_machine(&machine);
+    mask = machine;
+    mask.msr[NVMX_CAP_ENTRY] &= ~(load << 32);
+    mask.msr[NVMX_CAP_TRUE_ENTRY] &= ~(load << 32);
+    struct sim *sim = l2_running(&(struct sim_options){.mask = &mask});
+    size_t bytes;
+    uint8_t *blob = sim_save(sim, &bytes);
+    doc_read(&doc, blob, bytes);
+    struct doc_record *vmcs = doc_find(&doc, NVMX_STATE_TAG_VMCS, 0);
+    doc_set(vmcs, NVMX_VMCS_VM_ENTRY_CONTROLS, doc_value(vmcs, NVMX_VMCS_VM_ENTRY_CONTROLS) | load);
+    bytes = doc_write(&doc, changed, sizeof(changed));
+    if (nvmx_state_restore(sim->vcpu, changed, bytes, NULL) == NVMX_STATE_OK)
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_CONTROLS) & load, 0, "vmcs02 loads it, and L0 runs on with the value");
+    sim_free(sim);
+    free(blob);
+}

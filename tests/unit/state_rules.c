@@ -149,6 +149,8 @@ static const struct rule rules[] = {
     {"a reserved event type", "L2 runs", L2, SET, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, 0x80000130, NVMX_STATE_ENTRY_CHECK, 0},
     {"an interrupt while IF is 0", "L2 runs", L2, SET, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, 0x80000030, NVMX_STATE_ENTRY_CHECK, 0},
     {"controls that L1 can't set", "L2 runs", VMCS, SET, NVMX_VMCS_PIN_BASED_CONTROLS, 0x80000016, NVMX_STATE_ENTRY_CHECK, 0},
+    {"a load of IA32_RTIT_CTL, which L1 can't ask for", "L2 runs", VMCS, SET, NVMX_VMCS_VM_ENTRY_CONTROLS, 0x493ff, NVMX_STATE_ENTRY_CHECK, 0},
+    {"the loads that L1 can ask for", "L2 runs", VMCS, SET, NVMX_VMCS_VM_ENTRY_CONTROLS, 0x93ff, NVMX_STATE_OK, 0},
     {"a host state that can't be", "L2 runs", VMCS, SET, NVMX_VMCS_HOST_CR4, 0, NVMX_STATE_ENTRY_CHECK, 0},
 };
 
