@@ -394,12 +394,11 @@ static enum nvmx_status write_l2(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
         (v->value[NVMX_F_CR0_READ_SHADOW] & cr0_mask) | (r->value[NVMX_F_CR0_READ_SHADOW] & ~cr0_mask);
     r->value[NVMX_F_CR4_READ_SHADOW] =
         (v->value[NVMX_F_CR4_READ_SHADOW] & cr4_mask) | (r->value[NVMX_F_CR4_READ_SHADOW] & ~cr4_mask);
-    r->value[NVMX_F_GUEST_CR4] |= vcpu->cr4_kept;
     batch_init(&batch);
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT && status == NVMX_OK; slot++) {
         if (nvmx_set_has(&r->has, slot) && nvmx_set_has(&vcpu->vm->machine_fields, slot)) {
-            v->image[slot] = r->value[slot];
-            status = batch_put(vcpu, &batch, slot, r->value[slot]);
+            v->image[slot] = r->value[slot] | (slot == NVMX_F_GUEST_CR4 ? vcpu->cr4_kept : 0); /* what is restored stays L2's own */
+            status = batch_put(vcpu, &batch, slot, v->image[slot]);
         }
     }
     nvmx_set_remove(&r->has, NVMX_F_VM_ENTRY_CONTROLS);

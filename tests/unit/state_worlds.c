@@ -228,6 +228,17 @@ static void apic_pages(struct sim *sim) {
     launch(sim);
 }
 
+/* Machine checks stay enabled behind the host's mask, and L2 has CR4.MCE clear. */
+static void machine_checks_kept(struct sim *sim) {
+    const uint64_t mce = 0x40;
+    ready(sim);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_CR4_GUEST_HOST_MASK, sim_get(sim, NVMX_VMCS01, NVMX_F_CR4_GUEST_HOST_MASK) | mce);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_CR4, sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_CR4) | mce);
+    nvmx_vmcs01_changed(sim->vcpu);
+    launch(sim);
+    cr_assert(sim_get(sim, sim->selected, NVMX_F_GUEST_CR4) & mce);
+}
+
 static void aborted(struct sim *sim) {
     ready(sim);
     l1_writes(sim, NVMX_VMCS_VM_EXIT_MSR_LOAD_COUNT, 1);
@@ -272,6 +283,7 @@ const struct state_world state_worlds[] = {
     {"an EFER that only vmcs02 has", {0}, own_efer},
     {"L2 left long mode", {0}, left_long_mode},
     {"APIC pages in use", {0}, apic_pages},
+    {"the host keeps machine checks enabled", {0}, machine_checks_kept},
     {"VMX abort", {0}, aborted},
 };
 const size_t state_world_count = COUNT(state_worlds);
