@@ -275,10 +275,13 @@ void fuzz_host_controls(struct fuzz_machine *m, struct fuzz_input *in) {
         sim_set(sim, NVMX_VMCS01, NVMX_F_EXCEPTION_BITMAP, fuzz_u32(in));
     if (what & 8) {
         sim_set(sim, NVMX_VMCS01, NVMX_F_CR0_GUEST_HOST_MASK, fuzz_u32(in));
-        sim_set(sim, NVMX_VMCS01, NVMX_F_CR4_GUEST_HOST_MASK, fuzz_u32(in) | 0x2000);
+        uint32_t masked = fuzz_u32(in);
+        sim_set(sim, NVMX_VMCS01, NVMX_F_CR4_GUEST_HOST_MASK, masked | 0x2000);
         /* L1 reads what it has. */
         sim_set(sim, NVMX_VMCS01, NVMX_F_CR0_READ_SHADOW, sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_CR0));
         sim_set(sim, NVMX_VMCS01, NVMX_F_CR4_READ_SHADOW, sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_CR4));
+        if ((masked & (CR4_MCE | 1u << 31)) == (CR4_MCE | 1u << 31)) /* a host that keeps machine checks enabled */
+            sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_CR4, sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_CR4) | CR4_MCE);
     }
     if (what & 16) {
         sim_set(sim, NVMX_VMCS01, NVMX_F_PAGE_FAULT_ERROR_CODE_MASK, fuzz_u8(in));

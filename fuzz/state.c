@@ -6,7 +6,7 @@
  * Held: nvmx_state_check and nvmx_state_restore agree; a refused blob changes nothing; an accepted one is saved again as the same state, and if L2 runs in it,
  * its vmcs02 passes the CPU's checks; reading records stays inside the blob.
  *
- * Input: profile, what the vCPU does, changes of its vmcs12, then of the blob: place, value; which callback fails.
+ * Input: profile, what the vCPU does, changes of the host's controls, of its vmcs12, then of the blob: place, value; which callback fails.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -137,6 +137,24 @@ static void check_same_state(struct sim *sim, const uint8_t *after, size_t after
     }
 }
 
+/* What an entry loads from vmcs02 L1 may ask for, or the host's own entries load: the processor keeps it when L2 leaves to the host (nvmx.h, `mask`). */
+static void check_loads(const struct fuzz_machine *m) {
+    const struct sim *sim = m->sim;
+    uint64_t allowed = nvmx_l1_caps(sim->vm)->msr[NVMX_CAP_ENTRY] >> 32 | sim_get(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS);
+    uint64_t loads = sim_get(sim, nvmx_selected(sim->vcpu), NVMX_F_VM_ENTRY_CONTROLS);
+    FUZZ_HOLD((loads & ~allowed) == 0, "the restored vmcs02 has the VM-entry controls %#llx, beyond %#llx", (unsigned long long)loads, (unsigned long long)allowed);
+}
+
+/* The host failed while L2 was put together: the state is what it was, and so it is after the next attempt. */
+static void complete_again(struct sim *sim, const uint8_t *after, size_t after_bytes) {
+    static uint8_t again[MOST_BYTES];
+    size_t again_bytes = save(sim, again);
+    check_same_state(sim, after, after_bytes, again, again_bytes);
+    fuzz_log("once more: %s", nvmx_status_text(nvmx_state_complete(sim->vcpu)));
+    again_bytes = save(sim, again);
+    check_same_state(sim, after, after_bytes, again, again_bytes);
+}
+
 /* `fails`: which callback does while L2 is put together again; 0: none. */
 static void restore(struct fuzz_machine *m, const uint8_t *blob, size_t bytes, uint8_t fails) {
     static uint8_t before[MOST_BYTES], after[MOST_BYTES], again[MOST_BYTES];
@@ -160,16 +178,32 @@ static void restore(struct fuzz_machine *m, const uint8_t *blob, size_t bytes, u
     memset(&sim->fail, 0, sizeof(sim->fail));
     if (sim->failed) {
         fuzz_log("callback %u failed: %s", fails, nvmx_status_text(completed));
+        complete_again(sim, after, after_bytes);
         return;
     }
     if (completed == NVMX_OK && nvmx_stop_reason(sim->vcpu) == NVMX_STOP_NONE) {
         bool ran_l2 = nvmx_mode(sim->vcpu) == NVMX_MODE_L2;
+        if (ran_l2)
+            check_loads(m);
         FUZZ_HOLD(sim_enter(sim, NULL) != NVMX_HOST, "nvmx_enter after a restore");
         if (ran_l2 && m->options.deadline && nvmx_mode(sim->vcpu) == NVMX_MODE_ROOT)
             return; /* the timer that the host counts was over */
         size_t again_bytes = save(sim, again);
         check_same_state(sim, after, after_bytes, again, again_bytes);
     }
+}
+
+/* A bit of a control field of the blob's first vmcs12 that has it: what bytes anywhere seldom hit. */
+static void change_control(uint8_t *blob, size_t bytes, size_t which, uint8_t bit) {
+    static const uint32_t controls[] = {NVMX_VMCS_PIN_BASED_CONTROLS, NVMX_VMCS_PRIMARY_CONTROLS, NVMX_VMCS_SECONDARY_CONTROLS, NVMX_VMCS_VM_ENTRY_CONTROLS,
+                                        NVMX_VMCS_VM_EXIT_CONTROLS,   NVMX_VMCS_EPT_POINTER};
+    const uint64_t id = controls[which % (sizeof(controls) / sizeof(controls[0]))];
+    for (size_t at = 0; at + 16 <= bytes; at += 8)
+        if (memcmp(blob + at, &id, sizeof(id)) == 0) {
+            blob[at + 8 + bit % 64 / 8] ^= (uint8_t)(1u << bit % 8);
+            fuzz_log("bit %u of field %#x is another", bit % 64u, (unsigned int)id);
+            return;
+        }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -186,14 +220,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if (bytes != 0)
             memcpy(blob, in.at, bytes);
     } else {
+        if (what & 4)
+            fuzz_host_controls(m, &in);
         put_into_state(m, &in, what);
         bytes = save(m->sim, blob);
         if (what & 0x10)
             save_failing(m->sim, blob, bytes, fuzz_u8(&in));
         for (unsigned int i = 0; i < 16 && fuzz_more(&in); i++) {
             fuzz_piece(&in, FUZZ_OTHER);
-            size_t place = fuzz_u16(&in) % bytes;
+            size_t place = fuzz_u16(&in);
             uint8_t how = fuzz_u8(&in);
+            if (place >= 0xf000) {
+                change_control(blob, bytes, place, how);
+                continue;
+            }
+            place %= bytes;
             blob[place] = how & 1 ? (uint8_t)(blob[place] ^ fuzz_u8(&in)) : how;
             fuzz_log("byte %zu is %#x", place, blob[place]);
         }

@@ -32,6 +32,7 @@ static void tell_all(uint64_t target, bool protects, uint64_t frame) {
                             : nvmx_memory_changed(vcpu, gpa1, NVMX_PAGE_SIZE)) == NVMX_OK,
                   "a change of memory is refused");
     }
+    FUZZ_HOLD(world.sim->mapped_read[gpa1 / NVMX_PAGE_SIZE] == 0, "page %llu is still held", U(target));
     for (unsigned int i = 0; i < CPUS; i++)
         for (unsigned int k = 0; k < TLB; k++) {
             const struct translation *t = &world.cpu[i].tlb[k];

@@ -30,6 +30,9 @@
 #define REGION(n)      (0x20000u + 0x1000u * (n))
 #define L1_VMXON(id)   (0x28000u + 0x2000u * (id))
 #define L1_OPERAND(id) (0x29000u + 0x2000u * (id))
+/* The virtual-APIC page of a VMCS: one of L1's that move, and two VMCSs have the same. */
+#define APIC_TARGET(region) ((region) < 2 ? 3u : 20u)
+#define TARGET(n)      (TARGET_GPA1 + (n) * NVMX_PAGE_SIZE)
 
 /* What a processor keeps of an access that got through (SDM 31.4): for whom it was, and when. */
 struct translation {
@@ -109,8 +112,12 @@ void power_up(struct cpu *c);
 /* What ept02 has for a page of L2, walked as the processor does: the leaf's hpa, and the rights of all levels. False:
  * the walk ended before. */
 bool walk_ept02(const struct cpu *c, uint64_t page, uint64_t *hpa, uint64_t *rights);
+/* A region of L1's that nobody uses gets a vmcs12 that is right, as VMCLEAR leaves it. */
+void fill_region(unsigned int which);
 void set_leaf(unsigned int tree, uint64_t page, uint64_t value);
 uint64_t leaf_now(unsigned int tree, uint64_t page);
+/* The host finds a frame for a page of L1, if it has none, and gives all rights: what is only gained needs no call. */
+void give(uint64_t target);
 
 /* -- vcpus_guests.c ------------------------------------------------------------------------------------------- */
 

@@ -63,6 +63,17 @@ static void note_failures(const struct cpu *c) {
     world.failed = world.failed || c->sim->failed || world.sim->failed;
 }
 
+/* The processor reads and writes the virtual-APIC page by its hpa: it is where the host has the page now, and may be written. */
+static void hold_apic(struct cpu *c) {
+    const struct region *r = current(c);
+    if (r == NULL || !r->known)
+        return;
+    unsigned int target = APIC_TARGET((unsigned int)(r - world.region));
+    uint64_t hpa = sim_get(c->sim, nvmx_selected(c->sim->vcpu), NVMX_F_VIRTUAL_APIC_ADDRESS);
+    FUZZ_HOLD(hpa == FRAME_HPA + (world.ept01[target] & ADDRESS) && (world.ept01[target] & 2) != 0,
+              "L2 of L1 %u has its virtual-APIC page at %#llx, and page %u of L1 is %#llx", c->l1, U(hpa), target, U(world.ept01[target]));
+}
+
 /* True: the guest runs, in the mode that the model has. */
 static bool enter(struct cpu *c) {
     if (c->in_guest)
@@ -79,6 +90,8 @@ static bool enter(struct cpu *c) {
         forget(c);
         return false;
     }
+    if (l1_of(c)->mode == NVMX_MODE_L2)
+        hold_apic(c);
     transition(c);
     c->in_guest = true;
     return true;
@@ -159,8 +172,7 @@ static void do_renew(struct cpu *c) {
     int which = some_region(c);
     if (which == NONE || !clear(c, which))
         return;
-    memcpy(world.sim->ram + REGION((unsigned int)which), world.image, sizeof(world.image));
-    world.region[which] = (struct region){.active = NONE, .known = true, .vpid12 = 1};
+    fill_region((unsigned int)which);
 }
 
 static bool write(struct cpu *c, uint32_t encoding, uint64_t value) {
@@ -434,19 +446,13 @@ static enum nvmx_next violation(struct cpu *c, const struct access *a, uint64_t 
 
 /* It is the host's if ept01 is in the way, and the host gives what is missing. */
 static void host_gives(const struct access *a) {
-    uint64_t target = target_of(leaf_now(tree(a), a->page)), frame = 0;
+    uint64_t target = target_of(leaf_now(tree(a), a->page));
     FUZZ_HOLD(world.failed || (world.ept01[target] & a->kind) == 0, "the host is asked for page %llu, which it grants",
               U(target));
     FUZZ_HOLD(world.failed || nvmx_host_fault_gpa1(a->c->sim->vcpu) / NVMX_PAGE_SIZE * NVMX_PAGE_SIZE ==
                                   TARGET_GPA1 + target * NVMX_PAGE_SIZE,
               "the host is asked for %#llx", U(nvmx_host_fault_gpa1(a->c->sim->vcpu)));
-    if (world.ept01[target] == 0) {
-        while (world.owner[frame] != NOBODY)
-            frame++;
-        world.owner[frame] = target;
-        world.ept01[target] = frame << 12;
-    }
-    world.ept01[target] |= 7; /* what is only gained needs no call */
+    give(target);
 }
 
 static void do_access(struct cpu *c) {

@@ -6,9 +6,11 @@
 #include <string.h>
 
 #include "sim_internal.h"
+#include "vcpu.h"
 
 #define ADDRESS UINT64_C(0x000ffffffffff000)
 #define WB      (UINT64_C(6) << 3)
+#define TPR_SHADOW (1u << 21)
 
 struct world world;
 
@@ -16,9 +18,31 @@ struct world world;
 
 static struct nvmx_host callbacks; /* as the simulated host has them */
 
+static bool moves(uint64_t gpa1) {
+    return gpa1 >= TARGET_GPA1 && gpa1 - TARGET_GPA1 < TARGETS * NVMX_PAGE_SIZE;
+}
+
+void give(uint64_t target) {
+    uint64_t frame = 0;
+    if (world.ept01[target] == 0) {
+        while (world.owner[frame] != NOBODY)
+            frame++;
+        world.owner[frame] = target;
+        world.ept01[target] = frame << 12;
+    }
+    world.ept01[target] |= 7;
+}
+
+/* A page that moves is brought back for the library, which gets what its bytes are by the simulated host. */
 static void *map_page(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa) {
     (void)sim_of_vcpu(ctx);
-    return callbacks.map_page(&world.sim->vcpu_context, gpa1, access, hpa);
+    void *page = callbacks.map_page(&world.sim->vcpu_context, gpa1, access, hpa);
+    if (page != NULL && moves(gpa1)) {
+        uint64_t target = (gpa1 - TARGET_GPA1) / NVMX_PAGE_SIZE;
+        give(target);
+        *hpa = FRAME_HPA + (world.ept01[target] & ADDRESS);
+    }
+    return page;
 }
 
 static void unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied) {
@@ -27,7 +51,7 @@ static void unmap_page(void *ctx, uint64_t gpa1, void *page, bool dirtied) {
 }
 
 static enum nvmx_status ept01_lookup(void *ctx, uint64_t gpa1, struct nvmx_ept01_mapping *out) {
-    if (gpa1 < TARGET_GPA1 || gpa1 - TARGET_GPA1 >= TARGETS * NVMX_PAGE_SIZE)
+    if (!moves(gpa1))
         return callbacks.ept01_lookup(ctx, gpa1, out);
     if (sim_fails(world.sim, SIM_EPT01_LOOKUP))
         return NVMX_E_HOST;
@@ -190,16 +214,25 @@ static void make_vm(uint8_t options) {
 /* A region with a vmcs12 that is right, as VMCLEAR leaves it. */
 static void make_image(void) {
     struct sim *sim = world.cpu[0].sim;
+    uint64_t primary = 0;
     sim_region(sim, L1_VMXON(0));
     sim_region(sim, REGION(0));
     bool good = sim_vmxon(sim, L1_VMXON(0)) == SIM_SUCCEED && sim_vmclear(sim, REGION(0)) == SIM_SUCCEED &&
                 sim_vmptrld(sim, REGION(0)) == SIM_SUCCEED && sim_vmcs12(sim) == 0 &&
-                sim_vmwrite(sim, NVMX_VMCS_VPID, 1) == SIM_SUCCEED && sim_vmclear(sim, REGION(0)) == SIM_SUCCEED;
+                sim_vmwrite(sim, NVMX_VMCS_VPID, 1) == SIM_SUCCEED && sim_vmread(sim, NVMX_VMCS_PRIMARY_CONTROLS, &primary) == SIM_SUCCEED &&
+                sim_vmwrite(sim, NVMX_VMCS_PRIMARY_CONTROLS, primary | TPR_SHADOW) == SIM_SUCCEED && sim_vmclear(sim, REGION(0)) == SIM_SUCCEED;
     FUZZ_HOLD(good, "no good vmcs12");
     memcpy(world.image, sim->ram + REGION(0), sizeof(world.image));
     nvmx_vcpu_reset(sim->vcpu);
     power_up(&world.cpu[0]);
     nvmx_wrmsr(sim->vcpu, NVMX_MSR_FEATURE_CONTROL, 5, true);
+}
+
+void fill_region(unsigned int which) {
+    uint64_t apic = TARGET(APIC_TARGET(which));
+    memcpy(world.sim->ram + REGION(which), world.image, sizeof(world.image));
+    memcpy(world.sim->ram + REGION(which) + VMCS_REGION_FIELDS + 8 * NVMX_F_VIRTUAL_APIC_ADDRESS, &apic, sizeof(apic));
+    world.region[which] = (struct region){.active = NONE, .known = true, .vpid12 = 1};
 }
 
 void world_start(uint8_t options) {
@@ -218,8 +251,7 @@ void world_start(uint8_t options) {
     for (unsigned int tree = 0; tree < TREES; tree++)
         make_tree(tree);
     for (unsigned int i = 0; i < REGIONS; i++) {
-        memcpy(world.sim->ram + REGION(i), world.image, sizeof(world.image));
-        world.region[i] = (struct region){.active = NONE, .known = true, .vpid12 = 1};
+        fill_region(i);
     }
     for (unsigned int i = 0; i < CPUS; i++) {
         world.l1[i] = (struct l1){.mode = NVMX_MODE_OFF, .current = NONE};
