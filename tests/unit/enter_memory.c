@@ -276,3 +276,119 @@ Test(enter_memory, protection_of_what_l2_writes) {
     cr_expect_eq(ept02_leaf(sim, 0x5000) & 7, 7);
     sim_free(sim);
 }
+
+/* -- one page that is several things ------------------------------------------------------------------------------------------------------- */
+
+static uint64_t alias_random;
+
+static uint32_t any(uint32_t limit) {
+    alias_random = alias_random * UINT64_C(6364136223846793005) + 1442695040888963407;
+    return (uint32_t)(alias_random >> 33) % limit;
+}
+
+/* Regions, bitmaps, lists, APIC pages and tables of ept12 and of L1's own paging: vmcs12 names them as whatever it likes. */
+static uint64_t any_page(void) {
+    static const uint64_t pages[] = {SIM_L1_VMCS_A, SIM_L1_VMCS_B, SIM_L1_VMXON, SIM_L1_MSR_BITMAP, SIM_L1_IO_BITMAP_A, SIM_L1_VIRTUAL_APIC, SIM_L1_MSR_LISTS,
+                                     SIM_L1_EPT12, SIM_L1_EPT12 + 0x3000, SIM_L2_GPA1 + 0x5000};
+    return pages[any(COUNT(pages))];
+}
+
+static void also(struct sim *sim, uint32_t encoding, uint64_t bits) {
+    uint64_t value;
+    if (sim_vmread(sim, encoding, &value) == SIM_SUCCEED)
+        sim_vmwrite(sim, encoding, value | bits);
+}
+
+static void names_pages(struct sim *sim) {
+    static const uint32_t addresses[] = {NVMX_VMCS_VIRTUAL_APIC_ADDRESS, NVMX_VMCS_APIC_ACCESS_ADDRESS,
+                                         NVMX_VMCS_IO_BITMAP_A_ADDRESS, NVMX_VMCS_IO_BITMAP_B_ADDRESS,
+                                         NVMX_VMCS_MSR_BITMAP_ADDRESS, NVMX_VMCS_VM_EXIT_MSR_STORE_ADDRESS, NVMX_VMCS_VM_EXIT_MSR_LOAD_ADDRESS,
+                                         NVMX_VMCS_VM_ENTRY_MSR_LOAD_ADDRESS, NVMX_VMCS_VMREAD_BITMAP_ADDRESS, NVMX_VMCS_VMWRITE_BITMAP_ADDRESS,
+                                         NVMX_VMCS_PML_ADDRESS, NVMX_VMCS_VIRTUALIZATION_EXCEPTION_INFORMATION_ADDRESS};
+    static const uint32_t counts[] = {NVMX_VMCS_VM_EXIT_MSR_STORE_COUNT, NVMX_VMCS_VM_EXIT_MSR_LOAD_COUNT, NVMX_VMCS_VM_ENTRY_MSR_LOAD_COUNT};
+    for (size_t i = 0; i < COUNT(addresses); i++)
+        sim_vmwrite(sim, addresses[i], any_page());
+    for (size_t i = 0; i < COUNT(counts); i++)
+        sim_vmwrite(sim, counts[i], any(6) == 0 ? any(8) : 0);
+    sim_vmwrite(sim, NVMX_VMCS_PML_INDEX, any(512));
+    if (any(3) == 0)
+        sim_vmwrite(sim, NVMX_VMCS_EPT_POINTER, any_page() | 0x1e | (any(2) ? 0x40 : 0));
+    else
+        sim_vmwrite(sim, NVMX_VMCS_EPT_POINTER, SIM_L1_EPT12 | 0x1e | (any(2) ? 0x40 : 0));
+    also(sim, NVMX_VMCS_PRIMARY_CONTROLS, (any(2) ? PROC_TPR_SHADOW : 0) | (any(2) ? PROC_IO_BITMAPS : 0));
+    also(sim, NVMX_VMCS_SECONDARY_CONTROLS, (any(3) ? 0 : 1u << 0) | (any(3) ? 0 : 1u << 14) | (any(3) ? 0 : 1u << 17) | (any(3) ? 0 : 1u << 18));
+    if (any(3) == 0)
+        sim_vmwrite(sim, NVMX_VMCS_VMCS_LINK_POINTER, any_page());
+}
+
+static void l2_does_something(struct sim *sim) {
+    struct nvmx_l2_exit_info violation = {
+        .reason = NVMX_EXIT_EPT_VIOLATION, .qualification = 0x180 | UINT64_C(1) << any(3), .guest_physical_address = any(8) << 12};
+    switch (any(7)) {
+    case 0:
+        nvmx_memory_changed(sim->vcpu, any_page(), 0x1000);
+        break;
+    case 1:
+        nvmx_memory_protected(sim->vcpu, any_page(), 0x1000);
+        break;
+    case 2:
+        sim->regs.gpr[NVMX_RCX] = any(2) ? 0x10 : 0xc0000102;
+        sim_exit(sim, any(2) ? NVMX_EXIT_RDMSR : NVMX_EXIT_WRMSR, 0, 0, 2);
+        break;
+    case 3:
+        sim_exit(sim, NVMX_EXIT_IO_INSTRUCTION, (uint64_t)any(0x10000) << 16, 0, 2);
+        break;
+    case 4:
+        sim_exit(sim, NVMX_EXIT_CPUID, 0, 0, 2);
+        break;
+    default:
+        sim_exit_info(sim, &violation);
+        break;
+    }
+}
+
+static void l1_does_something(struct sim *sim) {
+    sim_set(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, 0);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_RIP, SIM_L1_CODE);
+    sim_l1_mode64(sim);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_CR3, SIM_L1_PML4);
+    switch (any(6)) {
+    case 0:
+        sim_vmclear(sim, any_page());
+        break;
+    case 1:
+        sim_vmptrld(sim, any_page());
+        break;
+    case 2:
+        names_pages(sim);
+        break;
+    case 3:
+        sim_invept(sim, 1, any_page() | 0x1e, 0);
+        break;
+    default:
+        if (sim_vmlaunch(sim) != SIM_L2 && nvmx_stop_reason(sim->vcpu) == NVMX_STOP_NONE && nvmx_mode(sim->vcpu) == NVMX_MODE_ROOT)
+            sim_vmresume(sim);
+        break;
+    }
+}
+
+/* SDM 27.11.4: L1 has to bear what comes of it, the host has not. The simulated host aborts where a page is given back twice, or kept. */
+Test(enter_memory, pages_that_are_several_things) {
+    unsigned int ran = 0;
+    for (unsigned int k = 0; k < 300; k++) {
+        alias_random = k;
+        struct sim *sim = l1_ready(&(struct sim_options){.vmcs02_slots = (uint16_t)(1 + any(3)), .shadow = any(3) == 0});
+        sim_set(sim, NVMX_VMCS01, NVMX_F_PRIMARY_CONTROLS, vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) & ~(any(2) ? UINT64_C(3) << 24 : 0));
+        nvmx_vmcs01_changed(sim->vcpu);
+        for (unsigned int step = 0; step < 24 && sim_enter(sim, NULL) == NVMX_ENTER; step++) {
+            bool l2 = nvmx_mode(sim->vcpu) == NVMX_MODE_L2;
+            ran += l2;
+            if (l2)
+                l2_does_something(sim);
+            else
+                l1_does_something(sim);
+        }
+        sim_free(sim);
+    }
+    cr_expect(ran > 300, "L2 ran for %u steps", ran);
+}
