@@ -102,11 +102,15 @@ static bool may_move(struct sim *sim, const uint8_t *item, bool left) {
                      encoding == NVMX_VMCS_GUEST_INTERRUPT_SSP_TABLE_ADDR);
 }
 
-/* L2's CR0 and CR4 read shadows are computed anew from vmcs12: others in a blob are accepted and not kept. */
+/* L2's CR0 and CR4 read shadows are computed anew from vmcs12: others in a blob are accepted and not kept. Blocking by NMI an injected NMI brings back. */
 static bool may_differ(const uint8_t *item, const uint8_t *other) {
     uint32_t encoding;
+    uint64_t value, others;
     memcpy(&encoding, item, sizeof(encoding));
-    return memcmp(item, other, 8) == 0 && (encoding == NVMX_VMCS_CR0_READ_SHADOW || encoding == NVMX_VMCS_CR4_READ_SHADOW);
+    memcpy(&value, item + 8, sizeof(value));
+    memcpy(&others, other + 8, sizeof(others));
+    bool nmi_unblocked = encoding == NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE && others == (value & ~UINT64_C(8));
+    return memcmp(item, other, 8) == 0 && (encoding == NVMX_VMCS_CR0_READ_SHADOW || encoding == NVMX_VMCS_CR4_READ_SHADOW || nmi_unblocked);
 }
 
 /* What was saved after the restore and, again, after it was completed. */

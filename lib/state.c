@@ -379,6 +379,24 @@ static enum nvmx_status complete_gate(struct nvmx_vcpu *vcpu, const struct gate 
     return status;
 }
 
+/*
+ * What vmcs02 gets of it; what is restored stays L2's own. The host keeps machine checks enabled; and where it uses virtual NMIs an NMI is injected without
+ * the blocking that the injection brings back (vmcs/merge.c).
+ */
+static uint64_t value_for_vmcs02(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, unsigned int slot) {
+    const uint64_t *value = vcpu->restored.value;
+    const uint64_t event = value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
+    const bool nmi = (event & EVENT_VALID) != 0 && EVENT_TYPE(event) == EVENT_TYPE_NMI;
+
+    if (slot == NVMX_F_GUEST_CR4) {
+        return value[slot] | vcpu->cr4_kept;
+    }
+    if (slot == NVMX_F_GUEST_INTERRUPTIBILITY_STATE && nmi && (v->image[NVMX_F_PIN_BASED_CONTROLS] & PIN_VIRTUAL_NMIS) != 0) {
+        return value[slot] & ~(uint64_t)BLOCKING_NMI;
+    }
+    return value[slot];
+}
+
 /* L2's state over what the merge took from vmcs12. */
 static enum nvmx_status write_l2(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     struct restored *r = &vcpu->restored;
@@ -397,7 +415,7 @@ static enum nvmx_status write_l2(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     batch_init(&batch);
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT && status == NVMX_OK; slot++) {
         if (nvmx_set_has(&r->has, slot) && nvmx_set_has(&vcpu->vm->machine_fields, slot)) {
-            v->image[slot] = r->value[slot] | (slot == NVMX_F_GUEST_CR4 ? vcpu->cr4_kept : 0); /* what is restored stays L2's own */
+            v->image[slot] = value_for_vmcs02(vcpu, v, slot);
             status = batch_put(vcpu, &batch, slot, v->image[slot]);
         }
     }

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Events: injected by L1 into L2, in flight when L2 exits, and those that the host has for L1 while L2 runs
  * (nvmx_enter). */
+#include <nvmx/state.h>
+#include <stdlib.h>
+
 #include "machine.h"
 
 #define EXTERNAL_INTERRUPT 1u << 0
@@ -175,6 +178,30 @@ Test(events, blocking_stays_where_nobody_has_virtual_nmis) {
     l1_writes(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, NMI);
     launch(sim);
     cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), BLOCKING_BY_NMI);
+    sim_free(sim);
+}
+
+/* Saved where the host has no virtual NMIs, restored where it has: as if L1 injected it there. A save says the same again. */
+Test(events, nmi_while_nmis_are_blocked_goes_to_a_host_with_virtual_nmis) {
+    struct sim *sim = blocked_nmi(0);
+    uint64_t pin = sim_get(sim, NVMX_VMCS01, NVMX_F_PIN_BASED_CONTROLS);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_PIN_BASED_CONTROLS, pin & ~(uint64_t)(PIN_NMI | PIN_VIRTUAL_NMIS));
+    nvmx_vmcs01_changed(sim->vcpu);
+    launch(sim);
+    cr_assert_eq(vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), BLOCKING_BY_NMI);
+    for (unsigned int round = 0; round < 2; round++) {
+        size_t bytes;
+        uint8_t *blob = sim_save(sim, &bytes);
+        sim_set(sim, NVMX_VMCS01, NVMX_F_PIN_BASED_CONTROLS, pin);
+        cr_assert_eq(nvmx_state_restore(sim->vcpu, blob, bytes, NULL), NVMX_STATE_OK);
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        free(blob);
+        cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), NMI);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), 0, "round %u: hardware would refuse vmcs02", round);
+    }
+    sim_set(sim, sim->selected, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, BLOCKING_BY_NMI);
+    l2_leaves(sim);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE), BLOCKING_BY_NMI);
     sim_free(sim);
 }
 
