@@ -55,6 +55,7 @@
 #define PROC3_LOADIWKEY (1u << 0)
 #define PROC3_MSR_LIST (1u << 6)
 #define PROC3_SPEC_CTRL (1u << 7)
+#define PROC3_APIC_TIMER (1u << 8)
 #define PROC3_PBNDKB (1u << 9)
 #define EXIT_SAVE_DEBUG (1u << 2)
 #define EXIT_HOST_64 (1u << 9)

@@ -91,8 +91,9 @@ struct nvmx_vcpu_config {
     uint16_t vpid02_first;
     uint16_t vpid02_count;    /* how many, from vpid02_first on: at most 16 */
     uint16_t reserved;        /* 0 */
-    /* The bitmap pages (4096 bytes each) that vmcs01 uses, as the host reads them; they may change between calls. NULL: vmcs01 uses none
-     * (if its controls say that it does, every access of L2 exits). */
+    /* The bitmap pages (4096 bytes each) that vmcs01 uses, as the host reads them; they may change between calls, and vmcs02 follows with L1's next VM
+     * entry. NULL: vmcs01 uses none (if its controls say that it does, every access of L2 exits). MSRs that vmcs01 virtualizes for L1 (the x2APIC's,
+     * IA32_TSC_DEADLINE, IA32_SPEC_CTRL) exit from L2 whatever the bitmap says. */
     const uint64_t *msr_bitmap;
     const uint64_t *io_bitmap[2];
     /*

@@ -582,3 +582,28 @@ Test(controls, protected_spec_ctrl_is_the_hosts_in_l2) {
         sim_free(sim);
     }
 }
+
+/* "APIC-timer virtualization" of vmcs01: its bitmap lets L1's virtual timer through, which of L2 would be the processor's. */
+Test(controls, tsc_deadline_that_vmcs01_virtualizes_is_the_hosts_in_l2) {
+    const struct nvmx_caps machine = tertiary_machine();
+    for (unsigned int virtualizes = 0; virtualizes < 2; virtualizes++) {
+        struct sim *sim = l1_ready(&(struct sim_options){.machine = &machine});
+        host_gives_bitmaps(sim);
+        host_sets(sim, NVMX_F_PRIMARY_CONTROLS, vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) | PROC_TERTIARY);
+        host_sets(sim, NVMX_F_TERTIARY_CONTROLS, virtualizes ? PROC3_APIC_TIMER : 0);
+        for (unsigned int i = 0; i < NVMX_PAGE_SIZE; i++)
+            sim->host_msr_bitmap[i] = 0;
+        launch(sim);
+        const uint64_t *page = sim_page(sim, vmcs02(sim, NVMX_F_MSR_BITMAP_ADDRESS));
+        for (unsigned int i = 0; i < 4; i++) {
+            sim->regs.gpr[NVMX_RCX] = i < 2 ? 0x6e0 : 0x6e1;
+            enum nvmx_next next = sim_exit(sim, i % 2 ? NVMX_EXIT_WRMSR : NVMX_EXIT_RDMSR, 0, 0, 2);
+            cr_expect_eq(next, virtualizes && i < 2 ? NVMX_HOST : NVMX_ENTER);
+        }
+        l2_leaves(sim);
+        resume(sim);
+        cr_expect_eq(page[0x6e0 / 64], virtualizes ? UINT64_C(1) << 32 : 0);
+        cr_expect_eq(page[256 + 0x6e0 / 64], virtualizes ? UINT64_C(1) << 32 : 0);
+        sim_free(sim);
+    }
+}
