@@ -465,7 +465,7 @@ enum nvmx_status merge_little(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 bool merge_is_plain(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v);
 /* Take the pages that vmcs02 uses in place again (after nvmx_memory_changed or _protected). vmcs02 is selected. */
 enum nvmx_status merge_pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
-/* The same of ept01, after nvmx_vmcs01_changed: an L2 whose L1 has no EPT runs on it. */
+/* The same of ept01, after nvmx_vmcs01_changed: an L2 whose L1 has no EPT runs on it. And of whatever the host composes. */
 enum nvmx_status merge_tables_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* vmcs12's EPTP changed while L2 runs (EPTP switching): vmcs02 follows. vmcs02 is selected. */
 enum nvmx_status merge_switch_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v);

@@ -277,8 +277,8 @@ NVMX_API void nvmx_a20m(struct nvmx_vcpu *vcpu, bool asserted);
 
 /*
  * The host changed control fields of vmcs01, or guest fields behind the library's back. A merge reads the controls again: where L2 runs, its vmcs02 follows
- * with L1's next VM entry; but where L2 runs on EPTP01, as its L1 has no EPT, with the next nvmx_enter. "Load ..." VM-entry controls that vmcs01 gets while
- * L2 runs are of MSRs that vmcs01's exits saved before.
+ * with L1's next VM entry; but where L2 runs on EPTP01, as its L1 has no EPT, with the next nvmx_enter. So it does where ept02 is the host's and has another
+ * root: ept02_root is asked again. "Load ..." VM-entry controls that vmcs01 gets while L2 runs are of MSRs that vmcs01's exits saved before.
  */
 NVMX_API void nvmx_vmcs01_changed(struct nvmx_vcpu *vcpu);
 

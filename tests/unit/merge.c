@@ -1027,6 +1027,27 @@ Test(merge, ept02_of_the_host) {
     sim_free(sim);
 }
 
+/* Its tables may get another root while L2 runs, with and without EPT of L1's. */
+Test(merge, ept02_of_the_host_gets_another_root_while_l2_runs) {
+    for (unsigned int l1_ept = 0; l1_ept < 2; l1_ept++) {
+        struct sim *sim = l1_ready(&(struct sim_options){.host_composes = true});
+        if (!l1_ept)
+            l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, B(1));
+        launch(sim);
+        cr_assert_eq(sim_exit(sim, NVMX_EXIT_EXTERNAL_INTERRUPT, 0, 0, 0), NVMX_HOST);
+        sim->eptp02_given += 0x1000;
+        nvmx_vmcs01_changed(sim->vcpu);
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        cr_expect_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2);
+        cr_expect_eq(vmcs02(sim, NVMX_F_EPT_POINTER), sim->eptp02_given, "EPT of L1: %u", l1_ept);
+        cr_expect_eq(sim->eptp12_asked, l1_ept ? SIM_L1_EPT12 | 0x1e : NVMX_NO_ADDRESS);
+        cr_expect_eq(sim->count[SIM_EPT02_ROOT], 2);
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        cr_expect_eq(sim->count[SIM_EPT02_ROOT], 2, "asked once");
+        sim_free(sim);
+    }
+}
+
 /* -- PDPTEs
  * ------------------------------------------------------------------------------------------------------------ */
 
