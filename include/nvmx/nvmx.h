@@ -198,7 +198,9 @@ NVMX_API enum nvmx_next nvmx_entry_refused(struct nvmx_vcpu *vcpu, uint32_t vm_i
 
 /*
  * Give L1 an exit of L2 that the host found or completed itself (an EPT violation found by its own MMU, a triple fault, an
- * intercept of an instruction that it emulates). Only in NVMX_MODE_L2, with vmcs02 selected.
+ * intercept of an instruction that it emulates). Only in NVMX_MODE_L2, with vmcs02 selected. L2's state is saved as vmcs02 has it: RIP at the instruction, and
+ * RFLAGS.RF set for a fault (SDM 30.3.3). The event whose delivery the exit interrupts, if any, belongs into `info`: where nvmx_exit answered NVMX_HOST it had
+ * put it into vmcs02, to be injected again if L2 goes on.
  */
 NVMX_API enum nvmx_next nvmx_l2_exit(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exit_info *info);
 

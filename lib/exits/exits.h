@@ -191,6 +191,8 @@ enum nvmx_next reflect_without_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, ui
 /* The event whose delivery an exit interrupted goes back into vmcs02, since L1 does not see the exit (event.c). */
 enum nvmx_status event_requeue(struct nvmx_vcpu *vcpu, const struct exit_row *row,
                                const struct nvmx_l2_exit_info *info);
+/* L1 gets the exit after all: L2's blocking of NMIs is as the exit found it. */
+enum nvmx_status event_not_requeued(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exit_info *info);
 /* End what nvmx_enter asked of the selected vmcs02 for events of the host: its controls are what the merge made them
  * again. */
 enum nvmx_status event_end(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
