@@ -76,6 +76,7 @@
 /* Control registers (SDM 2.5), IA32_EFER (SDM 2.2.1). */
 #define CR0_PE UINT64_C(1)
 #define CR0_WP (UINT64_C(1) << 16)
+#define CR0_AM (UINT64_C(1) << 18)
 #define CR0_PG (UINT64_C(1) << 31)
 #define CR4_PSE (UINT64_C(1) << 4)
 #define CR4_PAE (UINT64_C(1) << 5)

@@ -130,6 +130,8 @@ struct nvmx_ept_access ept12_of(const struct vmcs12 *v, struct nvmx_ept_log *log
 struct l1_fault;
 enum route route_fault(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, const struct l1_fault *fault,
                        struct nvmx_l2_exit_info *info);
+/* An alignment check that L1 intercepts: the host's after all? */
+enum route route_alignment_check(struct nvmx_vcpu *vcpu);
 /* INVEPT and INVVPID of L2: an exit of L1's if L1's processor has the instruction by this bit of IA32_VMX_EPT_VPID_CAP, else #UD. */
 enum route route_if_offered(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, unsigned int ept_vpid_bit,
                             struct nvmx_l2_exit_info *info, bool hardware);

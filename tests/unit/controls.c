@@ -610,7 +610,6 @@ Test(controls, tsc_deadline_that_vmcs01_virtualizes_is_the_hosts_in_l2) {
 
 /* -- CR0 and CR4 as L2 reads them, where the host carries out its MOV ---------------------------------------------------------------------- */
 
-#define CR0_AM (UINT64_C(1) << 18)
 #define CR4_PGE (UINT64_C(1) << 7)
 
 /*
