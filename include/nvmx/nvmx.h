@@ -87,7 +87,8 @@ struct nvmx_vcpu_config {
     uint64_t shadow_hpa;
     uint16_t vmcs02_slots;    /* 1..NVMX_VMCS02_MAX: how many vmcs02 the host keeps */
     /* First of the VPIDs that the host gives for L2 on this vCPU; 0: no VPIDs (hardware flushes). Their translations are kept from one exit to a
-     * later entry, and L1's INVVPID flushes where it is executed: a host that lets the vCPU go on on another processor drops there what it has of them. */
+     * later entry, and L1's INVVPID flushes where it is executed: a host that lets the vCPU go on on another processor drops there what it has of them. So
+     * it does with what that has of the VM's EPTP02s, with VPIDs or without: L1's INVEPT flushes where it is executed, too (NVMX_FLUSH_EPT_HERE). */
     uint16_t vpid02_first;
     uint16_t vpid02_count;    /* how many, from vpid02_first on: at most 16 */
     uint16_t reserved;        /* 0 */
@@ -284,6 +285,8 @@ NVMX_API void nvmx_a20m(struct nvmx_vcpu *vcpu, bool asserted);
  * The host changed control fields of vmcs01, or guest fields behind the library's back. A merge reads the controls again: where L2 runs, its vmcs02 follows
  * with L1's next VM entry; but where L2 runs on EPTP01, as its L1 has no EPT, with the next nvmx_enter. So it does where ept02 is the host's and has another
  * root: ept02_root is asked again. "Load ..." VM-entry controls that vmcs01 gets while L2 runs are of MSRs that vmcs01's exits saved before.
+ * vmcs02 has vmcs01's intercepts, but nothing that is about L1's own events and pages: interrupt and NMI windows, the monitor trap flag, the VMX-preemption
+ * timer, posted interrupts, TPR shadow and virtual APIC, page-modification log, #VE. A host that uses them for itself does without while L2 runs.
  */
 NVMX_API void nvmx_vmcs01_changed(struct nvmx_vcpu *vcpu);
 
