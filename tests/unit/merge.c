@@ -103,6 +103,7 @@ Test(merge, origin_of_each_control) {
     struct sim *sim = l1_ready(&(struct sim_options){.machine = &machine});
     l1_writes(sim, NVMX_VMCS_VIRTUAL_APIC_ADDRESS, SIM_L1_VIRTUAL_APIC);
     l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, SIM_L1_APIC_ACCESS);
+    *v12(sim, NVMX_F_VM_ENTRY_CONTROLS) &= ~(uint64_t)(B(2) | B(13) | B(14) | B(15)); /* what they load is saved: controls_state */
     for (size_t i = 0; i < COUNT(origins); i++) {
         const struct origins *o = &origins[i];
         uint64_t host = vmcs01(sim, o->slot), l1 = *v12(sim, o->slot);
