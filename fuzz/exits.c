@@ -41,6 +41,8 @@ static enum wants exception(const struct l2 *s) {
         return s->host_owns_nmis ? NO : yes_if(BIT(s->pin, 3));
     if (vector == 18 && BIT(s->m->sim->vmcs[NVMX_VMCS01].value[NVMX_F_EXCEPTION_BITMAP], 18))
         return NO; /* the host's to survive */
+    if (vector == 17 && BIT(s->m->sim->vmcs[NVMX_VMCS01].value[NVMX_F_EXCEPTION_BITMAP], 17))
+        return ANY; /* a split lock, or L2 asked for it */
     bool wanted = BIT(s->f[NVMX_F_EXCEPTION_BITMAP], vector & 31);
     if (vector == 14 && !BIT(info, 11))
         return ANY; /* a page fault always has an error code: no processor reports this */

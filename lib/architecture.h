@@ -55,6 +55,7 @@
 #define PROC3_LOADIWKEY (1u << 0)
 #define PROC3_MSR_LIST (1u << 6)
 #define PROC3_SPEC_CTRL (1u << 7)
+#define PROC3_APIC_TIMER (1u << 8)
 #define PROC3_PBNDKB (1u << 9)
 #define EXIT_SAVE_DEBUG (1u << 2)
 #define EXIT_HOST_64 (1u << 9)
@@ -75,6 +76,7 @@
 /* Control registers (SDM 2.5), IA32_EFER (SDM 2.2.1). */
 #define CR0_PE UINT64_C(1)
 #define CR0_WP (UINT64_C(1) << 16)
+#define CR0_AM (UINT64_C(1) << 18)
 #define CR0_PG (UINT64_C(1) << 31)
 #define CR4_PSE (UINT64_C(1) << 4)
 #define CR4_PAE (UINT64_C(1) << 5)

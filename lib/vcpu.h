@@ -465,13 +465,14 @@ enum nvmx_status merge_little(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 bool merge_is_plain(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v);
 /* Take the pages that vmcs02 uses in place again (after nvmx_memory_changed or _protected). vmcs02 is selected. */
 enum nvmx_status merge_pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
-/* The same of ept01, after nvmx_vmcs01_changed: an L2 whose L1 has no EPT runs on it. */
+/* The same of ept01, after nvmx_vmcs01_changed: an L2 whose L1 has no EPT runs on it. And of whatever the host composes. */
 enum nvmx_status merge_tables_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* vmcs12's EPTP changed while L2 runs (EPTP switching): vmcs02 follows. vmcs02 is selected. */
 enum nvmx_status merge_switch_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Release pages of L1 in [gpa1, gpa1 + bytes): all, or those that the processor writes to. */
 void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes, bool only_written);
-/* An MSR (by its bit of the bitmap) that exits from L2 whatever the bitmaps say: IA32_SPEC_CTRL where bits of it are protected. */
+/* An MSR (by its bit of the bitmap) that exits from L2 whatever the bitmaps say: IA32_SPEC_CTRL where bits of it are protected, and those that vmcs01
+ * virtualizes for L1 and vmcs02 does not for L2. */
 bool merge_keeps_msr(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t bit);
 /* Neither L1 nor the host intercepts this MSR or port access of L2: let it through from now on. */
 enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t bit);

@@ -79,6 +79,7 @@ struct nvmx_host {
     /*
      * Look up gpa1 in ept01. Returns NVMX_OK and the mapping; NVMX_E_UNMAPPED if nothing is mapped now (the access then becomes
      * NVMX_HOST: the host resolves it and enters again, or emulates it). Must never answer with memory that L1 may not touch.
+     * So it doesn't with vmcs01's APIC-access page, which vmcs02 has not: L2 would find memory there instead of L1's local APIC.
      * A page whose sub-pages the host protects itself (SDM 31.3.4, in vmcs01) can't be written here; L1 has that feature apart from the host.
      */
     enum nvmx_status (*ept01_lookup)(void *ctx, uint64_t gpa1, struct nvmx_ept01_mapping *out);
@@ -137,9 +138,9 @@ struct nvmx_host {
 
     /*
      * Give both or neither. With them the library composes nothing: ept02_root is told L2's EPTP12 before L2 runs on it (NVMX_NO_ADDRESS:
-     * vmcs12 has no EPT, L2 runs on L1's memory) and answers with the EPTP02 to use; ept02_invalidate is told what L1 invalidated:
-     * an INVEPT (NVMX_FLUSH_EPT with EPTP12, or _EPT_ALL), a reset or a restored state (_EPT_ALL). EPT violations of L2 then all go to the host, which
-     * reports those that are L1's through nvmx_l2_exit.
+     * vmcs12 has no EPT, L2 runs on L1's memory) and answers with the EPTP02 to use, until it is asked again: at L1's next VM entry, or after
+     * nvmx_vmcs01_changed. ept02_invalidate is told what L1 invalidated: an INVEPT (NVMX_FLUSH_EPT with EPTP12, or _EPT_ALL), a reset or a restored
+     * state (_EPT_ALL). EPT violations of L2 then all go to the host, which reports those that are L1's through nvmx_l2_exit.
      */
     enum nvmx_status (*ept02_root)(void *ctx, uint64_t eptp12, uint64_t *eptp02);
     void (*ept02_invalidate)(void *ctx, enum nvmx_flush kind, uint64_t eptp12);

@@ -87,12 +87,14 @@ struct nvmx_vcpu_config {
     uint64_t shadow_hpa;
     uint16_t vmcs02_slots;    /* 1..NVMX_VMCS02_MAX: how many vmcs02 the host keeps */
     /* First of the VPIDs that the host gives for L2 on this vCPU; 0: no VPIDs (hardware flushes). Their translations are kept from one exit to a
-     * later entry, and L1's INVVPID flushes where it is executed: a host that lets the vCPU go on on another processor drops there what it has of them. */
+     * later entry, and L1's INVVPID flushes where it is executed: a host that lets the vCPU go on on another processor drops there what it has of them. So
+     * it does with what that has of the VM's EPTP02s, with VPIDs or without: L1's INVEPT flushes where it is executed, too (NVMX_FLUSH_EPT_HERE). */
     uint16_t vpid02_first;
     uint16_t vpid02_count;    /* how many, from vpid02_first on: at most 16 */
     uint16_t reserved;        /* 0 */
-    /* The bitmap pages (4096 bytes each) that vmcs01 uses, as the host reads them; they may change between calls. NULL: vmcs01 uses none
-     * (if its controls say that it does, every access of L2 exits). */
+    /* The bitmap pages (4096 bytes each) that vmcs01 uses, as the host reads them; they may change between calls, and vmcs02 follows with L1's next VM
+     * entry. NULL: vmcs01 uses none (if its controls say that it does, every access of L2 exits). MSRs that vmcs01 virtualizes for L1 (the x2APIC's,
+     * IA32_TSC_DEADLINE, IA32_SPEC_CTRL) exit from L2 whatever the bitmap says. */
     const uint64_t *msr_bitmap;
     const uint64_t *io_bitmap[2];
     /*
@@ -180,6 +182,9 @@ NVMX_API void nvmx_vcpu_reset(struct nvmx_vcpu *vcpu);
 /*
  * After every hardware exit of this vCPU, whether it ran L1 or L2. `exit_reason` is the whole field 4402H (bit 31: VM-entry failure).
  * The VMCS that exited must be selected. See enum nvmx_next for what to do then; where that is NVMX_ENTER, the right VMCS is selected.
+ * What L1 intercepts is L1's, whether the host intercepts it too or not; but for physical interrupts and NMIs that the host owns, machine checks that
+ * it intercepts, and alignment checks that it intercepts and L2 did not ask for by CR0.AM, RFLAGS.AC and CPL 3: split locks, of which it has the
+ * processor tell. If L1 has such detection from the host, the host gives it the exit (nvmx_l2_exit).
  */
 NVMX_API enum nvmx_next nvmx_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason);
 
@@ -197,7 +202,9 @@ NVMX_API enum nvmx_next nvmx_entry_refused(struct nvmx_vcpu *vcpu, uint32_t vm_i
 
 /*
  * Give L1 an exit of L2 that the host found or completed itself (an EPT violation found by its own MMU, a triple fault, an
- * intercept of an instruction that it emulates). Only in NVMX_MODE_L2, with vmcs02 selected.
+ * intercept of an instruction that it emulates). Only in NVMX_MODE_L2, with vmcs02 selected. L2's state is saved as vmcs02 has it: RIP at the instruction, and
+ * RFLAGS.RF set for a fault (SDM 30.3.3). The event whose delivery the exit interrupts, if any, belongs into `info`: where nvmx_exit answered NVMX_HOST it had
+ * put it into vmcs02, to be injected again if L2 goes on.
  */
 NVMX_API enum nvmx_next nvmx_l2_exit(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exit_info *info);
 
@@ -276,8 +283,10 @@ NVMX_API void nvmx_a20m(struct nvmx_vcpu *vcpu, bool asserted);
 
 /*
  * The host changed control fields of vmcs01, or guest fields behind the library's back. A merge reads the controls again: where L2 runs, its vmcs02 follows
- * with L1's next VM entry; but where L2 runs on EPTP01, as its L1 has no EPT, with the next nvmx_enter. "Load ..." VM-entry controls that vmcs01 gets while
- * L2 runs are of MSRs that vmcs01's exits saved before.
+ * with L1's next VM entry; but where L2 runs on EPTP01, as its L1 has no EPT, with the next nvmx_enter. So it does where ept02 is the host's and has another
+ * root: ept02_root is asked again. "Load ..." VM-entry controls that vmcs01 gets while L2 runs are of MSRs that vmcs01's exits saved before.
+ * vmcs02 has vmcs01's intercepts, but nothing that is about L1's own events and pages: interrupt and NMI windows, the monitor trap flag, the VMX-preemption
+ * timer, posted interrupts, TPR shadow and virtual APIC, page-modification log, #VE. A host that uses them for itself does without while L2 runs.
  */
 NVMX_API void nvmx_vmcs01_changed(struct nvmx_vcpu *vcpu);
 

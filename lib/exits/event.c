@@ -25,12 +25,14 @@
  * -----------------------------------------------------------------------------------------------------------------------
  */
 
-/* SDM 30.2.3: IRET unblocked NMIs and then faulted; blocking comes back, since the IRET runs again. */
-static enum nvmx_status nmi_blocked_again(struct nvmx_vcpu *vcpu) {
+static enum nvmx_status set_nmi_blocking(struct nvmx_vcpu *vcpu, bool blocked) {
     uint64_t state;
     enum nvmx_status status = host_read(vcpu, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, &state);
 
-    return status == NVMX_OK ? host_write(vcpu, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, state | BLOCKING_NMI) : status;
+    if (status == NVMX_OK && ((state & BLOCKING_NMI) != 0) != blocked) {
+        status = host_write(vcpu, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, state ^ BLOCKING_NMI);
+    }
+    return status;
 }
 
 /* What L2 runs with decides whether anything is said of it (SDM 30.2.1, 30.2.2): with "NMI exiting" alone IRET unblocks nothing. */
@@ -68,11 +70,7 @@ static enum nvmx_status requeue(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exi
     }
     if (status == NVMX_OK && EVENT_TYPE(event) == EVENT_TYPE_NMI) {
         /* Delivery blocked NMIs already; the injection will do so again. */
-        uint64_t state;
-        status = host_read(vcpu, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, &state);
-        if (status == NVMX_OK) {
-            status = host_write(vcpu, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, state & ~(uint64_t)BLOCKING_NMI);
-        }
+        status = set_nmi_blocking(vcpu, false);
     }
     return status;
 }
@@ -85,7 +83,18 @@ enum nvmx_status event_requeue(struct nvmx_vcpu *vcpu, const struct exit_row *ro
     if ((info->idt_vectoring_info & EVENT_VALID) != 0) {
         return requeue(vcpu, info);
     }
-    return unblocked_by_iret(vmcs12_current(vcpu), info) ? nmi_blocked_again(vcpu) : NVMX_OK;
+    /* SDM 30.2.3: IRET unblocked NMIs and then faulted; blocking comes back, since the IRET runs again. */
+    return unblocked_by_iret(vmcs12_current(vcpu), info) ? set_nmi_blocking(vcpu, true) : NVMX_OK;
+}
+
+/* SDM 30.2.3, 30.3.4: an exit while an NMI is delivered finds NMIs blocked, and one of an IRET that had unblocked them does not. */
+enum nvmx_status event_not_requeued(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exit_info *info) {
+    uint32_t event = info->idt_vectoring_info;
+
+    if ((event & EVENT_VALID) != 0) {
+        return EVENT_TYPE(event) == EVENT_TYPE_NMI ? set_nmi_blocking(vcpu, true) : NVMX_OK;
+    }
+    return unblocked_by_iret(vmcs12_current(vcpu), info) ? set_nmi_blocking(vcpu, false) : NVMX_OK;
 }
 
 /* -- what the host has pending

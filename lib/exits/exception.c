@@ -5,6 +5,7 @@
 
 #define VECTOR_UNDEFINED 6
 #define VECTOR_PAGE_FAULT 14
+#define VECTOR_ALIGNMENT 17
 
 /* A fault leaves RFLAGS.RF set, in the image that it pushes or that the exit saves (SDM 19.3.1.1, 30.3.3). */
 enum nvmx_status l2_set_rf(struct nvmx_vcpu *vcpu) {
@@ -48,6 +49,21 @@ enum route route_fault(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, const str
         vcpu->regs->cr2 = fault->cr2;
     }
     return inject(vcpu, &event) == NVMX_OK ? ROUTE_DONE : ROUTE_FAILED;
+}
+
+/* SDM 7.15, 10.1.2.3: without CR0.AM, RFLAGS.AC and CPL 3 it is no misaligned access but a split lock, which the host has its processor detect. */
+enum route route_alignment_check(struct nvmx_vcpu *vcpu) {
+    static const uint8_t slots[] = {NVMX_F_GUEST_CR0, NVMX_F_GUEST_RFLAGS, NVMX_F_GUEST_SS_ACCESS_RIGHTS};
+    uint64_t value[3];
+
+    if ((vcpu->host_control[NVMX_F_EXCEPTION_BITMAP] & (UINT64_C(1) << VECTOR_ALIGNMENT)) == 0) {
+        return ROUTE_L1;
+    }
+    if (host_read_many(vcpu, 3, slots, value) != NVMX_OK) {
+        return ROUTE_FAILED;
+    }
+    bool enabled = (value[0] & CR0_AM) != 0 && (value[1] & RFLAGS_AC) != 0 && (value[2] & RIGHTS_DPL) == RIGHTS_DPL;
+    return enabled ? ROUTE_L1 : ROUTE_HOST;
 }
 
 enum route route_if_offered(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, unsigned int ept_vpid_bit,

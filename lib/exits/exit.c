@@ -179,6 +179,10 @@ enum nvmx_next nvmx_l2_exit(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exit_in
     if (vcpu->mode != NVMX_MODE_L2 || row == NULL) {
         return NVMX_HOST;
     }
+    enum nvmx_status status = (row->information & INFO_O) != 0 ? event_not_requeued(vcpu, info) : NVMX_OK;
+    if (status != NVMX_OK) {
+        return stop(vcpu, NVMX_STOP_HOST, status);
+    }
     return reflect_without_exit(vcpu, vmcs12_current(vcpu), row->information, info);
 }
 

@@ -130,6 +130,8 @@ struct nvmx_ept_access ept12_of(const struct vmcs12 *v, struct nvmx_ept_log *log
 struct l1_fault;
 enum route route_fault(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, const struct l1_fault *fault,
                        struct nvmx_l2_exit_info *info);
+/* An alignment check that L1 intercepts: the host's after all? */
+enum route route_alignment_check(struct nvmx_vcpu *vcpu);
 /* INVEPT and INVVPID of L2: an exit of L1's if L1's processor has the instruction by this bit of IA32_VMX_EPT_VPID_CAP, else #UD. */
 enum route route_if_offered(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, unsigned int ept_vpid_bit,
                             struct nvmx_l2_exit_info *info, bool hardware);
@@ -191,6 +193,8 @@ enum nvmx_next reflect_without_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, ui
 /* The event whose delivery an exit interrupted goes back into vmcs02, since L1 does not see the exit (event.c). */
 enum nvmx_status event_requeue(struct nvmx_vcpu *vcpu, const struct exit_row *row,
                                const struct nvmx_l2_exit_info *info);
+/* L1 gets the exit after all: L2's blocking of NMIs is as the exit found it. */
+enum nvmx_status event_not_requeued(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exit_info *info);
 /* End what nvmx_enter asked of the selected vmcs02 for events of the host: its controls are what the merge made them
  * again. */
 enum nvmx_status event_end(struct nvmx_vcpu *vcpu, struct vmcs12 *v);

@@ -8,6 +8,7 @@
 #include "exits.h"
 
 #define VECTOR_PAGE_FAULT    14u
+#define VECTOR_ALIGNMENT     17u
 #define VECTOR_MACHINE_CHECK 18u
 #define MSR_XSS              0xda0u
 #define QUALIFICATION_PERMITTED UINT64_C(0x78) /* of an EPT violation: what the entries permit */
@@ -37,8 +38,8 @@ bool exception_exits_to_l1(const struct vmcs12 *v, const struct nvmx_l2_exit_inf
 
 /* What the host owns it keeps, as long as hardware speaks: of the event that it then has for L1 it asks what vmcs12
  * says. */
-static enum route route_exception(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v,
-                                  const struct nvmx_l2_exit_info *info, bool hardware) {
+static enum route route_exception(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, const struct nvmx_l2_exit_info *info,
+                                  bool hardware) {
     const uint64_t *host = vcpu->host_control;
     uint32_t vector = info->interruption_info & 0xff;
 
@@ -51,7 +52,7 @@ static enum route route_exception(const struct nvmx_vcpu *vcpu, const struct vmc
     if (hardware && vector == VECTOR_MACHINE_CHECK && bit_of(host[NVMX_F_EXCEPTION_BITMAP], vector)) {
         return ROUTE_HOST;
     }
-    return exception_exits_to_l1(v, info) ? ROUTE_L1 : ROUTE_HOST;
+    return !exception_exits_to_l1(v, info) ? ROUTE_HOST : hardware && vector == VECTOR_ALIGNMENT ? route_alignment_check(vcpu) : ROUTE_L1;
 }
 
 static enum route route_interrupt(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, bool hardware) {

@@ -56,6 +56,10 @@ enum nvmx_status merge_write(struct merge *m, enum nvmx_status status);
 
 /* Bitmaps, APIC pages, EPT root, VPID (merge_pages.c): first, since controls depend on it. */
 enum nvmx_status merge_pages(struct merge *m);
+/* MSRs that hardware virtualizes for L2: L1 alone decides of them (merge_msrs.c). */
+struct bitmap_virtual merge_x2apic_bits(const struct vmcs12 *v);
+/* In the merged MSR bitmap those are closed for which merge_keeps_msr. */
+void merge_keep_msrs(const struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Nothing of that can have changed since the last entry. */
 bool merge_pages_stand(const struct merge *m);
 /* What vmcs02 gets for an EPTP12. */

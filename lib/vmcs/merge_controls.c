@@ -158,6 +158,20 @@ static uint64_t pin_wishes(const struct merge *m) {
 }
 
 /*
+ * What every entry of vmcs02 loads from vmcs12's fields must be in them as L2 left it, also where L1 does not have it saved: L2 goes on after exits that
+ * L1 does not see.
+ */
+static uint32_t saves_of_loaded(const struct merge *m) {
+    uint32_t saves = 0;
+
+    for (uint32_t left = m->v->gates_loaded; left != 0; left &= left - 1) {
+        unsigned int bit = gates[__builtin_ctz(left)].exit_save;
+        saves |= bit < 32 ? 1u << bit : 0;
+    }
+    return saves & nvmx_caps_may_be_1(&m->vcpu->vm->machine, NVMX_CAP_EXIT);
+}
+
+/*
  * A host that does not take external interrupts passes them through to L1: whether one is acknowledged on an exit is then L1's choice.
  */
 static void put_exit_controls(struct merge *m) {
@@ -167,7 +181,7 @@ static void put_exit_controls(struct merge *m) {
     if ((m->host[NVMX_F_PIN_BASED_CONTROLS] & PIN_EXTERNAL_INTERRUPT) == 0) {
         controls = (controls & ~EXIT_ACKNOWLEDGE) | (l1 & EXIT_ACKNOWLEDGE);
     }
-    controls |= l1 & m->vcpu->vm->gates_exit_save;
+    controls |= (l1 & m->vcpu->vm->gates_exit_save) | saves_of_loaded(m);
     /* The timer runs on over exits that L1 does not see; the host's own, if it has one, does not run in L2 (SDM 29.2.1.2). */
     controls &= ~EXIT_SAVE_TIMER;
     if ((pin_wishes(m) & PIN_PREEMPTION_TIMER) != 0) {

@@ -141,50 +141,6 @@ static enum nvmx_status overlay_merge(struct nvmx_vcpu *vcpu, struct bitmap_over
     return NVMX_OK;
 }
 
-/* Words of the MSR bitmap for 800H-8FFH: reads, and the writes that can be virtualized. */
-#define WORD_X2APIC_READ  32u
-#define WORD_X2APIC_WRITE 288u
-#define X2APIC_TPR        (UINT64_C(1) << 0x08)
-#define X2APIC_EOI        (UINT64_C(1) << 0x0b)
-#define X2APIC_SELF_IPI   (UINT64_C(1) << 0x3f)
-
-/* SDM 32.5: what "virtualize x2APIC mode" makes of RDMSR and WRMSR never reaches the APIC that is L1's, or the host's.
- */
-static struct bitmap_virtual x2apic_bits(const struct vmcs12 *v) {
-    uint32_t secondary = secondary_controls(v);
-    bool reads_all = (secondary & PROC2_APIC_REGISTER) != 0;
-    uint64_t writes = (secondary & PROC2_VIRTUAL_INTERRUPTS) != 0 ? X2APIC_EOI | X2APIC_SELF_IPI : 0;
-    struct bitmap_virtual bits = {.word = {WORD_X2APIC_READ, WORD_X2APIC_READ + 1, WORD_X2APIC_READ + 2,
-                                           WORD_X2APIC_READ + 3, WORD_X2APIC_WRITE}};
-
-    if ((secondary & PROC2_X2APIC) != 0) {
-        for (unsigned int i = 0; i < 4; i++) {
-            bits.bits[i] = reads_all ? UINT64_MAX : i == 0 ? X2APIC_TPR : 0;
-        }
-        bits.bits[4] = X2APIC_TPR | writes;
-    }
-    return bits;
-}
-
-/* Where vmcs01 or vmcs12 protects bits of IA32_SPEC_CTRL by a mask, in which vmcs02 has no part, L2 does not reach the MSR itself. */
-static bool keeps_spec_ctrl(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
-    return ((host_tertiary(vcpu->host_control) | tertiary_controls(v)) & PROC3_SPEC_CTRL) != 0;
-}
-
-bool merge_keeps_msr(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t bit) {
-    return keeps_spec_ctrl(vcpu, v) &&
-           (bit == bitmap_msr_bit(MSR_SPEC_CTRL, false) || bit == bitmap_msr_bit(MSR_SPEC_CTRL, true));
-}
-
-static void keep_msrs(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, struct bitmap_overlay *overlay) {
-    if (keeps_spec_ctrl(vcpu, v)) {
-        for (unsigned int write = 0; write < 2; write++) {
-            uint32_t bit = bitmap_msr_bit(MSR_SPEC_CTRL, write != 0);
-            overlay->page[bit / 64] |= UINT64_C(1) << bit % 64;
-        }
-    }
-}
-
 /* MSR bitmaps are used only if both L1 and the host use them: whoever has none intercepts every access that is its to
  * intercept. */
 static enum nvmx_status msr_bitmap(struct merge *m, uint32_t *bits) {
@@ -192,7 +148,7 @@ static enum nvmx_status msr_bitmap(struct merge *m, uint32_t *bits) {
     bool host_uses = (m->host[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0;
     bool x2apic = (secondary_controls(m->v) & PROC2_X2APIC) != 0;
     const uint64_t *host = host_uses ? m->vcpu->host_msr_bitmap : NULL;
-    struct bitmap_virtual virtual_bits = x2apic_bits(m->v);
+    struct bitmap_virtual virtual_bits = merge_x2apic_bits(m->v);
     bool exits_all;
 
     if (!l1_uses || (host == NULL && !x2apic)) {
@@ -202,7 +158,7 @@ static enum nvmx_status msr_bitmap(struct merge *m, uint32_t *bits) {
     enum nvmx_status status = overlay_merge(m->vcpu, &m->v->msr_bitmap, m->v->value[NVMX_F_MSR_BITMAP_ADDRESS], host,
                                             with_virtual ? &virtual_bits : NULL, &exits_all);
     if (status == NVMX_OK && !exits_all) {
-        keep_msrs(m->vcpu, m->v, &m->v->msr_bitmap);
+        merge_keep_msrs(m->vcpu, m->v);
         *bits |= PROC_MSR_BITMAPS;
         merge_put(m, NVMX_F_MSR_BITMAP_ADDRESS, m->v->msr_bitmap.hpa);
     }
@@ -535,14 +491,14 @@ static enum nvmx_status heat(struct nvmx_vcpu *vcpu, struct bitmap_overlay *over
 }
 
 enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t bit) {
-    struct bitmap_virtual virtual_bits = x2apic_bits(v);
+    struct bitmap_virtual virtual_bits = merge_x2apic_bits(v);
 
     v->pages_alone = false;
     enum nvmx_status status = heat(vcpu, &v->msr_bitmap, v->value[NVMX_F_MSR_BITMAP_ADDRESS], vcpu->host_msr_bitmap,
                                    v->msr_bitmap.has_virtual ? &virtual_bits : NULL, bit);
 
     if (status == NVMX_OK) {
-        keep_msrs(vcpu, v, &v->msr_bitmap);
+        merge_keep_msrs(vcpu, v);
     }
     return status;
 }

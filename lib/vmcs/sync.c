@@ -250,6 +250,20 @@ static inline __attribute__((always_inline)) enum nvmx_status read_learned(struc
     return v->sync.count != 0 ? read_extra(vcpu, v) : NVMX_OK;
 }
 
+/*
+ * L2's CR0 or CR4 is another one. What it reads of them depends on that, so that the next entry needs more than most; and where the host alone masks bits, it
+ * may have carried out L2's MOV, and written the read shadow too.
+ */
+static COLD void control_registers_changed(struct vmcs12 *v) {
+    v->plain = false;
+    if ((v->image[NVMX_F_CR0_GUEST_HOST_MASK] & ~v->value[NVMX_F_CR0_GUEST_HOST_MASK]) != 0) {
+        nvmx_set_remove(&v->known, NVMX_F_CR0_READ_SHADOW);
+    }
+    if ((v->image[NVMX_F_CR4_GUEST_HOST_MASK] & ~v->value[NVMX_F_CR4_GUEST_HOST_MASK]) != 0) {
+        nvmx_set_remove(&v->known, NVMX_F_CR4_READ_SHADOW);
+    }
+}
+
 /* No pointer to value[] goes anywhere: its elements stay in registers. */
 static inline __attribute__((always_inline)) void keep_core(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, const uint64_t *value) {
     uint64_t behind = 0;
@@ -261,9 +275,8 @@ static inline __attribute__((always_inline)) void keep_core(const struct nvmx_vc
 #undef X
     }
     uint64_t entry_controls = v->value[NVMX_F_VM_ENTRY_CONTROLS];
-    /* What L2 reads of CR0 and CR4 depends on these, so that the next entry needs more than most. */
     if (RARE(v->value[NVMX_F_GUEST_CR0] != value[CORE_GUEST_CR0] || v->value[NVMX_F_GUEST_CR4] != value[CORE_GUEST_CR4])) {
-        v->plain = false;
+        control_registers_changed(v);
     }
     FOUND(GUEST_RIP);
     FOUND(GUEST_RSP);

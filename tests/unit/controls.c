@@ -582,3 +582,66 @@ Test(controls, protected_spec_ctrl_is_the_hosts_in_l2) {
         sim_free(sim);
     }
 }
+
+/* "APIC-timer virtualization" of vmcs01: its bitmap lets L1's virtual timer through, which of L2 would be the processor's. */
+Test(controls, tsc_deadline_that_vmcs01_virtualizes_is_the_hosts_in_l2) {
+    const struct nvmx_caps machine = tertiary_machine();
+    for (unsigned int virtualizes = 0; virtualizes < 2; virtualizes++) {
+        struct sim *sim = l1_ready(&(struct sim_options){.machine = &machine});
+        host_gives_bitmaps(sim);
+        host_sets(sim, NVMX_F_PRIMARY_CONTROLS, vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) | PROC_TERTIARY);
+        host_sets(sim, NVMX_F_TERTIARY_CONTROLS, virtualizes ? PROC3_APIC_TIMER : 0);
+        for (unsigned int i = 0; i < NVMX_PAGE_SIZE; i++)
+            sim->host_msr_bitmap[i] = 0;
+        launch(sim);
+        const uint64_t *page = sim_page(sim, vmcs02(sim, NVMX_F_MSR_BITMAP_ADDRESS));
+        for (unsigned int i = 0; i < 4; i++) {
+            sim->regs.gpr[NVMX_RCX] = i < 2 ? 0x6e0 : 0x6e1;
+            enum nvmx_next next = sim_exit(sim, i % 2 ? NVMX_EXIT_WRMSR : NVMX_EXIT_RDMSR, 0, 0, 2);
+            cr_expect_eq(next, virtualizes && i < 2 ? NVMX_HOST : NVMX_ENTER);
+        }
+        l2_leaves(sim);
+        resume(sim);
+        cr_expect_eq(page[0x6e0 / 64], virtualizes ? UINT64_C(1) << 32 : 0);
+        cr_expect_eq(page[256 + 0x6e0 / 64], virtualizes ? UINT64_C(1) << 32 : 0);
+        sim_free(sim);
+    }
+}
+
+/* -- CR0 and CR4 as L2 reads them, where the host carries out its MOV ---------------------------------------------------------------------- */
+
+#define CR4_PGE (UINT64_C(1) << 7)
+
+/*
+ * Bits that the host alone masks: L2's MOV exits to it, and it writes register and read shadow, as any hypervisor does. When L1 then gives L2 what it had at
+ * the entry before, L2 reads that (SDM 27.6.6).
+ */
+Test(controls, l2_reads_what_l1_gave_it_after_the_host_wrote_a_read_shadow) {
+    static const struct {
+        enum nvmx_field mask, cr, shadow;
+        uint32_t encoding;
+        uint64_t bit, qualification;
+    } rows[] = {
+        {NVMX_F_CR0_GUEST_HOST_MASK, NVMX_F_GUEST_CR0, NVMX_F_CR0_READ_SHADOW, NVMX_VMCS_GUEST_CR0, CR0_AM, 0x000},
+        {NVMX_F_CR4_GUEST_HOST_MASK, NVMX_F_GUEST_CR4, NVMX_F_CR4_READ_SHADOW, NVMX_VMCS_GUEST_CR4, CR4_PGE, 0x004},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct sim *sim = l1_ready(NULL);
+        host_sets(sim, rows[i].mask, vmcs01(sim, rows[i].mask) | rows[i].bit);
+        l1_clears(sim, rows[i].encoding, rows[i].bit);
+        launch(sim);
+        cr_expect_eq(vmcs02(sim, rows[i].mask) & rows[i].bit, rows[i].bit);
+        const uint64_t mask = vmcs02(sim, rows[i].mask);
+        sim->regs.gpr[NVMX_RAX] = (vmcs02(sim, rows[i].cr) & ~mask) | (vmcs02(sim, rows[i].shadow) & mask) | rows[i].bit;
+        cr_assert_eq(sim_exit(sim, NVMX_EXIT_CONTROL_REGISTER, rows[i].qualification, 0, 3), NVMX_HOST);
+        sim_set(sim, sim->selected, rows[i].cr, vmcs02(sim, rows[i].cr) | rows[i].bit);
+        sim_set(sim, sim->selected, rows[i].shadow, vmcs02(sim, rows[i].shadow) | rows[i].bit);
+        l2_leaves(sim);
+        cr_expect_eq(l1_reads(sim, rows[i].encoding) & rows[i].bit, rows[i].bit);
+        l1_clears(sim, rows[i].encoding, rows[i].bit);
+        resume(sim);
+        cr_expect_eq(vmcs02(sim, rows[i].cr) & rows[i].bit, 0);
+        cr_expect_eq(vmcs02(sim, rows[i].shadow) & rows[i].bit, 0, "row %zu: L2 reads the bit that L1 cleared", i);
+        sim_free(sim);
+    }
+}

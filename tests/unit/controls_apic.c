@@ -185,6 +185,81 @@ Test(controls_apic, x2apic_mode_opens_nothing_else_to_l2) {
     }
 }
 
+/*
+ * Where vmcs01 virtualizes the x2APIC, its bitmap lets MSRs through that are then L1's virtual APIC. vmcs02 does not virtualize them, but for what vmcs12 wants
+ * (SDM 32.5): of L2 they would be the processor's own APIC.
+ */
+Test(controls_apic, x2apic_that_vmcs01_virtualizes_is_not_reached_by_l2) {
+    static const struct {
+        uint32_t reason, msr;
+    } accesses[] = {
+        {NVMX_EXIT_RDMSR, 0x802}, {NVMX_EXIT_RDMSR, 0x8ff}, {NVMX_EXIT_WRMSR, 0x808},
+        {NVMX_EXIT_WRMSR, 0x80b}, {NVMX_EXIT_WRMSR, 0x830}, {NVMX_EXIT_WRMSR, 0x8c0},
+    };
+    for (unsigned int virtualizes = 0; virtualizes < 2; virtualizes++) {
+        struct sim *sim = with_apic(NULL, 0);
+        host_gives_bitmaps(sim);
+        host_sets(sim, NVMX_F_SECONDARY_CONTROLS, vmcs01(sim, NVMX_F_SECONDARY_CONTROLS) | (virtualizes ? PROC2_X2APIC : 0));
+        memset(sim->host_msr_bitmap, 0, NVMX_PAGE_SIZE);
+        launch(sim);
+        for (size_t i = 0; i < 2 * COUNT(accesses); i++) {
+            sim->regs.gpr[NVMX_RCX] = accesses[i / 2].msr;
+            cr_expect_eq(sim_exit(sim, accesses[i / 2].reason, 0, 0, 2), virtualizes ? NVMX_HOST : NVMX_ENTER, "MSR %#x", accesses[i / 2].msr);
+        }
+        sim->regs.gpr[NVMX_RCX] = 0x7ff;
+        cr_expect_eq(sim_exit(sim, NVMX_EXIT_RDMSR, 0, 0, 2), NVMX_ENTER, "a neighbour");
+        for (unsigned int again = 0; again < 2; again++) {
+            for (unsigned int word = 32; virtualizes && word < 36; word++) {
+                cr_expect_eq(merged(sim, word), ALL_BITS);
+                cr_expect_eq(merged(sim, 256 + word), ALL_BITS);
+            }
+            cr_expect_eq(merged(sim, 31), 0);
+            l2_leaves(sim);
+            resume(sim);
+        }
+        sim_free(sim);
+    }
+}
+
+/* Also where the host changes vmcs01 so while L2 runs, whose vmcs02 follows with L1's next entry only. */
+Test(controls_apic, x2apic_that_vmcs01_begins_to_virtualize) {
+    for (unsigned int neighbour = 0; neighbour < 2; neighbour++) {
+        struct sim *sim = with_apic(NULL, 0);
+        host_gives_bitmaps(sim);
+        memset(sim->host_msr_bitmap, 0xff, NVMX_PAGE_SIZE);
+        launch(sim);
+        memset(sim->host_msr_bitmap, 0, NVMX_PAGE_SIZE);
+        host_sets(sim, NVMX_F_SECONDARY_CONTROLS, vmcs01(sim, NVMX_F_SECONDARY_CONTROLS) | PROC2_X2APIC);
+        if (neighbour) {
+            sim->regs.gpr[NVMX_RCX] = 0x1a0;
+            cr_expect_eq(sim_exit(sim, NVMX_EXIT_WRMSR, 0, 0, 2), NVMX_ENTER);
+        }
+        sim->regs.gpr[NVMX_RCX] = 0x830;
+        cr_expect_eq(sim_exit(sim, NVMX_EXIT_WRMSR, 0, 0, 2), NVMX_HOST);
+        cr_expect_eq(merged(sim, 288), ALL_BITS);
+        l2_leaves(sim);
+        resume(sim);
+        cr_expect_eq(sim_exit(sim, NVMX_EXIT_WRMSR, 0, 0, 2), NVMX_HOST);
+        sim_free(sim);
+    }
+}
+
+/* What vmcs12 virtualizes of it stays L1's alone, and nothing beside it opens. */
+Test(controls_apic, x2apic_that_both_virtualize) {
+    struct sim *sim = with_apic(NULL, PROC2_X2APIC);
+    host_gives_bitmaps(sim);
+    host_sets(sim, NVMX_F_SECONDARY_CONTROLS, vmcs01(sim, NVMX_F_SECONDARY_CONTROLS) | PROC2_X2APIC);
+    memset(sim->host_msr_bitmap, 0, NVMX_PAGE_SIZE);
+    launch(sim);
+    sim->regs.gpr[NVMX_RCX] = 0x802;
+    cr_expect_eq(sim_exit(sim, NVMX_EXIT_RDMSR, 0, 0, 2), NVMX_HOST);
+    sim->regs.gpr[NVMX_RCX] = 0x80b;
+    cr_expect_eq(sim_exit(sim, NVMX_EXIT_WRMSR, 0, 0, 2), NVMX_HOST);
+    cr_expect_eq(merged(sim, 32), ~(UINT64_C(1) << 8));
+    cr_expect_eq(merged(sim, 288), ~(UINT64_C(1) << 8));
+    sim_free(sim);
+}
+
 /* -- posted interrupts ---------------------------------------------------------------------------------------------------------------- */
 
 static struct nvmx_caps posting_machine(void) {

@@ -95,6 +95,49 @@ Test(controls_state, loaded_saved_and_loaded_back) {
     }
 }
 
+/*
+ * Loaded by L1's entry, saved by nobody's wish: an exit that L1 does not see saves it (SDM 30.3.1), so that L2 goes on with what it has made of it, and not
+ * with what the entry loaded (29.3.2.1). L1 sees nothing of that.
+ */
+Test(controls_state, loaded_by_l1_stays_l2s_over_exits_to_the_host) {
+    static const struct {
+        enum nvmx_field guest;
+        uint8_t entry_load, exit_save;
+        uint64_t a, b;
+    } saved[] = {
+        {NVMX_F_GUEST_PAT, 14, 18, 0x0006060606060606, 0x0007040600070406},
+        {NVMX_F_GUEST_EFER, 15, 20, 0xd01, 0xd00},
+        {NVMX_F_GUEST_PERF_GLOBAL_CTRL, 13, 30, 1, 2},
+        {NVMX_F_GUEST_DEBUGCTL, 2, 2, 0, 1},
+    };
+    struct nvmx_caps machine = all_state();
+    for (size_t i = 0; i < COUNT(saved); i++) {
+        struct sim *sim = prepared(&machine, 0);
+        const uint64_t bit = UINT64_C(1) << saved[i].exit_save;
+        host_sets(sim, NVMX_F_VM_EXIT_CONTROLS, vmcs01(sim, NVMX_F_VM_EXIT_CONTROLS) & ~bit);
+        l1_sets(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, 1u << saved[i].entry_load);
+        l1_clears(sim, NVMX_VMCS_VM_EXIT_CONTROLS, bit);
+        l1_writes(sim, encoding(saved[i].guest), saved[i].a);
+        launch(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_VM_EXIT_CONTROLS) & bit, bit, "row %zu", i);
+        sim_set(sim, sim->selected, saved[i].guest, saved[i].b);
+        cr_assert_eq(sim_exit(sim, NVMX_EXIT_PREEMPTION_TIMER, 0, 0, 0), NVMX_HOST);
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        cr_expect_eq(vmcs02(sim, saved[i].guest), saved[i].b, "row %zu", i);
+        l2_leaves(sim);
+        cr_expect_eq(l1_reads(sim, encoding(saved[i].guest)), saved[i].a, "row %zu", i);
+        resume(sim);
+        cr_expect_eq(vmcs02(sim, saved[i].guest), saved[i].a, "row %zu", i);
+        l2_leaves(sim);
+        l1_clears(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, 1u << saved[i].entry_load);
+        if (saved[i].guest != NVMX_F_GUEST_DEBUGCTL) { /* where the host loads it, it saves it or knows it */
+            resume(sim);
+            cr_expect_eq(vmcs02(sim, NVMX_F_VM_EXIT_CONTROLS) & bit, 0, "row %zu", i);
+        }
+        sim_free(sim);
+    }
+}
+
 /* vmcs12 loads nothing: L2 goes on with L1's value, and L1 with L2's. */
 Test(controls_state, inherited_in_both_directions) {
     struct nvmx_caps machine = all_state();

@@ -339,6 +339,31 @@ Test(events, queued_again_and_then_reflected_by_the_host) {
     sim_free(sim);
 }
 
+/* SDM 30.2.3, 30.3.4: what was done to L2's blocking of NMIs for the case that it goes on is undone: L1 finds it as hardware's exit would leave it. */
+Test(events, blocking_by_nmi_of_what_is_reflected_by_the_host) {
+    static const struct {
+        uint64_t qualification, blocking;
+        uint32_t idt_vectoring;
+    } rows[] = {{0x181, 8, 0x80000202}, {0x1181, 0, 0}, {0x181, 8, 0}, {0x181, 0, 0}, {0x1181, 8, 0x80000030}, {0x1181, 0, 0x80000030}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        for (unsigned int virtual_nmis = 0; virtual_nmis < 2; virtual_nmis++) {
+            struct sim *sim = l1_ready(&(struct sim_options){.host_composes = true, .external_interrupts = true});
+            if (virtual_nmis)
+                l1_sets(sim, NVMX_VMCS_PIN_BASED_CONTROLS, PIN_NMI | PIN_VIRTUAL_NMIS);
+            launch(sim);
+            struct nvmx_l2_exit_info info = violation_during(0);
+            info.qualification = rows[i].qualification;
+            info.idt_vectoring_info = rows[i].idt_vectoring;
+            sim_set(sim, sim->selected, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, rows[i].blocking);
+            cr_assert_eq(sim_exit_info(sim, &info), NVMX_HOST);
+            cr_assert_eq(nvmx_l2_exit(sim->vcpu, &info), NVMX_ENTER);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE), rows[i].blocking, "row %zu", i);
+            cr_expect_eq(vmcs01(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), virtual_nmis ? 0 : rows[i].blocking, "row %zu", i);
+            sim_free(sim);
+        }
+    }
+}
+
 /* SDM 30.2.3: IRET unblocked NMIs and then faulted: blocking is back if L2 executes it again. Not after #DF, not with
  * an event in flight. */
 Test(events, unblocking_by_iret) {

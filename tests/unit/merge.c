@@ -103,6 +103,7 @@ Test(merge, origin_of_each_control) {
     struct sim *sim = l1_ready(&(struct sim_options){.machine = &machine});
     l1_writes(sim, NVMX_VMCS_VIRTUAL_APIC_ADDRESS, SIM_L1_VIRTUAL_APIC);
     l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, SIM_L1_APIC_ACCESS);
+    *v12(sim, NVMX_F_VM_ENTRY_CONTROLS) &= ~(uint64_t)(B(2) | B(13) | B(14) | B(15)); /* what they load is saved: controls_state */
     for (size_t i = 0; i < COUNT(origins); i++) {
         const struct origins *o = &origins[i];
         uint64_t host = vmcs01(sim, o->slot), l1 = *v12(sim, o->slot);
@@ -1025,6 +1026,27 @@ Test(merge, ept02_of_the_host) {
     resume(sim);
     cr_expect_eq(sim->eptp12_asked, NVMX_NO_ADDRESS, "L2 runs on L1's memory");
     sim_free(sim);
+}
+
+/* Its tables may get another root while L2 runs, with and without EPT of L1's. */
+Test(merge, ept02_of_the_host_gets_another_root_while_l2_runs) {
+    for (unsigned int l1_ept = 0; l1_ept < 2; l1_ept++) {
+        struct sim *sim = l1_ready(&(struct sim_options){.host_composes = true});
+        if (!l1_ept)
+            l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, B(1));
+        launch(sim);
+        cr_assert_eq(sim_exit(sim, NVMX_EXIT_EXTERNAL_INTERRUPT, 0, 0, 0), NVMX_HOST);
+        sim->eptp02_given += 0x1000;
+        nvmx_vmcs01_changed(sim->vcpu);
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        cr_expect_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2);
+        cr_expect_eq(vmcs02(sim, NVMX_F_EPT_POINTER), sim->eptp02_given, "EPT of L1: %u", l1_ept);
+        cr_expect_eq(sim->eptp12_asked, l1_ept ? SIM_L1_EPT12 | 0x1e : NVMX_NO_ADDRESS);
+        cr_expect_eq(sim->count[SIM_EPT02_ROOT], 2);
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        cr_expect_eq(sim->count[SIM_EPT02_ROOT], 2, "asked once");
+        sim_free(sim);
+    }
 }
 
 /* -- PDPTEs

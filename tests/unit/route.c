@@ -220,6 +220,34 @@ Test(route, events_that_the_host_owns) {
     }
 }
 
+/*
+ * SDM 7.15, 10.1.2.3: an alignment check without CR0.AM, RFLAGS.AC and CPL 3 is a split lock. A host that has its processor detect those intercepts #AC, and
+ * keeps such: L1's processor has no such feature. What L2 asked for is L1's, and all where the host does not intercept it.
+ */
+Test(route, split_locks_that_the_host_detects) {
+    const struct nvmx_l2_exit_info info = exception(17, 3, 0);
+    for (unsigned int k = 0; k < 16; k++) {
+        bool host = k & 1, am = k & 2, ac = k & 4, user = k & 8;
+        struct sim *sim = l1_ready(NULL);
+        l1_writes(sim, NVMX_VMCS_EXCEPTION_BITMAP, 1u << 17);
+        if (host)
+            host_sets(sim, NVMX_F_EXCEPTION_BITMAP, 1u << 17);
+        launch(sim);
+        sim_set(sim, sim->selected, NVMX_F_GUEST_CR0, (vmcs02(sim, NVMX_F_GUEST_CR0) & ~(uint64_t)CR0_AM) | (am ? CR0_AM : 0));
+        sim_set(sim, sim->selected, NVMX_F_GUEST_RFLAGS, 2 | (ac ? RFLAGS_AC : 0));
+        sim_set(sim, sim->selected, NVMX_F_GUEST_SS_ACCESS_RIGHTS, user ? 0xc0f3 : 0xc093);
+        bool split = !am || !ac || !user;
+        cr_expect_eq(sim_exit_info(sim, &info), host && split ? NVMX_HOST : NVMX_ENTER, "%u", k);
+        cr_expect_eq(nvmx_mode(sim->vcpu), host && split ? NVMX_MODE_L2 : NVMX_MODE_ROOT, "%u", k);
+        if (host && split) { /* an L1 that has the feature from the host, gets it from the host */
+            cr_expect(nvmx_l1_intercepts(sim->vcpu, &info));
+            cr_expect_eq(nvmx_l2_exit(sim->vcpu, &info), NVMX_ENTER);
+        }
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_EXIT_INTERRUPTION_INFO), info.interruption_info, "%u", k);
+        sim_free(sim);
+    }
+}
+
 /* -- control registers
  * ----------------------------------------------------------------------------------------------------------- */
 

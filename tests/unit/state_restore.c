@@ -57,6 +57,35 @@ Test(state_restore, over_any_other_state) {
     cr_expect(pairs > state_world_count * state_world_count / 2, "only %zu pairs", pairs);
 }
 
+/* SDM 34.14: an SMI takes L1's processor out of VMX operation until RSM. The host saves, resets the vCPU, runs the handler in vmcs01, and restores. */
+Test(state_restore, a_handler_of_smis_runs_in_between) {
+    for (size_t i = 0; i < state_world_count; i++) {
+        struct sim *sim = state_world_new(&state_worlds[i]);
+        size_t bytes;
+        uint8_t *blob = sim_save(sim, &bytes);
+        const enum nvmx_mode mode = nvmx_mode(sim->vcpu);
+        const struct sim_vmcs before = sim->vmcs[NVMX_VMCS01];
+        const struct nvmx_regs regs = sim->regs;
+        bool stopped = nvmx_stop_reason(sim->vcpu) != NVMX_STOP_NONE;
+        uint64_t value;
+        nvmx_vcpu_reset(sim->vcpu);
+        cr_expect(sim->mapped == 0, "%s", state_worlds[i].name);
+        sim_repair(sim);
+        cr_expect(sim_enter(sim, NULL) == NVMX_ENTER);
+        if (!sim->options.hidden)
+            cr_expect(sim_vmread(sim, NVMX_VMCS_GUEST_RIP, &value) == SIM_FAULT && sim_fault_vector(sim) == 6, "%s", state_worlds[i].name);
+        cr_assert(nvmx_state_restore(sim->vcpu, blob, bytes, NULL) == NVMX_STATE_OK, "%s", state_worlds[i].name);
+        sim->vmcs[NVMX_VMCS01] = before;
+        sim->regs = regs;
+        cr_expect(stopped || nvmx_state_complete(sim->vcpu) == NVMX_OK, "%s", state_worlds[i].name);
+        cr_expect(nvmx_mode(sim->vcpu) == mode);
+        expect_saved(sim, blob, bytes, state_worlds[i].name);
+        cr_expect(stopped || sim_enter(sim, NULL) == NVMX_ENTER);
+        sim_free(sim);
+        free(blob);
+    }
+}
+
 static void complete_with_failures(const struct state_world *world) {
     struct sim *source = state_world_new(world);
     size_t bytes;
