@@ -38,7 +38,7 @@ bool exception_exits_to_l1(const struct vmcs12 *v, const struct nvmx_l2_exit_inf
 
 /* What the host owns it keeps, as long as hardware speaks: of the event that it then has for L1 it asks what vmcs12
  * says. */
-static enum route route_exception(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, const struct nvmx_l2_exit_info *info,
+static inline __attribute__((always_inline)) enum route route_exception(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, const struct nvmx_l2_exit_info *info,
                                   bool hardware) {
     const uint64_t *host = vcpu->host_control;
     uint32_t vector = info->interruption_info & 0xff;
@@ -211,13 +211,15 @@ static void note_hosts_msr(struct nvmx_vcpu *vcpu, const struct exit_row *row, u
     }
 }
 
+static inline __attribute__((always_inline)) bool host_lets_through(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t bit) {
+    return (vcpu->host_control[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0 && vcpu->host_msr_bitmap != NULL &&
+           !bitmap_test(vcpu->host_msr_bitmap, bit) && !merge_keeps_msr(vcpu, v, bit);
+}
+
 static inline __attribute__((always_inline)) enum route route_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct exit_row *row,
                             struct nvmx_l2_exit_info *info, bool hardware) {
     uint32_t index = msr_index(vcpu, row, info);
     uint32_t bit = bitmap_msr_bit(index, is_msr_write(row));
-    bool host_lets_through = (vcpu->host_control[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0 &&
-                             vcpu->host_msr_bitmap != NULL && bit != BITMAP_NONE &&
-                             !bitmap_test(vcpu->host_msr_bitmap, bit) && !merge_keeps_msr(vcpu, v, bit);
 
     if (is_msr_list(row) && (tertiary_controls(v) & PROC3_MSR_LIST) == 0) {
         return ROUTE_HOST;
@@ -229,7 +231,7 @@ static inline __attribute__((always_inline)) enum route route_msr(struct nvmx_vc
     if (hardware && index == MSR_SPEC_CTRL && (tertiary_controls(v) & PROC3_SPEC_CTRL) != 0) {
         return route_spec_ctrl(vcpu, v, row, info);
     }
-    if (!hardware || !host_lets_through) {
+    if (!hardware || !host_lets_through(vcpu, v, bit)) {
         note_hosts_msr(vcpu, row, index, bit);
         return ROUTE_HOST;
     }
@@ -238,10 +240,7 @@ static inline __attribute__((always_inline)) enum route route_msr(struct nvmx_vc
 }
 
 bool route_msr_is_hosts(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, const struct msr_access *access) {
-    bool host_lets_through = (vcpu->host_control[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0 &&
-                             vcpu->host_msr_bitmap != NULL && !bitmap_test(vcpu->host_msr_bitmap, access->bit);
-
-    return !host_lets_through && (v->value[NVMX_F_PRIMARY_CONTROLS] & (PROC_MSR_BITMAPS | PROC_MONITOR_TRAP)) == PROC_MSR_BITMAPS &&
+    return !host_lets_through(vcpu, v, access->bit) && (v->value[NVMX_F_PRIMARY_CONTROLS] & (PROC_MSR_BITMAPS | PROC_MONITOR_TRAP)) == PROC_MSR_BITMAPS &&
            !l1_bitmap_bit(vcpu, v->value[NVMX_F_MSR_BITMAP_ADDRESS], access->bit);
 }
 
