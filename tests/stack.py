@@ -8,6 +8,7 @@ Compiles lib/ with gcc's -fcallgraph-info (frames and calls of each function) as
 the public headers. A call through a pointer counts as the deepest function whose address a table or a function of the same file holds; a host's callback (a line that
 says `host.` or CALLBACK) is the host's own and counts as nothing. Fails if a way ends in itself, if a frame has no fixed size, or if more is needed than include/nvmx/nvmx.h states (NVMX_STACK_BYTES).
 """
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ FLAGS = ["-std=c11", "-O2", "-ffreestanding", "-fno-stack-protector", "-mgeneral
 INDIRECT = "__indirect_call"
 CALLBACK = re.compile(r"host(\.|->)|CALLBACK\(")
 RETURN_ADDRESS = 8
+ALL_WRITTEN = {**os.environ, "CCACHE_DISABLE": "1"}  # what ccache has it gives without the call graph
 
 
 def compile_all(source, cc, folder):
@@ -25,7 +27,7 @@ def compile_all(source, cc, folder):
         if file.name == "decode_zydis.c":
             continue
         name = "_".join(file.relative_to(source).with_suffix("").parts)
-        subprocess.run([cc, *FLAGS, f"-I{source}/include", f"-I{source}/lib", "-c", str(file), "-o", f"{folder}/{name}.o"], check=True, cwd=folder)
+        subprocess.run([cc, *FLAGS, f"-I{source}/include", f"-I{source}/lib", "-c", str(file), "-o", f"{folder}/{name}.o"], check=True, cwd=folder, env=ALL_WRITTEN)
         yield name
 
 
