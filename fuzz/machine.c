@@ -231,7 +231,12 @@ static void start_over(struct fuzz_machine *m) {
         m->bitmaps_changed = false;
     }
     nvmx_vmcs01_changed(sim->vcpu);
-    /* Pages below are L1's page tables, operands and VMCS regions. */
+    /* Pages below are L1's page tables, operands and VMCS regions: a log of L1's may have been anywhere. */
+    for (uint64_t left = sim->low_written & ((UINT64_C(1) << SIM_L1_MSR_BITMAP / NVMX_PAGE_SIZE) - 1); left != 0; left &= left - 1) {
+        unsigned int at = (unsigned int)__builtin_ctzll(left) * NVMX_PAGE_SIZE;
+        memcpy(sim->ram + at, m->low_memory + at, NVMX_PAGE_SIZE);
+    }
+    sim->low_written = 0;
     memcpy(sim->ram + SIM_L1_MSR_BITMAP, m->low_memory + SIM_L1_MSR_BITMAP, sizeof(m->low_memory) - SIM_L1_MSR_BITMAP);
     memcpy(sim->msr, m->msr, sizeof(m->msr));
     sim->msrs = m->msrs;
@@ -262,7 +267,15 @@ struct fuzz_machine *fuzz_machine(uint8_t profile) {
 #define HOST_PRIMARY                                                                                                             \
     (1u << 7 | 1u << 9 | 1u << 10 | 1u << 11 | 1u << 12 | 1u << 15 | 1u << 16 | 1u << 19 | 1u << 20 | 1u << 21 | 1u << 23 | 1u << 24 |      \
      1u << 25 | 1u << 28 | 1u << 29 | 1u << 30 | 1u << 3)
-#define HOST_SECONDARY (1u << 2 | 1u << 6 | 1u << 11 | 1u << 16)
+#define HOST_X2APIC    (1u << 4)
+#define HOST_SECONDARY (1u << 2 | HOST_X2APIC | 1u << 6 | 1u << 11 | 1u << 16)
+
+/* A host that virtualizes L1's x2APIC lets its MSRs through, for they are virtual ones. */
+static void host_virtualizes_x2apic(struct fuzz_machine *m) {
+    m->bitmaps_changed = true;
+    for (unsigned int write = 0; write < 2; write++)
+        memset(m->sim->host_msr_bitmap + write * 2048 + 0x800 / 8, 0, 0x100 / 8);
+}
 
 void fuzz_host_controls(struct fuzz_machine *m, struct fuzz_input *in) {
     struct sim *sim = m->sim;
@@ -271,6 +284,8 @@ void fuzz_host_controls(struct fuzz_machine *m, struct fuzz_input *in) {
         toggle(sim, NVMX_F_PRIMARY_CONTROLS, NVMX_CAP_PROCBASED, fuzz_u32(in) & HOST_PRIMARY);
     if (what & 2)
         toggle(sim, NVMX_F_SECONDARY_CONTROLS, NVMX_CAP_PROCBASED2, fuzz_u32(in) & HOST_SECONDARY);
+    if (sim_get(sim, NVMX_VMCS01, NVMX_F_SECONDARY_CONTROLS) & HOST_X2APIC)
+        host_virtualizes_x2apic(m);
     if (what & 4)
         sim_set(sim, NVMX_VMCS01, NVMX_F_EXCEPTION_BITMAP, fuzz_u32(in));
     if (what & 8) {

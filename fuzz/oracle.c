@@ -130,6 +130,12 @@ static uint64_t x2apic_bits(const struct view *l1, unsigned int i) {
     return i == 288 ? BIT(8) | (controls & BIT(9) ? BIT(0x0b) | BIT(0x3f) : 0) : 0;
 }
 
+/* What vmcs01 virtualizes for L1 is none of the host's intercepts, and L2 would reach the processor's own. */
+static uint64_t hosts_msrs(const struct view *host, const uint8_t *page, unsigned int i) {
+    bool x2apic = (i >= 32 && i < 36) || (i >= 288 && i < 292);
+    return x2apic && (secondary(host) & BIT(4)) ? UINT64_MAX : msr_word(host, page, i);
+}
+
 static void check_msrs(const struct three *t) {
     const struct view *all[3] = {&t->l1, &t->host, &t->l2};
     const uint8_t *page[3] = {NULL};
@@ -137,7 +143,7 @@ static void check_msrs(const struct three *t) {
         if (all[i]->field[NVMX_F_PRIMARY_CONTROLS] & BIT(28))
             page[i] = page_of(all[i], NVMX_F_MSR_BITMAP_ADDRESS);
     for (unsigned int i = 0; i < 512; i++) {
-        uint64_t host = msr_word(&t->host, page[1], i) & ~x2apic_bits(&t->l1, i);
+        uint64_t host = hosts_msrs(&t->host, page[1], i) & ~x2apic_bits(&t->l1, i);
         uint64_t lost = (msr_word(&t->l1, page[0], i) | host) & ~msr_word(&t->l2, page[2], i);
         FUZZ_HOLD(lost == 0, "MSR bitmap, word %u: intercepts %#llx are lost", i, U(lost));
     }

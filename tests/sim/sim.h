@@ -181,6 +181,7 @@ struct sim {
     uint16_t mapped_read[SIM_RAM_BYTES / NVMX_PAGE_SIZE];
     uint16_t mapped_write[SIM_RAM_BYTES / NVMX_PAGE_SIZE];
     uint64_t mapped;          /* pages mapped now, counted as often as they are */
+    uint64_t low_written;     /* which of L1's first 64 pages the library has written: bits, for who clears them */
     struct sim_range range[SIM_RANGES];
     uint32_t ranges;
 

@@ -156,6 +156,7 @@ static void unmap_page(void *ctx, uint64_t gpa1, void *pointer, bool dirtied) {
     if (sim->mapped_write[page] > sim->mapped_read[page] || (dirtied && sim->mapped_write[page]))
         sim->mapped_write[page]--;
     sim->mapped--;
+    sim->low_written |= dirtied && page < 64 ? UINT64_C(1) << page : 0;
     set_rights(sim, page);
 }
 
