@@ -379,22 +379,18 @@ static enum nvmx_status complete_gate(struct nvmx_vcpu *vcpu, const struct gate 
     return status;
 }
 
-/*
- * What vmcs02 gets of it; what is restored stays L2's own. The host keeps machine checks enabled; and where it uses virtual NMIs an NMI is injected without
- * the blocking that the injection brings back (vmcs/merge.c).
- */
+/* What vmcs02 gets of it; what is restored stays L2's own. */
 static uint64_t value_for_vmcs02(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, unsigned int slot) {
     const uint64_t *value = vcpu->restored.value;
-    const uint64_t event = value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
-    const bool nmi = (event & EVENT_VALID) != 0 && EVENT_TYPE(event) == EVENT_TYPE_NMI;
 
-    if (slot == NVMX_F_GUEST_CR4) {
+    switch (slot) {
+    case NVMX_F_GUEST_CR4:
         return value[slot] | vcpu->cr4_kept;
+    case NVMX_F_GUEST_INTERRUPTIBILITY_STATE:
+        return interruptibility_with_event(v, value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO], value[slot]);
+    default:
+        return value[slot];
     }
-    if (slot == NVMX_F_GUEST_INTERRUPTIBILITY_STATE && nmi && (v->image[NVMX_F_PIN_BASED_CONTROLS] & PIN_VIRTUAL_NMIS) != 0) {
-        return value[slot] & ~(uint64_t)BLOCKING_NMI;
-    }
-    return value[slot];
 }
 
 /* L2's state over what the merge took from vmcs12. */

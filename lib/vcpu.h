@@ -392,6 +392,16 @@ static inline bool event_is_vector_alone(uint64_t information) {
     return (information & ~UINT64_C(0xff)) == EVENT_VALID;
 }
 /*
+ * The interruptibility state that vmcs02 is entered with. SDM 29.3.1.5: with virtual NMIs no NMI may be injected while NMIs are blocked. Where they are the
+ * host's alone L1 may do it, and vmcs02 is entered without the blocking, which the injection brings back (29.6.1).
+ */
+static inline uint64_t interruptibility_with_event(const struct vmcs12 *v, uint64_t event, uint64_t state) {
+    const bool nmi = (event & EVENT_VALID) != 0 && EVENT_TYPE(event) == EVENT_TYPE_NMI;
+    const bool virtual_nmis = (v->image[NVMX_F_PIN_BASED_CONTROLS] & PIN_VIRTUAL_NMIS) != 0;
+
+    return nmi && virtual_nmis ? state & ~(uint64_t)BLOCKING_NMI : state;
+}
+/*
  * With step_with_host: SDM 28.5.2, where RIP has moved the host carried out an instruction of which hardware saw no end,
  * and EVENT_MTF is due. After an event that the host injects hardware has the exit by itself.
  */

@@ -4,8 +4,6 @@
 #include "vmcs/memory.h"
 
 #define VECTOR_UNDEFINED 6
-#define VECTOR_PAGE_FAULT 14
-#define VECTOR_ALIGNMENT 17
 
 /* A fault leaves RFLAGS.RF set, in the image that it pushes or that the exit saves (SDM 19.3.1.1, 30.3.3). */
 enum nvmx_status l2_set_rf(struct nvmx_vcpu *vcpu) {

@@ -7,6 +7,9 @@
 
 #include "vcpu.h"
 
+#define VECTOR_PAGE_FAULT 14u
+#define VECTOR_ALIGNMENT  17u
+
 /* What is valid on an exit. */
 #define INFO_Q (1u << 0)
 #define INFO_L (1u << 1)

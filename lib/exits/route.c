@@ -7,8 +7,6 @@
  */
 #include "exits.h"
 
-#define VECTOR_PAGE_FAULT    14u
-#define VECTOR_ALIGNMENT     17u
 #define VECTOR_MACHINE_CHECK 18u
 #define MSR_XSS              0xda0u
 #define QUALIFICATION_PERMITTED UINT64_C(0x78) /* of an EPT violation: what the entries permit */
@@ -52,7 +50,10 @@ static inline __attribute__((always_inline)) enum route route_exception(struct n
     if (hardware && vector == VECTOR_MACHINE_CHECK && bit_of(host[NVMX_F_EXCEPTION_BITMAP], vector)) {
         return ROUTE_HOST;
     }
-    return !exception_exits_to_l1(v, info) ? ROUTE_HOST : hardware && vector == VECTOR_ALIGNMENT ? route_alignment_check(vcpu) : ROUTE_L1;
+    if (!exception_exits_to_l1(v, info)) {
+        return ROUTE_HOST;
+    }
+    return hardware && vector == VECTOR_ALIGNMENT ? route_alignment_check(vcpu) : ROUTE_L1;
 }
 
 static enum route route_interrupt(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, bool hardware) {

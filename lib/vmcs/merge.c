@@ -268,16 +268,13 @@ static inline void put_guest_state(struct merge *m) {
     }
 }
 
-/*
- * SDM 29.3.1.5: with virtual NMIs no NMI may be injected while NMIs are blocked. Where they are the host's alone L1 may do it,
- * and vmcs02 is entered without the blocking, which the injection brings back (29.6.1).
- */
 static COLD void put_nmi_unblocked(struct merge *m) {
-    uint64_t blocking = m->v->value[NVMX_F_GUEST_INTERRUPTIBILITY_STATE];
+    uint64_t own = m->v->value[NVMX_F_GUEST_INTERRUPTIBILITY_STATE];
+    uint64_t entered = interruptibility_with_event(m->v, m->v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO], own);
 
-    m->unblocked = (m->v->image[NVMX_F_PIN_BASED_CONTROLS] & PIN_VIRTUAL_NMIS) != 0 && (blocking & BLOCKING_NMI) != 0;
+    m->unblocked = entered != own;
     if (m->unblocked) {
-        merge_put(m, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, blocking & ~(uint64_t)BLOCKING_NMI);
+        merge_put(m, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, entered);
     }
 }
 
