@@ -28,6 +28,16 @@ static void on_fault(int number) {
     between.meanwhile(between.w);
 }
 
+/* The first access to the page that `protection` forbids faults, and `meanwhile` comes between. */
+static void guard(struct world *w, void *page, int protection, void (*meanwhile)(struct world *w)) {
+    between.w = w;
+    between.page = page;
+    between.meanwhile = meanwhile;
+    between.faults = 0;
+    signal(SIGSEGV, on_fault);
+    cr_assert_eq(mprotect(page, 4096, protection), 0);
+}
+
 /* The table of this level on the way to GPA2. */
 static struct ept_table *table_of(const struct world *w, unsigned int level) {
     struct ept_table *table = w->ept->root[0].top;
@@ -67,12 +77,7 @@ Test(ept, a_spoilt_claim_maps_nothing) {
         uint64_t hpa, type, qualification;
 
         cr_assert_eq(fault_at(w, EPTP12, 0x6000, 0x181, &fault), NVMX_EPT_RETRY); /* the tables are there */
-        between.w = w;
-        between.page = table_of(w, 1)->composed;
-        between.meanwhile = rows[i].meanwhile;
-        between.faults = 0;
-        signal(SIGSEGV, on_fault);
-        cr_assert_eq(mprotect(between.page, 4096, PROT_READ), 0);
+        guard(w, table_of(w, 1)->composed, PROT_READ, rows[i].meanwhile);
         cr_expect_eq(fault_at(w, EPTP12, GPA2, 0x181, &fault), NVMX_EPT_RETRY);
         signal(SIGSEGV, SIG_DFL);
         cr_assert_eq(between.faults, 1, "row %u: nothing came between", i);
@@ -100,12 +105,7 @@ Test(ept, a_spoilt_reference_leaves_no_table) {
         w->l1[2][1] = 0x3407;
         cr_assert_eq(fault_at(w, EPTP12, GPA2, 0x181, &fault), NVMX_EPT_RETRY);
         if (spoilt) {
-            between.w = w;
-            between.page = table_of(w, 2)->composed;
-            between.meanwhile = l1s_table_moves;
-            between.faults = 0;
-            signal(SIGSEGV, on_fault);
-            cr_assert_eq(mprotect(between.page, 4096, PROT_READ), 0);
+            guard(w, table_of(w, 2)->composed, PROT_READ, l1s_table_moves);
             cr_expect_eq(fault_at(w, EPTP12, 0x200000, 0x181, &fault), NVMX_EPT_RETRY);
             signal(SIGSEGV, SIG_DFL);
             cr_assert_eq(between.faults, 1, "nothing came between");
@@ -300,12 +300,7 @@ Test(ept, tables_below_a_claimed_reference_are_not_passed_by) {
         uint64_t hw = parent->hw[1], composed = parent->composed[1];
         struct world_translation t;
 
-        between.w = w;
-        between.page = table_of(w, 1)->hw;
-        between.meanwhile = another_claims_the_next_table;
-        between.faults = 0;
-        signal(SIGSEGV, on_fault);
-        cr_assert_eq(mprotect(between.page, 4096, PROT_NONE), 0);
+        guard(w, table_of(w, 1)->hw, PROT_NONE, another_claims_the_next_table);
         changes[i](w, 0x205, 1);
         signal(SIGSEGV, SIG_DFL);
         cr_assert_eq(between.faults, 1, "row %u: nothing came between", i);
@@ -535,12 +530,7 @@ Test(ept, a_spoilt_claim_of_a_vector_permits_nothing) {
         while (vectors->level > 1) {
             vectors = (struct ept_table *)(uintptr_t)vectors->composed[0];
         }
-        between.w = w;
-        between.page = vectors->composed;
-        between.meanwhile = meanwhile[i];
-        between.faults = 0;
-        signal(SIGSEGV, on_fault);
-        cr_assert_eq(mprotect(between.page, 4096, PROT_READ), 0);
+        guard(w, vectors->composed, PROT_READ, meanwhile[i]);
         access.gpa2 = GPA2;
         cr_expect_eq(nvmx_ept_fault(w->ept, &w, &access, &fault), NVMX_EPT_RETRY);
         signal(SIGSEGV, SIG_DFL);
