@@ -33,6 +33,7 @@
 #define EPT_Q_WRITE           (UINT64_C(1) << 1)
 #define EPT_Q_FETCH           (UINT64_C(1) << 2)
 #define EPT_Q_ACCESS          (EPT_Q_READ | EPT_Q_WRITE | EPT_Q_FETCH)
+#define EPT_Q_GRANTED         (UINT64_C(0xf) << 3)
 #define EPT_Q_EXECUTABLE      (UINT64_C(1) << 5)
 #define EPT_Q_USER_EXECUTABLE (UINT64_C(1) << 6)
 #define EPT_Q_LINEAR          (UINT64_C(1) << 7)
@@ -497,8 +498,8 @@ struct ept_wanted {
  * something changed. */
 struct ept_table *ept_link(struct ept_op *op, struct ept_table *parent, unsigned int index, uint64_t hw,
                            struct ept_table *old, const struct ept_wanted *wanted);
-/* Take out what ept02 has for this address. */
-void ept_unmap(struct ept_op *op, uint64_t gpa2);
+/* Take out what ept02 has for this address. `walk`: unless that is what this walk of ept12 has come to, or less; or NULL. */
+void ept_unmap(struct ept_op *op, uint64_t gpa2, const struct ept_walk *walk);
 /* How many pages to map ahead of this violation. Violations one after the other double it, others halve it. */
 unsigned int ept_stream_window(struct ept_root *root, uint64_t gpa2);
 /* Rights that a page may get in ept02 whose entries in ept12 grant `rights12`, the last one being `leaf12`: those of ept12 and of ept01, in a form that the

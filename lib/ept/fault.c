@@ -293,7 +293,7 @@ static enum flags set_flags(struct nvmx_ept *ept, void *vcpu_ctx, const struct r
 static enum nvmx_ept_verdict event_is_violation(const struct request *request, const struct ept_sppt_walk *sppt,
                                                 struct nvmx_ept_fault *fault) {
     if (sppt == NULL) {
-        ept_unmap(request->op, request->gpa2);
+        ept_unmap(request->op, request->gpa2, NULL);
     } else if (ept_sppt_fill(request->op, request->gpa2, sppt) == EPT_MAPPED_NO_ROOM) {
         return failed(fault, NVMX_E_NO_MEMORY);
     }
@@ -385,7 +385,12 @@ static enum nvmx_ept_verdict try_once(struct ept_op *op, const struct nvmx_ept_a
     walk.start = top;
     walk.ahead_want = request->ahead;
     walk.spp = request->spp;
-    return decide(ept, op->vcpu_ctx, request, &walk, fault);
+    enum nvmx_ept_verdict verdict = decide(ept, op->vcpu_ctx, request, &walk, fault);
+    if (verdict == NVMX_EPT_L1_VIOLATION && (request->qualification & EPT_Q_GRANTED) != 0) {
+        /* A violation invalidates what the CPU has for the address (SDM 31.4.3.1), as old as that may be: so L1 may rely on it. */
+        ept_unmap(op, access->gpa2, &walk);
+    }
+    return verdict;
 }
 
 /* A path of five tables, and one of vectors, can need more pages than one step of making room gives. */
@@ -523,8 +528,9 @@ bool nvmx_ept_unmapped(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_e
     unsigned int levels = ept_eptp_levels(access->eptp12);
     enum plain_step step = PLAIN_TABLE;
 
-    if (access->misconfiguration || levels < 4 || levels > 5 || (levels == 4 && access->gpa2 >> 48 != 0)) {
-        return false;
+    if (access->misconfiguration || (access->qualification & EPT_Q_GRANTED) != 0 || levels < 4 || levels > 5 ||
+        (levels == 4 && access->gpa2 >> 48 != 0)) {
+        return false; /* what ept02 granted may be out of date, and has to go */
     }
     if (levels == 5) {
         step = plain_step(&walk, 5);

@@ -280,7 +280,13 @@ enum ept_mapped ept_map(struct ept_op *op, uint64_t gpa2, const struct ept_walk 
     return mapped;
 }
 
-void ept_unmap(struct ept_op *op, uint64_t gpa2) {
+/* Is a leaf of ept02 what the walk says, or less? */
+static bool follows(const struct ept_walk *walk, unsigned int level, uint64_t hw, uint64_t composed) {
+    return walk->result == NVMX_EPT_LEAF && level <= walk->level && (hw & EPT_RIGHTS & ~walk->rights) == 0 &&
+           ((composed ^ entry12_at(walk, level)) & ~EPT_AD) == 0;
+}
+
+void ept_unmap(struct ept_op *op, uint64_t gpa2, const struct ept_walk *walk) {
     struct ept_table *table = op->root->top;
 
     while (table != NULL) {
@@ -288,7 +294,9 @@ void ept_unmap(struct ept_op *op, uint64_t gpa2) {
         uint64_t hw = ept_load(&table->hw[index]);
 
         if (!ept_is_reference(table->level, hw)) {
-            ept_slot_clear(op, table, index);
+            if (walk == NULL || !follows(walk, table->level, hw, ept_peek(&table->composed[index]))) {
+                ept_slot_clear(op, table, index);
+            }
             return;
         }
         table = ept_child(table, index, hw);

@@ -499,6 +499,47 @@ Test(ept, replaced_pages_are_flushed) {
     world_delete(w);
 }
 
+/* SDM 31.4.3.1: a violation invalidates what the CPU has cached for its address. What L1 maps there afterwards needs no INVEPT. */
+Test(ept, a_violation_of_l1_leaves_nothing_old) {
+    static const struct {
+        const char *id;
+        unsigned int page, index;
+        uint64_t entry;
+        bool stays;
+    } rows[] = {
+        {"not present", 3, 5, 0, false},
+        {"another page", 3, 5, UINT64_C(0x206) << 12 | 0x435, false},
+        {"fewer rights", 3, 5, UINT64_C(0x205) << 12 | 0x431, false},
+        {"another memory type", 3, 5, UINT64_C(0x205) << 12 | 0x405, false},
+        {"fewer rights above", 2, 0, 0x3401, false},
+        {"no table", 2, 0, 0, false},
+        {"another table", 2, 0, 0x4405, false},
+        {"a large page", 2, 0, 0x2004b5, false},
+        {"as it was", 3, 5, UINT64_C(0x205) << 12 | 0x435, true},
+        {"but for flags", 3, 5, UINT64_C(0x205) << 12 | 0x735, true},
+    };
+
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        struct world *w = simple(AD_CAPS, 0);
+        struct nvmx_ept_fault fault;
+        struct world_translation t;
+        uint64_t hpa, type, qualification;
+
+        w->l1[3][5] = UINT64_C(0x205) << 12 | 0x535;
+        touch(w, EPTP12, GPA2, &reading);
+        w->l1[rows[i].page][rows[i].index] = rows[i].entry;
+        cr_assert(world_cpu(w, 0, root_of(w, 0, EPTP12), GPA2, &reading, &hpa, &type, &qualification), "%s: not old", rows[i].id);
+        cr_assert(!world_cpu(w, 0, root_of(w, 0, EPTP12), GPA2, &writing, &hpa, &type, &qualification), "%s", rows[i].id);
+
+        struct nvmx_ept_access access = {.eptp12 = EPTP12, .gpa2 = GPA2, .qualification = qualification};
+        cr_expect(!nvmx_ept_unmapped(w->ept, &w, &access, &fault), "%s: the short way leaves it", rows[i].id);
+        cr_expect_eq(fault_at(w, EPTP12, GPA2, qualification, &fault), NVMX_EPT_L1_VIOLATION, "%s", rows[i].id);
+        cr_expect_eq(world_walk02(w, root_of(w, 0, EPTP12), GPA2, &t), rows[i].stays, "%s", rows[i].id);
+        cr_expect_eq(world_cpu(w, 0, root_of(w, 0, EPTP12), GPA2, &reading, &hpa, &type, &qualification), rows[i].stays, "%s: in the TLB", rows[i].id);
+        world_delete(w);
+    }
+}
+
 /* A reference of ept12 that gets other rights keeps the pages below. */
 Test(ept, rights_of_a_reference_change_in_place) {
     struct world *w = simple(WORLD_CAPS_PLAIN, 0);
