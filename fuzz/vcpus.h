@@ -17,6 +17,7 @@
 #define TARGETS     24u /* pages of L1 that they may be */
 #define FRAMES      32u /* where those may lie */
 #define TREES       2u
+#define EPTPS       4u  /* each with and without accessed and dirty flags */
 #define VPIDS       6u /* of L1, from 1 on */
 #define TLB         32u
 #define CHANGES     12u /* of a page's entry in ept12 that are remembered */
@@ -58,6 +59,7 @@ struct l1 {
     int current;      /* REGIONS: one knows after VMPTRST only */
     uint64_t entered; /* L2, last */
     uint64_t invept[TREES], invept_all, invvpid[VPIDS + 1], invvpid_page[VPIDS + 1][PAGES], invvpid_all;
+    uint64_t violated[EPTPS][PAGES]; /* got an EPT violation for the page */
 };
 
 struct region {
@@ -121,7 +123,7 @@ void give(uint64_t target);
 
 /* -- vcpus_guests.c ------------------------------------------------------------------------------------------- */
 
-extern const uint64_t eptp12_of[4];
+extern const uint64_t eptp12_of[EPTPS];
 static inline unsigned int tree_of(unsigned int eptp) {
     return eptp / 2;
 }

@@ -7,7 +7,7 @@
 #define ADDRESS UINT64_C(0x000ffffffffff000)
 
 /* Of the first tree without and with accessed and dirty flags; of the second. */
-const uint64_t eptp12_of[4] = {TREE(0) | 0x1e, TREE(0) | 0x5e, TREE(1) | 0x1e, TREE(1) | 0x5e};
+const uint64_t eptp12_of[EPTPS] = {TREE(0) | 0x1e, TREE(0) | 0x5e, TREE(1) | 0x1e, TREE(1) | 0x5e};
 
 /* -- VMX operation -------------------------------------------------------------------------------------------- */
 
@@ -209,7 +209,7 @@ static void do_vpid(struct cpu *c) {
 }
 
 static void do_eptp(struct cpu *c) {
-    unsigned int which = fuzz_u8(world.in) % 4;
+    unsigned int which = fuzz_u8(world.in) % EPTPS;
     if (write(c, NVMX_VMCS_EPT_POINTER, eptp12_of[which]))
         current(c)->eptp = which;
 }
@@ -349,14 +349,16 @@ static uint64_t last_invept(const struct access *a) {
     return l1->invept[tree(a)] > l1->invept_all ? l1->invept[tree(a)] : l1->invept_all;
 }
 
-/* An entry of ept02 is what ept12's is, or was since this processor's last INVEPT; and never more than ept01's. */
+/* An entry of ept02 is what ept12's is, or was since this processor's last INVEPT, or violation here; and never more than ept01's. */
 static bool may_be(const struct access *a, uint64_t hpa, uint64_t rights) {
     const struct leaf *leaf = &world.leaf[tree(a)][a->page];
+    uint64_t violated = l1_of(a->c)->violated[a->r->eptp][a->page];
+    uint64_t since = violated > last_invept(a) ? violated : last_invept(a);
     for (unsigned int i = CHANGES; i-- > 0;) {
         uint64_t value = leaf->was[i].value, entry01 = world.ept01[target_of(value)];
         if (hpa == FRAME_HPA + (entry01 & ADDRESS) && (rights & ~(value & entry01 & 7)) == 0)
             return true;
-        if (leaf->was[i].time <= last_invept(a))
+        if (leaf->was[i].time <= since)
             return false;
     }
     return true; /* too long ago */
@@ -479,6 +481,8 @@ static void do_access(struct cpu *c) {
             l1_of(c)->mode = nvmx_mode(c->sim->vcpu);
             if (world.failed)
                 forget(c);
+            else
+                l1_of(c)->violated[a.r->eptp][a.page] = world.now;
             return;
         }
         if (next == NVMX_HOST)
