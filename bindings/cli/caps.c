@@ -19,22 +19,24 @@ struct options {
 
 static int parse(struct options *o, int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
-        const char *value;
-
         if (strcmp(argv[i], "--json") == 0)
             o->json = true;
         else if (strcmp(argv[i], "--all") == 0)
             o->all = true;
-        else if ((value = option_value(argc, argv, &i, "--mask")) != NULL && *value)
-            o->mask = value;
-        else if (argv[i][0] == '-' && argv[i][1])
+        else if (option_named("caps", argc, argv, &i, "--mask", &o->mask)) {
+            if (!o->mask)
+                return CLI_USAGE;
+        } else if (argv[i][0] == '-' && argv[i][1])
             return usage_error("caps", "unknown option '%s'", tame(argv[i]));
         else if (o->sets == 2)
             return usage_error("caps", "at most two sets of capabilities, not '%s' too", tame(argv[i]));
         else
             o->set[o->sets++] = argv[i];
     }
-    if (o->sets == 2 && strcmp(o->set[0], "-") == 0 && strcmp(o->set[1], "-") == 0)
+    if (o->sets == 2 && o->mask)
+        return usage_error("caps", "--mask is for one set: the difference of two has none");
+    if ((o->sets == 2 && strcmp(o->set[0], "-") == 0 && strcmp(o->set[1], "-") == 0) ||
+        (o->sets == 1 && o->mask && strcmp(o->set[0], "-") == 0 && strcmp(o->mask, "-") == 0))
         return usage_error("caps", "only one set can be read from stdin");
     return CLI_OK;
 }

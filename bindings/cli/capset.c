@@ -319,7 +319,7 @@ static int load_text(struct capset *set, const char *path) {
 int capset_load(struct capset *set, const char *spec) {
     struct stat about;
 
-    if (capset_profile(spec, set))
+    if (!strchr(spec, '/') && capset_profile(spec, set)) /* ./skylake_x is a file */
         return CLI_OK;
     *set = (struct capset){0};
     snprintf(set->name, sizeof set->name, "%s", strcmp(spec, "-") == 0 ? "stdin" : tame(spec));

@@ -36,4 +36,7 @@ int usage_error(const char *command, const char *format, ...) __attribute__((for
  * value gives "". */
 const char *option_value(int argc, char **argv, int *i, const char *name);
 
+/* True if argv[*i] is `name`: steps over its value and gives it, or NULL after a message if there is none. */
+bool option_named(const char *command, int argc, char **argv, int *i, const char *name, const char **value);
+
 #endif

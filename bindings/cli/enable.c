@@ -165,6 +165,8 @@ static int enable(const struct options *o, struct vmfile *vm) {
     }
     if (!o->json)
         changes_text(vm, change, count);
+    if (fflush(stdout) != 0) /* nothing is changed that could not be told; main says why */
+        return CLI_SYSTEM;
     status = o->dry_run ? CLI_OK : ask(o, count);
     if (status == CLI_OK && !o->dry_run)
         status = change_all(vm, change, count, o->backup);

@@ -28,3 +28,14 @@ const char *option_value(int argc, char **argv, int *i, const char *name) {
         return NULL;
     return *i + 1 < argc ? argv[++*i] : "";
 }
+
+bool option_named(const char *command, int argc, char **argv, int *i, const char *name, const char **value) {
+    const char *given = option_value(argc, argv, i, name);
+
+    if (!given)
+        return false;
+    *value = *given ? given : NULL;
+    if (!*given)
+        usage_error(command, "%s wants a value", name);
+    return true;
+}

@@ -32,13 +32,14 @@ static int take_option(struct options *o, int argc, char **argv, int *i) {
         o->json = true;
     else if (strcmp(argv[*i], "--force") == 0)
         o->force = true;
-    else if ((value = option_value(argc, argv, i, "--elsewhere")) != NULL && *value)
-        o->elsewhere = value;
-    else if ((value = option_value(argc, argv, i, "--shadow")) != NULL && *value)
-        o->shadow = value;
+    else if (option_named("state", argc, argv, i, "--elsewhere", &o->elsewhere))
+        return o->elsewhere ? CLI_OK : CLI_USAGE;
+    else if (option_named("state", argc, argv, i, "--shadow", &o->shadow))
+        return o->shadow ? CLI_OK : CLI_USAGE;
     else if ((value = option_value(argc, argv, i, "--l1-tsc")) != NULL) {
         if (!whole_hex(value, &o->l1_tsc))
-            return usage_error("state", "--l1-tsc needs a hexadecimal number, not '%s'", tame(value));
+            return usage_error("state", "--l1-tsc wants a hexadecimal number of at most 64 bits, not '%s'",
+                               tame(value));
     } else
         return usage_error("state", "unknown option '%s'", tame(argv[*i]));
     return CLI_OK;
@@ -69,6 +70,10 @@ static int parse(struct options *o, int argc, char **argv) {
     if (o->files != wanted)
         return usage_error("state",
                            wanted == 2 ? "convert needs a file to read and one to write" : "one file is needed");
+    if ((o->elsewhere && strcmp(o->elsewhere, "-") == 0) + (o->shadow && strcmp(o->shadow, "-") == 0) +
+            (strcmp(o->file[0], "-") == 0) >
+        1)
+        return usage_error("state", "only one file can be read from stdin");
     return CLI_OK;
 }
 
@@ -90,6 +95,13 @@ static void wrong_text(const struct statefile *file, const struct nvmx_state_err
                    : "");
     if (row)
         printf("  %s: %s\n", row->id, row->rule);
+}
+
+static void refusal_text(const struct statefile *file, const struct nvmx_state_error *error, const char *problem) {
+    if (error->reason != NVMX_STATE_OK)
+        wrong_text(file, error);
+    else
+        printf("%s: %srefused%s: %s\n", tame(file->path), ink(INK_BAD), ink(INK_PLAIN), problem);
 }
 
 static void verdict_json(const struct statefile *file, const struct nvmx_state_error *error, const char *problem) {
@@ -170,10 +182,8 @@ static int check(const struct options *o, const struct statefile *file) {
         verdict_json(file, &report.error, problem);
     else if (!problem)
         printf("%s: %sgood%s\n", tame(file->path), ink(INK_GOOD), ink(INK_PLAIN));
-    else if (report.error.reason != NVMX_STATE_OK)
-        wrong_text(file, &report.error);
     else
-        printf("%s: %srefused%s: %s\n", tame(file->path), ink(INK_BAD), ink(INK_PLAIN), problem);
+        refusal_text(file, &report.error, problem);
     return problem ? CLI_BROKEN : CLI_OK;
 }
 
@@ -194,15 +204,38 @@ static void print_notes(const struct nvmx_kvm_report *report) {
     }
 }
 
-/* Active VMCSs that KVM looks for in L1's memory. */
+/* Active VMCSs that KVM looks for in L1's memory: file `i` of them. */
+static bool region_file(const struct options *o, const struct statefile *file, uint32_t i, char path[PATH_MAX],
+                        uint64_t *gpa1, void *region) {
+    if (!nvmx_state_kvm_region(file->bytes, file->size, i, gpa1, region))
+        return false;
+    snprintf(path, PATH_MAX, "%s.region-%" PRIx64, o->file[1], *gpa1);
+    return true;
+}
+
+/* KVM's form comes in several files: none is written where one could not be. */
+static int may_write_all(const struct options *o, const struct statefile *file, const char *elsewhere) {
+    uint8_t region[NVMX_PAGE_SIZE];
+    char path[PATH_MAX];
+    uint64_t gpa1;
+    int status = statefile_may_write(o->file[1], o->force);
+
+    if (status == CLI_OK)
+        status = statefile_may_write(elsewhere, o->force);
+    if (status == CLI_OK && strcmp(elsewhere, o->file[1]) == 0)
+        status = usage_error("state", "OUTPUT and --elsewhere are the same file, '%s'", tame(elsewhere));
+    for (uint32_t i = 0; status == CLI_OK && region_file(o, file, i, path, &gpa1, region); i++)
+        status = statefile_may_write(path, o->force);
+    return status;
+}
+
 static int write_regions(const struct options *o, const struct statefile *file) {
     uint8_t region[NVMX_PAGE_SIZE];
     char path[PATH_MAX];
     uint64_t gpa1;
     int status = CLI_OK;
 
-    for (uint32_t i = 0; status == CLI_OK && nvmx_state_kvm_region(file->bytes, file->size, i, &gpa1, region); i++) {
-        snprintf(path, sizeof path, "%s.region-%" PRIx64, o->file[1], gpa1);
+    for (uint32_t i = 0; status == CLI_OK && region_file(o, file, i, path, &gpa1, region); i++) {
         status = statefile_write(path, region, sizeof region, o->force);
         if (status == CLI_OK)
             printf("  written: %s, for L1's memory at %" PRIX64 "H\n", tame(path), gpa1);
@@ -215,6 +248,7 @@ static int to_kvm(const struct options *o, const struct statefile *file, struct 
     static uint8_t kvm[NVMX_KVM_STATE_BYTES];
     struct statefile shadow = {0};
     char path[PATH_MAX];
+    const char *text = o->elsewhere ? o->elsewhere : path;
     size_t used;
     int status = o->shadow ? statefile_read(&shadow, o->shadow) : CLI_OK;
 
@@ -226,15 +260,17 @@ static int to_kvm(const struct options *o, const struct statefile *file, struct 
         status = CLI_BROKEN;
     }
     statefile_free(&shadow);
+    snprintf(path, sizeof path, "%s.elsewhere", o->file[1]);
+    if (status == CLI_OK)
+        status = may_write_all(o, file, text);
     if (status == CLI_OK)
         status = statefile_write(o->file[1], kvm, used, o->force);
     if (status != CLI_OK)
         return status;
     printf("%s: KVM's form of %s, %zu bytes\n", tame(o->file[1]), tame(file->path), used);
-    snprintf(path, sizeof path, "%s.elsewhere", o->file[1]);
-    status = elsewhere_write(&elsewhere, o->elsewhere ? o->elsewhere : path, o->force);
+    status = elsewhere_write(&elsewhere, text, o->force);
     if (status == CLI_OK)
-        printf("  written: %s, what KVM keeps elsewhere\n", tame(o->elsewhere ? o->elsewhere : path));
+        printf("  written: %s, what KVM keeps elsewhere\n", tame(text));
     return status == CLI_OK ? write_regions(o, file) : status;
 }
 
@@ -245,11 +281,11 @@ static int to_own(const struct options *o, const struct statefile *file, struct 
     int status = blob ? from_kvm(o, file, blob, &used, &problem, report) : CLI_SYSTEM;
 
     if (status == CLI_OK && problem) {
-        printf("%s: %srefused%s: %s\n", tame(file->path), ink(INK_BAD), ink(INK_PLAIN), problem);
-        if (report->error.reason != NVMX_STATE_OK)
-            wrong_text(file, &report->error);
+        refusal_text(file, &report->error, problem);
         status = CLI_BROKEN;
     }
+    if (status == CLI_OK)
+        status = statefile_may_write(o->file[1], o->force);
     if (status == CLI_OK)
         status = statefile_write(o->file[1], blob, used, o->force);
     if (status == CLI_OK)
@@ -268,6 +304,21 @@ static int convert(const struct options *o, const struct statefile *file) {
     return report.notes & LOSSES ? CLI_BROKEN : CLI_OK;
 }
 
+/* Of a damaged blob little or nothing can be shown: that is said. */
+static int show(const struct options *o, const struct statefile *file) {
+    struct nvmx_state_error error;
+
+    if (o->json)
+        state_show_json(file);
+    else
+        state_show_text(file);
+    if (file->kind != STATE_OWN || nvmx_state_check(file->bytes, file->size, NULL, &error) == NVMX_STATE_OK)
+        return CLI_OK;
+    fprintf(stderr, "nvmx: %s: a restore refuses it: %s (nvmx state check says more)\n", tame(file->path),
+            nvmx_state_reason_text(error.reason));
+    return CLI_BROKEN;
+}
+
 int command_state(int argc, char **argv) {
     struct options o = {0};
     struct statefile file = {0};
@@ -277,17 +328,15 @@ int command_state(int argc, char **argv) {
         return status;
     status = statefile_read(&file, o.file[0]);
     if (status == CLI_OK && file.kind == STATE_OTHER) {
-        fprintf(stderr, "nvmx: %s: neither nested state of nvmx nor of KVM\n", tame(file.path));
+        fprintf(stderr, "nvmx: %s: neither nested state of nvmx nor of KVM, or KVM's cut short\n", tame(file.path));
         status = CLI_USAGE;
     }
     if (status == CLI_OK && strcmp(o.action, "check") == 0)
         status = check(&o, &file);
     else if (status == CLI_OK && strcmp(o.action, "convert") == 0)
         status = convert(&o, &file);
-    else if (status == CLI_OK && o.json)
-        state_show_json(&file);
     else if (status == CLI_OK)
-        state_show_text(&file);
+        status = show(&o, &file);
     statefile_free(&file);
     return status;
 }

@@ -8,12 +8,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "capset.h"
 #include "cli.h"
 #include "input.h"
 #include "print.h"
+#include "vmfile.h"
 
 #define MOST_BYTES (1u << 20)
 #define MAGIC      "NVMXSTAT"
@@ -95,23 +97,49 @@ void statefile_free(struct statefile *file) {
     file->bytes = NULL;
 }
 
-int statefile_write(const char *path, const void *bytes, size_t size, bool force) {
-    const uint8_t *at = bytes;
-    int out = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | (force ? O_TRUNC : O_EXCL), 0666);
-    bool good = out >= 0;
+static int is_there(const char *path) {
+    return cannot(path, "there is a file of this name already (--force writes over it)");
+}
 
-    if (out < 0 && errno == EEXIST)
-        return cannot(path, "there is a file of this name already (--force writes over it)");
-    while (good && size > 0) {
+int statefile_may_write(const char *path, bool force) {
+    if (strcmp(path, "-") == 0)
+        return usage_error("state", "convert writes files, and '-' is no name of one");
+    return !force && access(path, F_OK) == 0 ? is_there(path) : CLI_OK;
+}
+
+static bool write_whole(int out, const uint8_t *at, size_t size) {
+    while (size > 0) {
         ssize_t done = write(out, at, size);
 
-        good = done > 0 || (done < 0 && errno == EINTR);
+        if (done <= 0 && !(done < 0 && errno == EINTR))
+            return false;
         at += done > 0 ? done : 0;
         size -= done > 0 ? (size_t)done : 0;
     }
-    if (out >= 0 && close(out) != 0)
+    return true;
+}
+
+int statefile_write(const char *path, void *bytes, size_t size, bool force) {
+    struct vmfile old = {.path = path, .bytes = bytes, .size = size};
+    bool there = force && stat(path, &old.about) == 0, good;
+    int out, error;
+
+    if (there && S_ISREG(old.about.st_mode))
+        return vmfile_write(&old, false);
+    out = open(path, O_WRONLY | O_CLOEXEC | (there ? 0 : O_CREAT | O_EXCL), 0666);
+    if (out < 0)
+        return errno == EEXIST ? is_there(path) : cannot(path, strerror(errno));
+    good = write_whole(out, bytes, size);
+    error = errno;
+    if (close(out) != 0 && good) {
         good = false;
-    return good ? CLI_OK : cannot(path, strerror(errno));
+        error = errno;
+    }
+    if (good)
+        return CLI_OK;
+    if (!there)
+        unlink(path);
+    return cannot(path, strerror(error));
 }
 
 /* -- what KVM keeps elsewhere

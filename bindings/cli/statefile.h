@@ -20,8 +20,13 @@ struct statefile {
 int statefile_read(struct statefile *file, const char *path);
 void statefile_free(struct statefile *file);
 
-/* A new file, or with `force` in the place of an old one. CLI_OK, or a status after a message. */
-int statefile_write(const char *path, const void *bytes, size_t size, bool force);
+/* A new file, or with `force` in the place of an old one, which stays as it was if that fails. CLI_OK, or a status
+ * after a message. */
+int statefile_write(const char *path, void *bytes, size_t size, bool force);
+
+/* May there be a new file of this name? Asked for all that belong together before the first is written. CLI_OK, or a
+ * status after a message. */
+int statefile_may_write(const char *path, bool force);
 
 /* The header of KVM's blob (Linux, asm/kvm.h). False: the file is shorter. */
 struct kvm_header {

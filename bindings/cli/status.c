@@ -18,13 +18,12 @@ struct options {
 
 static int parse(struct options *o, int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
-        const char *value;
-
         if (strcmp(argv[i], "--json") == 0)
             o->json = true;
-        else if ((value = option_value(argc, argv, &i, "--root")) != NULL && *value)
-            o->root = value;
-        else if (argv[i][0] == '-')
+        else if (option_named("status", argc, argv, &i, "--root", &o->root)) {
+            if (!o->root)
+                return CLI_USAGE;
+        } else if (argv[i][0] == '-')
             return usage_error("status", "unknown option '%s'", tame(argv[i]));
         else if (o->file)
             return usage_error("status", "one file at most, not '%s' too", tame(argv[i]));

@@ -20,13 +20,12 @@ struct options {
 
 static int parse(struct options *o, int argc, char **argv) {
     for (int i = 1; i < argc; i++) {
-        const char *value;
-
         if (strcmp(argv[i], "--json") == 0)
             o->json = true;
-        else if (strcmp(argv[0], "fields") == 0 && (value = option_value(argc, argv, &i, "--caps")) != NULL && *value)
-            o->caps = value;
-        else
+        else if (strcmp(argv[0], "fields") == 0 && option_named("fields", argc, argv, &i, "--caps", &o->caps)) {
+            if (!o->caps)
+                return CLI_USAGE;
+        } else
             return usage_error(argv[0], "unknown argument '%s'", tame(argv[i]));
     }
     return CLI_OK;

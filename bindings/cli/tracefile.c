@@ -24,8 +24,13 @@ static int wrong(const struct tracefile *file, const char *what) {
 
 static int read_header(struct tracefile *file, FILE *stream) {
     struct nvmx_trace_header *h = &file->header;
+    size_t got = fread(h, sizeof *h, 1, stream);
 
-    if (fread(h, sizeof *h, 1, stream) != 1 || memcmp(h->magic, NVMX_TRACE_MAGIC, sizeof h->magic) != 0)
+    if (ferror(stream)) {
+        wrong(file, strerror(errno));
+        return CLI_SYSTEM;
+    }
+    if (got != 1 || memcmp(h->magic, NVMX_TRACE_MAGIC, sizeof h->magic) != 0)
         return wrong(file, "no trace of nvmx (it does not begin with " NVMX_TRACE_MAGIC ")");
     if (h->version != NVMX_TRACE_VERSION || h->record_bytes != sizeof(struct nvmx_trace_record)) {
         fprintf(stderr, "nvmx: %s: a trace of version %u with records of %u bytes: this nvmx knows version %u\n",

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Tests of `nvmx state` and `nvmx trace`: blobs of Debian's KVM (tests/kvm-state), traces made here."""
 import json
+import os
+import resource
+import signal
+import stat
 import struct
 import subprocess
 import tempfile
@@ -120,6 +124,9 @@ def tests(program):
             self.put("rflags", bytes(rflags))
             self.put("rflags.elsewhere", (self.folder / "l2.elsewhere").read_bytes())
             self.assertIn("C-29.3.1.4", nvmx("state", "check", self.folder / "rflags", status=1).out)
+            self.assertEqual(nvmx("state", "convert", self.folder / "rflags", self.folder / "no", status=1).out.count("refused"), 1)
+            self.assertIn("cut short", nvmx("state", "show", self.folder / "short", status=1).err)
+            self.assertIn("cut short", nvmx("state", "show", self.put("short-kvm", blob[:-1]), status=2).err)
 
         def test_what_is_not_carried_is_named(self):
             path, blob, _ = self.kvm("l2")
@@ -138,6 +145,44 @@ def tests(program):
             region = list(self.folder.glob("l2-shadow.kvm.region-*"))
             self.assertEqual([one.read_bytes() for one in region], [blob[128 + 4096:]])
 
+        def test_a_conversion_writes_all_its_files_or_none(self):
+            path, _, _ = self.kvm("l2-shadow")
+            own, out = self.folder / "own", self.folder / "out"
+            nvmx("state", "convert", path, own, status=0)
+            nvmx("state", "convert", own, out, status=0)
+            made = sorted(self.folder.glob("out*"))
+            self.assertEqual(len(made), 3)
+            for there in made:
+                for one in made:
+                    one.unlink(missing_ok=True)
+                there.write_bytes(b"precious")
+                self.assertIn(f"{there.name}: there is a file", nvmx("state", "convert", own, out, status=3).err)
+                self.assertEqual(sorted(self.folder.glob("out*")), [there])
+            self.assertIn("same file", nvmx("state", "convert", "--force", "--elsewhere", out, own, out, status=2).err)
+            for arguments in (("convert", own, "-"), ("convert", "--elsewhere", "-", own, out), ("check", "--elsewhere", "-", "-")):
+                nvmx("state", *arguments, status=2)
+            self.assertFalse(Path("-").exists())
+
+        def test_a_file_that_cant_be_written_over_stays(self):
+            path, _, _ = self.kvm("l2-shadow")
+            own, there = self.folder / "own", self.put("there", b"precious")
+            nvmx("state", "convert", path, own, status=0)
+            os.chmod(there, 0o640)
+            before = sorted(self.folder.iterdir())
+
+            def small_files():
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+
+            for arguments, status in ((("--force", path, there), 3), ((path, self.folder / "new"), 3)):
+                done = subprocess.run([program, "state", "convert", *arguments], capture_output=True, preexec_fn=small_files, check=False)
+                self.assertEqual(done.returncode, status, done.stderr)
+                self.assertEqual(sorted(self.folder.iterdir()), before)
+                self.assertEqual(there.read_bytes(), b"precious")
+            nvmx("state", "convert", "--force", path, there, status=0)
+            self.assertEqual(there.read_bytes(), own.read_bytes())
+            self.assertEqual(stat.S_IMODE(there.stat().st_mode), 0o640)
+
         def test_usage_and_files(self):
             path, blob, _ = self.kvm("l2")
             other = self.put("alone", blob)
@@ -151,6 +196,9 @@ def tests(program):
             nvmx("state", status=2)
             nvmx("state", "convert", path, status=2)
             nvmx("state", "show", "--nonsense", path, status=2)
+            for option in ("--elsewhere", "--shadow"):
+                self.assertIn(f"{option} wants a value", nvmx("state", "check", path, option, status=2).err)
+                self.assertIn(f"{option} wants a value", nvmx("state", "check", option, "", path, status=2).err)
             there = self.put("there", b"precious")
             self.assertIn("--force", nvmx("state", "convert", path, there, status=3).err)
             self.assertEqual(there.read_bytes(), b"precious")
@@ -207,6 +255,7 @@ def tests(program):
             bad[64 + 46] = 9
             self.assertIn("record 0 is of version 9", nvmx("trace", self.put("bad", bytes(bad)), status=2).err)
             nvmx("trace", self.folder / "nothing", status=3)
+            self.assertIn("Is a directory", nvmx("trace", self.folder, status=3).err)
             nvmx("trace", status=2)
             nvmx("trace", "a", "b", status=2)
             nvmx("trace", "--nonsense", "a", status=2)

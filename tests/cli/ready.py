@@ -239,6 +239,13 @@ def tests(program):
             nvmx("enable", "--yes", "/nonexistent", status=3)
             nvmx("enable", status=2)
 
+        def test_nothing_is_changed_that_could_not_be_told(self):
+            path = self.vm("expose = no\n")
+            with open("/dev/full", "wb") as full:
+                done = subprocess.run([program, "enable", "--yes", str(path)], stdout=full, stderr=subprocess.PIPE, check=False)
+            self.assertEqual(done.returncode, 3)
+            self.assertEqual(path.read_text(), "expose = no\n")
+
         def test_nobody_to_ask(self):
             path = self.vm("expose = no\n")
             self.assertIn("--yes", nvmx("enable", str(path), status=2, text="y\n").stderr)

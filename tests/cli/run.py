@@ -295,6 +295,12 @@ class Capabilities(unittest.TestCase):
         self.assertEqual(json.loads(nvmx("caps", "--json", "skylake_x", "-", text=self.DUMPED, status=1).out),
                          [one for one in json.loads(nvmx("caps", "--json", "skylake_x", "-", text=self.DUMPED, status=1).out) if one["name"] == "RTM"])
 
+    def test_a_path_is_never_the_name_of_a_built_in_set(self):
+        with tempfile.TemporaryDirectory() as folder:
+            done = subprocess.run([os.path.abspath(NVMX), "caps", "./skylake_x"], cwd=folder, capture_output=True, check=False)
+        self.assertEqual(done.returncode, 3)
+        self.assertIn(b"can't be opened", done.stderr)
+
     def test_from_a_log_or_a_dump(self):
         log = "boot: the image starts\n" + "".join(f"l1: {line}\n" for line in self.DUMPED.splitlines()[3:18])
         log += "l1: 480 00d810000000002b\nl1: 481 7f00000016\nl1: 482 f7f9fffe0401e172\n"
@@ -365,11 +371,14 @@ class Usage(unittest.TestCase):
         for arguments in ((), ("frobnicate",), ("explain", "--frob"), ("explain", "a", "b"), ("explain", "--caps"), ("explain", "--vtpr", "xyz"),
                           ("explain", "--vtpr", "100"), ("explain", "--long-mode", "maybe"), ("explain", "--caps", "-"), ("caps", "a", "b", "c"),
                           ("caps", "--frob"), ("caps", "-", "-"), ("fields", "x"), ("exits", "x"), ("checks", "a", "b"), ("help", "x"),
-                          ("explain", "--caps", "pentium")):
+                          ("explain", "--caps", "pentium"), ("caps", "--mask", "-", "-"), ("caps", "--mask", "permissive", "skylake_x", "icelake_u")):
             with self.subTest(" ".join(arguments)):
                 done = nvmx(*arguments, status=2)
                 self.assertTrue(done.err)
                 self.assertEqual(done.out, "")
+        for command, option in (("caps", "--mask"), ("fields", "--caps"), ("status", "--root")):
+            for arguments in ((option,), (option, ""), (f"{option}=",)):
+                self.assertIn(f"{option} wants a value", nvmx(command, *arguments, status=2).err)
 
     def test_a_file_that_is_not_there(self):
         self.assertIn("can't be opened", nvmx("explain", "/no/such/file", status=3).err)
