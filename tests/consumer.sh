@@ -25,11 +25,9 @@ for program in "$scratch"/build/example-*; do
     check "find_package, ${program##*/example-}" "$program"
 done
 
-# The prefix was given at installing time, so the file is told where it is now.
 pc=$(find "$scratch/prefix" -name nvmx.pc)
 libdir=$(dirname "$(dirname "$pc")")
-flags=$(PKG_CONFIG_PATH=$(dirname "$pc") pkg-config --define-variable=prefix="$scratch/prefix" --define-variable=libdir="$libdir" \
-    --define-variable=includedir="$scratch/prefix/include" --cflags --libs nvmx)
+flags=$(PKG_CONFIG_PATH=$(dirname "$pc") pkg-config --cflags --libs nvmx)
 # shellcheck disable=SC2086 # flags are several words
 "$cc" -std=c11 "$scratch/consumer/example.c" -o "$scratch/by-pkg-config" $flags
 export LD_LIBRARY_PATH="$libdir"
@@ -40,14 +38,17 @@ mkdir "$scratch/parent"
 cat > "$scratch/parent/CMakeLists.txt" << EOF2
 cmake_minimum_required(VERSION 3.20)
 project(parent LANGUAGES C)
+add_compile_options(-O2 -flto) # as distributions have it: the library's objects are compiled without
 add_subdirectory("$source" nvmx)
 if(TARGET nvmx-unit OR TARGET nvmx_shared OR TARGET nvmx-baremetal)
     message(FATAL_ERROR "as a subdirectory the project builds more than the library")
 endif()
 add_executable(example "$scratch/consumer/example.c")
 set_target_properties(example PROPERTIES C_STANDARD 11)
+target_compile_options(example PRIVATE -fno-lto)
 target_link_libraries(example PRIVATE nvmx::nvmx)
 EOF2
 cmake -S "$scratch/parent" -B "$scratch/parent/build" -DCMAKE_C_COMPILER="$cc" > "$scratch/log" 2>&1 || { cat "$scratch/log"; exit 1; }
 cmake --build "$scratch/parent/build" --target example > "$scratch/log" 2>&1 || { cat "$scratch/log"; exit 1; }
 check add_subdirectory "$scratch/parent/build/example"
+sh "$source/tests/symbols.sh" archive "$scratch/parent/build/nvmx/libnvmx.a"

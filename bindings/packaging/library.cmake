@@ -35,7 +35,10 @@ function(nvmx_add_objects target kind)
     target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/lib)
     # With NVMX_SHARED the public functions stay visible and all others are hidden.
     target_compile_definitions(${target} PRIVATE NVMX_SHARED)
-    target_compile_options(${target} PRIVATE ${NVMX_WARNINGS} -ffunction-sections -fdata-sections)
+    # No LTO, also where the flags ask for it (those of distributions do): in its objects no symbol can be made local, see nvmx_add_archive.
+    target_compile_options(${target} PRIVATE ${NVMX_WARNINGS} -ffunction-sections -fdata-sections -fno-lto)
+    # At -O0 gcc keeps functions of xxHash that nothing calls, and they need malloc; and it warns, by a warning without a name, that it unrolls no loop.
+    target_compile_options(${target} PRIVATE $<$<AND:$<C_COMPILER_ID:GNU>,$<CONFIG:Debug>>:-Og>)
     if(XXHASH_INCLUDE_DIR)
         target_compile_definitions(${target} PRIVATE NVMX_HAVE_XXHASH=1)
         target_include_directories(${target} PRIVATE ${XXHASH_INCLUDE_DIR})
