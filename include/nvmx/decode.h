@@ -33,8 +33,8 @@ NVMX_API void nvmx_decode_information(uint32_t basic_reason, uint32_t informatio
 #ifdef NVMX_HAVE_ZYDIS
 /*
  * From the instruction's bytes, for CPUs that give no instruction information (software CPUs): fills the exit's basic reason, instruction
- * length, instruction-information field and qualification exactly as hardware would. `bits` is 16, 32 or 64; `next_rip_base` is the
- * instruction's own linear RIP. NVMX_E_INVALID: not a VMX instruction. Hosted builds only (Zydis).
+ * length, instruction-information field and qualification exactly as hardware would. `bits` is 16, 32 or 64; `rip` is the
+ * instruction's own. NVMX_E_INVALID: not a VMX instruction. Hosted builds only (Zydis).
  */
 NVMX_API enum nvmx_status nvmx_decode_bytes(const uint8_t *bytes, size_t length, unsigned int bits, uint64_t rip,
                                             uint32_t *basic_reason, uint32_t *instruction_length, uint32_t *information,

@@ -169,12 +169,16 @@ NVMX_API enum nvmx_status nvmx_vm_init(void *memory, size_t bytes, const struct 
 /* All vCPUs must be destroyed first. Frees every page. */
 NVMX_API void nvmx_vm_destroy(struct nvmx_vm *vm);
 
-/* Make a vCPU outside VMX operation, as after power-up: what ept02 has is compared with ept12 before an L2 of it runs (tlb_flush, if there is any). */
+/*
+ * Make a vCPU outside VMX operation, as after power-up: what ept02 has is compared with ept12 before an L2 of it runs (tlb_flush, if there is any).
+ * NVMX_E_SIZE: memory too small or an unknown size member; NVMX_E_INVALID: memory not aligned, or a value is out of range or missing (regs, a shadow VMCS).
+ */
 NVMX_API enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm,
                                          const struct nvmx_vcpu_config *config, struct nvmx_vcpu **out);
 /* Unmap and free all that it holds, in whatever state it is. */
 NVMX_API void nvmx_vcpu_destroy(struct nvmx_vcpu *vcpu);
-/* INIT or RESET of L1's processor (not INIT in VMX operation, which is blocked: SDM 25.3): VMX off, nothing current, no translation of L2 cached. */
+/* INIT or RESET of L1's processor (not INIT in VMX operation, which is blocked: SDM 25.3): VMX off, nothing current, no translation of L2 cached.
+ * vmcs01 is selected, with its own shadow VMCS; where the host's callbacks can't do that the vCPU has stopped (NVMX_STOP_HOST, NVMX_E_HOST). */
 NVMX_API void nvmx_vcpu_reset(struct nvmx_vcpu *vcpu);
 
 /* -- the hot path ----------------------------------------------------------------------------------------------------------- */
@@ -202,7 +206,8 @@ NVMX_API enum nvmx_next nvmx_entry_refused(struct nvmx_vcpu *vcpu, uint32_t vm_i
 
 /*
  * Give L1 an exit of L2 that the host found or completed itself (an EPT violation found by its own MMU, a triple fault, an
- * intercept of an instruction that it emulates). Only in NVMX_MODE_L2, with vmcs02 selected. L2's state is saved as vmcs02 has it: RIP at the instruction, and
+ * intercept of an instruction that it emulates). Only in NVMX_MODE_L2, with vmcs02 selected; elsewhere, or for a reason that exits.def lacks, it
+ * answers NVMX_HOST and does nothing. L2's state is saved as vmcs02 has it: RIP at the instruction, and
  * RFLAGS.RF set for a fault (SDM 30.3.3). The event whose delivery the exit interrupts, if any, belongs into `info`: where nvmx_exit answered NVMX_HOST it had
  * put it into vmcs02, to be injected again if L2 goes on.
  */
