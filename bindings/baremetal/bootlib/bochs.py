@@ -16,7 +16,7 @@ import time
 from .errors import BAD_INPUT, CRASHED, NO_SPACE, POWERED_OFF, TIME_LIMIT, TOOL_MISSING, BootError
 
 # A folder that another Bochs was unpacked into (fetch-bochs): its loader, libraries, plugins and BIOS are used with it.
-PREFIX = os.environ.get("NVMX_BOCHS", "")
+PREFIX = os.environ.get("NVMX_BOCHS", "") and os.path.abspath(os.environ["NVMX_BOCHS"])
 LIBRARIES = "/usr/lib/x86_64-linux-gnu"
 BOCHS = "bochs-bin"
 BIOS = PREFIX + "/usr/share/bochs/BIOS-bochs-latest"

@@ -105,7 +105,7 @@ def build(folder, files, commands):
         os.mkdir(tree)
         for name, path in files.items():
             os.symlink(os.path.abspath(path), os.path.join(tree, name))
-        with open(os.path.join(folder, "grub.cfg"), "w", encoding="utf-8") as file:
+        with open(os.path.join(folder, "grub.cfg"), "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(script(commands))
     except OSError as error:
         raise BootError(NO_SPACE, f"can't write to {folder}: {error.strerror}") from None
