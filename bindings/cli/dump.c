@@ -122,18 +122,35 @@ static int drop_empty(struct dumps *dumps, const struct input *input) {
     return kept == 0 && empty != 0 ? CLI_USAGE : CLI_OK;
 }
 
-int dumps_read(struct dumps *dumps, const struct input *input) {
+static int by_line(const void *a, const void *b) {
+    const struct dump *x = a, *y = b;
+
+    return x->first_line < y->first_line ? -1 : x->first_line > y->first_line;
+}
+
+/* A log may have both kinds: those of a Linux that is L1, and the bare-metal host's at its end. */
+static int read_headed(struct dumps *dumps, const struct input *input) {
+    bool own = false, sections = false;
     int status = CLI_OK;
 
-    *dumps = (struct dumps){0};
     for (size_t i = 0; i < input->lines; i++) {
-        if (!is_section_heading(input->line[i]) && !is_own_heading(input->line[i]))
-            continue;
-        status = is_own_heading(input->line[i]) ? read_own(dumps, input) : read_sections(dumps, input);
-        if (status == CLI_OK)
-            status = drop_empty(dumps, input);
-        break;
+        own = own || is_own_heading(input->line[i]);
+        sections = sections || is_section_heading(input->line[i]);
     }
+    if (own)
+        status = read_own(dumps, input);
+    if (sections && status == CLI_OK)
+        status = read_sections(dumps, input);
+    if (own && sections && dumps->count > 1)
+        qsort(dumps->dump, dumps->count, sizeof *dumps->dump, by_line);
+    return (own || sections) && status == CLI_OK ? drop_empty(dumps, input) : status;
+}
+
+int dumps_read(struct dumps *dumps, const struct input *input) {
+    int status;
+
+    *dumps = (struct dumps){0};
+    status = read_headed(dumps, input);
     if (status == CLI_OK && dumps->count == 0)
         status = read_pairs(dumps, input);
     for (size_t i = 0; i < dumps->count && status == CLI_OK; i++) {

@@ -285,6 +285,8 @@ static int take_line(struct reader *r, size_t *line) {
 
     if (is_section_heading(text))
         return begin_dump(r, *line);
+    if (is_own_heading(r->input->line[*line - 1])) /* read_own reads what follows */
+        end_dump(r);
     if (!r->dump || *text == 0)
         return CLI_OK;
     for (unsigned int i = HOST; i <= CONTROL; i++) {

@@ -134,6 +134,18 @@ class Formats(unittest.TestCase):
             self.assertEqual([ids(one["broken"]) for one in found], [[], ["C-29.3.1.4-04"], []])
             self.assertEqual(len({one["line"] for one in found}), 3)
 
+    def test_dumps_of_both_kinds_in_one_log(self):
+        wrong = BASES["long64"]()
+        wrong["GUEST_RFLAGS"] = 0x244
+        for first, second, formats in (("own", "linux", ["nvmx", "Linux (KVM)"]), ("linux", "own", ["Linux (KVM)", "nvmx"]), ("xen", "own", ["Xen", "nvmx"])):
+            with self.subTest(first=first, second=second):
+                text = FORMATS[first](wrong) + "\n" + FORMATS[second](BASES["long64"]()) + "\n" + FORMATS[first](BASES["real"]())
+                done = nvmx("explain", "--json", "--caps", "skylake_x", text=text, status=1)
+                found = json.loads(done.out)
+                self.assertEqual([one["format"] for one in found], [*formats, formats[0]])
+                self.assertEqual([ids(one["broken"]) for one in found], [["C-29.3.1.4-04"], [], []])
+                self.assertEqual(done.err, "")
+
     def test_other_lines_of_a_log_are_passed_over_and_named(self):
         lines = FORMATS["linux"](BASES["long64"]()).splitlines()
         lines.insert(20, "[  673.851000] eth0: renamed from veth1a2b")
