@@ -200,7 +200,7 @@ NVMX_API enum nvmx_next nvmx_enter(struct nvmx_vcpu *vcpu, struct nvmx_pending *
 
 /*
  * VMLAUNCH/VMRESUME of a vmcs02 gave VMfail instead of an entry (a real CPU refused controls that the model accepted). L1 gets
- * VMfailValid with the same number, and runs on.
+ * VMfailValid with the same number, and runs on. Where L2 has run on that vmcs02 since L1's VM entry, or L1 was to be entered, nobody can be told: NVMX_STOP.
  */
 NVMX_API enum nvmx_next nvmx_entry_refused(struct nvmx_vcpu *vcpu, uint32_t vm_instruction_error);
 
