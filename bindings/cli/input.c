@@ -55,6 +55,8 @@ static int cut(struct input *input, size_t size) {
     size_t count = 1;
 
     *end = '\n';
+    if (size >= strlen(BYTE_ORDER_MARK) && memcmp(at, BYTE_ORDER_MARK, strlen(BYTE_ORDER_MARK)) == 0)
+        at += strlen(BYTE_ORDER_MARK);
     for (char *byte = at; byte < end; byte++)
         count += *byte == '\n';
     input->line = malloc(count * sizeof *input->line);

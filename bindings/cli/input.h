@@ -9,6 +9,9 @@
 
 #define INPUT_MOST_BYTES (64u << 20)
 
+/* What editors of Windows put before a text. */
+#define BYTE_ORDER_MARK "\xef\xbb\xbf"
+
 struct input {
     const char *name; /* for messages; the caller's */
     char *bytes;      /* lines end with 0 */

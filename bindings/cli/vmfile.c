@@ -183,6 +183,7 @@ static int take_line(struct vmfile *file, size_t line, size_t start, size_t end)
 
 static int take_lines(struct vmfile *file) {
     const char *slash = strrchr(file->path, '/');
+    size_t first = strncmp(file->bytes, BYTE_ORDER_MARK, strlen(BYTE_ORDER_MARK)) == 0 ? strlen(BYTE_ORDER_MARK) : 0;
     int status = CLI_OK;
 
     memset(file->key, 0, sizeof file->key);
@@ -192,7 +193,7 @@ static int take_lines(struct vmfile *file) {
     snprintf(file->name, sizeof file->name, "%s", tame(slash ? slash + 1 : file->path));
     if (memchr(file->bytes, 0, file->size))
         return wrong(file, 1, "a byte that is 0: this is not text");
-    for (size_t start = 0, line = 1; start < file->size && status == CLI_OK; line++) {
+    for (size_t start = first, line = 1; start < file->size && status == CLI_OK; line++) {
         const char *stop = memchr(file->bytes + start, '\n', file->size - start);
         size_t end = stop ? (size_t)(stop - file->bytes) : file->size;
 

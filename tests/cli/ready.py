@@ -188,6 +188,7 @@ def tests(program):
             self.expect("# mine\n\n\tname = x  # y\nexpose=no # now\ndisk = /a#b = c\nmemory   =  256M\n",
                         "# mine\n\n\tname = x  # y\nexpose= yes # now\ndisk = /a#b = c\nmemory   =  4G\nmac_spoofing = yes\n")
             self.expect("disk = a\r\nexpose = off\r\nmac_spoofing = no\r\n", "disk = a\r\nexpose = yes\r\nmac_spoofing = yes\r\n")
+            self.expect("\ufeff# of Windows\r\nexpose = no\r\nmac_spoofing = 1\r\n", "\ufeff# of Windows\r\nexpose = yes\r\nmac_spoofing = 1\r\n")
             self.expect("name = z", "name = z\nexpose = yes\nmac_spoofing = yes\n")
             self.expect("", "expose = yes\nmac_spoofing = yes\n")
             self.expect("expose = yes\nmac_spoofing = yes", "expose = yes\nmac_spoofing = yes")

@@ -172,6 +172,10 @@ class Formats(unittest.TestCase):
         found = explain("GUEST_IA32_EFER 0xd01\nCPU_BASED_VM_EXEC_CONTROL: b5a06dfa\nguest cs ar bytes = a09b\nVMCS_GUEST_RIP 1\n", "-v")
         self.assertEqual(found["format"], "pairs")
 
+    def test_text_from_windows(self):
+        text = "\xef\xbb\xbf" + FORMATS["pairs"](BASES["long64"]()).replace("\n", "\r\n")
+        self.assertEqual(explain(text, "--caps", "skylake_x", status=0)["broken"], [])
+
     def test_halves_of_64_bit_fields(self):
         text = FORMATS["pairs"](BASES["long64"]()) + "2801 ffffffff\n201b 00020001\n"
         self.assertEqual(ids(explain(text, "--caps", "skylake_x", status=1)["broken"]), ["C-29.2.1.1-58"])
