@@ -129,7 +129,9 @@ class Machine:
         self.serial = os.open(os.path.join(folder, "com1"), os.O_RDWR | os.O_NONBLOCK)
 
     def write_configuration(self, cpu, memory, ips, cpus):
-        text = CONFIGURATION.format(bios=BIOS, vga_bios=vga_bios(), cpu=cpu, ips=ips, cpus=cpus, memory=memory,
+        for name, path in (("bios", BIOS), ("vgabios", vga_bios())):
+            os.symlink(path, os.path.join(self.folder, name))
+        text = CONFIGURATION.format(bios="bios", vga_bios="vgabios", cpu=cpu, ips=ips, cpus=cpus, memory=memory,
                                     host_memory=min(memory, MOST_HOST_MEMORY),
                                     com2=f"com2: enabled=1, mode=term, dev={self.link.device}\n" if self.link else "")
         with open(os.path.join(self.folder, "bochsrc"), "w", encoding="utf-8") as file:
