@@ -344,11 +344,13 @@ static void check_information(const struct l2 *s) {
     FUZZ_HOLD(BIT(read_field(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO), 31) == 0, "the event to inject stays valid after an exit");
 }
 
-/* An access to IA32_SPEC_CTRL, which L1 virtualizes (SDM 27.6.2). */
-static bool virtualized(const struct l2 *s) {
+/* An access to IA32_SPEC_CTRL, which L1 virtualizes (SDM 27.6.2). Or a WRMSR of IA32_PERF_GLOBAL_CTRL, which vmcs02 loads and this processor's exits can't save. */
+static bool carried_out(const struct l2 *s) {
     uint32_t reason = s->exit.reason;
+    bool writes = reason == 32 || reason == 85, loads = BIT(s->f[NVMX_F_VM_ENTRY_CONTROLS], 13);
     uint64_t index = reason == 31 || reason == 32 ? (uint32_t)s->m->sim->regs.gpr[NVMX_RCX] : reason == 84 || reason == 85 ? (uint32_t)s->exit.qualification : 0;
-    return index == 0x48 && BIT(tertiary(s), 7);
+    return (index == 0x48 && BIT(tertiary(s), 7)) ||
+           (index == 0x38f && writes && loads && !BIT(nvmx_caps_may_be_1(&s->m->machine, NVMX_CAP_EXIT), 30));
 }
 
 /*
@@ -363,7 +365,7 @@ static void check_going_on(const struct l2 *s) {
         field[NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS] = 0; /* they were delivered before it (SDM 30.3.4) */
     if (BIT(event, 31) && (event >> 8 & 7) == 3) {
         field[NVMX_F_GUEST_RFLAGS] |= UINT64_C(1) << 16;
-    } else if (virtualized(s)) {
+    } else if (carried_out(s)) {
         bool mode64 = BIT(field[NVMX_F_VM_ENTRY_CONTROLS], 9) && BIT(field[NVMX_F_GUEST_CS_ACCESS_RIGHTS], 13);
         field[NVMX_F_GUEST_RIP] += s->exit.instruction_length;
         field[NVMX_F_GUEST_RIP] &= mode64 ? UINT64_MAX : UINT32_MAX;
@@ -373,6 +375,8 @@ static void check_going_on(const struct l2 *s) {
             field[NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS] = vmcs02[NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS];
         if (s->exit.reason == 84 && (s->exit.instruction_info >> 3 & 15) == NVMX_RSP)
             field[NVMX_F_GUEST_RSP] = vmcs02[NVMX_F_GUEST_RSP];
+        if (BIT(field[NVMX_F_VM_ENTRY_CONTROLS], 13))
+            field[NVMX_F_GUEST_PERF_GLOBAL_CTRL] = vmcs02[NVMX_F_GUEST_PERF_GLOBAL_CTRL];
     } else { /* L2 executes it again */
         field[NVMX_F_GUEST_RFLAGS] |= UINT64_C(1) << 16;
     }
@@ -407,7 +411,7 @@ static void check_exit(struct l2 *s) {
     struct sim *sim = s->m->sim;
     enum wants wants = l1_wants(s);
     /* L1 has the #GP of bits that the MSR doesn't have, or the #UD of what its processor doesn't have. */
-    bool may_fault = wants == NO && ((virtualized(s) && BIT(s->f[NVMX_F_EXCEPTION_BITMAP], 13)) ||
+    bool may_fault = wants == NO && ((carried_out(s) && BIT(s->f[NVMX_F_EXCEPTION_BITMAP], 13)) ||
                                      ((s->exit.reason == 50 || s->exit.reason == 53) && BIT(s->f[NVMX_F_EXCEPTION_BITMAP], 6)));
     bool handled_events = s->exit.reason == 0 || s->exit.reason == 1;
     fuzz_log("exit %u qualification %#llx interruption %#x: %s", s->exit.reason, U(s->exit.qualification), s->exit.interruption_info,
@@ -437,7 +441,7 @@ static void check_exit(struct l2 *s) {
     if (!l1_has_it) {
         FUZZ_HOLD(sim->selected == which, "exit %u is not L1's and another VMCS is selected", s->exit.reason);
         /* Let through by the library: only where the host does not want it, which the merged bitmaps now say. */
-        if (next == NVMX_ENTER && ((s->exit.reason >= 30 && s->exit.reason <= 32) || virtualized(s)))
+        if (next == NVMX_ENTER && ((s->exit.reason >= 30 && s->exit.reason <= 32) || carried_out(s)))
             check_going_on(s);
         if (next == NVMX_HOST && sim_exit_by_instruction(s->exit.reason) && s->exit.idt_vectoring_info == 0)
             check_step(s);

@@ -90,6 +90,7 @@
 #define CR3_LAM_U57 (UINT64_C(1) << 61)
 #define CR3_LAM_U48 (UINT64_C(1) << 62)
 #define MSR_SPEC_CTRL 0x48u
+#define MSR_PERF_GLOBAL_CTRL 0x38fu
 #define MSR_EFER 0xc0000080u
 #define EFER_LME (UINT64_C(1) << 8)
 #define EFER_LMA (UINT64_C(1) << 10)

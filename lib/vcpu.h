@@ -481,9 +481,11 @@ enum nvmx_status merge_tables_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 enum nvmx_status merge_switch_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Release pages of L1 in [gpa1, gpa1 + bytes): all, or those that the processor writes to. */
 void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes, bool only_written);
-/* An MSR (by its bit of the bitmap) that exits from L2 whatever the bitmaps say: IA32_SPEC_CTRL where bits of it are protected, and those that vmcs01
- * virtualizes for L1 and vmcs02 does not for L2. */
+/* An MSR (by its bit of the bitmap) that exits from L2 whatever the bitmaps say: IA32_SPEC_CTRL where bits of it are protected, those that vmcs01
+ * virtualizes for L1 and vmcs02 does not for L2, and writes of IA32_PERF_GLOBAL_CTRL where merge_carries_perf_global_ctrl. */
 bool merge_keeps_msr(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t bit);
+/* L2's writes of IA32_PERF_GLOBAL_CTRL have to reach vmcs02's field, too. */
+bool merge_carries_perf_global_ctrl(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v);
 /* Neither L1 nor the host intercepts this MSR or port access of L2: let it through from now on. */
 enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t bit);
 enum nvmx_status merge_heat_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int which, uint32_t bit);

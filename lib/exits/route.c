@@ -160,9 +160,7 @@ static inline __attribute__((always_inline)) enum route route_control_register(s
     return wanted ? ROUTE_L1 : ROUTE_HOST;
 }
 
-/* -- bitmaps
- * -------------------------------------------------------------------------------------------------------------------------------
- */
+/* -- bitmaps ---------------------------------------------------------------------------------------------------- */
 
 /* A bitmap page of L1 without memory behind it reads as all ones. */
 static inline bool l1_bitmap_bit(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t bit) {
@@ -207,7 +205,7 @@ static bool is_msr_list(const struct exit_row *row) {
 static void note_hosts_msr(struct nvmx_vcpu *vcpu, const struct exit_row *row, uint32_t index, uint32_t bit) {
     bool write = row->who == WHO_MSR_WRITE;
 
-    if ((write || row->who == WHO_MSR_READ) && index != MSR_SPEC_CTRL) {
+    if ((write || row->who == WHO_MSR_READ) && index != MSR_SPEC_CTRL && index != MSR_PERF_GLOBAL_CTRL) {
         vcpu->hosts_msr[write] = (struct msr_access){.index = index, .bit = bit};
     }
 }
@@ -231,6 +229,9 @@ static inline __attribute__((always_inline)) enum route route_msr(struct nvmx_vc
     }
     if (hardware && index == MSR_SPEC_CTRL && (tertiary_controls(v) & PROC3_SPEC_CTRL) != 0) {
         return route_spec_ctrl(vcpu, v, row, info);
+    }
+    if (RARE(index == MSR_PERF_GLOBAL_CTRL) && hardware && is_msr_write(row) && !is_msr_list(row) && merge_carries_perf_global_ctrl(vcpu, v)) {
+        return route_perf_global_ctrl(vcpu, v, row, info);
     }
     if (!hardware || !host_lets_through(vcpu, v, bit)) {
         note_hosts_msr(vcpu, row, index, bit);

@@ -4,6 +4,8 @@
  *
  * Carried out here and not by vmcs02: hardware has one mask, and the host's is another one, with another shadow behind it. The host does what L1 itself would
  * do: it reads and writes the MSR as L1 sees it.
+ *
+ * And IA32_PERF_GLOBAL_CTRL where vmcs02 loads it at each entry and the processor can't save it: what L2 writes is written into vmcs02, too.
  */
 #include "exits.h"
 
@@ -66,9 +68,13 @@ static enum route write_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool immed
     return l2_skip(vcpu) == NVMX_OK ? ROUTE_DONE : ROUTE_FAILED;
 }
 
+static bool is_immediate(const struct exit_row *row) {
+    return row->who == WHO_MSR_READ_IMMEDIATE || row->who == WHO_MSR_WRITE_IMMEDIATE;
+}
+
 enum route route_spec_ctrl(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct exit_row *row,
                            struct nvmx_l2_exit_info *info) {
-    bool immediate = row->who == WHO_MSR_READ_IMMEDIATE || row->who == WHO_MSR_WRITE_IMMEDIATE;
+    bool immediate = is_immediate(row);
 
     if (row->who == WHO_MSR_WRITE || row->who == WHO_MSR_WRITE_IMMEDIATE) {
         return write_msr(vcpu, v, immediate, info);
@@ -78,4 +84,19 @@ enum route route_spec_ctrl(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struc
         status = l2_skip(vcpu);
     }
     return status == NVMX_OK ? ROUTE_DONE : ROUTE_FAILED;
+}
+
+/* It is L2's at once, also for L1 where L2 leaves before it was entered again. */
+COLD enum route route_perf_global_ctrl(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct exit_row *row,
+                                       struct nvmx_l2_exit_info *info) {
+    const struct l1_fault fault = {.vector = VECTOR_GENERAL_PROTECTION, .has_error_code = true};
+    uint64_t value = 0;
+
+    if (written_value(vcpu, is_immediate(row), info, &value) != NVMX_OK) {
+        return ROUTE_FAILED;
+    }
+    if (host_msr_write(vcpu, MSR_PERF_GLOBAL_CTRL, value) != NVMX_OK) {
+        return route_fault(vcpu, v, &fault, info);
+    }
+    return host_write(vcpu, NVMX_F_GUEST_PERF_GLOBAL_CTRL, value) == NVMX_OK && l2_skip(vcpu) == NVMX_OK ? ROUTE_DONE : ROUTE_FAILED;
 }

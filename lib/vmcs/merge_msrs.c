@@ -32,6 +32,15 @@ struct bitmap_virtual merge_x2apic_bits(const struct vmcs12 *v) {
 
 /* -- what vmcs01 virtualizes for L1 and vmcs02 does not for L2 --------------------------------------------------------------------------- */
 
+/*
+ * What vmcs02's entries load for L1 and this processor's exits can't save (SDM 30.3.1): an exit to the host would undo what L2 writes. It goes into the field,
+ * too (exits/spec_ctrl.c).
+ */
+bool merge_carries_perf_global_ctrl(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    return ((v->gates_loaded >> GATE_PERF_GLOBAL_CTRL) & 1) != 0 &&
+           ((nvmx_caps_may_be_1(&vcpu->vm->machine, NVMX_CAP_EXIT) >> gates[GATE_PERF_GLOBAL_CTRL].exit_save) & 1) == 0;
+}
+
 /* Where vmcs01 or vmcs12 protects bits of IA32_SPEC_CTRL by a mask, in which vmcs02 has no part, L2 does not reach the MSR itself. */
 static bool keeps_spec_ctrl(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
     return ((host_tertiary(vcpu->host_control) | tertiary_controls(v)) & PROC3_SPEC_CTRL) != 0;
@@ -70,24 +79,32 @@ static bool is_msr(uint32_t bit, uint32_t index) {
 
 bool merge_keeps_msr(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t bit) {
     return (keeps_spec_ctrl(vcpu, v) && is_msr(bit, MSR_SPEC_CTRL)) || (keeps_timer(vcpu) && is_msr(bit, MSR_TSC_DEADLINE)) ||
+           (bit == bitmap_msr_bit(MSR_PERF_GLOBAL_CTRL, true) && merge_carries_perf_global_ctrl(vcpu, v)) ||
            (keeps_x2apic(vcpu) && ((kept_of_x2apic(v, bit / 64) >> (bit % 64)) & 1) != 0);
 }
 
-static void keep(struct bitmap_overlay *overlay, uint32_t index) {
-    for (unsigned int write = 0; write < 2; write++) {
-        uint32_t bit = bitmap_msr_bit(index, write != 0);
-        overlay->page[bit / 64] |= UINT64_C(1) << bit % 64;
-    }
+static void keep(struct bitmap_overlay *overlay, uint32_t index, bool write) {
+    uint32_t bit = bitmap_msr_bit(index, write);
+
+    overlay->page[bit / 64] |= UINT64_C(1) << bit % 64;
+}
+
+static void keep_both(struct bitmap_overlay *overlay, uint32_t index) {
+    keep(overlay, index, false);
+    keep(overlay, index, true);
 }
 
 void merge_keep_msrs(const struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     struct bitmap_overlay *overlay = &v->msr_bitmap;
 
     if (keeps_spec_ctrl(vcpu, v)) {
-        keep(overlay, MSR_SPEC_CTRL);
+        keep_both(overlay, MSR_SPEC_CTRL);
     }
     if (keeps_timer(vcpu)) {
-        keep(overlay, MSR_TSC_DEADLINE);
+        keep_both(overlay, MSR_TSC_DEADLINE);
+    }
+    if (merge_carries_perf_global_ctrl(vcpu, v)) {
+        keep(overlay, MSR_PERF_GLOBAL_CTRL, true);
     }
     for (unsigned int i = 0; keeps_x2apic(vcpu) && i < X2APIC_WORDS; i++) {
         overlay->page[WORD_X2APIC_READ + i] |= kept_of_x2apic(v, WORD_X2APIC_READ + i);

@@ -138,6 +138,83 @@ Test(controls_state, loaded_by_l1_stays_l2s_over_exits_to_the_host) {
     }
 }
 
+/*
+ * The same on a processor whose exits can't save IA32_PERF_GLOBAL_CTRL, as most: what L2 writes, and nobody intercepts, goes into the MSR and into vmcs02,
+ * whose next entry loads it. What faults is L2's #GP.
+ */
+Test(controls_state, perf_global_ctrl_that_no_exit_saves_stays_l2s) {
+    for (unsigned int loads = 0; loads < 2; loads++) {
+        for (unsigned int saves = 0; saves < 2; saves++) {
+            struct nvmx_caps machine = all_state();
+            const uint64_t bit = UINT64_C(1) << (0x38f % 64), save = UINT64_C(1) << (32 + 30);
+            machine.msr[NVMX_CAP_EXIT] &= saves ? UINT64_MAX : ~save;
+            machine.msr[NVMX_CAP_TRUE_EXIT] &= saves ? UINT64_MAX : ~save;
+            struct sim *sim = prepared(&machine, 0);
+            const bool carried = loads && !saves;
+            host_gives_bitmaps(sim);
+            for (unsigned int i = 0; i < NVMX_PAGE_SIZE; i++)
+                sim->host_msr_bitmap[i] = 0;
+            sim_msr(sim, 0x38f)->value = 4;
+            if (loads)
+                l1_sets(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, 1u << 13);
+            l1_writes(sim, NVMX_VMCS_GUEST_PERF_GLOBAL_CTRL, 1);
+            launch(sim);
+            const uint64_t *page = sim_page(sim, vmcs02(sim, NVMX_F_MSR_BITMAP_ADDRESS));
+            const uint64_t rip = vmcs02(sim, NVMX_F_GUEST_RIP);
+            sim->regs.gpr[NVMX_RCX] = 0x38f;
+            cr_expect_eq(sim_exit(sim, NVMX_EXIT_RDMSR, 0, 0, 2), NVMX_ENTER); /* from now on it doesn't exit */
+            cr_expect_eq(page[0x38f / 64] & bit, 0);
+            sim->regs.gpr[NVMX_RAX] = 2;
+            sim->regs.gpr[NVMX_RDX] = 0;
+            cr_expect_eq(sim_exit(sim, NVMX_EXIT_WRMSR, 0, 0, 2), NVMX_ENTER);
+            cr_expect_eq((page[256 + 0x38f / 64] & bit) != 0, carried, "%u %u", loads, saves);
+            cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RIP), rip + (carried ? 2 : 0), "%u %u", loads, saves);
+            cr_expect_eq(sim_msr(sim, 0x38f)->value, carried ? 2 : 4, "%u %u", loads, saves);
+            if (carried) {
+                cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_PERF_GLOBAL_CTRL), 2);
+                sim_msr(sim, 0x38f)->refuse_write = true;
+                cr_expect_eq(sim_exit(sim, NVMX_EXIT_WRMSR, 0, 0, 2), NVMX_ENTER);
+                cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), 0x80000b0d);
+                cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RIP), rip + 2);
+            }
+            l2_leaves(sim);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_PERF_GLOBAL_CTRL), 1, "%u %u", loads, saves);
+            resume(sim);
+            if (loads)
+                cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_PERF_GLOBAL_CTRL), 1, "%u %u", loads, saves);
+            sim_free(sim);
+        }
+    }
+}
+
+/* The same where the host intercepts the MSR, and got it before, of an L2 whose entry does not load it. */
+Test(controls_state, perf_global_ctrl_is_not_taken_for_the_hosts) {
+    struct nvmx_caps machine = all_state();
+    machine.msr[NVMX_CAP_EXIT] &= ~(UINT64_C(1) << (32 + 30));
+    machine.msr[NVMX_CAP_TRUE_EXIT] &= ~(UINT64_C(1) << (32 + 30));
+    struct sim *sim = prepared(&machine, 0);
+    host_gives_bitmaps(sim);
+    for (unsigned int i = 0; i < NVMX_PAGE_SIZE; i++)
+        sim->host_msr_bitmap[i] = 0xff;
+    sim_msr(sim, 0x38f)->value = 4;
+    launch(sim);
+    for (unsigned int i = 0; i < 3; i++) {
+        if (i == 2) {
+            l2_leaves(sim);
+            l1_sets(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, 1u << 13);
+            l1_writes(sim, NVMX_VMCS_GUEST_PERF_GLOBAL_CTRL, 1);
+            resume(sim);
+        }
+        sim->regs.gpr[NVMX_RCX] = 0x38f;
+        sim->regs.gpr[NVMX_RAX] = 2;
+        sim->regs.gpr[NVMX_RDX] = 0;
+        cr_expect_eq(sim_exit(sim, NVMX_EXIT_WRMSR, 0, 0, 2), i < 2 ? NVMX_HOST : NVMX_ENTER, "%u", i);
+    }
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_PERF_GLOBAL_CTRL), 2);
+    cr_expect_eq(sim_msr(sim, 0x38f)->value, 2);
+    sim_free(sim);
+}
+
 /* vmcs12 loads nothing: L2 goes on with L1's value, and L1 with L2's. */
 Test(controls_state, inherited_in_both_directions) {
     struct nvmx_caps machine = all_state();
