@@ -258,6 +258,45 @@ Test(controls_state, what_the_host_does_not_switch_is_written_as_msr) {
     }
 }
 
+/*
+ * SDM 29.4: MSRs of the VM-entry MSR-load list are loaded after the guest-state area, and stay. vmcs02 loads for L1 what vmcs01 does not; of that the host
+ * knows the MSR alone.
+ */
+Test(controls_state, the_msr_load_list_comes_after_what_the_entry_loads) {
+    struct nvmx_caps machine = all_state();
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        if (rows[i].msr == 0)
+            continue;
+        for (unsigned int known = 0; known < 2; known++) {
+            struct sim *sim = prepared(&machine, 0);
+            host_sets(sim, NVMX_F_VM_ENTRY_CONTROLS, vmcs01(sim, NVMX_F_VM_ENTRY_CONTROLS) & ~(UINT64_C(1) << rows[i].entry_load));
+            const uint64_t list[4] = {0, 0x77, rows[i].msr, rows[i].c}; /* MSR 0 is no register that has no number */
+            sim_msr(sim, 0)->value = 0;
+            sim_msr(sim, rows[i].msr)->value = rows[i].d;
+            l1_sets(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, 1u << rows[i].entry_load | 1u << 2);
+            l1_writes(sim, encoding(rows[i].guest), rows[i].a);
+            sim_write(sim, SIM_L1_MSR_LISTS, list, sizeof(list));
+            l1_writes(sim, NVMX_VMCS_VM_ENTRY_MSR_LOAD_ADDRESS, SIM_L1_MSR_LISTS);
+            if (known) {
+                launch(sim);
+                l2_leaves(sim);
+            }
+            l1_writes(sim, NVMX_VMCS_VM_ENTRY_MSR_LOAD_COUNT, 2);
+            enters(sim, known ? sim_vmresume(sim) : sim_vmlaunch(sim));
+            cr_expect_eq(sim_msr(sim, rows[i].msr)->value, rows[i].c, "%s", rows[i].what);
+            cr_expect_eq(vmcs02(sim, rows[i].guest), rows[i].c, "%s", rows[i].what);
+            cr_expect_neq(vmcs02(sim, NVMX_F_GUEST_DR7), 0x77, "%s", rows[i].what);
+            l2_leaves(sim);
+            cr_expect_eq(l1_reads(sim, encoding(rows[i].guest)), rows[i].exit_save == ALWAYS ? rows[i].c : rows[i].a, "%s", rows[i].what);
+            l1_writes(sim, encoding(rows[i].guest), rows[i].a);
+            l1_writes(sim, NVMX_VMCS_VM_ENTRY_MSR_LOAD_COUNT, 0);
+            resume(sim);
+            cr_expect_eq(vmcs02(sim, rows[i].guest), rows[i].a, "%s", rows[i].what);
+            sim_free(sim);
+        }
+    }
+}
+
 /* What L1 asks an exit to load for itself never reaches vmcs02: those controls are about the host's own state. */
 Test(controls_state, exits_of_vmcs02_load_the_hosts_state_only) {
     struct nvmx_caps machine = all_state();
