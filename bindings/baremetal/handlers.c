@@ -18,10 +18,12 @@
 #define MAPPED_FAULTS_MAX       1000u
 #define CS_LONG                 (1u << 13)
 
-static __attribute__((noinline, cold)) void skip_with_care(uint64_t rip, uint64_t blocking, uint64_t rflags) {
-    bool is_64 = vmcs_get(NVMX_VMCS_GUEST_EFER) & EFER_LMA && vmcs_get(NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS) & CS_LONG;
+static bool in_64bit_mode(void) {
+    return vmcs_get(NVMX_VMCS_GUEST_EFER) & EFER_LMA && vmcs_get(NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS) & CS_LONG;
+}
 
-    vmcs_put(NVMX_VMCS_GUEST_RIP, is_64 ? rip : rip & 0xffffffff);
+static __attribute__((noinline, cold)) void skip_with_care(uint64_t rip, uint64_t blocking, uint64_t rflags) {
+    vmcs_put(NVMX_VMCS_GUEST_RIP, in_64bit_mode() ? rip : rip & 0xffffffff);
     vmcs_put(NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE, blocking & ~(uint64_t)BLOCKING_STI_MOVSS);
     if (rflags & RFLAGS_TF && !(vmcs_get(NVMX_VMCS_GUEST_DEBUGCTL) & DEBUG_BTF))
         vmcs_put(NVMX_VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS,
@@ -251,6 +253,11 @@ static bool cr4_faults(uint64_t value) {
     return value & ~old & CR4_PCIDE && (!lma || vmcs_get(NVMX_VMCS_GUEST_CR3) & 0xfff);
 }
 
+/* The instruction runs again, and a breakpoint on it is not met again: the exit has saved RF as 0 (SDM 30.3.3). */
+void let_through(void) {
+    vmcs_put(NVMX_VMCS_GUEST_RFLAGS, vmcs_get(NVMX_VMCS_GUEST_RFLAGS) | RFLAGS_RF);
+}
+
 /*
  * L1 wrote a masked bit of CR0 or CR4 differently from its read shadow. If it may, the shadow follows and the
  * instruction runs again: it then agrees with the shadow, so the processor carries it out, with all its own checks and
@@ -267,6 +274,8 @@ static void handle_cr_access(struct cpu *cpu) {
     if ((number && number != 4) || qualification >> 4 & 3)
         panic("unexpected control-register exit, qualification 0x%lx", qualification);
     value = gpr == NVMX_RSP ? vmcs_get(NVMX_VMCS_GUEST_RSP) : cpu->regs.gpr[gpr];
+    if (value >> 32 && !in_64bit_mode())
+        value &= 0xffffffff; /* what is left in a register from 64-bit mode is no part of it here */
     /* Of L2's bits only SMXE is masked for L0's sake. */
     if ((number && value & CR4_SMXE) || (cpu->selected == NVMX_VMCS01 && !nvmx_cr_allowed(cpu->vcpu, number, value))) {
         inject_gp();
@@ -277,6 +286,7 @@ static void handle_cr_access(struct cpu *cpu) {
         return;
     }
     vmcs_put(shadow_field, (shadow & ~mask) | (value & mask));
+    let_through();
 }
 
 static void handle_rdmsr(struct cpu *cpu) {
