@@ -251,7 +251,9 @@ void vmcs01_start_up(uint8_t vector);
 void vmcs01_nmi_window(bool on);
 /* L1 entered or left VMX operation (the selected VMCS is vmcs01). */
 void vmcs01_follow_mode(bool in_vmx_operation);
-uint32_t vmcs01_loads_on_entry(void); /* VM-entry controls, as nvmx_vm_config wants to know */
+#define ENTRY_LOAD_UINV (1u << 19)
+#define ENTRY_LOAD_CET (1u << 20)
+uint32_t vmcs01_loads_on_entry(void); /* of these VM-entry controls those that the processor has, as nvmx_vm_config wants to know */
 
 enum { ACTIVITY_ACTIVE = 0, ACTIVITY_WAIT_FOR_SIPI = 3 };
 

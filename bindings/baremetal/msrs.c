@@ -195,12 +195,25 @@ static bool write_denied(uint32_t index, uint64_t value) {
     }
 }
 
+/* What the processor holds, and every entry loads (vmcs01_loads_on_entry): the next one shall load what was written. */
+static void follow(uint32_t index, uint64_t value) {
+    if (index == MSR_S_CET && vmcs01_loads_on_entry() & ENTRY_LOAD_CET)
+        vmcs_put(NVMX_VMCS_GUEST_S_CET, value);
+    else if (index == MSR_SSP_TABLE && vmcs01_loads_on_entry() & ENTRY_LOAD_CET)
+        vmcs_put(NVMX_VMCS_GUEST_INTERRUPT_SSP_TABLE_ADDR, value);
+    else if (index == MSR_UINTR_MISC && vmcs01_loads_on_entry() & ENTRY_LOAD_UINV)
+        vmcs_put(NVMX_VMCS_GUEST_UINV, value >> 32 & 0xff);
+}
+
 bool guest_wrmsr(uint32_t index, uint64_t value) {
     if (field_of(index))
         return write_field(index, value);
     if (index == MSR_BIOS_UPDT_TRIG)
         return true; /* as a processor that finds nothing newer in the update */
-    return !write_denied(index, value) && wrmsr_safe(index, value);
+    if (write_denied(index, value) || !wrmsr_safe(index, value))
+        return false;
+    follow(index, value);
+    return true;
 }
 
 bool l1_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value) {

@@ -25,8 +25,6 @@
 #define ENTRY_IA32E      (1u << 9)
 #define ENTRY_LOAD_PAT   (1u << 14)
 #define ENTRY_LOAD_EFER  (1u << 15)
-#define ENTRY_LOAD_UINV  (1u << 19)
-#define ENTRY_LOAD_CET   (1u << 20)
 
 /* Instructions that would give #UD in a guest without these bits, though CPUID offers them. */
 #define PROC2_GIVE      (PROC2_RDTSCP | PROC2_INVPCID | PROC2_XSAVES | PROC2_USER_WAIT_PAUSE | PROC2_PCONFIG)
