@@ -206,8 +206,11 @@ static void handle_cpuid(struct cpu *cpu) {
     skip_instruction();
 }
 
-/* CR4.SMXE can't be set, so the processor gives #UD by itself; for completeness. */
-static void handle_getsec(struct cpu *cpu) {
+/*
+ * What L1's processor has not, though this one has: SEAMCALL and TDCALL, which exit whether or not anybody set TDX up; MSRs by immediate, and of users. And
+ * GETSEC, for completeness: CR4.SMXE can't be set, so the processor gives #UD by itself.
+ */
+static void handle_undefined(struct cpu *cpu) {
     (void)cpu;
     inject_exception(VECTOR_UD, false, 0);
 }
@@ -372,11 +375,13 @@ static void handle_xsetbv(struct cpu *cpu) {
 static void (*const handler[])(struct cpu *) = {
     [0] = handle_nmi,            [2] = handle_triple_fault,   [3] = handle_init,
     [4] = handle_startup,        [8] = handle_nmi_window,     [9] = handle_task_switch,
-    [10] = handle_cpuid,         [11] = handle_getsec,        [13] = handle_invd,
+    [10] = handle_cpuid,         [11] = handle_undefined,     [13] = handle_invd,
     [18] = handle_vmcall,        [28] = handle_cr_access,     [30] = handle_io,
     [31] = handle_rdmsr,         [32] = handle_wrmsr,         [33] = handle_entry_failure,
     [34] = handle_entry_failure, [41] = handle_entry_failure, [48] = handle_ept_violation,
     [49] = handle_ept_violation, [55] = handle_xsetbv,        [66] = handle_ept_violation,
+    [76] = handle_undefined,     [77] = handle_undefined,     [80] = handle_undefined,
+    [81] = handle_undefined,     [84] = handle_undefined,     [85] = handle_undefined,
 };
 
 void handle_exit(struct cpu *cpu) {
