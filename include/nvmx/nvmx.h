@@ -248,6 +248,11 @@ NVMX_API void nvmx_cpuid(const struct nvmx_vm *vm, uint32_t leaf, uint32_t regs[
 /*
  * May L1 (not L2) load `value` into CR0 or CR4 (cr = 0 or 4)? False: #GP(0). Knows the fixed bits in VMX operation, that VMXE can't be
  * cleared there, and that VMXE is reserved where VMX is not exposed (SDM 25.8). All other rules are the host's.
+ *
+ * A MOV to CR0 or CR4 of L2 that nvmx_exit leaves to the host changes bits that vmcs01 masks and L1 does not: just those of vmcs02's guest/host mask in which
+ * the value differs from vmcs02's read shadow. Who carries it out puts these, and the bits that vmcs02 does not mask, into vmcs02's register, and these into
+ * its read shadow, too. All other masked bits stay as the register has them, which is not what L2 reads where they are L1's (SDM 27.6.6, 28.3). CLTS and LMSW
+ * (which never clears PE) are such a MOV of what L2 reads, with the bits that they change.
  */
 NVMX_API bool nvmx_cr_allowed(const struct nvmx_vcpu *vcpu, unsigned int cr, uint64_t value);
 

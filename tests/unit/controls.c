@@ -608,6 +608,43 @@ Test(controls, tsc_deadline_that_vmcs01_virtualizes_is_the_hosts_in_l2) {
     }
 }
 
+/*
+ * nvmx.h, nvmx_cr_allowed: what the host has to carry out of a MOV to CR0 or CR4 of L2 it finds in vmcs02, whatever L1 masks besides: never one of L1's
+ * bits, and something at all.
+ */
+Test(controls, a_mov_to_cr_that_is_the_hosts_changes_none_of_l1s_bits) {
+    static const uint64_t bits[2] = {0x4003e, 0xc}; /* MP EM TS ET NE AM; TSD DE */
+    uint64_t random = 1;
+    unsigned int hosts = 0;
+    struct sim *sim = l1_ready(NULL);
+    host_sets(sim, NVMX_F_CR0_GUEST_HOST_MASK, vmcs01(sim, NVMX_F_CR0_GUEST_HOST_MASK) | 0x4000e);
+    host_sets(sim, NVMX_F_CR4_GUEST_HOST_MASK, vmcs01(sim, NVMX_F_CR4_GUEST_HOST_MASK) | 0xc);
+    for (unsigned int i = 0; i < 2000; i++) {
+        const bool cr4 = i % 2 != 0;
+        const enum nvmx_field mask = cr4 ? NVMX_F_CR4_GUEST_HOST_MASK : NVMX_F_CR0_GUEST_HOST_MASK;
+        const enum nvmx_field shadow = cr4 ? NVMX_F_CR4_READ_SHADOW : NVMX_F_CR0_READ_SHADOW;
+        uint64_t r[4];
+        for (unsigned int k = 0; k < 4; k++)
+            r[k] = (random = random * UINT64_C(6364136223846793005) + 1442695040888963407) >> 33 & bits[cr4];
+        l1_writes(sim, cr4 ? NVMX_VMCS_CR4_GUEST_HOST_MASK : NVMX_VMCS_CR0_GUEST_HOST_MASK, r[0]);
+        l1_writes(sim, cr4 ? NVMX_VMCS_CR4_READ_SHADOW : NVMX_VMCS_CR0_READ_SHADOW, r[1]);
+        l1_writes(sim, cr4 ? NVMX_VMCS_GUEST_CR4 : NVMX_VMCS_GUEST_CR0,
+                  l1_reads(sim, cr4 ? NVMX_VMCS_GUEST_CR4 : NVMX_VMCS_GUEST_CR0) & ~(bits[cr4] & ~UINT64_C(0x30)));
+        enters(sim, i == 0 ? sim_vmlaunch(sim) : sim_vmresume(sim));
+        const uint64_t masked = vmcs02(sim, mask), reads = vmcs02(sim, shadow);
+        sim->regs.gpr[NVMX_RAX] = (reads & masked & ~bits[cr4]) | r[2];
+        const uint64_t changed = (sim->regs.gpr[NVMX_RAX] ^ reads) & masked;
+        if (changed != 0 && sim_exit(sim, NVMX_EXIT_CONTROL_REGISTER, cr4 ? 4 : 0, 0, 3) == NVMX_HOST) {
+            cr_expect_eq(changed & r[0], 0, "round %u: bits %#lx are L1's", i, changed & r[0]);
+            hosts++;
+        }
+        if (nvmx_mode(sim->vcpu) == NVMX_MODE_L2)
+            l2_leaves(sim);
+    }
+    cr_expect(hosts > 100, "%u", hosts);
+    sim_free(sim);
+}
+
 /* -- CR0 and CR4 as L2 reads them, where the host carries out its MOV ---------------------------------------------------------------------- */
 
 #define CR4_PGE (UINT64_C(1) << 7)
