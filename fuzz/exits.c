@@ -344,13 +344,37 @@ static void check_information(const struct l2 *s) {
     FUZZ_HOLD(BIT(read_field(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO), 31) == 0, "the event to inject stays valid after an exit");
 }
 
-/* An access to IA32_SPEC_CTRL, which L1 virtualizes (SDM 27.6.2). Or a WRMSR of IA32_PERF_GLOBAL_CTRL, which vmcs02 loads and this processor's exits can't save. */
-static bool carried_out(const struct l2 *s) {
+static uint64_t msr_of(const struct l2 *s) {
     uint32_t reason = s->exit.reason;
-    bool writes = reason == 32 || reason == 85, loads = BIT(s->f[NVMX_F_VM_ENTRY_CONTROLS], 13);
-    uint64_t index = reason == 31 || reason == 32 ? (uint32_t)s->m->sim->regs.gpr[NVMX_RCX] : reason == 84 || reason == 85 ? (uint32_t)s->exit.qualification : 0;
-    return (index == 0x48 && BIT(tertiary(s), 7)) ||
-           (index == 0x38f && writes && loads && !BIT(nvmx_caps_may_be_1(&s->m->machine, NVMX_CAP_EXIT), 30));
+    return reason == 31 || reason == 32 ? (uint32_t)s->m->sim->regs.gpr[NVMX_RCX] : reason == 84 || reason == 85 ? (uint32_t)s->exit.qualification : 0;
+}
+
+/* An access to IA32_SPEC_CTRL, which L1 virtualizes (SDM 27.6.2). */
+static bool virtualized(const struct l2 *s) {
+    return msr_of(s) == 0x48 && BIT(tertiary(s), 7);
+}
+
+/* The field of the MSR that is accessed, if it is written, and vmcs02 loads it for L1 alone; else -1. */
+static int loaded_field(const struct l2 *s) {
+    static const struct {
+        uint32_t msr;
+        uint8_t load;
+        enum nvmx_field field;
+    } rows[] = {
+        {0x1d9, 2, NVMX_F_GUEST_DEBUGCTL}, {0x38f, 13, NVMX_F_GUEST_PERF_GLOBAL_CTRL}, {0x277, 14, NVMX_F_GUEST_PAT},  {0xc0000080, 15, NVMX_F_GUEST_EFER},
+        {0xd90, 16, NVMX_F_GUEST_BNDCFGS}, {0x14ce, 21, NVMX_F_GUEST_LBR_CTL},         {0x6e1, 22, NVMX_F_GUEST_PKRS}, {0x48, 24, NVMX_F_GUEST_SPEC_CTRL},
+    };
+    uint64_t entry = s->f[NVMX_F_VM_ENTRY_CONTROLS] & ~sim_get(s->m->sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS);
+    for (unsigned int i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+        if (rows[i].msr == msr_of(s) && (s->exit.reason == 32 || s->exit.reason == 85) && BIT(entry, rows[i].load))
+            return (int)rows[i].field;
+    return -1;
+}
+
+/* Those the library carries out: the latter where the host intercepts them or no exit saves them, else L2 executes the instruction again. */
+static bool carried_out(const struct l2 *s) {
+    bool again = BIT(sim_get(s->m->sim, s->m->sim->selected, NVMX_F_GUEST_RFLAGS), 16);
+    return virtualized(s) || (loaded_field(s) >= 0 && !again);
 }
 
 /*
@@ -375,8 +399,8 @@ static void check_going_on(const struct l2 *s) {
             field[NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS] = vmcs02[NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS];
         if (s->exit.reason == 84 && (s->exit.instruction_info >> 3 & 15) == NVMX_RSP)
             field[NVMX_F_GUEST_RSP] = vmcs02[NVMX_F_GUEST_RSP];
-        if (BIT(field[NVMX_F_VM_ENTRY_CONTROLS], 13))
-            field[NVMX_F_GUEST_PERF_GLOBAL_CTRL] = vmcs02[NVMX_F_GUEST_PERF_GLOBAL_CTRL];
+        if (loaded_field(s) >= 0)
+            field[loaded_field(s)] = vmcs02[loaded_field(s)];
     } else { /* L2 executes it again */
         field[NVMX_F_GUEST_RFLAGS] |= UINT64_C(1) << 16;
     }
@@ -411,7 +435,7 @@ static void check_exit(struct l2 *s) {
     struct sim *sim = s->m->sim;
     enum wants wants = l1_wants(s);
     /* L1 has the #GP of bits that the MSR doesn't have, or the #UD of what its processor doesn't have. */
-    bool may_fault = wants == NO && ((carried_out(s) && BIT(s->f[NVMX_F_EXCEPTION_BITMAP], 13)) ||
+    bool may_fault = wants == NO && (((virtualized(s) || loaded_field(s) >= 0) && BIT(s->f[NVMX_F_EXCEPTION_BITMAP], 13)) ||
                                      ((s->exit.reason == 50 || s->exit.reason == 53) && BIT(s->f[NVMX_F_EXCEPTION_BITMAP], 6)));
     bool handled_events = s->exit.reason == 0 || s->exit.reason == 1;
     fuzz_log("exit %u qualification %#llx interruption %#x: %s", s->exit.reason, U(s->exit.qualification), s->exit.interruption_info,

@@ -443,6 +443,11 @@ enum nvmx_status shadow_relink(struct nvmx_vcpu *vcpu);
 /* -- vmcs/merge.c, sync.c: vmcs12 + vmcs01 -> vmcs02 and back
  * --------------------------------------------------------------------- */
 
+/* What vmcs02 loads for L1 alone. */
+static inline uint32_t gates_alone(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    return v->gates_loaded & ~vcpu->gates_switched;
+}
+
 /* GATES_WATCHED as far as they are; the place of one of them in watched.value. */
 static inline uint32_t gates_watched(const struct nvmx_vcpu *vcpu) {
     return vcpu->watched.on ? vcpu->gates_switched & GATES_WATCHED : 0;
@@ -482,10 +487,8 @@ enum nvmx_status merge_switch_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Release pages of L1 in [gpa1, gpa1 + bytes): all, or those that the processor writes to. */
 void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes, bool only_written);
 /* An MSR (by its bit of the bitmap) that exits from L2 whatever the bitmaps say: IA32_SPEC_CTRL where bits of it are protected, those that vmcs01
- * virtualizes for L1 and vmcs02 does not for L2, and writes of IA32_PERF_GLOBAL_CTRL where merge_carries_perf_global_ctrl. */
+ * virtualizes for L1 and vmcs02 does not for L2, and writes of IA32_PERF_GLOBAL_CTRL that vmcs02 loads and no exit saves. */
 bool merge_keeps_msr(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t bit);
-/* L2's writes of IA32_PERF_GLOBAL_CTRL have to reach vmcs02's field, too. */
-bool merge_carries_perf_global_ctrl(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v);
 /* Neither L1 nor the host intercepts this MSR or port access of L2: let it through from now on. */
 enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t bit);
 enum nvmx_status merge_heat_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int which, uint32_t bit);

@@ -118,7 +118,7 @@ struct nvmx_host {
     /* -- MSRs as L1 sees them (ctx of the vCPU) --------------------------------------------------------------------------- */
 
     /* RDMSR/WRMSR at CPL 0 by the guest that is current, checked as for the instruction. NVMX_E_DENIED: it would give #GP. Used for MSR-load and
-     * MSR-store lists, for MSRs that no VMCS field switches, and for IA32_SPEC_CTRL and IA32_PERF_GLOBAL_CTRL where the library carries out L2's access. */
+     * MSR-store lists, for MSRs that no VMCS field switches, and for L2's WRMSR of what vmcs02 loads for L1 and vmcs01 does not. */
     enum nvmx_status (*msr_read)(void *ctx, uint32_t index, uint64_t *value);
     enum nvmx_status (*msr_write)(void *ctx, uint32_t index, uint64_t value);
 

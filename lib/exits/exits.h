@@ -148,9 +148,8 @@ enum route route_shadow_vmcs(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t 
 /* RDMSR or WRMSR of IA32_SPEC_CTRL, which L1 virtualizes and does not intercept (spec_ctrl.c). */
 enum route route_spec_ctrl(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct exit_row *row,
                            struct nvmx_l2_exit_info *info);
-/* WRMSR of IA32_PERF_GLOBAL_CTRL, where merge_carries_perf_global_ctrl. */
-enum route route_perf_global_ctrl(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct exit_row *row,
-                                  struct nvmx_l2_exit_info *info);
+/* WRMSR, which L1 does not intercept, where merge_loads_msr. */
+enum route route_loaded_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct exit_row *row, struct nvmx_l2_exit_info *info);
 
 /* VMFUNC of L2 (vmfunc.c). */
 enum route route_vm_function(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool hardware);

@@ -205,7 +205,7 @@ static bool is_msr_list(const struct exit_row *row) {
 static void note_hosts_msr(struct nvmx_vcpu *vcpu, const struct exit_row *row, uint32_t index, uint32_t bit) {
     bool write = row->who == WHO_MSR_WRITE;
 
-    if ((write || row->who == WHO_MSR_READ) && index != MSR_SPEC_CTRL && index != MSR_PERF_GLOBAL_CTRL) {
+    if ((write || row->who == WHO_MSR_READ) && index != MSR_SPEC_CTRL && !(write && merge_gate_msr(index))) {
         vcpu->hosts_msr[write] = (struct msr_access){.index = index, .bit = bit};
     }
 }
@@ -230,10 +230,10 @@ static inline __attribute__((always_inline)) enum route route_msr(struct nvmx_vc
     if (hardware && index == MSR_SPEC_CTRL && (tertiary_controls(v) & PROC3_SPEC_CTRL) != 0) {
         return route_spec_ctrl(vcpu, v, row, info);
     }
-    if (RARE(index == MSR_PERF_GLOBAL_CTRL) && hardware && is_msr_write(row) && !is_msr_list(row) && merge_carries_perf_global_ctrl(vcpu, v)) {
-        return route_perf_global_ctrl(vcpu, v, row, info);
-    }
     if (!hardware || !host_lets_through(vcpu, v, bit)) {
+        if (hardware && is_msr_write(row) && !is_msr_list(row) && RARE(gates_alone(vcpu, v) != 0) && merge_loads_msr(vcpu, v, index)) {
+            return route_loaded_msr(vcpu, v, row, info);
+        }
         note_hosts_msr(vcpu, row, index, bit);
         return ROUTE_HOST;
     }

@@ -5,7 +5,7 @@
  * Carried out here and not by vmcs02: hardware has one mask, and the host's is another one, with another shadow behind it. The host does what L1 itself would
  * do: it reads and writes the MSR as L1 sees it.
  *
- * And IA32_PERF_GLOBAL_CTRL where vmcs02 loads it at each entry and the processor can't save it: what L2 writes is written into vmcs02, too.
+ * And MSRs that vmcs02 loads at each entry, which vmcs01 does not do: what L2 writes, and the host intercepts or no exit saves, is written into vmcs02, too.
  */
 #include "exits.h"
 
@@ -47,6 +47,10 @@ static enum nvmx_status give_value(struct nvmx_vcpu *vcpu, bool immediate, const
     return NVMX_OK;
 }
 
+static enum route follow_and_skip(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t index, uint64_t value) {
+    return merge_follow_msr(vcpu, v, index, value) == NVMX_OK && l2_skip(vcpu) == NVMX_OK ? ROUTE_DONE : ROUTE_FAILED;
+}
+
 static enum route write_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool immediate, struct nvmx_l2_exit_info *info) {
     const struct l1_fault fault = {.vector = VECTOR_GENERAL_PROTECTION, .has_error_code = true};
     uint64_t mask = v->value[NVMX_F_SPEC_CTRL_MASK];
@@ -65,7 +69,7 @@ static enum route write_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool immed
         return route_fault(vcpu, v, &fault, info);
     }
     v->value[NVMX_F_SPEC_CTRL_SHADOW] = value;
-    return l2_skip(vcpu) == NVMX_OK ? ROUTE_DONE : ROUTE_FAILED;
+    return follow_and_skip(vcpu, v, MSR_SPEC_CTRL, (old & mask) | (value & ~mask));
 }
 
 static bool is_immediate(const struct exit_row *row) {
@@ -87,16 +91,16 @@ enum route route_spec_ctrl(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struc
 }
 
 /* It is L2's at once, also for L1 where L2 leaves before it was entered again. */
-COLD enum route route_perf_global_ctrl(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct exit_row *row,
-                                       struct nvmx_l2_exit_info *info) {
+COLD enum route route_loaded_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct exit_row *row, struct nvmx_l2_exit_info *info) {
     const struct l1_fault fault = {.vector = VECTOR_GENERAL_PROTECTION, .has_error_code = true};
+    const uint32_t index = (uint32_t)(is_immediate(row) ? info->qualification : vcpu->regs->gpr[NVMX_RCX]);
     uint64_t value = 0;
 
     if (written_value(vcpu, is_immediate(row), info, &value) != NVMX_OK) {
         return ROUTE_FAILED;
     }
-    if (host_msr_write(vcpu, MSR_PERF_GLOBAL_CTRL, value) != NVMX_OK) {
+    if (host_msr_write(vcpu, index, value) != NVMX_OK) {
         return route_fault(vcpu, v, &fault, info);
     }
-    return host_write(vcpu, NVMX_F_GUEST_PERF_GLOBAL_CTRL, value) == NVMX_OK && l2_skip(vcpu) == NVMX_OK ? ROUTE_DONE : ROUTE_FAILED;
+    return follow_and_skip(vcpu, v, index, value);
 }

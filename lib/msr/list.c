@@ -44,30 +44,12 @@ struct list {
     struct nvmx_vcpu *vcpu;
     struct vmcs12 *unsynced; /* whose entry list this is, until sync_msrs; else NULL */
     enum nvmx_status status; /* of sync_msrs, and of what vmcs02 gets */
-    const struct vmcs12 *enters; /* whose entry list this is; else NULL */
-    uint32_t overwritten;    /* gates that vmcs02 loads for it when it is entered, and of which the host, whose vmcs01 does not, knows the MSR alone */
+    const struct vmcs12 *followed; /* whose entry list this is, if vmcs02 loads MSRs that vmcs01 does not; else NULL */
 };
 
 /* All MSRs that a field of the guest-state area can hold: the host may carry out the load by a write to vmcs02. */
 static bool may_be_field(uint32_t index) {
     return index <= MSR_EFER;
-}
-
-/* SDM 29.4: the list comes after the guest-state area. What vmcs02 is going to load is what the list has loaded. */
-static COLD bool load_field(struct list *list, uint32_t index, uint64_t value) {
-    for (uint32_t left = list->overwritten; left != 0; left &= left - 1) {
-        unsigned int i = (unsigned int)__builtin_ctz(left);
-
-        if (gates[i].msr == 0 || gates[i].msr != index) {
-            continue;
-        }
-        if (i == GATE_EFER) { /* WRMSR does not change LMA */
-            bool ia32e = (list->enters->value[NVMX_F_VM_ENTRY_CONTROLS] & ENTRY_IA32E) != 0;
-            value = (value & ~EFER_LMA) | (ia32e ? EFER_LMA : 0);
-        }
-        list->status = host_write(list->vcpu, (enum nvmx_field)gates[i].guest, value);
-    }
-    return list->status == NVMX_OK;
 }
 
 /* The actions: what is done with one entry. False: it fails. */
@@ -96,7 +78,10 @@ static inline bool load_entry(struct list *list, uint64_t *entry) {
     if (host_msr_write(vcpu, (uint32_t)index, value) != NVMX_OK) {
         return false;
     }
-    return RARE(list->overwritten != 0) ? load_field(list, (uint32_t)index, value) : true;
+    if (RARE(list->followed != NULL)) { /* SDM 29.4: the list comes after what the entry loads from the guest-state area */
+        list->status = merge_follow_msr(vcpu, list->followed, (uint32_t)index, value);
+    }
+    return list->status == NVMX_OK;
 }
 
 static inline bool store_entry(struct list *list, uint64_t *entry) {
@@ -162,7 +147,7 @@ static __attribute__((noinline)) uint32_t load_list(struct list *list, uint64_t 
 
 uint32_t msr_list_load_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1, uint32_t count,
                                  enum nvmx_status *status) {
-    struct list list = {.vcpu = vcpu, .unsynced = v, .enters = v, .overwritten = v->gates_loaded & ~vcpu->gates_switched};
+    struct list list = {.vcpu = vcpu, .unsynced = v, .followed = gates_alone(vcpu, v) != 0 ? v : NULL};
     uint32_t failing = load_list(&list, gpa1, count);
 
     *status = list.status;

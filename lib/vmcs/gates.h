@@ -48,6 +48,16 @@ enum {
 extern const struct gate gates[GATE_COUNT];
 _Static_assert(GATE_COUNT <= GATES_MAX, "arrays by gate");
 
+struct nvmx_vcpu;
+struct vmcs12;
+/*
+ * Does vmcs02 load this MSR from its field, for L1, while vmcs01 does not? Then the host knows the MSR alone: who writes it for L2 lets the field of vmcs02,
+ * which is selected, follow. Of other MSRs merge_follow_msr does nothing. merge_gate_msr: can there be a vmcs12 of which that is so?
+ */
+bool merge_loads_msr(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t index);
+enum nvmx_status merge_follow_msr(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t index, uint64_t value);
+bool merge_gate_msr(uint32_t index);
+
 /* Those that a host may watch. */
 #define GATES_WATCHED ((1u << GATE_PAT) | (1u << GATE_EFER))
 

@@ -30,16 +30,49 @@ struct bitmap_virtual merge_x2apic_bits(const struct vmcs12 *v) {
     return bits;
 }
 
-/* -- what vmcs01 virtualizes for L1 and vmcs02 does not for L2 --------------------------------------------------------------------------- */
+/* -- what vmcs02's entries load for L1, and vmcs01's don't: of that the host knows the MSR alone ----------------------------------------- */
 
-/*
- * What vmcs02's entries load for L1 and this processor's exits can't save (SDM 30.3.1): an exit to the host would undo what L2 writes. It goes into the field,
- * too (exits/spec_ctrl.c).
- */
-bool merge_carries_perf_global_ctrl(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
-    return ((v->gates_loaded >> GATE_PERF_GLOBAL_CTRL) & 1) != 0 &&
+static unsigned int gate_of_msr(uint32_t set, uint32_t index) {
+    for (uint32_t left = set; left != 0; left &= left - 1) {
+        unsigned int i = (unsigned int)__builtin_ctz(left);
+
+        if (gates[i].msr != 0 && gates[i].msr == index) {
+            return i;
+        }
+    }
+    return GATE_COUNT;
+}
+
+bool merge_gate_msr(uint32_t index) {
+    return gate_of_msr((1u << GATE_COUNT) - 1, index) != GATE_COUNT;
+}
+
+COLD bool merge_loads_msr(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t index) {
+    return gate_of_msr(gates_alone(vcpu, v), index) != GATE_COUNT;
+}
+
+COLD enum nvmx_status merge_follow_msr(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t index, uint64_t value) {
+    unsigned int i = gate_of_msr(gates_alone(vcpu, v), index);
+
+    if (i == GATE_COUNT) {
+        return NVMX_OK;
+    }
+    enum nvmx_status status = NVMX_OK;
+    if (i == GATE_EFER) { /* WRMSR does not change LMA */
+        uint64_t now = 0;
+        status = host_read(vcpu, NVMX_F_GUEST_EFER, &now);
+        value = (value & ~EFER_LMA) | (now & EFER_LMA);
+    }
+    return status == NVMX_OK ? host_write(vcpu, (enum nvmx_field)gates[i].guest, value) : status;
+}
+
+/* Where this processor's exits can't save what the entry loads (SDM 30.3.1), an exit to the host would undo what L2 writes. */
+static bool keeps_perf_global_ctrl(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    return ((gates_alone(vcpu, v) >> GATE_PERF_GLOBAL_CTRL) & 1) != 0 &&
            ((nvmx_caps_may_be_1(&vcpu->vm->machine, NVMX_CAP_EXIT) >> gates[GATE_PERF_GLOBAL_CTRL].exit_save) & 1) == 0;
 }
+
+/* -- what vmcs01 virtualizes for L1 and vmcs02 does not for L2 --------------------------------------------------------------------------- */
 
 /* Where vmcs01 or vmcs12 protects bits of IA32_SPEC_CTRL by a mask, in which vmcs02 has no part, L2 does not reach the MSR itself. */
 static bool keeps_spec_ctrl(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
@@ -79,7 +112,7 @@ static bool is_msr(uint32_t bit, uint32_t index) {
 
 bool merge_keeps_msr(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t bit) {
     return (keeps_spec_ctrl(vcpu, v) && is_msr(bit, MSR_SPEC_CTRL)) || (keeps_timer(vcpu) && is_msr(bit, MSR_TSC_DEADLINE)) ||
-           (bit == bitmap_msr_bit(MSR_PERF_GLOBAL_CTRL, true) && merge_carries_perf_global_ctrl(vcpu, v)) ||
+           (bit == bitmap_msr_bit(MSR_PERF_GLOBAL_CTRL, true) && keeps_perf_global_ctrl(vcpu, v)) ||
            (keeps_x2apic(vcpu) && ((kept_of_x2apic(v, bit / 64) >> (bit % 64)) & 1) != 0);
 }
 
@@ -103,7 +136,7 @@ void merge_keep_msrs(const struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     if (keeps_timer(vcpu)) {
         keep_both(overlay, MSR_TSC_DEADLINE);
     }
-    if (merge_carries_perf_global_ctrl(vcpu, v)) {
+    if (keeps_perf_global_ctrl(vcpu, v)) {
         keep(overlay, MSR_PERF_GLOBAL_CTRL, true);
     }
     for (unsigned int i = 0; keeps_x2apic(vcpu) && i < X2APIC_WORDS; i++) {

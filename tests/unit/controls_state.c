@@ -215,6 +215,65 @@ Test(controls_state, perf_global_ctrl_is_not_taken_for_the_hosts) {
     sim_free(sim);
 }
 
+/*
+ * What the host intercepts of L2's WRMSRs and vmcs02 loads for L1 alone is carried out by msr_write and in vmcs02: the host, which keeps nothing of L1's in a
+ * field, would write the MSR, and the next entry of vmcs02 load it anew. Where vmcs01 loads it too, the host knows the field.
+ */
+Test(controls_state, what_the_host_intercepts_reaches_the_field_that_vmcs02_loads) {
+    struct nvmx_caps machine = all_state();
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        for (unsigned int how = 0; rows[i].msr != 0 && how < 4; how++) {
+            const uint64_t load = UINT64_C(1) << rows[i].entry_load;
+            const bool by_l1 = (how & 1) != 0, by_host = (how & 2) != 0;
+            struct sim *sim = prepared(&machine, 0);
+            host_sets(sim, NVMX_F_VM_ENTRY_CONTROLS, (vmcs01(sim, NVMX_F_VM_ENTRY_CONTROLS) & ~load) | (by_host ? load : 0));
+            host_gives_bitmaps(sim);
+            for (unsigned int k = 0; k < NVMX_PAGE_SIZE; k++)
+                sim->host_msr_bitmap[k] = 0xff;
+            sim_msr(sim, rows[i].msr)->value = rows[i].d;
+            if (by_l1)
+                l1_sets(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, load);
+            l1_writes(sim, encoding(rows[i].guest), rows[i].a);
+            launch(sim);
+            sim->regs.gpr[NVMX_RCX] = rows[i].msr;
+            sim->regs.gpr[NVMX_RAX] = (uint32_t)rows[i].c;
+            sim->regs.gpr[NVMX_RDX] = rows[i].c >> 32;
+            const bool carried = by_l1 && !by_host;
+            for (unsigned int k = 0; k < 2; k++)
+                cr_expect_eq(sim_exit(sim, NVMX_EXIT_WRMSR, 0, 0, 2), carried ? NVMX_ENTER : NVMX_HOST, "%s %u", rows[i].what, how);
+            if (carried) {
+                cr_expect_eq(vmcs02(sim, rows[i].guest), rows[i].c, "%s", rows[i].what);
+                cr_expect_eq(sim_msr(sim, rows[i].msr)->value, rows[i].c, "%s", rows[i].what);
+            }
+            cr_expect_eq(sim_exit(sim, NVMX_EXIT_RDMSR, 0, 0, 2), NVMX_HOST, "%s %u", rows[i].what, how);
+            sim_free(sim);
+        }
+    }
+}
+
+/* IA32_SPEC_CTRL behind L1's mask, where the entry loads it too (SDM 27.6.2, 29.3.2.1): L2's write is not undone by vmcs02's next entry. */
+Test(controls_state, spec_ctrl_that_is_loaded_and_virtualized) {
+    struct nvmx_caps machine = all_state();
+    machine.msr[NVMX_CAP_PROCBASED] |= (uint64_t)PROC_TERTIARY << 32;
+    machine.msr[NVMX_CAP_TRUE_PROCBASED] |= (uint64_t)PROC_TERTIARY << 32;
+    machine.msr[NVMX_CAP_PROCBASED3] |= PROC3_SPEC_CTRL;
+    struct sim *sim = prepared(&machine, 0);
+    sim_msr(sim, 0x48)->value = 1;
+    l1_sets(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, 1u << 24);
+    l1_writes(sim, NVMX_VMCS_GUEST_SPEC_CTRL, 1);
+    l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_TERTIARY);
+    l1_writes(sim, NVMX_VMCS_TERTIARY_CONTROLS, PROC3_SPEC_CTRL);
+    l1_writes(sim, NVMX_VMCS_SPEC_CTRL_MASK, 1);
+    launch(sim);
+    sim->regs.gpr[NVMX_RCX] = 0x48;
+    sim->regs.gpr[NVMX_RAX] = 4;
+    sim->regs.gpr[NVMX_RDX] = 0;
+    cr_expect_eq(sim_exit(sim, NVMX_EXIT_WRMSR, 0, 0, 2), NVMX_ENTER);
+    cr_expect_eq(sim_msr(sim, 0x48)->value, 5);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_SPEC_CTRL), 5, "the next entry loads %#lx", vmcs02(sim, NVMX_F_GUEST_SPEC_CTRL));
+    sim_free(sim);
+}
+
 /* vmcs12 loads nothing: L2 goes on with L1's value, and L1 with L2's. */
 Test(controls_state, inherited_in_both_directions) {
     struct nvmx_caps machine = all_state();
