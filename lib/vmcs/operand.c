@@ -129,10 +129,13 @@ static bool canonical(uint64_t linear, unsigned int bits) {
     return upper == 0 || upper == UINT64_MAX >> (bits - 1);
 }
 
-/* Bits 62:width of a pointer that are software's own take the value of bit 63 (SDM 4.4, linear-address masking). */
+/*
+ * Bits 62:width of a pointer that are software's own take the value of the bit below them (SDM 4.4, linear-address masking). If bit 63 is another one
+ * the address is not canonical: so it is with LAM_U48 where addresses have 57 bits, too.
+ */
 static uint64_t masked(uint64_t linear, unsigned int width) {
     uint64_t metadata = (UINT64_C(1) << 63) - (UINT64_C(1) << width);
-    return (linear >> 63) != 0 ? linear | metadata : linear & ~metadata;
+    return ((linear >> (width - 1)) & 1) != 0 ? linear | metadata : linear & ~metadata;
 }
 
 static uint64_t without_metadata(const struct nvmx_vcpu *vcpu, const struct operand_fields *f, uint64_t linear) {

@@ -178,6 +178,10 @@ Test(operand, linear_address_masking) {
         {LAM | U57, UINT64_C(0x2bcd000040000000), 0},
         {LAM | U57, UINT64_C(0x7e00000040000000), UINT64_C(0x0000000040000000)},
         {LAM | U57 | LA57, UINT64_C(0x7ecd000040000000), UINT64_C(0x00cd000040000000)},
+        {LAM | U57 | LA57, UINT64_C(0x7fcd000040000000), 0},
+        {LAM | U48 | LA57, UINT64_C(0x2bcd000040000000), UINT64_C(0x0000000040000000)},
+        {LAM | U48 | LA57, UINT64_C(0x2bcd800040000000), 0}, /* bit 47, with five levels too */
+        {LAM | U48 | LA57, UINT64_C(0x0000800040000000), 0},
         {LAM | U57 | U48, UINT64_C(0x7ecd000040000000), 0},
         {U48, UINT64_C(0x2bcd000040000000), 0},
     };
