@@ -4,8 +4,6 @@
 
 #include <string.h>
 
-#define VTPR_OFFSET 0x80u
-
 /* If one of these was written, rules are checked that also look at guest state which L2 may have changed. */
 #define GROUPS_THAT_LOOK_FAR ((1u << NVMX_GROUP_CONTROL) | (1u << NVMX_GROUP_REGISTER) | (1u << NVMX_GROUP_SEGMENT))
 

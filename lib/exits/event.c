@@ -281,6 +281,18 @@ static bool nmi_exits(const struct vmcs12 *v, const struct readiness *r) {
 
 /* -- what hardware does first: L2 leaves, or takes it, as soon as it is entered ------------------------------------------------------------------ */
 
+/* SDM 29.7.7: the exit by the TPR threshold that L1's VM entry finds due. Without memory vmcs02 has no virtual-APIC page. */
+static bool threshold_first(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, const struct readiness *r) {
+    const uint8_t *page = v->pin[PIN_VIRTUAL_APIC].page;
+    uint32_t secondary = secondary_controls(v);
+
+    if (!vcpu->entry_pending || page == NULL || (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TPR_SHADOW) == 0 ||
+        (secondary & (PROC2_APIC_ACCESSES | PROC2_VIRTUAL_INTERRUPTS)) != PROC2_APIC_ACCESSES || r->activity >= ACTIVITY_SHUTDOWN) {
+        return false;
+    }
+    return (v->value[NVMX_F_TPR_THRESHOLD] & 15) > __atomic_load_n(&page[VTPR_OFFSET], __ATOMIC_RELAXED) >> 4;
+}
+
 static bool debug_trap_first(const struct readiness *r) {
     return (r->debug & DEBUG_DUE) != 0 && (r->interruptibility & BLOCKING_MOV_SS) == 0 && r->activity < ACTIVITY_SHUTDOWN;
 }
@@ -332,8 +344,8 @@ static enum nvmx_next deliver_events(struct nvmx_vcpu *vcpu, struct vmcs12 *v, s
 }
 
 /*
- * In the SDM's order (7.9, 28.2, 29.6, 29.7): what the entry injects; a bus lock that L1 has not heard of; INIT; a pending MTF exit, which is injected
- * too but comes after INIT; debug traps; the preemption timer; NMI window, NMI; interrupt window, interrupt.
+ * In the SDM's order (7.9, 28.2, 29.6, 29.7): what the entry injects; a bus lock that L1 has not heard of; the TPR threshold; INIT; a pending MTF exit, which
+ * is injected too but comes after INIT; debug traps; the preemption timer; NMI window, NMI; interrupt window, interrupt.
  */
 static enum nvmx_next deliver_in_order(struct nvmx_vcpu *vcpu, struct vmcs12 *v, struct readiness *r,
                                        struct nvmx_pending *pending) {
@@ -345,6 +357,9 @@ static enum nvmx_next deliver_in_order(struct nvmx_vcpu *vcpu, struct vmcs12 *v,
     }
     if (vcpu->bus_lock) {
         return reflect_event(vcpu, v, NVMX_EXIT_BUS_LOCK, 0, 0);
+    }
+    if (threshold_first(vcpu, v, r)) {
+        return go_on(vcpu, exit_at_once(vcpu, v));
     }
     if (pending->init) {
         pending->init = false;

@@ -30,6 +30,7 @@ struct cpu {
     uint32_t pin, primary, exceptions;    /* controls */
     uint32_t event;                       /* VM-entry interruption information, for the next step */
     uint32_t blocking, rflags, activity, debug, timer;
+    uint32_t threshold;                   /* of TPR, which is 0; APIC accesses are virtualized, and no interrupts */
     bool init, sipi, nmi, interrupt;      /* at its pins */
     bool trap_pending;                    /* MTF */
 };
@@ -68,6 +69,15 @@ static struct outcome inject(struct cpu *cpu) {
         return (struct outcome){NOTHING, 0, 0};
     }
     return takes(cpu, event & 0xff);
+}
+
+/* SDM 29.7.7: after what the entry injects and before all else. The pending MTF exit is lost with the entry. */
+static bool below_threshold(struct cpu *cpu, struct outcome *out) {
+    if (cpu->threshold == 0 || cpu->activity >= SHUTDOWN)
+        return false;
+    cpu->trap_pending = false;
+    *out = exits(NVMX_EXIT_TPR_BELOW_THRESHOLD, 0);
+    return true;
 }
 
 /* INIT, SIPI: SDM 28.2. */
@@ -159,7 +169,7 @@ static struct outcome step(struct cpu *cpu) {
         if (out.kind == TAKES)
             return out;
     }
-    if (!signals(cpu, &out) && !traps(cpu, &out) && !nmis(cpu, &out))
+    if (!below_threshold(cpu, &out) && !signals(cpu, &out) && !traps(cpu, &out) && !nmis(cpu, &out))
         interrupts(cpu, &out);
     return out;
 }
@@ -200,6 +210,8 @@ static void l1_handles(struct cpu *cpu, uint32_t reason) {
         cpu->timer = FAR_AWAY;
     if (reason == NVMX_EXIT_STARTUP_IPI)
         cpu->activity = ACTIVE;
+    if (reason == NVMX_EXIT_TPR_BELOW_THRESHOLD)
+        cpu->threshold = 0;
 }
 
 static void alone(struct cpu cpu, struct history *h) {
@@ -228,6 +240,7 @@ static struct cpu of_vmcs02(const struct sim *sim) {
         .activity = (uint32_t)vmcs02(sim, NVMX_F_GUEST_ACTIVITY_STATE),
         .debug = (uint32_t)vmcs02(sim, NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS),
         .timer = (uint32_t)vmcs02(sim, NVMX_F_PREEMPTION_TIMER_VALUE),
+        .threshold = (uint32_t)vmcs02(sim, NVMX_F_TPR_THRESHOLD),
     };
 }
 
@@ -276,6 +289,9 @@ static void l1_goes_on(struct sim *sim) {
         break;
     case NVMX_EXIT_STARTUP_IPI:
         l1_writes(sim, NVMX_VMCS_GUEST_ACTIVITY_STATE, ACTIVE);
+        break;
+    case NVMX_EXIT_TPR_BELOW_THRESHOLD:
+        l1_writes(sim, NVMX_VMCS_TPR_THRESHOLD, 0);
         break;
     default:
         break;
@@ -373,6 +389,8 @@ static const struct {
     {"timer that is over", EXT | PIN_PREEMPTION_TIMER, 0, 0, 0},
     {"timer and all", EXT | VIRTUAL | PIN_PREEMPTION_TIMER, PROC_NMI_WINDOW | PROC_INTERRUPT_WINDOW, 2, 0},
     {"timer that runs", EXT | VIRTUAL | PIN_PREEMPTION_TIMER, 0, 0, FAR_AWAY},
+    {"TPR threshold", 0, PROC_TPR_SHADOW, 0, FAR_AWAY},
+    {"TPR threshold and all", EXT | VIRTUAL | PIN_PREEMPTION_TIMER, PROC_TPR_SHADOW | PROC_NMI_WINDOW | PROC_INTERRUPT_WINDOW, 2, 0},
 };
 
 static const struct {
@@ -398,6 +416,7 @@ static struct cpu start_of(const struct combination *c) {
         .primary = wishes[c->wishes].primary,
         .exceptions = wishes[c->wishes].exceptions,
         .timer = wishes[c->wishes].timer,
+        .threshold = wishes[c->wishes].primary & PROC_TPR_SHADOW ? 1 : 0,
         .event = dues[c->dues].event,
         .debug = dues[c->dues].debug,
         .blocking = blocks[c->blocks].blocking,
@@ -415,6 +434,12 @@ static bool entered(struct sim *sim, const struct cpu *cpu) {
     l1_sets(sim, NVMX_VMCS_PIN_BASED_CONTROLS, cpu->pin);
     l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, cpu->primary);
     l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, EXIT_ACKNOWLEDGE);
+    if (cpu->threshold != 0) {
+        l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_APIC_ACCESSES);
+        l1_writes(sim, NVMX_VMCS_VIRTUAL_APIC_ADDRESS, SIM_L1_VIRTUAL_APIC);
+        l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, SIM_L1_APIC_ACCESS);
+    }
+    l1_writes(sim, NVMX_VMCS_TPR_THRESHOLD, cpu->threshold);
     l1_writes(sim, NVMX_VMCS_EXCEPTION_BITMAP, cpu->exceptions);
     l1_writes(sim, NVMX_VMCS_PREEMPTION_TIMER_VALUE, cpu->timer);
     l1_writes(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, cpu->event);
