@@ -32,6 +32,7 @@ struct pin {
     uint64_t gpa1;
     uint64_t hpa;
     void *page;
+    bool own; /* L1 has nothing at gpa1: a page of the library's has its place */
 };
 
 #define NVMX_NO_DEADLINE UINT64_MAX
@@ -486,6 +487,8 @@ enum nvmx_status merge_tables_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 enum nvmx_status merge_switch_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Release pages of L1 in [gpa1, gpa1 + bytes): all, or those that the processor writes to. */
 void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes, bool only_written);
+/* L2's access leads to gpa1, where the host has nothing, or not with these rights: nvmx_host_fault_gpa1. */
+void merge_fault_of_host(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1);
 /* An MSR (by its bit of the bitmap) that exits from L2 whatever the bitmaps say: IA32_SPEC_CTRL where bits of it are protected, those that vmcs01
  * virtualizes for L1 and vmcs02 does not for L2, and writes of IA32_PERF_GLOBAL_CTRL that vmcs02 loads and no exit saves. */
 bool merge_keeps_msr(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t bit);

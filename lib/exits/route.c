@@ -419,7 +419,7 @@ enum route route_ept_verdict(struct nvmx_vcpu *vcpu, struct vmcs12 *v, enum nvmx
         info->qualification = fault->qualification;
         return ROUTE_L1;
     case NVMX_EPT_HOST_FAULT:
-        vcpu->host_fault_gpa1 = fault->gpa1;
+        merge_fault_of_host(vcpu, v, fault->gpa1);
         return ROUTE_HOST;
     default:
         return failure_of_host(fault, info);
@@ -461,7 +461,7 @@ static enum route route_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t r
     enum nvmx_ept_verdict verdict;
 
     if ((secondary_controls(v) & PROC2_EPT) == 0) {
-        vcpu->host_fault_gpa1 = info->guest_physical_address;
+        merge_fault_of_host(vcpu, v, info->guest_physical_address);
         return ROUTE_HOST;
     }
     if (vcpu->vm->ept == NULL || (reason == NVMX_EXIT_SPP_EVENT && (secondary_controls(v) & PROC2_SPP) == 0)) {

@@ -13,39 +13,58 @@ static bool is_written(unsigned int index) {
 static void unpin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int index) {
     struct pin *pin = &v->pin[index];
 
-    if (pin->gpa1 != NVMX_NO_ADDRESS && pin->page != NULL) {
+    if (pin->gpa1 != NVMX_NO_ADDRESS && pin->own) {
+        host_page_free(vcpu, pin->page, pin->hpa);
+    } else if (pin->gpa1 != NVMX_NO_ADDRESS && pin->page != NULL) {
         host_unmap(vcpu, pin->gpa1, pin->page, is_written(index));
     }
     pin->gpa1 = NVMX_NO_ADDRESS;
+    pin->own = false;
 }
 
-/* The APIC-access page is only a name: it need not be memory (a local APIC's registers are not), but ept01 must lead
- * there. */
-static bool device_page(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t *hpa) {
+/*
+ * The APIC-access page is only a name: it need not be memory (a local APIC's registers are not). Where ept01 leads nowhere no access of L2 does, either: a
+ * page that L2 can't reach stands for it, until there is something.
+ */
+static enum nvmx_status name_page(struct nvmx_vcpu *vcpu, const struct pin *before, struct pin *wanted) {
     struct nvmx_ept01_mapping mapping = {0};
 
     vcpu->counts.callback[CB_EPT01_LOOKUP]++;
-    if (vcpu->vm->host.ept01_lookup(vcpu->vm->ctx, gpa1, &mapping) != NVMX_OK) {
-        return false;
+    enum nvmx_status status = vcpu->vm->host.ept01_lookup(vcpu->vm->ctx, wanted->gpa1, &mapping);
+    if (status == NVMX_OK) {
+        wanted->hpa = mapping.hpa + (wanted->gpa1 - mapping.gpa1);
+        return NVMX_OK;
     }
-    *hpa = mapping.hpa + (gpa1 - mapping.gpa1);
-    return true;
+    if (status != NVMX_E_UNMAPPED || vcpu->vm->ept == NULL) { /* of a host that composes nobody hears when there is something */
+        return NVMX_E_UNMAPPED;
+    }
+    if (before->own && before->gpa1 == wanted->gpa1) {
+        *wanted = *before;
+        return NVMX_OK;
+    }
+    wanted->page = host_page_alloc(vcpu, &wanted->hpa);
+    wanted->own = wanted->page != NULL;
+    return wanted->own ? NVMX_OK : NVMX_E_NO_MEMORY;
 }
 
 static enum nvmx_status repin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int index, uint64_t gpa1,
                               uint32_t access) {
+    const struct pin *before = &v->pin[index];
     struct pin wanted = {.gpa1 = gpa1};
+    enum nvmx_status status = NVMX_OK;
 
-    if (v->pin[index].gpa1 == gpa1) {
+    if (before->gpa1 == gpa1 && !before->own) {
         return NVMX_OK;
     }
     wanted.page = host_map(vcpu, gpa1, access, &wanted.hpa);
-    if (wanted.page == NULL && (index != PIN_APIC_ACCESS || !device_page(vcpu, gpa1, &wanted.hpa))) {
-        return NVMX_E_UNMAPPED;
+    if (wanted.page == NULL) {
+        status = index == PIN_APIC_ACCESS ? name_page(vcpu, before, &wanted) : NVMX_E_UNMAPPED;
     }
-    unpin(vcpu, v, index);
-    v->pin[index] = wanted;
-    return NVMX_OK;
+    if (status == NVMX_OK && !(before->own && wanted.page == before->page)) {
+        unpin(vcpu, v, index);
+        v->pin[index] = wanted;
+    }
+    return status;
 }
 
 /* A page pinned where `used`, its hpa in vmcs02's field. */
@@ -355,8 +374,8 @@ static inline bool vpid_stands(const struct nvmx_vcpu *vcpu, const struct vmcs12
 static bool but_for_msrs(const struct merge *m) {
     const struct vmcs12 *v = m->v;
 
-    return !m->controls && v->pages_merged && v->io_bitmap[0].hot_count == 0 && v->io_bitmap[1].hot_count == 0 &&
-           m->vcpu->vm->host.ept02_root == NULL && vpid_stands(m->vcpu, v);
+    return !m->controls && v->pages_merged && !v->pin[PIN_APIC_ACCESS].own && v->io_bitmap[0].hot_count == 0 &&
+           v->io_bitmap[1].hot_count == 0 && m->vcpu->vm->host.ept02_root == NULL && vpid_stands(m->vcpu, v);
 }
 
 /* No INVEPT waits to be followed up. */
@@ -447,7 +466,8 @@ enum nvmx_status merge_pages(struct merge *m) {
     }
     v->pages_merged = status == NVMX_OK;
     v->pages_alone = v->pages_merged && v->io_bitmap[0].hot_count == 0 && v->io_bitmap[1].hot_count == 0 &&
-                     v->msr_bitmap.hot_count == 0 && !v->msr_bitmap.has_virtual && m->vcpu->vm->host.ept02_root == NULL;
+                     v->msr_bitmap.hot_count == 0 && !v->msr_bitmap.has_virtual && m->vcpu->vm->host.ept02_root == NULL &&
+                     !v->pin[PIN_APIC_ACCESS].own;
     if (status == NVMX_OK) {
         v->bitmap_bits = bits;
     }
@@ -527,6 +547,17 @@ void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes, 
                 vcpu->pages_changed = true;
             }
         }
+    }
+}
+
+/* Where L2 has its APIC-access page, and L1 had nothing, vmcs02 has to name what the host puts there now. */
+void merge_fault_of_host(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1) {
+    const struct pin *pin = &v->pin[PIN_APIC_ACCESS];
+
+    vcpu->host_fault_gpa1 = gpa1;
+    if (RARE(pin->own) && (gpa1 ^ pin->gpa1) < NVMX_PAGE_SIZE) {
+        v->pages_merged = v->pages_alone = false;
+        vcpu->pages_changed = true;
     }
 }
 

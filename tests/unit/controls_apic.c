@@ -50,7 +50,7 @@ Test(controls_apic, threshold_and_eoi_bitmaps_follow_virtual_interrupt_delivery)
     }
 }
 
-/* The APIC-access page is a name, not memory: a device will do, a hole won't. */
+/* The APIC-access page is a name, not memory: a device will do. */
 Test(controls_apic, access_page_need_not_be_memory) {
     struct sim *sim = with_apic(NULL, PROC2_APIC_ACCESSES);
     sim_ept01(sim, 0xfee00000, 0x1000, UINT64_C(0xfee00000), 12, NVMX_ACCESS_READ | NVMX_ACCESS_WRITE, 0);
@@ -58,11 +58,76 @@ Test(controls_apic, access_page_need_not_be_memory) {
     launch(sim);
     cr_expect_eq(vmcs02(sim, NVMX_F_APIC_ACCESS_ADDRESS), 0xfee00000);
     l2_leaves(sim);
-    l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, 0x30000000);
-    cr_expect_eq(sim_vmresume(sim), SIM_FAIL_VALID);
     l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, SIM_L1_APIC_ACCESS);
     resume(sim);
     cr_expect_eq(vmcs02(sim, NVMX_F_APIC_ACCESS_ADDRESS), SIM_HPA_OFFSET + SIM_L1_APIC_ACCESS);
+    sim_free(sim);
+}
+
+#define HOLE 0x30000000u
+
+/* So will a hole: any address within the width is one that VM entry accepts (SDM 29.2.1.1). vmcs02 names a page that L2 can't reach. */
+Test(controls_apic, access_page_may_be_nowhere) {
+    for (unsigned int ept = 0; ept < 2; ept++) {
+        struct sim *sim = with_apic(NULL, PROC2_APIC_ACCESSES);
+        if (!ept)
+            l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_EPT | PROC2_UNRESTRICTED);
+        l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, HOLE);
+        launch(sim);
+        uint64_t page = vmcs02(sim, NVMX_F_APIC_ACCESS_ADDRESS);
+        cr_assert_not_null(sim_page(sim, page), "a page of the library's");
+        l2_leaves(sim);
+        resume(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_APIC_ACCESS_ADDRESS), page, "the same one");
+        cr_expect_eq(nvmx_memory_changed(sim->vcpu, 0, SIM_RAM_BYTES), NVMX_OK);
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        cr_expect_eq(vmcs02(sim, NVMX_F_APIC_ACCESS_ADDRESS), page);
+        l2_leaves(sim);
+        sim_ept01(sim, HOLE, 0x1000, UINT64_C(0xfec00000), 12, NVMX_ACCESS_READ, 0); /* L1 has touched it, and the host put a device there */
+        resume(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_APIC_ACCESS_ADDRESS), 0xfec00000);
+        l2_leaves(sim);
+        l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, HOLE + 0x1000);
+        resume(sim);
+        cr_assert_not_null(sim_page(sim, vmcs02(sim, NVMX_F_APIC_ACCESS_ADDRESS)));
+        l2_leaves(sim);
+        l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, HOLE + 0x2000);
+        resume(sim);
+        l2_leaves(sim);
+        l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, SIM_L1_APIC_ACCESS);
+        resume(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_APIC_ACCESS_ADDRESS), SIM_HPA_OFFSET + SIM_L1_APIC_ACCESS);
+        sim_free(sim);
+    }
+}
+
+/* L2 touches it, and the host puts something there: from then on that is what vmcs02 names. */
+Test(controls_apic, access_page_comes_into_being) {
+    for (unsigned int ept = 0; ept < 2; ept++) {
+        struct nvmx_l2_exit_info violation = {.reason = NVMX_EXIT_EPT_VIOLATION, .qualification = 0x181, .guest_physical_address = HOLE};
+        struct sim *sim = with_apic(NULL, PROC2_APIC_ACCESSES);
+        if (!ept)
+            l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_EPT | PROC2_UNRESTRICTED);
+        l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, ept ? sim_gpa1_of(0x5000) : HOLE);
+        if (ept) {
+            sim_ept01(sim, sim_gpa1_of(0x5000), 0x1000, 0, 12, 0, 0);
+            violation.guest_physical_address = 0x5000;
+        }
+        launch(sim);
+        cr_assert_not_null(sim_page(sim, vmcs02(sim, NVMX_F_APIC_ACCESS_ADDRESS)));
+        cr_assert_eq(sim_exit_info(sim, &violation), NVMX_HOST);
+        sim_ept01(sim, ept ? sim_gpa1_of(0x5000) : HOLE, 0x1000, UINT64_C(0xfec00000), 12, NVMX_ACCESS_READ | NVMX_ACCESS_WRITE, 0);
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        cr_expect_eq(vmcs02(sim, NVMX_F_APIC_ACCESS_ADDRESS), 0xfec00000, "EPT: %u", ept);
+        sim_free(sim);
+    }
+}
+
+/* Where the host composes ept02 nobody hears when there is something. */
+Test(controls_apic, access_page_that_nobody_knows_is_refused) {
+    struct sim *sim = with_apic(&(struct sim_options){.host_composes = true}, PROC2_APIC_ACCESSES);
+    l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, HOLE);
+    cr_expect_eq(sim_vmlaunch(sim), SIM_FAIL_VALID);
     sim_free(sim);
 }
 
