@@ -72,7 +72,7 @@ struct vmcs12 {
     bool watched_stand;        /* the part of l1_state from l1_watched on is what vmcs01 is known to hold of it, and the next exit changes nothing of it */
     bool plain;                /* the controls are such that most entries need little: exits/enter.c */
     uint16_t vpid02;           /* VPID given to vmcs02; 0: none */
-    uint32_t bitmap_bits;      /* primary controls of vmcs02 about I/O and MSR bitmaps */
+    uint32_t bitmap_bits;      /* primary controls of vmcs02 about I/O and MSR bitmaps and the TPR shadow */
     uint64_t shadow_behind;    /* places (vmcs/shadow.h) where it changed since its shadow VMCS was filled: bits */
     uint32_t gates_loaded;     /* gates (bits 1 << GATE_) that the entry loads from vmcs12 */
     uint32_t gates_exit_loads; /* gates that the exit loads from vmcs12; with l1_state_ready */

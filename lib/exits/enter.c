@@ -33,7 +33,8 @@ static void read_vtpr(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, struct nvm
 
     if ((v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TPR_SHADOW) != 0 && page % NVMX_PAGE_SIZE == 0 &&
         v->value[NVMX_F_TPR_THRESHOLD] != 0) {
-        (void)l1_physical_read(vcpu, page + VTPR_OFFSET, &in->vtpr, 1); /* no memory: 0 */
+        in->vtpr = 0xff; /* if there is no memory */
+        (void)l1_physical_read(vcpu, page + VTPR_OFFSET, &in->vtpr, 1);
     }
 }
 

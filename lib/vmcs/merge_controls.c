@@ -73,14 +73,14 @@ static uint64_t put_tertiary(struct merge *m) {
     return tertiary;
 }
 
-/* Which bitmaps are used merge_pages has decided, which knows the pages. */
+/* Which bitmaps are used, and whether a TPR shadow is, merge_pages has decided, which knows the pages. */
 void merge_primary_controls(struct merge *m) {
     uint64_t l1 = m->v->value[NVMX_F_PRIMARY_CONTROLS];
     uint64_t host = m->host[NVMX_F_PRIMARY_CONTROLS];
     uint32_t primary = combine(&primary_origin, l1, host);
-    uint32_t bitmaps = PROC_IO_BITMAPS | PROC_UNCONDITIONAL_IO | PROC_MSR_BITMAPS;
+    uint32_t by_pages = PROC_IO_BITMAPS | PROC_UNCONDITIONAL_IO | PROC_MSR_BITMAPS | PROC_TPR_SHADOW;
 
-    primary = (primary & ~bitmaps) | m->v->bitmap_bits;
+    primary = (primary & ~by_pages) | m->v->bitmap_bits;
     /* Without a TPR shadow of L1's, CR8 would reach the TPR that the host virtualizes. */
     if ((host & PROC_TPR_SHADOW) != 0 && (l1 & PROC_TPR_SHADOW) == 0) {
         primary |= PROC_CR8_LOAD | PROC_CR8_STORE;

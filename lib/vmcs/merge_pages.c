@@ -96,11 +96,25 @@ static enum nvmx_status posted_interrupts(struct merge *m) {
                      NVMX_ACCESS_READ | NVMX_ACCESS_WRITE);
 }
 
-static enum nvmx_status apic_pages(struct merge *m) {
-    bool shadow = (m->v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TPR_SHADOW) != 0;
+/* Where CR8 exits and nothing else of L2 comes to the virtual-APIC page a TPR shadow makes no difference: without memory there vmcs02 does without. */
+static enum nvmx_status virtual_apic(struct merge *m, uint32_t *bits) {
+    const uint32_t exits = PROC_CR8_LOAD | PROC_CR8_STORE;
+    const uint32_t users = PROC2_APIC_ACCESSES | PROC2_X2APIC | PROC2_APIC_REGISTER | PROC2_VIRTUAL_INTERRUPTS;
+    uint64_t primary = m->v->value[NVMX_F_PRIMARY_CONTROLS];
+    bool shadow = (primary & PROC_TPR_SHADOW) != 0;
+    enum nvmx_status status = pin_field(m, PIN_VIRTUAL_APIC, NVMX_F_VIRTUAL_APIC_ADDRESS, shadow, NVMX_ACCESS_READ | NVMX_ACCESS_WRITE);
+
+    if (status == NVMX_E_UNMAPPED && (primary & exits) == exits && (secondary_controls(m->v) & users) == 0) {
+        unpin(m->vcpu, m->v, PIN_VIRTUAL_APIC);
+        return NVMX_OK;
+    }
+    *bits |= status == NVMX_OK && shadow ? PROC_TPR_SHADOW : 0;
+    return status;
+}
+
+static enum nvmx_status apic_pages(struct merge *m, uint32_t *bits) {
     bool accesses = (secondary_controls(m->v) & PROC2_APIC_ACCESSES) != 0;
-    enum nvmx_status status =
-        pin_field(m, PIN_VIRTUAL_APIC, NVMX_F_VIRTUAL_APIC_ADDRESS, shadow, NVMX_ACCESS_READ | NVMX_ACCESS_WRITE);
+    enum nvmx_status status = virtual_apic(m, bits);
 
     if (status == NVMX_OK) {
         status = pin_field(m, PIN_APIC_ACCESS, NVMX_F_APIC_ACCESS_ADDRESS, accesses, NVMX_ACCESS_READ);
@@ -432,7 +446,7 @@ static enum nvmx_status all_pages(struct merge *m, uint32_t *bits) {
     enum nvmx_status status = spec_ctrl(m);
 
     if (status == NVMX_OK) {
-        status = apic_pages(m);
+        status = apic_pages(m, bits);
     }
     if (status == NVMX_OK) {
         status = msr_bitmap(m, bits);

@@ -131,6 +131,45 @@ Test(controls_apic, access_page_that_nobody_knows_is_refused) {
     sim_free(sim);
 }
 
+/*
+ * A virtual-APIC page without memory: where nothing of L2 can come to it, no processor looks at it after VM entry, and what VM entry itself reads there are
+ * ones. Else the host can't give L2 what it asks for.
+ */
+Test(controls_apic, virtual_apic_page_may_be_nowhere_if_nobody_uses_it) {
+    static const struct {
+        uint32_t primary, secondary;
+        bool accepted;
+    } rows[] = {
+        {PROC_CR8_LOAD | PROC_CR8_STORE, 0, true},
+        {PROC_CR8_LOAD, 0, false},
+        {PROC_CR8_STORE, 0, false},
+        {0, 0, false},
+        {PROC_CR8_LOAD | PROC_CR8_STORE, PROC2_APIC_ACCESSES, false},
+        {PROC_CR8_LOAD | PROC_CR8_STORE, PROC2_X2APIC, false},
+        {PROC_CR8_LOAD | PROC_CR8_STORE, PROC2_APIC_REGISTER, false},
+        {PROC_CR8_LOAD | PROC_CR8_STORE, PROC2_VIRTUAL_INTERRUPTS, false},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct sim *sim = with_apic(NULL, rows[i].secondary);
+        l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, rows[i].primary);
+        l1_writes(sim, NVMX_VMCS_VIRTUAL_APIC_ADDRESS, HOLE);
+        l1_writes(sim, NVMX_VMCS_TPR_THRESHOLD, rows[i].secondary ? 0 : 15);
+        cr_assert_eq(sim_vmlaunch(sim), rows[i].accepted ? SIM_L2 : SIM_FAIL_VALID, "row %zu", i);
+        if (rows[i].accepted) {
+            cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & (PROC_TPR_SHADOW | PROC_CR8_LOAD | PROC_CR8_STORE),
+                         PROC_CR8_LOAD | PROC_CR8_STORE);
+            cr_assert_eq(sim_exit(sim, NVMX_EXIT_CONTROL_REGISTER, 0x8, 0, 3), NVMX_ENTER); /* MOV to CR8 */
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), NVMX_EXIT_CONTROL_REGISTER);
+            l1_writes(sim, NVMX_VMCS_VIRTUAL_APIC_ADDRESS, SIM_L1_VIRTUAL_APIC);
+            l1_writes(sim, NVMX_VMCS_TPR_THRESHOLD, 0);
+            resume(sim);
+            cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_TPR_SHADOW, PROC_TPR_SHADOW);
+            cr_expect_eq(vmcs02(sim, NVMX_F_VIRTUAL_APIC_ADDRESS), SIM_HPA_OFFSET + SIM_L1_VIRTUAL_APIC);
+        }
+        sim_free(sim);
+    }
+}
+
 /* ept01 moves the device while L2 runs: vmcs02 names its new place. */
 Test(controls_apic, access_page_follows_ept01) {
     struct sim *sim = with_apic(NULL, PROC2_APIC_ACCESSES);
