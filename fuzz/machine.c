@@ -344,7 +344,7 @@ void fuzz_gather(const struct fuzz_machine *m, struct nvmx_check_input *check) {
     uint64_t tables = f[NVMX_F_GUEST_CR3] & UINT64_C(0xffffffe0);
     check->link_readable = link % 4096 == 0 && link < SIM_RAM_BYTES;
     check->link_revision = check->link_readable ? sim_read32(sim, link) : 0;
-    check->vtpr = tpr % 4096 == 0x80 && tpr < SIM_RAM_BYTES ? (uint8_t)sim_read32(sim, tpr) : 0;
+    check->vtpr = tpr % 4096 == 0x80 && tpr < SIM_RAM_BYTES ? (uint8_t)sim_read32(sim, tpr) : 0xff;
     check->pdpte_readable = tables <= SIM_RAM_BYTES - 32;
     for (unsigned int i = 0; i < 4; i++)
         check->pdpte[i] = check->pdpte_readable ? sim_read64(sim, tables + i * 8) : 0;
