@@ -18,8 +18,8 @@ static void unpin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int index) 
     } else if (pin->gpa1 != NVMX_NO_ADDRESS && pin->page != NULL) {
         host_unmap(vcpu, pin->gpa1, pin->page, is_written(index));
     }
-    pin->gpa1 = NVMX_NO_ADDRESS;
     pin->own = false;
+    pin->gpa1 = NVMX_NO_ADDRESS;
 }
 
 /*
@@ -47,8 +47,7 @@ static enum nvmx_status name_page(struct nvmx_vcpu *vcpu, const struct pin *befo
     return wanted->own ? NVMX_OK : NVMX_E_NO_MEMORY;
 }
 
-static enum nvmx_status repin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int index, uint64_t gpa1,
-                              uint32_t access) {
+static enum nvmx_status repin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int index, uint64_t gpa1, uint32_t access) {
     const struct pin *before = &v->pin[index];
     struct pin wanted = {.gpa1 = gpa1};
     enum nvmx_status status = NVMX_OK;
@@ -68,8 +67,7 @@ static enum nvmx_status repin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned
 }
 
 /* A page pinned where `used`, its hpa in vmcs02's field. */
-static enum nvmx_status pin_field(struct merge *m, enum pin_index index, unsigned int slot, bool used,
-                                  uint32_t access) {
+static enum nvmx_status pin_field(struct merge *m, enum pin_index index, unsigned int slot, bool used, uint32_t access) {
     if (!used) {
         unpin(m->vcpu, m->v, index);
         return NVMX_OK;
@@ -82,10 +80,7 @@ static enum nvmx_status pin_field(struct merge *m, enum pin_index index, unsigne
     return status;
 }
 
-/*
- * Hardware acknowledges the interrupt that arrives, and compares its vector with vmcs12's: right only while physical
- * interrupts are L1's own.
- */
+/* Hardware acknowledges the interrupt that arrives, and compares its vector with vmcs12's: right only while physical interrupts are L1's own. */
 static enum nvmx_status posted_interrupts(struct merge *m) {
     bool used = (m->v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_POSTED_INTERRUPTS) != 0;
 
@@ -151,9 +146,8 @@ static void overlay_free(struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay)
  * Merge L1's bitmap at gpa1 with the host's. `virtual_bits`: as for bitmap_merge_virtual, or NULL. *exits_all: L1's
  * page has no memory behind it, whose bits then read as 1.
  */
-static enum nvmx_status overlay_merge(struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay, uint64_t gpa1,
-                                      const uint64_t *host, const struct bitmap_virtual *virtual_bits,
-                                      bool *exits_all) {
+static enum nvmx_status overlay_merge(struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay, uint64_t gpa1, const uint64_t *host,
+                                      const struct bitmap_virtual *virtual_bits, bool *exits_all) {
     enum nvmx_status status = overlay_page(vcpu, overlay);
 
     *exits_all = false;
@@ -198,38 +192,45 @@ static enum nvmx_status msr_bitmap(struct merge *m, uint32_t *bits) {
     return status;
 }
 
-/* The host intercepts no port: L1's pages serve as they are. */
-static enum nvmx_status io_in_place(struct merge *m, uint32_t *bits) {
-    for (unsigned int i = 0; i < 2; i++) {
-        enum nvmx_status status = pin_field(m, PIN_IO_A + i, NVMX_F_IO_BITMAP_A_ADDRESS + i, true, NVMX_ACCESS_READ);
-
-        if (status == NVMX_E_UNMAPPED) {
-            *bits |= PROC_UNCONDITIONAL_IO;
-            return NVMX_OK;
-        }
-        if (status != NVMX_OK) {
-            return status;
-        }
-    }
-    *bits |= PROC_IO_BITMAPS;
-    return NVMX_OK;
+/* The host's bitmap, if it uses it. */
+static const uint64_t *ports_of_host(const struct nvmx_vcpu *vcpu, unsigned int which) {
+    return (vcpu->host_control[NVMX_F_PRIMARY_CONTROLS] & PROC_IO_BITMAPS) != 0 ? vcpu->host_io_bitmap[which] : NULL;
 }
 
 static enum nvmx_status io_merged(struct merge *m, uint32_t *bits) {
     for (unsigned int i = 0; i < 2; i++) {
+        struct bitmap_overlay *overlay = &m->v->io_bitmap[i];
         bool exits_all;
-        enum nvmx_status status =
-            overlay_merge(m->vcpu, &m->v->io_bitmap[i], m->v->value[NVMX_F_IO_BITMAP_A_ADDRESS + i],
-                          m->vcpu->host_io_bitmap[i], NULL, &exits_all);
+        enum nvmx_status status = overlay_merge(m->vcpu, overlay, m->v->value[NVMX_F_IO_BITMAP_A_ADDRESS + i],
+                                                ports_of_host(m->vcpu, i), NULL, &exits_all);
 
         if (status != NVMX_OK) {
             return status;
         }
         if (exits_all) {
-            *bits |= PROC_UNCONDITIONAL_IO;
+            bitmap_init(overlay, overlay->page, overlay->hpa);
+        }
+        merge_put(m, NVMX_F_IO_BITMAP_A_ADDRESS + i, overlay->hpa);
+    }
+    *bits |= PROC_IO_BITMAPS;
+    return NVMX_OK;
+}
+
+/* The host intercepts no port: L1's pages serve as they are. Where one has no memory, so that its ports exit, the other's still don't have to. */
+static enum nvmx_status io_in_place(struct merge *m, uint32_t *bits) {
+    for (unsigned int i = 0; i < 2; i++) {
+        enum nvmx_status status = pin_field(m, PIN_IO_A + i, NVMX_F_IO_BITMAP_A_ADDRESS + i, true, NVMX_ACCESS_READ);
+
+        if (status == NVMX_E_UNMAPPED) {
+            unpin(m->vcpu, m->v, PIN_IO_A);
+            unpin(m->vcpu, m->v, PIN_IO_B);
+            status = io_merged(m, bits);
+            *bits |= status == NVMX_OK ? 0 : PROC_UNCONDITIONAL_IO;
             return NVMX_OK;
         }
-        merge_put(m, NVMX_F_IO_BITMAP_A_ADDRESS + i, m->v->io_bitmap[i].hpa);
+        if (status != NVMX_OK) {
+            return status;
+        }
     }
     *bits |= PROC_IO_BITMAPS;
     return NVMX_OK;
@@ -275,8 +276,7 @@ static unsigned int ept_user(const struct nvmx_vcpu *vcpu, const struct vmcs12 *
     return vcpu->id * NVMX_VMCS02_MAX + (unsigned int)(v - vcpu->vmcs12);
 }
 
-enum nvmx_status merge_root_of(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint64_t eptp12,
-                               struct merge_roots *roots) {
+enum nvmx_status merge_root_of(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint64_t eptp12, struct merge_roots *roots) {
     uint32_t secondary = secondary_controls(v);
     bool mbec = (secondary & PROC2_MBEC) != 0;
 
@@ -539,8 +539,7 @@ enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32
 
 enum nvmx_status merge_heat_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int which, uint32_t bit) {
     v->pages_alone = false;
-    return heat(vcpu, &v->io_bitmap[which], v->value[NVMX_F_IO_BITMAP_A_ADDRESS + which], vcpu->host_io_bitmap[which],
-                NULL, bit);
+    return heat(vcpu, &v->io_bitmap[which], v->value[NVMX_F_IO_BITMAP_A_ADDRESS + which], ports_of_host(vcpu, which), NULL, bit);
 }
 
 /* -- memory of L1 changed

@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /* nvmx_memory_changed: pages of L1 that a vmcs02 uses in place are released and taken again. */
+#include <string.h>
+
 #include "machine.h"
 
 #define OTHER_HPA  (SIM_HPA_OFFSET + 0xe00000)
 #define ALL_ACCESS (NVMX_ACCESS_READ | NVMX_ACCESS_WRITE | NVMX_ACCESS_EXECUTE)
 
-/* L2 runs with a virtual-APIC page and with L1's I/O bitmaps in place: the host intercepts no port. `pin`: controls that L1 does not have. */
-static struct sim *l2_without(uint32_t pin) {
+/*
+ * L2 runs with a virtual-APIC page and with L1's I/O bitmaps in place: the host intercepts no port. `pin`: controls that L1 does not have, `primary`: those
+ * that it has besides.
+ */
+static struct sim *l2_with(uint32_t pin, uint32_t primary) {
     struct sim *sim = l1_ready(NULL);
     l1_clears(sim, NVMX_VMCS_PIN_BASED_CONTROLS, pin);
     sim_set(sim, NVMX_VMCS01, NVMX_F_PRIMARY_CONTROLS, vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) & ~(UINT64_C(3) << 24));
@@ -14,7 +19,7 @@ static struct sim *l2_without(uint32_t pin) {
     l1_writes(sim, NVMX_VMCS_IO_BITMAP_A_ADDRESS, SIM_L1_IO_BITMAP_A);
     l1_writes(sim, NVMX_VMCS_IO_BITMAP_B_ADDRESS, SIM_L1_IO_BITMAP_B);
     l1_clears(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_UNCONDITIONAL_IO);
-    l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_TPR_SHADOW | PROC_IO_BITMAPS);
+    l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_TPR_SHADOW | PROC_IO_BITMAPS | primary);
     launch(sim);
     cr_assert_eq(sim->mapped, 3);
     cr_assert_eq(vmcs02(sim, NVMX_F_VIRTUAL_APIC_ADDRESS), SIM_HPA_OFFSET + SIM_L1_VIRTUAL_APIC);
@@ -24,15 +29,17 @@ static struct sim *l2_without(uint32_t pin) {
 }
 
 static struct sim *l2_with_pages(void) {
-    return l2_without(0);
+    return l2_with(0, 0);
 }
 
-/* L1's second bitmap has no memory any more; the host enters. */
-static void bitmap_goes(struct sim *sim, struct nvmx_pending *pending) {
-    sim_ept01(sim, SIM_L1_IO_BITMAP_B, 0x1000, 0, 12, 0, 0);
-    cr_assert_eq(nvmx_memory_changed(sim->vcpu, SIM_L1_IO_BITMAP_B, 0x1000), NVMX_OK);
+#define CR8_EXITS (PROC_CR8_LOAD | PROC_CR8_STORE)
+
+/* L1's virtual-APIC page, of which CR8_EXITS leave nothing to use, has no memory any more; the host enters. vmcs02's primary controls change. */
+static void shadow_goes(struct sim *sim, struct nvmx_pending *pending) {
+    sim_ept01(sim, SIM_L1_VIRTUAL_APIC, 0x1000, 0, 12, 0, 0);
+    cr_assert_eq(nvmx_memory_changed(sim->vcpu, SIM_L1_VIRTUAL_APIC, 0x1000), NVMX_OK);
     cr_assert_eq(sim_enter(sim, pending), NVMX_ENTER);
-    cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & (PROC_IO_BITMAPS | PROC_UNCONDITIONAL_IO), PROC_UNCONDITIONAL_IO);
+    cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_TPR_SHADOW, 0);
 }
 
 /* The host moves pages while L2 is out: released at once, taken again before L2 goes on. */
@@ -93,26 +100,77 @@ Test(enter_memory, ranges) {
     sim_free(sim);
 }
 
-/* A bitmap without memory behind it reads as all ones: every port exits, and L1 gets it. */
+/* L1's bitmaps let all ports through, and so does the host, with bitmaps or without. */
+static struct sim *l2_with_ports(bool hosts) {
+    struct sim *sim = l1_ready(NULL);
+    host_gives_bitmaps(sim);
+    memset(sim->host_io_bitmap[0], hosts ? 0 : 0xff, NVMX_PAGE_SIZE);
+    memset(sim->host_io_bitmap[1], hosts ? 0 : 0xff, NVMX_PAGE_SIZE);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_PRIMARY_CONTROLS,
+            (vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) & ~(uint64_t)(PROC_IO_BITMAPS | PROC_UNCONDITIONAL_IO)) | (hosts ? PROC_IO_BITMAPS : 0));
+    l1_writes(sim, NVMX_VMCS_IO_BITMAP_A_ADDRESS, SIM_L1_IO_BITMAP_A);
+    l1_writes(sim, NVMX_VMCS_IO_BITMAP_B_ADDRESS, SIM_L1_IO_BITMAP_B);
+    l1_clears(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_UNCONDITIONAL_IO);
+    l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_IO_BITMAPS);
+    launch(sim);
+    return sim;
+}
+
+/* Does a port of L2's exit from vmcs02 (SDM 28.1.3)? */
+static bool port_exits(struct sim *sim, uint32_t port) {
+    const uint64_t primary = vmcs02(sim, NVMX_F_PRIMARY_CONTROLS);
+    if ((primary & PROC_IO_BITMAPS) == 0)
+        return (primary & PROC_UNCONDITIONAL_IO) != 0;
+    const uint64_t hpa = vmcs02(sim, NVMX_F_IO_BITMAP_A_ADDRESS + (port >> 15));
+    const uint8_t *page = hpa >= SIM_HPA_OFFSET && hpa < SIM_HPA_OFFSET + SIM_RAM_BYTES ? &sim->ram[hpa - SIM_HPA_OFFSET] : sim_page(sim, hpa);
+    cr_assert_not_null(page);
+    return (page[(port & 0x7fff) / 8] >> port % 8 & 1) != 0;
+}
+
+/* L2 accesses the port, until it goes through. False: that would be for ever. */
+static bool goes_through(struct sim *sim, uint32_t port) {
+    for (unsigned int i = 0; i < 3 && port_exits(sim, port); i++) {
+        cr_assert_eq(sim_exit(sim, NVMX_EXIT_IO_INSTRUCTION, (uint64_t)port << 16, 0, 2), NVMX_ENTER);
+        cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2);
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    }
+    return !port_exits(sim, port);
+}
+
+/* A bitmap without memory behind it reads as all ones: each of its ports exits, and L1 gets it. Those of the other one are as they were. */
 Test(enter_memory, bitmap_goes_away) {
-    struct sim *sim = l2_with_pages();
-    sim_ept01(sim, SIM_L1_IO_BITMAP_B, 0x1000, 0, 12, 0, 0);
-    cr_assert_eq(nvmx_memory_changed(sim->vcpu, SIM_L1_IO_BITMAP_B, 0x1000), NVMX_OK);
-    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
-    cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & (PROC_IO_BITMAPS | PROC_UNCONDITIONAL_IO),
-                 PROC_UNCONDITIONAL_IO);
-    cr_assert_eq(sim_exit(sim, NVMX_EXIT_IO_INSTRUCTION, UINT64_C(0x8080) << 16, 0, 2), NVMX_ENTER);
-    cr_expect_eq(nvmx_mode(sim->vcpu), NVMX_MODE_ROOT);
-    sim_free(sim);
+    static const uint32_t port[] = {0x80, 0x8080};
+    static const uint32_t bitmap[] = {SIM_L1_IO_BITMAP_A, SIM_L1_IO_BITMAP_B};
+    for (unsigned int i = 0; i < 8; i++) {
+        const unsigned int gone = i & 1, other = 1 - gone;
+        const bool hosts = (i & 2) != 0, used = (i & 4) != 0;
+        struct sim *sim = l2_with_ports(hosts);
+        cr_expect(!used || (goes_through(sim, port[gone]) && goes_through(sim, port[other])));
+        sim_ept01(sim, bitmap[gone], 0x1000, 0, 12, 0, 0);
+        cr_assert_eq(nvmx_memory_changed(sim->vcpu, bitmap[gone], 0x1000), NVMX_OK);
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        cr_expect(port_exits(sim, port[gone]) || (hosts && used), "case %u", i); /* what was merged stays until L1's next entry */
+        cr_expect(goes_through(sim, port[other]), "case %u", i);
+        cr_assert_eq(sim_exit(sim, NVMX_EXIT_IO_INSTRUCTION, (uint64_t)port[gone] << 16, 0, 2), NVMX_ENTER);
+        cr_expect_eq(nvmx_mode(sim->vcpu), NVMX_MODE_ROOT, "case %u", i);
+        resume(sim);
+        cr_expect(port_exits(sim, port[gone]), "case %u", i);
+        cr_expect(goes_through(sim, port[other]), "case %u: L1 has entered again", i);
+        sim_ept01(sim, bitmap[gone], 0x1000, SIM_HPA_OFFSET + bitmap[gone], 12, ALL_ACCESS, 6);
+        cr_assert_eq(nvmx_memory_changed(sim->vcpu, bitmap[gone], 0x1000), NVMX_OK);
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        cr_expect(goes_through(sim, port[gone]), "case %u: it is back", i);
+        sim_free(sim);
+    }
 }
 
 /* What nvmx_enter has asked of vmcs02 for an event that waits stays asked. */
 Test(enter_memory, a_window_that_was_requested_stays) {
-    struct sim *sim = l2_without(PIN_EXTERNAL_INTERRUPT);
+    struct sim *sim = l2_with(PIN_EXTERNAL_INTERRUPT, CR8_EXITS);
     struct nvmx_pending pending = {.interrupt = true};
     cr_assert_eq(sim_enter(sim, &pending), NVMX_ENTER);
     cr_assert(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_INTERRUPT_WINDOW, "L2's interrupts are off");
-    bitmap_goes(sim, &pending);
+    shadow_goes(sim, &pending);
     cr_expect(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_INTERRUPT_WINDOW, "the window is lost, and with it the interrupt");
     cr_assert_eq(sim_exit(sim, NVMX_EXIT_INTERRUPT_WINDOW, 0, 0, 0), NVMX_ENTER);
     cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_INTERRUPT_WINDOW, 0);
@@ -121,7 +179,7 @@ Test(enter_memory, a_window_that_was_requested_stays) {
 
 /* L2 has left IA-32e mode since L1 entered it; after a restore nobody but vmcs02 says so. */
 Test(enter_memory, the_mode_of_l2_is_its_own) {
-    struct sim *sim = l2_with_pages();
+    struct sim *sim = l2_with(0, CR8_EXITS);
     uint32_t l2 = sim->selected;
     sim_set(sim, l2, NVMX_F_VM_ENTRY_CONTROLS, sim_get(sim, l2, NVMX_F_VM_ENTRY_CONTROLS) & ~UINT64_C(0x200));
     sim_set(sim, l2, NVMX_F_GUEST_EFER, sim_get(sim, l2, NVMX_F_GUEST_EFER) & ~UINT64_C(0x500));
@@ -129,7 +187,7 @@ Test(enter_memory, the_mode_of_l2_is_its_own) {
     sim_set(sim, l2, NVMX_F_GUEST_CR4, sim_get(sim, l2, NVMX_F_GUEST_CR4) & ~UINT64_C(0x20000));
     sim_shake(sim, false);
     cr_assert_eq(vmcs02(sim, NVMX_F_VM_ENTRY_CONTROLS) & 0x200, 0);
-    bitmap_goes(sim, NULL);
+    shadow_goes(sim, NULL);
     cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_CONTROLS) & 0x200, 0, "L2 is to be in IA-32e mode again");
     sim_free(sim);
 }

@@ -541,7 +541,7 @@ Test(route, an_msr_that_the_host_wants) {
 }
 
 /*
- * vmcs02 uses no bitmap, since L1's had no memory behind it when it was merged. L1's bitmap is back and does not want
+ * vmcs02 uses no MSR bitmap, or an I/O bitmap of ones, since L1's had no memory behind it when it was merged. L1's bitmap is back and does not want
  * the access: it is not tried again and again, and it is not the host's either.
  */
 Test(route, bitmaps_that_come_back) {
@@ -565,12 +565,14 @@ Test(route, bitmaps_that_come_back) {
         nvmx_memory_changed(sim->vcpu, gone[i], 0x1000);
         resume(sim);
         uint32_t used = i == 0 ? PROC_MSR_BITMAPS : PROC_IO_BITMAPS;
-        cr_assert_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & used, 0);
+        cr_assert_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & used, i == 0 ? 0 : used);
+        cr_assert(i == 0 || bitmap_test(sim_page(sim, vmcs02(sim, NVMX_F_IO_BITMAP_B_ADDRESS)), 0x80));
         sim_ept01(sim, gone[i], 0x1000, SIM_HPA_OFFSET + gone[i], 12, 7, 6);
         cr_assert_eq(sim_exit_info(sim, &accesses[i]), NVMX_ENTER, "row %zu", i);
         cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2);
         cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
         cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & used, used, "row %zu: in use again", i);
+        cr_expect_not(i == 1 && bitmap_test(sim_page(sim, vmcs02(sim, NVMX_F_IO_BITMAP_B_ADDRESS)), 0x80));
         sim_free(sim);
     }
 }
