@@ -42,7 +42,7 @@ enum nvmx_flush {
     NVMX_FLUSH_EPT_ALL,      /* all translations of all roots of this VM (as INVEPT all-context) */
     NVMX_FLUSH_VPID,         /* all linear and combined mappings of one VPID: value = VPID02 */
     NVMX_FLUSH_VPID_ADDRESS, /* those of one linear address: value = VPID02, linear = the address */
-    NVMX_FLUSH_EPT_HERE,     /* as NVMX_FLUSH_EPT, of the calling vCPU alone */
+    NVMX_FLUSH_EPT_HERE,     /* as NVMX_FLUSH_EPT, of the calling vCPU alone; of vmcs01's EPTP too, where L2 runs on that */
     NVMX_FLUSH_EPT_ALL_HERE, /* as NVMX_FLUSH_EPT_ALL, of the calling vCPU alone */
     NVMX_FLUSH_VPID_BUT_GLOBALS, /* as NVMX_FLUSH_VPID, but global translations may stay (as INVVPID single-context retaining globals) */
 };

@@ -182,6 +182,16 @@ static inline bool little_to_do(const struct nvmx_vcpu *vcpu, const struct vmcs1
            l1_long_mode && (v->value[NVMX_F_GUEST_RFLAGS] & RFLAGS_TF) == 0 && merge_needs_little(vcpu, v);
 }
 
+/*
+ * SDM 32.4.5: an EPTP that was used without this APIC-access page needs an INVEPT before it is used with it. Of an L1 without EPT it is EPTP01, on which L1
+ * itself runs; and L1, which does not know, executes INVVPID at most.
+ */
+static COLD void forget_ept01(struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    if (vcpu->vm->host.ept02_root == NULL) {
+        host_flush(vcpu, NVMX_FLUSH_EPT_HERE, v->image[NVMX_F_EPT_POINTER], 0);
+    }
+}
+
 /* An entry that is not one of those that need little. */
 static __attribute__((noinline)) enum nvmx_next enter_anew(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool l1_long_mode) {
     uint64_t pdpte[4];
@@ -203,6 +213,9 @@ static __attribute__((noinline)) enum nvmx_next enter_anew(struct nvmx_vcpu *vcp
     enum nvmx_status status = merge_vmcs02(vcpu, v, checked_anew && uses_pae_without_ept(v) ? pdpte : NULL);
     if (status != NVMX_OK) {
         return merge_failed(vcpu);
+    }
+    if (RARE((secondary_controls(v) & (PROC2_EPT | PROC2_APIC_ACCESSES)) == PROC2_APIC_ACCESSES)) {
+        forget_ept01(vcpu, v);
     }
     v->plain = plain(vcpu, v);
     return load_and_go(vcpu, v);

@@ -170,6 +170,38 @@ Test(controls_apic, virtual_apic_page_may_be_nowhere_if_nobody_uses_it) {
     }
 }
 
+static unsigned int flushes_of(const struct sim *sim, enum nvmx_flush kind, uint64_t value) {
+    unsigned int count = 0;
+    for (uint64_t i = 0; i < sim->count[SIM_TLB_FLUSH] && i < SIM_LOG; i++)
+        count += sim->flush[i].kind == kind && sim->flush[i].value == value;
+    return count;
+}
+
+/*
+ * SDM 32.4.5: an EPTP that was used without an APIC-access page needs an INVEPT before it is used with one. L1 without EPT does not know that its L2 runs on
+ * EPTP01 as it does itself; at most it executes INVVPID.
+ */
+Test(controls_apic, access_page_on_the_hosts_tables) {
+    for (unsigned int i = 0; i < 4; i++) {
+        const bool ept = (i & 1) != 0, accesses = (i & 2) != 0;
+        const unsigned int wanted = !ept && accesses ? 1 : 0;
+        struct sim *sim = with_apic(NULL, accesses ? PROC2_APIC_ACCESSES : 0);
+        if (!ept)
+            l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_EPT | PROC2_UNRESTRICTED);
+        for (unsigned int entry = 0; entry < 2; entry++) {
+            sim->count[SIM_TLB_FLUSH] = 0;
+            cr_assert_eq(entry == 0 ? sim_vmlaunch(sim) : sim_vmresume(sim), SIM_L2);
+            cr_expect_eq(flushes_of(sim, NVMX_FLUSH_EPT_HERE, SIM_EPTP01), wanted, "case %u, entry %u", i, entry);
+            sim->count[SIM_TLB_FLUSH] = 0;
+            cr_assert_eq(sim_exit(sim, NVMX_EXIT_EXTERNAL_INTERRUPT, 0, 0, 0), NVMX_HOST);
+            cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+            cr_expect_eq(flushes_of(sim, NVMX_FLUSH_EPT_HERE, SIM_EPTP01), 0, "case %u: L1 has not run", i);
+            l2_leaves(sim);
+        }
+        sim_free(sim);
+    }
+}
+
 /* ept01 moves the device while L2 runs: vmcs02 names its new place. */
 Test(controls_apic, access_page_follows_ept01) {
     struct sim *sim = with_apic(NULL, PROC2_APIC_ACCESSES);
