@@ -168,6 +168,7 @@ struct write_ways {
     bool keeps_l1_state[NVMX_FIELD_COUNT];  /* vmcs12.l1_state_ready stays */
     uint8_t keeps_checks[NVMX_FIELD_COUNT]; /* groups that stay in vmcs12.checked */
     bool counts_for_entry[NVMX_FIELD_COUNT]; /* it becomes dirty; what does not is never stale */
+    uint32_t free_primary;                  /* bits of the primary controls that change without another check */
 };
 
 /* Trace records (trace.c). */

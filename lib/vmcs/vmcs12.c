@@ -106,9 +106,13 @@ void vmcs12_abort(struct nvmx_vcpu *vcpu, uint32_t indicator) {
 /* -- a field is written
  * ---------------------------------------------------------------------------------------------------------- */
 
-/* A change of these bits of the primary controls alone breaks no rule of SDM 29.2 that held before: interrupt-window
- * exiting and the monitor trap flag, if L1 may set them at all. */
-#define FREE_PRIMARY_BITS ((1u << 2) | (1u << 27))
+/* A change of these bits of the primary controls alone breaks no rule of SDM 29.2 that held before, if L1 may set and clear them at all: the
+ * exiting of HLT, INVLPG, MWAIT, RDPMC, MOV DR, MONITOR and PAUSE, and what has a name. KVM and Xen change that of MOV DR whenever they give their guest
+ * the debug registers. */
+#define FREE_PRIMARY_BITS                                                                                              \
+    ((1u << 7) | (1u << 9) | (1u << 10) | (1u << 11) | (1u << 23) | (1u << 29) | (1u << 30) | PROC_INTERRUPT_WINDOW |  \
+     PROC_TSC_OFFSETTING | PROC_CR3_LOAD | PROC_CR3_STORE | PROC_CR8_LOAD | PROC_CR8_STORE | PROC_UNCONDITIONAL_IO |   \
+     PROC_MONITOR_TRAP)
 
 /* What a VMWRITE of a field touches beside its value and its group of checks. */
 enum {
@@ -123,24 +127,33 @@ enum {
 #define IN_L1_STATE(encoding)                                                                                          \
     ((IS_HOST_STATE(encoding) && (encoding) != NVMX_VMCS_HOST_RIP && (encoding) != NVMX_VMCS_HOST_RSP) ||              \
      (encoding) == NVMX_VMCS_VM_EXIT_CONTROLS || (encoding) == NVMX_VMCS_SECONDARY_VM_EXIT_CONTROLS)
-#define BY_VALUE(encoding)                                                                                             \
-    ((encoding) == NVMX_VMCS_PRIMARY_CONTROLS || (encoding) == NVMX_VMCS_GUEST_RFLAGS ||                               \
-     (encoding) == NVMX_VMCS_GUEST_RIP || (encoding) == NVMX_VMCS_EPT_POINTER || (encoding) == NVMX_VMCS_VPID)
+/* In these groups are checks that look at all of guest state: exits/enter.c. */
+#define IN_FAR_GROUP(group)                                                                                            \
+    ((group) == NVMX_GROUP_CONTROL || (group) == NVMX_GROUP_REGISTER || (group) == NVMX_GROUP_SEGMENT)
+#define BY_VALUE(encoding, group)                                                                                      \
+    (IN_FAR_GROUP(group) || (encoding) == NVMX_VMCS_GUEST_RFLAGS || (encoding) == NVMX_VMCS_GUEST_RIP)
 
 static const uint16_t touches[NVMX_FIELD_COUNT] = {
 #define FIELD(encoding, name, text, exists, group, merge, shadow)                                                      \
     ((1u << NVMX_GROUP_##group) & TOUCHES_CHECKS) | (IN_L1_STATE(encoding) ? TOUCHES_L1_STATE : 0) |                   \
         (IS_HOST_STATE(encoding) || IS_EXIT_INFORMATION(encoding) ? TOUCHES_NO_ENTRY : 0) |                             \
-        (BY_VALUE(encoding) ? TOUCHES_MORE : 0),
+        (BY_VALUE(encoding, NVMX_GROUP_##group) ? TOUCHES_MORE : 0),
 #include <nvmx/vmcs_fields.def>
 #undef FIELD
 };
 _Static_assert(NVMX_GROUP_UNCHECKED == 6, "groups with checks come first and fit, all of them into a byte");
 
+/* Primary controls that may be 0 as well as 1. */
+static uint32_t primary_choices(const struct nvmx_caps *caps) {
+    return nvmx_caps_may_be_1(caps, NVMX_CAP_PROCBASED) & ~nvmx_caps_must_be_1(caps, NVMX_CAP_PROCBASED);
+}
+
 /* Exit information may be read-only; what L1 reads from the shadow VMCS must be written there too. */
 void vmcs12_write_ways(struct nvmx_vcpu *vcpu) {
     struct write_ways *ways = &vcpu->write_ways;
+    const struct nvmx_caps *caps = &vcpu->vm->caps;
 
+    ways->free_primary = FREE_PRIMARY_BITS & primary_choices(caps);
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
         bool shown = vcpu->shadow_used && nvmx_set_has(&vcpu->vm->shadowed.fields, slot);
 
@@ -158,18 +171,24 @@ static uint32_t touch_more(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v,
     uint32_t own = touches[slot] & TOUCHES_CHECKS;
 
     switch (slot) {
-    case NVMX_F_PRIMARY_CONTROLS: {
-        uint32_t may_be_1 = nvmx_caps_may_be_1(&vcpu->vm->caps, NVMX_CAP_PROCBASED);
-        return (changed & ~(uint64_t)(FREE_PRIMARY_BITS & may_be_1)) != 0 ? own : 0;
-    }
+    case NVMX_F_PRIMARY_CONTROLS:
+        return (changed & ~(uint64_t)vcpu->write_ways.free_primary) != 0 ? own : 0;
     case NVMX_F_GUEST_RFLAGS: /* virtual-8086 mode changes the rules for every segment */
         return own | ((changed & RFLAGS_VM) != 0 ? 1u << NVMX_GROUP_SEGMENT : 0);
     case NVMX_F_EPT_POINTER: /* no rule compares it with another field (SDM 29.2.1.1) */
         return nvmx_eptp_valid(&vcpu->vm->caps, value) ? 0 : own;
     case NVMX_F_VPID: /* one that is not 0 breaks no rule */
         return value != 0 ? 0 : own;
-    default: /* RIP */
+    case NVMX_F_TPR_THRESHOLD: /* what compares it with VTPR is checked at each entry */
+        return value > 15 ? own : 0;
+    case NVMX_F_GUEST_CR3: /* all that no rule looks at (SDM 29.3.1.1); PDPTEs are read at each entry that has them */
+        return (value & ~(vcpu->l1_address_bits | (NVMX_PAGE_SIZE - 1))) != 0 ? own : 0;
+    case NVMX_F_GUEST_PERF_GLOBAL_CTRL:
+        return (value & ~vcpu->vm->caps.perf_global_ctrl_valid) != 0 ? own : 0;
+    case NVMX_F_GUEST_RIP:
         return vmcs12_rip_is_checked(v, value) ? own : 0;
+    default:
+        return own;
     }
 }
 
@@ -177,6 +196,9 @@ static inline void write_value(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, u
     uint32_t touched = touches[slot];
 
     value &= vcpu->vm->field_mask[slot];
+    if (v->value[slot] == value && !nvmx_set_has(&v->stale, slot)) {
+        return; /* an L1 that is a hypervisor's host in its turn writes many fields at each entry that hold it already */
+    }
     if (RARE((touched & (TOUCHES_L1_STATE | TOUCHES_MORE | TOUCHES_NO_ENTRY)) != 0)) {
         if ((touched & TOUCHES_L1_STATE) != 0) {
             v->l1_state_ready = false;

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What hypervisors do at every turn: fields that they write between an exit and VMRESUME. None of it makes the library fetch L2's
+ * whole state from vmcs02; what breaks a rule of VM entry is refused all the same.
+ */
+#include "machine.h"
+
+#define ROUNDS 6u
+
+/* What L1 does with L2 stopped. */
+typedef void turn(struct sim *sim, unsigned int round);
+
+static void nothing(struct sim *sim, unsigned int round) {
+    (void)sim, (void)round;
+}
+
+/* A round trip when all that can be learned is learned. */
+static struct cost cost_of(struct sim *sim, turn *of_l1) {
+    struct cost exits, entries;
+    for (unsigned int round = 0; round < ROUNDS; round++) {
+        l2_leaves(sim);
+        of_l1(sim, round);
+        resume(sim);
+    }
+    struct cost before = cost_now(sim);
+    l2_leaves(sim);
+    exits = cost_since(sim, before);
+    of_l1(sim, ROUNDS);
+    before = cost_now(sim);
+    resume(sim);
+    entries = cost_since(sim, before);
+    return (struct cost){.selects = exits.selects + entries.selects,
+                         .fields_read = exits.fields_read + entries.fields_read,
+                         .fields_written = exits.fields_written + entries.fields_written};
+}
+
+static struct cost cost_of_plain(const struct sim_options *options) {
+    struct sim *sim = l2_running(options);
+    struct cost cost = cost_of(sim, nothing);
+    sim_free(sim);
+    return cost;
+}
+
+/* -- fields
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+static void flip(struct sim *sim, unsigned int round, uint32_t bits) {
+    (round & 1 ? l1_sets : l1_clears)(sim, NVMX_VMCS_PRIMARY_CONTROLS, bits);
+}
+
+/* KVM and Xen give their guest the debug registers until it is scheduled out. */
+static void mov_dr(struct sim *sim, unsigned int round) {
+    flip(sim, round, 1u << 23);
+}
+
+static void cr3_accesses(struct sim *sim, unsigned int round) {
+    flip(sim, round, PROC_CR3_LOAD | PROC_CR3_STORE);
+}
+
+static void interrupt_window(struct sim *sim, unsigned int round) {
+    flip(sim, round, PROC_INTERRUPT_WINDOW);
+}
+
+/* An L1 that has page tables of its own for L2, at each MOV to CR3 of L2. */
+static void another_cr3(struct sim *sim, unsigned int round) {
+    l1_writes(sim, NVMX_VMCS_GUEST_CR3, 0x2000 | (round & 1) << 3);
+}
+
+/* KVM while something is measured that leaves guests out. */
+static void counters(struct sim *sim, unsigned int round) {
+    (void)round;
+    l1_writes(sim, NVMX_VMCS_GUEST_PERF_GLOBAL_CTRL, 0);
+    l1_writes(sim, NVMX_VMCS_HOST_PERF_GLOBAL_CTRL, 0);
+}
+
+/* Without virtual-interrupt delivery Xen writes it before each VM entry, KVM before most. */
+static void tpr_threshold(struct sim *sim, unsigned int round) {
+    l1_writes(sim, NVMX_VMCS_TPR_THRESHOLD, round & 1);
+}
+
+/* KVM that runs a hypervisor, for that one's guest; it has read them all at the exit. */
+static void what_is_there(struct sim *sim, unsigned int round) {
+    static const uint32_t fields[] = {
+        NVMX_VMCS_GUEST_CS_ACCESS_RIGHTS, NVMX_VMCS_GUEST_SS_ACCESS_RIGHTS, NVMX_VMCS_GUEST_CR0,     NVMX_VMCS_GUEST_CR4,
+        NVMX_VMCS_PIN_BASED_CONTROLS,     NVMX_VMCS_PRIMARY_CONTROLS,       NVMX_VMCS_SECONDARY_CONTROLS, NVMX_VMCS_VM_ENTRY_CONTROLS,
+        NVMX_VMCS_VM_EXIT_CONTROLS,       NVMX_VMCS_VM_ENTRY_MSR_LOAD_COUNT, NVMX_VMCS_EPT_POINTER,  NVMX_VMCS_MSR_BITMAP_ADDRESS,
+    };
+    (void)round;
+    for (size_t i = 0; i < COUNT(fields); i++)
+        l1_writes(sim, fields[i], l1_reads(sim, fields[i]));
+}
+
+static void loads_counters(struct sim *sim) {
+    sim_msr(sim, 0x38f);
+    l1_sets(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, 1u << 13);
+    l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, 1u << 12);
+}
+
+static void has_tpr_shadow(struct sim *sim) {
+    sim_write32(sim, SIM_L1_VIRTUAL_APIC + 0x80, 0xf0);
+    l1_writes(sim, NVMX_VMCS_VIRTUAL_APIC_ADDRESS, SIM_L1_VIRTUAL_APIC);
+    l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_TPR_SHADOW);
+}
+
+static const struct {
+    const char *name;
+    turn *of_l1;
+    void (*prepare)(struct sim *sim);
+} turns[] = {
+    {"MOV-DR exiting", mov_dr, NULL},
+    {"CR3 exiting", cr3_accesses, NULL},
+    {"interrupt window", interrupt_window, NULL},
+    {"guest CR3", another_cr3, NULL},
+    {"counters", counters, loads_counters},
+    {"TPR threshold", tpr_threshold, has_tpr_shadow},
+    {"what is there", what_is_there, NULL},
+};
+
+Test(enter_patterns, fields_that_break_no_rule_leave_l2s_state_in_vmcs02) {
+    const struct cost plain = cost_of_plain(NULL);
+    for (size_t i = 0; i < COUNT(turns); i++) {
+        struct sim *sim = l1_ready(NULL);
+        if (turns[i].prepare != NULL)
+            turns[i].prepare(sim);
+        launch(sim);
+        struct cost cost = cost_of(sim, turns[i].of_l1);
+        cr_expect(cost.selects == plain.selects && cost.fields_read == plain.fields_read, "%s: %lu selects, %lu fields read; plain: %lu, %lu",
+                  turns[i].name, cost.selects, cost.fields_read, plain.selects, plain.fields_read);
+        sim_free(sim);
+    }
+}
+
+/* L1's processor without TRUE MSRs: CR3 accesses always exit. */
+static struct nvmx_caps plain_machine(void) {
+    struct nvmx_caps machine;
+    sim_machine(&machine);
+    machine.msr[NVMX_CAP_BASIC] &= ~(UINT64_C(1) << 55);
+    for (unsigned int place = NVMX_CAP_TRUE_PINBASED; place <= NVMX_CAP_TRUE_ENTRY; place++)
+        machine.msr[place] = 0;
+    return machine;
+}
+
+static void expect_refused(struct sim *sim, uint32_t encoding, uint64_t value, const char *what) {
+    uint64_t before;
+    l2_leaves(sim);
+    before = l1_reads(sim, encoding);
+    l1_writes(sim, encoding, value);
+    enum sim_outcome outcome = sim_vmresume(sim);
+    const bool control = encoding == NVMX_VMCS_PRIMARY_CONTROLS || encoding == NVMX_VMCS_TPR_THRESHOLD;
+    cr_expect_eq(outcome, control ? SIM_FAIL_VALID : SIM_ENTRY_FAILED, "%s: %s", what, sim_outcome_text(outcome));
+    cr_expect(!control || sim_instruction_error(sim) == 7, "%s: %u", what, sim_instruction_error(sim));
+    l1_writes(sim, encoding, before);
+    resume(sim);
+}
+
+/* Of all 32 bits of the primary controls none may be as the processor does not allow it, also where nothing else changes. */
+Test(enter_patterns, controls_that_the_processor_does_not_allow_are_refused) {
+    const struct nvmx_caps machine = plain_machine();
+    const struct sim_options options = {.machine = &machine};
+    for (unsigned int with = 0; with < 2; with++) {
+        struct sim *sim = l2_running(with != 0 ? &options : NULL);
+        const struct nvmx_caps *caps = nvmx_l1_caps(sim->vm);
+        const uint32_t may = nvmx_caps_may_be_1(caps, NVMX_CAP_PROCBASED), must = nvmx_caps_must_be_1(caps, NVMX_CAP_PROCBASED);
+        unsigned int refused = 0;
+        for (unsigned int bit = 0; bit < 32; bit++) {
+            const uint32_t primary = (uint32_t)sim->vcpu->vmcs12[0].value[NVMX_F_PRIMARY_CONTROLS] ^ 1u << bit;
+            if ((must & ~primary) != 0 || (primary & ~may) != 0) {
+                expect_refused(sim, NVMX_VMCS_PRIMARY_CONTROLS, primary, "primary control");
+                refused++;
+            }
+        }
+        cr_expect_eq(refused, with != 0 ? 13 : 11, "%u: reserved bits, tertiary controls, default1 controls", refused);
+        sim_free(sim);
+    }
+}
+
+Test(enter_patterns, values_that_are_not_allowed_are_refused) {
+    struct sim *sim = l1_ready(NULL);
+    const struct nvmx_caps *caps = nvmx_l1_caps(sim->vm);
+    loads_counters(sim);
+    has_tpr_shadow(sim);
+    sim_write32(sim, SIM_L1_VIRTUAL_APIC + 0x80, 0x70);
+    launch(sim);
+    for (uint64_t threshold = 8; threshold != 0; threshold = (uint32_t)(threshold << 1))
+        expect_refused(sim, NVMX_VMCS_TPR_THRESHOLD, threshold, "TPR threshold");
+    for (unsigned int bit = caps->physical_address_bits; bit < 64; bit++)
+        if ((caps->cpu & NVMX_CPU_LAM) == 0 || (bit != 61 && bit != 62))
+            expect_refused(sim, NVMX_VMCS_GUEST_CR3, 0x2000 | UINT64_C(1) << bit, "CR3");
+    for (unsigned int bit = 0; bit < 64; bit++)
+        if ((caps->perf_global_ctrl_valid >> bit & 1) == 0)
+            expect_refused(sim, NVMX_VMCS_GUEST_PERF_GLOBAL_CTRL, UINT64_C(1) << bit, "IA32_PERF_GLOBAL_CTRL");
+    sim_free(sim);
+}
