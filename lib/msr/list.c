@@ -8,15 +8,20 @@
  */
 #include "../vcpu.h"
 
-#define ENTRY_BYTES         16u
-#define PAGE_MASK           (uint64_t)(NVMX_PAGE_SIZE - 1)
+#define ENTRY_BYTES 16u
+#define PAGE_MASK   (uint64_t)(NVMX_PAGE_SIZE - 1)
 
-#define MSR_BIOS_UPDT_TRIG  0x79u
-#define MSR_BIOS_SIGN_ID    0x8bu
-#define MSR_SMM_MONITOR_CTL 0x9bu
-#define MSR_SMBASE          0x9eu
-#define MSR_FS_BASE         0xc0000100u
-#define MSR_GS_BASE         0xc0000101u
+#define MSR_BIOS_UPDT_TRIG      0x79u
+#define MSR_BIOS_SIGN_ID        0x8bu
+#define MSR_SMM_MONITOR_CTL     0x9bu
+#define MSR_SMBASE              0x9eu
+#define MSR_SYSENTER_CS         0x174u
+#define MSR_SYSENTER_EIP        0x176u
+#define MSR_S_CET               0x6a2u
+#define MSR_INTERRUPT_SSP_TABLE 0x6a8u
+#define MSR_UINTR_MISC          0x988u
+#define MSR_FS_BASE             0xc0000100u
+#define MSR_GS_BASE             0xc0000101u
 
 /* The recommended maximum of a list is taken as a hard one (SDM A.6, IA32_VMX_MISC 27:25). */
 static uint32_t list_max(const struct nvmx_vcpu *vcpu) {
@@ -47,9 +52,17 @@ struct list {
     const struct vmcs12 *followed; /* whose entry list this is, if vmcs02 loads MSRs that vmcs01 does not; else NULL */
 };
 
-/* All MSRs that a field of the guest-state area can hold: the host may carry out the load by a write to vmcs02. */
+/* MSRs that a field of the guest-state area can hold: the host may carry out the load by a write to vmcs02. */
 static bool may_be_field(uint32_t index) {
-    return index <= MSR_EFER;
+    if (index > MSR_EFER) {
+        return false;
+    }
+    bool may = (index >= MSR_SYSENTER_CS && index <= MSR_SYSENTER_EIP) || index == MSR_S_CET || index == MSR_INTERRUPT_SSP_TABLE ||
+               index == MSR_UINTR_MISC;
+    for (unsigned int i = 0; i < GATE_COUNT && !may; i++) {
+        may = gates[i].msr != 0 && gates[i].msr == index;
+    }
+    return may;
 }
 
 /* The actions: what is done with one entry. False: it fails. */
@@ -61,11 +74,13 @@ static inline bool load_entry(struct list *list, uint64_t *entry) {
     if (index > UINT32_MAX || load_forbidden((uint32_t)index)) {
         return false;
     }
-    if (may_be_field((uint32_t)index)) {
+    if (index <= NVMX_MSR_VMX_LAST) {
         enum nvmx_msr_result result = nvmx_wrmsr(vcpu, (uint32_t)index, value, false);
         if (result != NVMX_MSR_NOT_MINE) {
             return result == NVMX_MSR_DONE;
         }
+    }
+    if (may_be_field((uint32_t)index)) {
         if (list->unsynced != NULL) {
             list->status = sync_msrs(vcpu, list->unsynced);
         }

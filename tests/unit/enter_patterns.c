@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What hypervisors do at every turn: fields that they write between an exit and VMRESUME. None of it makes the library fetch L2's
+ * What hypervisors do at every turn: fields that they write between an exit and VMRESUME, and MSRs in their lists. None of it makes the library fetch L2's
  * whole state from vmcs02; what breaks a rule of VM entry is refused all the same.
  */
 #include "machine.h"
 
-#define ROUNDS 6u
+#define MSR_FLUSH_CMD 0x10bu
+#define ROUNDS        6u
 
 /* What L1 does with L2 stopped. */
 typedef void turn(struct sim *sim, unsigned int round);
@@ -190,4 +191,54 @@ Test(enter_patterns, values_that_are_not_allowed_are_refused) {
         if ((caps->perf_global_ctrl_valid >> bit & 1) == 0)
             expect_refused(sim, NVMX_VMCS_GUEST_PERF_GLOBAL_CTRL, UINT64_C(1) << bit, "IA32_PERF_GLOBAL_CTRL");
     sim_free(sim);
+}
+
+/* -- MSR lists
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/* Both the entry and the exit load it. */
+static struct sim *with_list(const struct sim_options *options, uint32_t index) {
+    const uint64_t list[] = {index, 1};
+    struct sim *sim = l1_ready(options);
+    sim_msr(sim, index);
+    sim_write(sim, SIM_L1_MSR_LISTS, list, sizeof(list));
+    l1_writes(sim, NVMX_VMCS_VM_ENTRY_MSR_LOAD_ADDRESS, SIM_L1_MSR_LISTS);
+    l1_writes(sim, NVMX_VMCS_VM_ENTRY_MSR_LOAD_COUNT, 1);
+    l1_writes(sim, NVMX_VMCS_VM_EXIT_MSR_LOAD_ADDRESS, SIM_L1_MSR_LISTS);
+    l1_writes(sim, NVMX_VMCS_VM_EXIT_MSR_LOAD_COUNT, 1);
+    launch(sim);
+    return sim;
+}
+
+/* Xen has IA32_FLUSH_CMD in the list of every VM entry, KVM MSRs of PEBS. */
+Test(enter_patterns, an_msr_that_no_field_holds_costs_its_own_load) {
+    static const struct sim_options watching = {.watches_msrs = true, .msrs_in_fields = true};
+    static const uint32_t msrs[] = {0, MSR_FLUSH_CMD, 0x3f1, 0x600, 0xc8f};
+    for (unsigned int watches = 0; watches < 2; watches++) {
+        const struct sim_options *options = watches != 0 ? &watching : NULL;
+        const struct cost plain = cost_of_plain(options);
+        for (size_t i = 0; i < COUNT(msrs); i++) {
+            struct sim *sim = with_list(options, msrs[i]);
+            struct cost cost = cost_of(sim, nothing);
+            cr_expect(cost.fields_read == plain.fields_read && cost.fields_written == plain.fields_written,
+                      "MSR %#x: %lu fields read and %lu written; without: %lu and %lu", msrs[i], cost.fields_read, cost.fields_written,
+                      plain.fields_read, plain.fields_written);
+            sim_free(sim);
+        }
+    }
+}
+
+/* What an exit saved of them is fetched before the host may write over it. */
+Test(enter_patterns, an_msr_that_a_field_holds_is_loaded_over_nothing_unsaved) {
+    static const uint32_t others[] = {0x174, 0x175, 0x176, 0x6a2, 0x6a8, 0x988};
+    const struct cost plain = cost_of_plain(NULL);
+    for (size_t i = 0; i < GATE_COUNT + COUNT(others); i++) {
+        const uint32_t index = i < GATE_COUNT ? gates[i].msr : others[i - GATE_COUNT];
+        if (index == 0)
+            continue;
+        struct sim *sim = with_list(NULL, index);
+        struct cost cost = cost_of(sim, nothing);
+        cr_expect(cost.fields_read > plain.fields_read, "MSR %#x: %lu fields", index, cost.fields_read);
+        sim_free(sim);
+    }
 }
