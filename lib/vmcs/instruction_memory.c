@@ -85,9 +85,13 @@ static inline __attribute__((always_inline)) bool next_entry(struct nvmx_vcpu *v
     return true;
 }
 
+/* Data of most systems is not executable: where the host watches IA32_EFER it need not be asked. */
 static COLD bool xd_usual(struct nvmx_vcpu *vcpu) {
     uint64_t efer;
 
+    if (vcpu->watched.known && (gates_watched(vcpu) & (1u << GATE_EFER)) != 0) {
+        return (vcpu->watched.value[watched_place(vcpu, GATE_EFER)] & EFER_NXE) != 0;
+    }
     return host_msr_read(vcpu, MSR_EFER, &efer) == NVMX_OK && (efer & EFER_NXE) != 0;
 }
 

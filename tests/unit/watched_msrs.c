@@ -235,3 +235,21 @@ Test(watched_msrs, callbacks_fail) {
         sim_free(sim);
     }
 }
+
+/* L1's data is not executable, and each memory operand depends on IA32_EFER.NXE, which L1 may change. */
+Test(watched_msrs, an_operand_in_data_asks_nobody_for_efer) {
+    struct sim *sim = in_l2(&watching, EXIT_LOADS);
+    const uint64_t pd = SIM_L1_PML4 + 0x2000, entry = sim_read64(sim, pd), eptp = UINT64_C(0x1e) | SIM_L1_EPT12;
+    sim_msr(sim, EFER)->value = 0xd00;
+    l2_leaves(sim);
+    sim_write64(sim, pd, entry | UINT64_C(1) << 63);
+    uint64_t before = sim->count[SIM_MSR_READ];
+    cr_expect_eq(sim_invept(sim, 1, eptp, 0), SIM_SUCCEED);
+    cr_expect_eq(sim->count[SIM_MSR_READ], before);
+    cr_assert(sim_wrmsr(sim, EFER, 0x500));
+    sim_msr(sim, EFER)->value = 0x500;
+    cr_expect_eq(sim_invept(sim, 1, eptp, 0), SIM_FAULT, "XD is a reserved bit now");
+    cr_expect_eq(sim_fault_vector(sim), 14);
+    sim_write64(sim, pd, entry);
+    sim_free(sim);
+}
