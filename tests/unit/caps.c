@@ -256,7 +256,7 @@ struct dependency {
     unsigned int needs_bit;
 };
 
-/* All direct ones, written from SDM 29.2.1.1-29.2.1.3 and appendix A, not from the table. */
+/* All direct ones, written from SDM 29.2.1.1-29.2.1.3 and appendix A (but for the last), not from the table. */
 static const struct dependency dependencies[] = {
     {0x481, 37, 0x481, 35}, /* virtual NMIs: NMI exiting */
     {0x481, 39, 0x48b, 41}, /* posted interrupts: virtual-interrupt delivery */
@@ -276,6 +276,16 @@ static const struct dependency dependencies[] = {
     {0x48c, 25, 0x48c, 20}, {0x48c, 26, 0x48c, 20}, /* INVEPT types: INVEPT */
     {0x48c, 32, 0x48b, 37}, {0x48c, 40, 0x48c, 32}, {0x48c, 41, 0x48c, 32}, {0x48c, 42, 0x48c, 32}, {0x48c, 43, 0x48c, 32}, /* INVVPID: VPID */
     {0x491, 0, 0x48b, 33}, /* EPTP switching: EPT */
+    /* Not the SDM's: what loads an MSR at entries, and what loads or clears it at exits. Linux's KVM does not start with one of the two. */
+    {0x483, 44, 0x484, 45}, {0x484, 45, 0x483, 44}, /* IA32_PERF_GLOBAL_CTRL */
+    {0x483, 51, 0x484, 46}, {0x484, 46, 0x483, 51}, /* IA32_PAT */
+    {0x483, 53, 0x484, 47}, {0x484, 47, 0x483, 53}, /* IA32_EFER */
+    {0x483, 55, 0x484, 48}, {0x484, 48, 0x483, 55}, /* IA32_BNDCFGS */
+    {0x483, 58, 0x484, 53}, {0x484, 53, 0x483, 58}, /* IA32_LBR_CTL */
+    {0x483, 59, 0x484, 51}, {0x484, 51, 0x483, 59}, /* UINV */
+    {0x483, 60, 0x484, 52}, {0x484, 52, 0x483, 60}, /* CET state */
+    {0x483, 61, 0x484, 54}, {0x484, 54, 0x483, 61}, /* PKRS */
+    {0x493, 2, 0x484, 56},  {0x484, 56, 0x493, 2},  /* IA32_SPEC_CTRL */
 };
 
 /* And all bits of an MSR go with what activates it. */
