@@ -28,11 +28,16 @@ static void read_link(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, struct nvm
     }
 }
 
+/* SDM 29.2.1.1: the rule that compares VTPR with the TPR threshold applies, and VTPR decides. */
+static inline bool compares_vtpr(const struct vmcs12 *v) {
+    return (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TPR_SHADOW) != 0 && (v->value[NVMX_F_TPR_THRESHOLD] & 15) != 0 &&
+           (secondary_controls(v) & (PROC2_APIC_ACCESSES | PROC2_VIRTUAL_INTERRUPTS)) == 0;
+}
+
 static void read_vtpr(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, struct nvmx_check_input *in) {
     uint64_t page = v->value[NVMX_F_VIRTUAL_APIC_ADDRESS];
 
-    if ((v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TPR_SHADOW) != 0 && page % NVMX_PAGE_SIZE == 0 &&
-        v->value[NVMX_F_TPR_THRESHOLD] != 0) {
+    if (compares_vtpr(v) && page % NVMX_PAGE_SIZE == 0) {
         in->vtpr = 0xff; /* if there is no memory */
         (void)l1_physical_read(vcpu, page + VTPR_OFFSET, &in->vtpr, 1);
     }
@@ -130,8 +135,7 @@ static inline enum nvmx_next load_and_go(struct nvmx_vcpu *vcpu, struct vmcs12 *
  */
 static inline bool nothing_to_check(const struct vmcs12 *v, uint32_t groups, bool l1_long_mode) {
     return groups == 0 && l1_long_mode && (v->value[NVMX_F_VM_EXIT_CONTROLS] & EXIT_HOST_64) != 0 &&
-           v->value[NVMX_F_VMCS_LINK_POINTER] == NVMX_NO_ADDRESS &&
-           (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_TPR_SHADOW) == 0 && !uses_pae_without_ept(v);
+           v->value[NVMX_F_VMCS_LINK_POINTER] == NVMX_NO_ADDRESS && !compares_vtpr(v) && !uses_pae_without_ept(v);
 }
 
 /* The checks of SDM 29.2 and 29.3.1. False: *next says what became of L1. `pdpte`: what PAE paging without EPT loads.

@@ -193,6 +193,49 @@ Test(enter_patterns, values_that_are_not_allowed_are_refused) {
     sim_free(sim);
 }
 
+/* -- the TPR shadow, which every L1 uses that has it
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+Test(enter_patterns, a_tpr_shadow_alone_has_nothing_checked) {
+    struct sim *sim = l1_ready(NULL);
+    has_tpr_shadow(sim);
+    l1_clears(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_MSR_BITMAPS);
+    launch(sim);
+    for (unsigned int round = 0; round < ROUNDS; round++) {
+        l2_leaves(sim);
+        resume(sim);
+        cr_expect(sim->vcpu->vmcs12[0].plain || round < 2, "round %u is a full entry", round);
+    }
+    sim_free(sim);
+}
+
+/* SDM 29.2.1.1: with "virtualize APIC accesses" or virtual-interrupt delivery VTPR says nothing of the threshold. */
+Test(enter_patterns, vtpr_is_read_only_where_it_decides) {
+    static const struct {
+        uint32_t threshold, secondary, maps;
+    } rows[] = {{0, 0, 0}, {5, 0, 1}, {5, PROC2_APIC_ACCESSES, 0}, {5, PROC2_VIRTUAL_INTERRUPTS, 0}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct sim *sim = l1_ready(NULL);
+        has_tpr_shadow(sim);
+        l1_clears(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_MSR_BITMAPS);
+        l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, SIM_L1_APIC_ACCESS);
+        l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, rows[i].secondary);
+        l1_sets(sim, NVMX_VMCS_PIN_BASED_CONTROLS, PIN_EXTERNAL_INTERRUPT);
+        l1_writes(sim, NVMX_VMCS_TPR_THRESHOLD, rows[i].threshold);
+        launch(sim);
+        l2_leaves(sim);
+        resume(sim);
+        l2_leaves(sim);
+        struct cost before = cost_now(sim);
+        resume(sim);
+        cr_expect_eq(cost_since(sim, before).maps, rows[i].maps, "row %zu: %lu", i, cost_since(sim, before).maps);
+        l2_leaves(sim);
+        sim_write32(sim, SIM_L1_VIRTUAL_APIC + 0x80, 0x40); /* L2 has lowered it */
+        cr_expect_eq(sim_vmresume(sim), rows[i].maps != 0 ? SIM_FAIL_VALID : SIM_L2, "row %zu", i);
+        sim_free(sim);
+    }
+}
+
 /* -- MSR lists
  * ------------------------------------------------------------------------------------------------------------------ */
 
