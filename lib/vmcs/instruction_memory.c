@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The way of nearly every VMPTRLD, VMPTRST, VMCLEAR, INVEPT and INVVPID, and of VMREAD and VMWRITE with a memory operand: a 64-bit L1 in VMX
- * root operation at CPL 0, nothing unusual pending, an operand within a page that 4-level or 5-level paging maps without further ado. As in
+ * root operation at CPL 0, nothing unusual pending, an operand within a page that 4-level paging maps without further ado. As in
  * instruction_fast.c whatever is not of that kind is left untouched to instruction.c.
  *
  * No translation is remembered: L1 may change its page tables, and INVLPG or MOV to CR3, which would make a processor forget it, don't
@@ -55,8 +55,7 @@ static inline bool usual_address(const struct nvmx_vcpu *vcpu, const uint64_t *i
         address += vcpu->regs->gpr[INFORMATION_INDEX(info)] << (info & 3);
     }
     *linear = address;
-    const unsigned int unused = (is[OPERAND_CR4] & CR4_LA57) != 0 ? 7 : 16;
-    return (uint64_t)((int64_t)(address << unused) >> unused) == address && (address & OFFSET_MASK) <= NVMX_PAGE_SIZE - OPERAND_BYTES;
+    return (uint64_t)((int64_t)(address << 16) >> 16) == address && (address & OFFSET_MASK) <= NVMX_PAGE_SIZE - OPERAND_BYTES;
 }
 
 /* A walk so far. `all` and `any` have the bits that all, or some, of the entries have. */
@@ -111,16 +110,13 @@ static inline __attribute__((always_inline)) uint64_t usual_leaf(struct nvmx_vcp
 }
 
 /*
- * Access by 4-level or 5-level paging (SDM 5.5) where every entry is present and accessed, and has no bit set that the width or the page size
+ * Access by 4-level paging (SDM 5.5) where every entry is present and accessed, and has no bit set that the width or the page size
  * reserves; for writing also writable, and dirty. Else NVMX_NO_ADDRESS.
  */
 static inline __attribute__((always_inline)) uint64_t usual_walk(struct nvmx_vcpu *vcpu, const uint64_t *is, bool write, uint64_t linear,
                                                                  struct way *way) {
     const uint64_t kind = ENTRY_P | ENTRY_A | ENTRY_PS, table = ENTRY_P | ENTRY_A;
 
-    if ((is[OPERAND_CR4] & CR4_LA57) != 0 && (!next_entry(vcpu, linear, 48, way) || (way->entry & kind) != table)) {
-        return NVMX_NO_ADDRESS;
-    }
     if (!next_entry(vcpu, linear, 39, way) || (way->entry & kind) != table || !next_entry(vcpu, linear, 30, way)) {
         return NVMX_NO_ADDRESS;
     }
@@ -139,20 +135,12 @@ static inline __attribute__((always_inline)) uint64_t usual_walk(struct nvmx_vcp
     return usual_leaf(vcpu, is, way, write, linear, 12);
 }
 
-/* Pointers with metadata in bits that 5-level paging uses are left to the phases (SDM 4.4), and what no processor has. */
-static COLD bool usual_5_levels(const struct nvmx_vcpu *vcpu, const uint64_t *is) {
-    return (vcpu->vm->caps.cpu & NVMX_CPU_LA57) != 0 && (is[OPERAND_CR4] & CR4_PKS) == 0 && (is[OPERAND_CR3] & (CR3_LAM_U48 | CR3_LAM_U57)) == 0;
-}
-
 /* Where the operand is, or NVMX_NO_ADDRESS. Nothing was done yet: the phases of instruction.c would arrive there too. */
 static inline __attribute__((always_inline)) uint64_t usual_operand(struct nvmx_vcpu *vcpu, const uint64_t *is, bool write) {
     struct way way = {.entry = is[OPERAND_CR3], .all = UINT64_MAX};
     uint64_t linear;
 
-    if (RARE((is[OPERAND_CR4] & (CR4_LA57 | CR4_PKS)) != 0) && !usual_5_levels(vcpu, is)) {
-        return NVMX_NO_ADDRESS;
-    }
-    if (!usual_address(vcpu, is, &linear)) {
+    if ((is[OPERAND_CR4] & (CR4_LA57 | CR4_PKS)) != 0 || !usual_address(vcpu, is, &linear)) {
         return NVMX_NO_ADDRESS;
     }
     const uint64_t gpa1 = usual_walk(vcpu, is, write, linear, &way);

@@ -17,22 +17,16 @@
 #define BLOCKING_BY_STI 1u
 #define TABLE_4K        0x40000u /* L1's page table of the first 2 MiB, where the PD names it */
 #define OTHER_PAGE      0x41000u /* where it maps the operand's page to, now and then */
-#define TABLE_5         0x42000u /* L1's PML5 with 5-level paging: every entry leads to the same tables */
 #define ENTRY_USUAL     0x63u    /* P RW A D */
 #define CR4_USUAL       UINT64_C(0x2020)
 #define EFER_USUAL      UINT64_C(0xd00)
 
 struct pair {
     struct sim *sim[2];
-    bool five_levels;
     uint64_t seed;
     unsigned int step;
     unsigned int short_ones, faults;
 };
-
-static uint64_t usual_cr4(const struct pair *p) {
-    return CR4_USUAL | (p->five_levels ? CR4_LA57 : 0);
-}
 
 static void put(struct pair *p, uint64_t gpa1, uint64_t value) {
     sim_write64(p->sim[0], gpa1, value);
@@ -87,18 +81,15 @@ static void make_tables(struct pair *p) {
     for (unsigned int i = 0; i < 4; i++) {
         put(p, at[i], value[i]);
     }
-    if (p->five_levels) {
-        put(p, TABLE_5, (SIM_L1_PML4 | ENTRY_USUAL) ^ (draw_one_in(&p->seed, 8) ? UINT64_C(1) << bits[draw_below(&p->seed, COUNT(bits))] : 0));
-    }
 }
 
 static void make_mode(struct pair *p) {
     static const uint8_t cr4_bits[] = {12, 20, 21, 21, 22, 24};
-    uint64_t cr4 = usual_cr4(p), rflags = 2 | (draw(&p->seed) & 0x8d5);
+    uint64_t cr4 = CR4_USUAL, rflags = 2 | (draw(&p->seed) & 0x8d5);
     uint64_t efer = draw_one_in(&p->seed, 4) ? EFER_USUAL & ~UINT64_C(0x800) : EFER_USUAL;
 
     if (draw_one_in(&p->seed, 3)) {
-        cr4 ^= UINT64_C(1) << cr4_bits[draw_below(&p->seed, COUNT(cr4_bits))];
+        cr4 |= UINT64_C(1) << cr4_bits[draw_below(&p->seed, COUNT(cr4_bits))];
     }
     if (draw_one_in(&p->seed, 3)) {
         rflags |= UINT64_C(1) << 18;
@@ -225,11 +216,7 @@ static void begin(struct pair *p) {
     }
     put(p, at[2], ENTRY_PS | ENTRY_USUAL);
     put(p, at[1], (SIM_L1_PML4 + 0x2000) | ENTRY_USUAL);
-    for (unsigned int i = 0; p->five_levels && i < 512; i++) {
-        put(p, TABLE_5 + 8 * i, SIM_L1_PML4 | ENTRY_USUAL);
-    }
-    set_field(p, NVMX_F_GUEST_CR3, p->five_levels ? TABLE_5 : SIM_L1_PML4);
-    set_field(p, NVMX_F_GUEST_CR4, usual_cr4(p));
+    set_field(p, NVMX_F_GUEST_CR4, CR4_USUAL);
     set_field(p, NVMX_F_GUEST_RFLAGS, 2);
     set_field(p, NVMX_F_GUEST_SS_ACCESS_RIGHTS, 0xc093);
     for (unsigned int i = 0; i < 2; i++) {
@@ -251,7 +238,6 @@ static void end(struct pair *p) {
 static void same_instructions(const struct sim_options *options, uint64_t seed) {
     struct pair p = {.sim = {sim_new(options), sim_new(options)}, .seed = seed};
 
-    p.five_levels = (p.sim[0]->machine.cpu & NVMX_CPU_LA57) != 0;
     begin(&p);
     for (p.step = 0; p.step < STEPS; p.step++) {
         one_with_operand(&p);
@@ -276,16 +262,6 @@ Test(short_ways_operands, do_what_the_phases_do) {
 
 Test(short_ways_operands, do_what_the_phases_do_with_a_shadow_vmcs) {
     same_instructions(&(struct sim_options){.shadow = true}, 2);
-}
-
-/* Linux has 5-level paging wherever the processor has it. */
-Test(short_ways_operands, do_what_the_phases_do_with_5_level_paging) {
-    struct nvmx_caps machine;
-
-    sim_machine(&machine);
-    machine.cpu |= NVMX_CPU_LA57;
-    machine.msr[NVMX_CAP_CR4_FIXED1] |= CR4_LA57;
-    same_instructions(&(struct sim_options){.machine = &machine}, 3);
 }
 
 /* VMLAUNCH of what is launched, and VMRESUME of what is not, are refused by one batch of reads and one of writes. */
