@@ -196,24 +196,29 @@ static bool write_denied(uint32_t index, uint64_t value) {
 }
 
 /* What the processor holds, and every entry loads (vmcs01_loads_on_entry): the next one shall load what was written. */
-static void follow(uint32_t index, uint64_t value) {
-    if (index == MSR_S_CET && vmcs01_loads_on_entry() & ENTRY_LOAD_CET)
-        vmcs_put(NVMX_VMCS_GUEST_S_CET, value);
-    else if (index == MSR_SSP_TABLE && vmcs01_loads_on_entry() & ENTRY_LOAD_CET)
-        vmcs_put(NVMX_VMCS_GUEST_INTERRUPT_SSP_TABLE_ADDR, value);
-    else if (index == MSR_UINTR_MISC && vmcs01_loads_on_entry() & ENTRY_LOAD_UINV)
+static __attribute__((noinline, cold)) bool write_both(uint32_t index, uint64_t value) {
+    if (!wrmsr_safe(index, value))
+        return false;
+    if (index == MSR_UINTR_MISC && vmcs01_loads_on_entry() & ENTRY_LOAD_UINV)
         vmcs_put(NVMX_VMCS_GUEST_UINV, value >> 32 & 0xff);
+    else if (index != MSR_UINTR_MISC && vmcs01_loads_on_entry() & ENTRY_LOAD_CET)
+        vmcs_put(index == MSR_S_CET ? NVMX_VMCS_GUEST_S_CET : NVMX_VMCS_GUEST_INTERRUPT_SSP_TABLE_ADDR, value);
+    return true;
 }
 
 bool guest_wrmsr(uint32_t index, uint64_t value) {
     if (field_of(index))
         return write_field(index, value);
-    if (index == MSR_BIOS_UPDT_TRIG)
+    switch (index) {
+    case MSR_BIOS_UPDT_TRIG:
         return true; /* as a processor that finds nothing newer in the update */
-    if (write_denied(index, value) || !wrmsr_safe(index, value))
-        return false;
-    follow(index, value);
-    return true;
+    case MSR_S_CET:
+    case MSR_SSP_TABLE:
+    case MSR_UINTR_MISC:
+        return write_both(index, value);
+    default:
+        return !write_denied(index, value) && wrmsr_safe(index, value);
+    }
 }
 
 bool l1_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value) {

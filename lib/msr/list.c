@@ -95,8 +95,9 @@ static inline bool load_entry(struct list *list, uint64_t *entry) {
     }
     if (RARE(list->followed != NULL)) { /* SDM 29.4: the list comes after what the entry loads from the guest-state area */
         list->status = merge_follow_msr(vcpu, list->followed, (uint32_t)index, value);
+        return list->status == NVMX_OK;
     }
-    return list->status == NVMX_OK;
+    return true;
 }
 
 static inline bool store_entry(struct list *list, uint64_t *entry) {

@@ -170,6 +170,9 @@ static uint32_t touch_more(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v,
     uint64_t changed = v->value[slot] ^ value;
     uint32_t own = touches[slot] & TOUCHES_CHECKS;
 
+    if (slot == NVMX_F_GUEST_RIP) { /* by far the commonest */
+        return vmcs12_rip_is_checked(v, value) ? own : 0;
+    }
     switch (slot) {
     case NVMX_F_PRIMARY_CONTROLS:
         return (changed & ~(uint64_t)vcpu->write_ways.free_primary) != 0 ? own : 0;
@@ -185,8 +188,6 @@ static uint32_t touch_more(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v,
         return (value & ~(vcpu->l1_address_bits | (NVMX_PAGE_SIZE - 1))) != 0 ? own : 0;
     case NVMX_F_GUEST_PERF_GLOBAL_CTRL:
         return (value & ~vcpu->vm->caps.perf_global_ctrl_valid) != 0 ? own : 0;
-    case NVMX_F_GUEST_RIP:
-        return vmcs12_rip_is_checked(v, value) ? own : 0;
     default:
         return own;
     }
@@ -196,10 +197,10 @@ static inline void write_value(const struct nvmx_vcpu *vcpu, struct vmcs12 *v, u
     uint32_t touched = touches[slot];
 
     value &= vcpu->vm->field_mask[slot];
-    if (v->value[slot] == value && !nvmx_set_has(&v->stale, slot)) {
-        return; /* an L1 that is a hypervisor's host in its turn writes many fields at each entry that hold it already */
-    }
     if (RARE((touched & (TOUCHES_L1_STATE | TOUCHES_MORE | TOUCHES_NO_ENTRY)) != 0)) {
+        if (slot != NVMX_F_GUEST_RIP && v->value[slot] == value && !nvmx_set_has(&v->stale, slot)) {
+            return; /* an L1 that is a hypervisor's host in its turn writes many fields at each entry that hold it already */
+        }
         if ((touched & TOUCHES_L1_STATE) != 0) {
             v->l1_state_ready = false;
         }
