@@ -287,8 +287,7 @@ void vcpu_forget(struct nvmx_vcpu *vcpu);
 
 #include "host.h"
 
-/* -- vmcs/memory.c: L1's memory
- * ---------------------------------------------------------------------------------------------- */
+/* -- vmcs/memory.c: L1's memory ------------------------------------------------------------------------------------ */
 
 /* A fault that an instruction of L1 gets instead of its effect. vector < 0: none. */
 struct l1_fault {
@@ -303,8 +302,7 @@ struct l1_fault {
 enum nvmx_status l1_physical_read(struct nvmx_vcpu *vcpu, uint64_t gpa1, void *to, uint32_t bytes);
 enum nvmx_status l1_physical_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, const void *from, uint32_t bytes);
 
-/* -- vmcs/instruction.c: VMX instructions of L1
- * ------------------------------------------------------------------------------- */
+/* -- vmcs/instruction.c: VMX instructions of L1 -------------------------------------------------------------------- */
 
 /* An exit of L1 with reason 18-27, 50, 53 or 59, but for those below. vmcs01 is selected. */
 enum nvmx_next instruction_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
@@ -342,8 +340,7 @@ enum nvmx_status l1_skip(struct nvmx_vcpu *vcpu);
 /* The same for L2 and an instruction that the library carried out in hardware's place. vmcs02 is selected. */
 enum nvmx_status l2_skip(struct nvmx_vcpu *vcpu);
 
-/* -- vmcs/vmcs12.c: VMCS regions of L1 and the cache of them
- * -------------------------------------------------------------------- */
+/* -- vmcs/vmcs12.c: VMCS regions of L1 and the cache of them ------------------------------------------------------- */
 
 enum vmcs12_result {
     VMCS12_OK = 0,
@@ -416,8 +413,7 @@ enum nvmx_status vmcs12_shadow_write(struct nvmx_vcpu *vcpu, uint64_t gpa1, unsi
 /* VMX-abort indicator into the current region (SDM 30.7). */
 void vmcs12_abort(struct nvmx_vcpu *vcpu, uint32_t indicator);
 
-/* -- vmcs/shadow.c: hardware VMCS shadowing
- * -------------------------------------------------------------------------------------- */
+/* -- vmcs/shadow.c: hardware VMCS shadowing ------------------------------------------------------------------------ */
 
 /* The list of fields, once per VM. */
 void shadow_fields(struct nvmx_vm *vm);
@@ -442,8 +438,7 @@ void shadow_writes_init(struct nvmx_vcpu *vcpu, uint8_t *bitmap);
 /* The current VMCS changed or went away: vmcs01's link pointer follows. Selects vmcs01 if that is to be written. */
 enum nvmx_status shadow_relink(struct nvmx_vcpu *vcpu);
 
-/* -- vmcs/merge.c, sync.c: vmcs12 + vmcs01 -> vmcs02 and back
- * --------------------------------------------------------------------- */
+/* -- vmcs/merge.c, sync.c: vmcs12 + vmcs01 -> vmcs02 and back ------------------------------------------------------ */
 
 /* What vmcs02 loads for L1 alone. */
 static inline uint32_t gates_alone(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
@@ -558,8 +553,7 @@ static inline uint32_t secondary_controls(const struct vmcs12 *v) {
     return active ? (uint32_t)v->value[NVMX_F_SECONDARY_CONTROLS] : 0;
 }
 
-/* -- msr/: capability MSRs, lists
- * ---------------------------------------------------------------------------------------------------- */
+/* -- msr/: capability MSRs, lists ---------------------------------------------------------------------------------- */
 
 /* RDMSR/WRMSR exit of L1 (basic reason 31 or 32): NVMX_HOST if the MSR is not a VMX one. */
 enum nvmx_next msr_exit(struct nvmx_vcpu *vcpu, uint32_t basic_reason);
@@ -574,9 +568,7 @@ uint32_t msr_list_load_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint6
 uint32_t msr_list_load(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count);
 uint32_t msr_list_store(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint32_t count);
 
-/* -- exits/
- * ---------------------------------------------------------------------------------------------------------------------------
- */
+/* -- exits/ -------------------------------------------------------------------------------------------------------- */
 
 /* VMLAUNCH/VMRESUME past the instruction's own checks: entry checks, merge, MSR lists; or the refusal. `l1_long_mode`:
  * EFER.LMA of L1. */
