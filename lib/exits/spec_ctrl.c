@@ -99,7 +99,7 @@ COLD enum route route_loaded_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const
     if (written_value(vcpu, is_immediate(row), info, &value) != NVMX_OK) {
         return ROUTE_FAILED;
     }
-    if (host_msr_write(vcpu, index, value) != NVMX_OK) {
+    if (!merge_msr_enters(vcpu, index, value) || host_msr_write(vcpu, index, value) != NVMX_OK) {
         return route_fault(vcpu, v, &fault, info);
     }
     return follow_and_skip(vcpu, v, index, value);

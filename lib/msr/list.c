@@ -90,7 +90,8 @@ static inline bool load_entry(struct list *list, uint64_t *entry) {
         list->unsynced = NULL;
         watched_forget(vcpu);
     }
-    if (host_msr_write(vcpu, (uint32_t)index, value) != NVMX_OK) {
+    if ((RARE(list->followed != NULL) && !merge_msr_enters(vcpu, (uint32_t)index, value)) ||
+        host_msr_write(vcpu, (uint32_t)index, value) != NVMX_OK) {
         return false;
     }
     if (RARE(list->followed != NULL)) { /* SDM 29.4: the list comes after what the entry loads from the guest-state area */

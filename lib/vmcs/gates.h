@@ -57,6 +57,8 @@ struct vmcs12;
 bool merge_loads_msr(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t index);
 enum nvmx_status merge_follow_msr(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t index, uint64_t value);
 bool merge_gate_msr(uint32_t index);
+/* May vmcs02 have this value of it? What only the host knows of the MSR its msr_write refuses. */
+bool merge_msr_enters(const struct nvmx_vcpu *vcpu, uint32_t index, uint64_t value);
 
 /* Those that a host may watch. */
 #define GATES_WATCHED ((1u << GATE_PAT) | (1u << GATE_EFER))

@@ -51,6 +51,26 @@ COLD bool merge_loads_msr(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, 
     return gate_of_msr(gates_alone(vcpu, v), index) != GATE_COUNT;
 }
 
+/* An entry with a reserved bit fails (SDM 29.3.1.1), as the WRMSR would have. */
+COLD bool merge_msr_enters(const struct nvmx_vcpu *vcpu, uint32_t index, uint64_t value) {
+    const struct nvmx_caps *caps = &vcpu->vm->caps;
+
+    switch (gate_of_msr((1u << GATE_COUNT) - 1, index)) {
+    case GATE_DEBUGCTL:
+        return (value & ~caps->debugctl_valid) == 0;
+    case GATE_PERF_GLOBAL_CTRL:
+        return (value & ~caps->perf_global_ctrl_valid) == 0;
+    case GATE_LBR_CTL:
+        return (value & ~caps->lbr_ctl_valid) == 0;
+    case GATE_SPEC_CTRL:
+        return (value & ~caps->spec_ctrl_valid) == 0;
+    case GATE_PKRS:
+        return value >> 32 == 0;
+    default:
+        return true;
+    }
+}
+
 COLD enum nvmx_status merge_follow_msr(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t index, uint64_t value) {
     unsigned int i = gate_of_msr(gates_alone(vcpu, v), index);
 

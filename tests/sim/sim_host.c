@@ -118,12 +118,27 @@ static enum nvmx_status msr_read(void *ctx, uint32_t index, uint64_t *value) {
     return NVMX_OK;
 }
 
+/* What WRMSR refuses of MSRs that VMCS fields switch, and nobody but the host knows. */
+static bool msr_takes(uint32_t index, uint64_t value) {
+    bool types = true;
+    switch (index) {
+    case 0x277:
+        for (unsigned int i = 0; i < 8; i++)
+            types = types && (value >> 8 * i & 0xff) < 8 && (0xf3u >> (value >> 8 * i & 7) & 1) != 0;
+        return types;
+    case 0xd90:
+        return (value & 0xffc) == 0 && (value >> 47 == 0 || value >> 47 == 0x1ffff);
+    default:
+        return true;
+    }
+}
+
 static enum nvmx_status msr_write(void *ctx, uint32_t index, uint64_t value) {
     struct sim *sim = sim_of_vcpu(ctx);
     if (sim_fails(sim, SIM_MSR_WRITE))
         return sim_sweep.status;
     struct sim_msr *msr = find_msr(sim, index);
-    if (!msr || msr->refuse_write)
+    if (!msr || msr->refuse_write || !msr_takes(index, value))
         return NVMX_E_DENIED;
     msr->value = value;
     msr->writes++;

@@ -356,6 +356,42 @@ Test(controls_state, the_msr_load_list_comes_after_what_the_entry_loads) {
     }
 }
 
+/* A reserved bit, which a host's msr_write that looks at nothing would take, is L2's #GP or fails L1's list: hardware would refuse vmcs02 with it. */
+Test(controls_state, reserved_bits_reach_no_field_that_vmcs02_loads) {
+    struct nvmx_caps machine = all_state();
+    const uint64_t bad = UINT64_C(1) << 63;
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        bool looked_at = rows[i].msr == 0x38f || rows[i].msr == 0x14ce || rows[i].msr == 0x6e1 || rows[i].msr == 0x48;
+        if (!looked_at)
+            continue;
+        struct sim *sim = prepared(&machine, 0);
+        const uint64_t list[2] = {rows[i].msr, bad};
+        host_sets(sim, NVMX_F_VM_ENTRY_CONTROLS, vmcs01(sim, NVMX_F_VM_ENTRY_CONTROLS) & ~(UINT64_C(1) << rows[i].entry_load));
+        host_gives_bitmaps(sim);
+        for (unsigned int k = 0; k < NVMX_PAGE_SIZE; k++)
+            sim->host_msr_bitmap[k] = 0xff;
+        sim_msr(sim, rows[i].msr)->value = rows[i].d;
+        l1_sets(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, 1u << rows[i].entry_load);
+        l1_writes(sim, encoding(rows[i].guest), rows[i].a);
+        launch(sim);
+        sim->regs.gpr[NVMX_RCX] = rows[i].msr;
+        sim->regs.gpr[NVMX_RAX] = (uint32_t)bad;
+        sim->regs.gpr[NVMX_RDX] = bad >> 32;
+        cr_expect_eq(sim_exit(sim, NVMX_EXIT_WRMSR, 0, 0, 2), NVMX_ENTER, "%s", rows[i].what);
+        cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), 0x80000b0d, "%s", rows[i].what);
+        cr_expect_eq(vmcs02(sim, rows[i].guest), rows[i].a, "%s", rows[i].what);
+        cr_expect_neq(sim_msr(sim, rows[i].msr)->value, bad, "%s", rows[i].what);
+        l2_leaves(sim);
+        sim_write(sim, SIM_L1_MSR_LISTS, list, sizeof(list));
+        l1_writes(sim, NVMX_VMCS_VM_ENTRY_MSR_LOAD_ADDRESS, SIM_L1_MSR_LISTS);
+        l1_writes(sim, NVMX_VMCS_VM_ENTRY_MSR_LOAD_COUNT, 1);
+        cr_expect_eq(sim_vmresume(sim), SIM_ENTRY_FAILED, "%s", rows[i].what);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON) & 0xffff, 34, "%s", rows[i].what);
+        cr_expect_neq(sim_msr(sim, rows[i].msr)->value, bad, "%s", rows[i].what);
+        sim_free(sim);
+    }
+}
+
 /* What L1 asks an exit to load for itself never reaches vmcs02: those controls are about the host's own state. */
 Test(controls_state, exits_of_vmcs02_load_the_hosts_state_only) {
     struct nvmx_caps machine = all_state();
