@@ -65,6 +65,15 @@ static bool may_be_field(uint32_t index) {
     return may;
 }
 
+/* SDM 29.4: the list comes after what the entry loads from the guest-state area. */
+static COLD bool load_followed(struct list *list, uint32_t index, uint64_t value) {
+    if (!merge_msr_enters(list->vcpu, index, value) || host_msr_write(list->vcpu, index, value) != NVMX_OK) {
+        return false;
+    }
+    list->status = merge_follow_msr(list->vcpu, list->followed, index, value);
+    return list->status == NVMX_OK;
+}
+
 /* The actions: what is done with one entry. False: it fails. */
 static inline bool load_entry(struct list *list, uint64_t *entry) {
     struct nvmx_vcpu *vcpu = list->vcpu;
@@ -90,15 +99,7 @@ static inline bool load_entry(struct list *list, uint64_t *entry) {
         list->unsynced = NULL;
         watched_forget(vcpu);
     }
-    if ((RARE(list->followed != NULL) && !merge_msr_enters(vcpu, (uint32_t)index, value)) ||
-        host_msr_write(vcpu, (uint32_t)index, value) != NVMX_OK) {
-        return false;
-    }
-    if (RARE(list->followed != NULL)) { /* SDM 29.4: the list comes after what the entry loads from the guest-state area */
-        list->status = merge_follow_msr(vcpu, list->followed, (uint32_t)index, value);
-        return list->status == NVMX_OK;
-    }
-    return true;
+    return RARE(list->followed != NULL) ? load_followed(list, (uint32_t)index, value) : host_msr_write(vcpu, (uint32_t)index, value) == NVMX_OK;
 }
 
 static inline bool store_entry(struct list *list, uint64_t *entry) {
