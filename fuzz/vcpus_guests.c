@@ -481,7 +481,7 @@ static void do_access(struct cpu *c) {
             l1_of(c)->mode = nvmx_mode(c->sim->vcpu);
             if (world.failed)
                 forget(c);
-            else
+            else if ((leaf_now(tree(&a), a.page) & 3) != 2) /* a misconfiguration invalidates nothing */
                 l1_of(c)->violated[a.r->eptp][a.page] = world.now;
             return;
         }

@@ -163,9 +163,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     uint8_t groups = fuzz_u8(&in), fails = groups & 0x80 ? fuzz_u8(&in) : 0;
     fuzz_host_controls(m, &in);
     fuzz_change_vmcs12(m, &in, &check, field, 40);
+    fuzz_load_vmcs12(m, field); /* before memory is looked at: the region itself may be the virtual-APIC page */
     fuzz_gather(m, &check);
     size_t failing = fuzz_checks_agree(&check, groups & NVMX_CHECK_ALL, &first);
-    fuzz_load_vmcs12(m, field);
     if (small) {
         sim_l1_mode32(m->sim);
         nvmx_vmcs01_changed(m->sim->vcpu);
