@@ -57,12 +57,8 @@ static bool may_be_field(uint32_t index) {
     if (index > MSR_EFER) {
         return false;
     }
-    bool may = (index >= MSR_SYSENTER_CS && index <= MSR_SYSENTER_EIP) || index == MSR_S_CET || index == MSR_INTERRUPT_SSP_TABLE ||
-               index == MSR_UINTR_MISC;
-    for (unsigned int i = 0; i < GATE_COUNT && !may; i++) {
-        may = gates[i].msr != 0 && gates[i].msr == index;
-    }
-    return may;
+    return (index >= MSR_SYSENTER_CS && index <= MSR_SYSENTER_EIP) || index == MSR_S_CET || index == MSR_INTERRUPT_SSP_TABLE ||
+           index == MSR_UINTR_MISC || merge_gate_msr(index);
 }
 
 /* SDM 29.4: the list comes after what the entry loads from the guest-state area. */
