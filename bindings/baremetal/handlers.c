@@ -41,6 +41,11 @@ void skip_instruction(void) {
         vmcs_put(NVMX_VMCS_GUEST_RIP, rip);
 }
 
+/* The instruction runs again, after its fault or at once, and a breakpoint on it is not met again: the exit has saved RF as 0 (SDM 30.3.3). */
+void set_resume_flag(void) {
+    vmcs_put(NVMX_VMCS_GUEST_RFLAGS, vmcs_get(NVMX_VMCS_GUEST_RFLAGS) | RFLAGS_RF);
+}
+
 /*
  * Faults, all of them: the image of RFLAGS that they push, or that the exit saves, has RF set (SDM 19.3.1.1). L2's is an exit to L1 where L1's exception bitmap
  * says so (SDM 28.2), for an event that is injected asks nobody.
@@ -57,7 +62,7 @@ void inject_exception(uint8_t vector, bool has_error_code, uint32_t error_code) 
         fault.interruption_info |= INTERRUPTION_ERROR_CODE;
         fault.interruption_error_code = error_code;
     }
-    vmcs_put(NVMX_VMCS_GUEST_RFLAGS, vmcs_get(NVMX_VMCS_GUEST_RFLAGS) | RFLAGS_RF);
+    set_resume_flag();
     if (cpu->selected != NVMX_VMCS01 && nvmx_l1_intercepts(cpu->vcpu, &fault)) {
         nvmx_l2_exit(cpu->vcpu, &fault); /* where it stops the vCPU nvmx_enter says so, too */
         return;
@@ -256,11 +261,6 @@ static bool cr4_faults(uint64_t value) {
     return value & ~old & CR4_PCIDE && (!lma || vmcs_get(NVMX_VMCS_GUEST_CR3) & 0xfff);
 }
 
-/* The instruction runs again, and a breakpoint on it is not met again: the exit has saved RF as 0 (SDM 30.3.3). */
-void let_through(void) {
-    vmcs_put(NVMX_VMCS_GUEST_RFLAGS, vmcs_get(NVMX_VMCS_GUEST_RFLAGS) | RFLAGS_RF);
-}
-
 /*
  * L1 wrote a masked bit of CR0 or CR4 differently from its read shadow. If it may, the shadow follows and the
  * instruction runs again: it then agrees with the shadow, so the processor carries it out, with all its own checks and
@@ -289,7 +289,7 @@ static void handle_cr_access(struct cpu *cpu) {
         return;
     }
     vmcs_put(shadow_field, (shadow & ~mask) | (value & mask));
-    let_through();
+    set_resume_flag();
 }
 
 static void handle_rdmsr(struct cpu *cpu) {

@@ -327,7 +327,7 @@ void handle_exit(struct cpu *cpu);
 /* Leave the instruction that exited behind: RIP, interruptibility, a pending single step. */
 void skip_instruction(void);
 /* The current guest executes the instruction that exited once more. */
-void let_through(void);
+void set_resume_flag(void);
 #define VECTOR_NMI 2
 #define VECTOR_UD  6
 #define VECTOR_GP  13

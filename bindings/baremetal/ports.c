@@ -109,7 +109,7 @@ void handle_io(struct cpu *cpu) {
         report_end();
         intercept_all(false);
         nvmx_vmcs01_changed(cpu->vcpu);
-        let_through();
+        set_resume_flag();
         return;
     } else if (qualification & IO_IN) {
         port_in(cpu, port, size);
