@@ -426,7 +426,7 @@ static void begin_again(struct vmcs12 *v) {
     for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
         nvmx_set_add(&v->dirty, slot);
     }
-    v->controls_merged = false;
+    v->controls_merged = v->plain = false;
 }
 
 static enum nvmx_status complete_l2(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {

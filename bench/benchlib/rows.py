@@ -37,6 +37,7 @@ GROUPS = (
         Row("l2_mmio", "MMIO (EPT violation)", None, 10102),
         Row("l2_exception", "exception (INT3)"),
         Row("l2_injection", "VMCALL, L1 injects an interrupt"),
+        Row("l2_cpuid_linux", "CPUID, VMCS and timer as Linux's KVM has them"),
         Row("l2_cpuid_msr_lists", "CPUID, 4 MSRs in each list"),
         Row("entry_failure", "VM entry fails, invalid guest state"),
     )),

@@ -19,10 +19,12 @@ DEFINE_L2_CODE(mmio, "1: mov (%rbx), %eax\n jmp 1b\n");
 /* The handler of the vector that L1 injects, then the loop that the interrupt hits. */
 DEFINE_L2_CODE(interrupted, "1: vmcall\n jmp 1b\n .balign 16\n l2_interrupt_handler: iretq\n");
 extern const uint8_t l2_interrupt_handler[];
+/* An MSR that both let through, before each exit. */
+DEFINE_L2_CODE(kernel_gs, "1: mov $0xc0000102, %ecx\n rdmsr\n cpuid\n jmp 1b\n");
 /* RCX = MSR, R8 = number of accesses; a VMCALL at the end. */
 DEFINE_L2_CODE(own_rdmsr, "1: rdmsr\n dec %r8\n jnz 1b\n 2: vmcall\n jmp 2b\n");
 
-enum { VECTOR = 0x20, OWN_ACCESSES = 1000, OWN_LOOP = 3, OWN_SAMPLES = 8 };
+enum { VECTOR = 0x20, OWN_ACCESSES = 1000, OWN_LOOP = 3, OWN_SAMPLES = 8, LINUX_TICKS = 1000000 };
 
 struct l2 rounds_l2;
 
@@ -143,6 +145,31 @@ static void injection(void) {
     });
 }
 
+/*
+ * What Linux's KVM has on in every VMCS: IA32_PAT and IA32_EFER loaded and not saved, an MSR bitmap that lets something through, a TPR shadow, and a
+ * preemption timer, which it writes at each entry while its guest waits for a deadline.
+ */
+static void as_linux(void) {
+    static const struct controls on = {.proc = PROC_MSR_BITMAPS | PROC_TPR_SHADOW, .exit = EXIT_LOAD_PAT, .entry = ENTRY_LOAD_PAT};
+    static uint8_t virtual_apic[4096] __attribute__((aligned(4096)));
+
+    if (!measure_wanted("l2_cpuid_linux")) {
+        return;
+    }
+    rounds_prepare(l2_kernel_gs, &on);
+    vmwrite(MSR_BITMAP, (uint64_t)exit_none);
+    vmwrite(VIRTUAL_APIC, (uint64_t)virtual_apic);
+    vmwrite(GUEST_PAT, rdmsr(MSR_PAT));
+    vmwrite(HOST_PAT, rdmsr(MSR_PAT));
+    vmcs_set(EXIT_CONTROLS, 0, EXIT_SAVE_EFER);
+    vmcs_set(PIN_CONTROLS, PIN_PREEMPTION_TIMER, 0);
+    rounds_first_entry(bench_exit);
+    MEASURE("l2_cpuid_linux", {
+        bare_vmwrite(PREEMPTION_TIMER, LINUX_TICKS);
+        round_trip();
+    });
+}
+
 /* MSRs that both lists of L1 carry, as for registers that the VMCS has no field for. */
 static void msr_lists(void) {
     static uint64_t list[8] __attribute__((aligned(16)));
@@ -224,6 +251,7 @@ void rows_of_exits(void) {
     if (measure_wanted("l2_injection")) {
         injection();
     }
+    as_linux();
     if (measure_wanted("l2_cpuid_msr_lists")) {
         msr_lists();
     }

@@ -179,7 +179,7 @@ static inline bool event_passes(const struct vmcs12 *v) {
             v->value[NVMX_F_GUEST_ACTIVITY_STATE] == 0);
 }
 
-static inline bool little_to_do(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, bool l1_long_mode) {
+static inline bool little_to_do(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool l1_long_mode) {
     const uint32_t event = 1u << NVMX_GROUP_EVENT;
 
     return v->plain && (v->checked | event) == NVMX_CHECK_ALL && event_passes(v) && !vcpu->pages_changed &&
@@ -222,6 +222,7 @@ static __attribute__((noinline)) enum nvmx_next enter_anew(struct nvmx_vcpu *vcp
         forget_ept01(vcpu, v);
     }
     v->plain = plain(vcpu, v);
+    v->writes_more = v->rewritten_count != 0 || v->msr_words;
     return load_and_go(vcpu, v);
 }
 

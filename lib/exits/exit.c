@@ -63,7 +63,7 @@ static void entry_undone(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     v->known = (struct nvmx_field_set){{0}};
     v->inherited_same = 0;
     v->checked = 0;
-    v->controls_merged = false;
+    v->controls_merged = v->plain = false;
     if (vcpu->launching) {
         v->launched = false;
     }

@@ -181,7 +181,7 @@ static enum route let_through(struct nvmx_vcpu *vcpu, enum nvmx_status status) {
 
 /* vmcs02 does without a bitmap that had no memory behind it when it was merged, and has now: nvmx_enter looks again. */
 static enum route take_pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    v->pages_merged = v->pages_alone = false;
+    v->pages_merged = v->pages_alone = v->plain = false;
     vcpu->pages_changed = true;
     return let_through(vcpu, NVMX_OK);
 }

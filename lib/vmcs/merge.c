@@ -73,7 +73,7 @@ COLD enum nvmx_status host_controls_read(struct nvmx_vcpu *vcpu) {
         vcpu->cr4_kept = cr4 & CR4_MCE;
     }
     for (unsigned int i = 0; i < NVMX_VMCS02_MAX; i++) {
-        vcpu->vmcs12[i].controls_merged = false;
+        vcpu->vmcs12[i].controls_merged = vcpu->vmcs12[i].plain = false;
         vcpu->vmcs12[i].l1_state_ready = false;
         nvmx_set_remove(&vcpu->vmcs12[i].known, NVMX_F_GUEST_CR4); /* cr4_kept may have changed */
     }
@@ -201,23 +201,6 @@ enum nvmx_status merge_read_l1(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     return status;
 }
 
-/* SDM 29.3.2.1: without "load IA32_EFER" the entry sets LMA, and with paging LME, by "IA-32e mode guest". */
-static uint64_t inherited_efer(const struct vmcs12 *v, uint64_t efer_of_l1) {
-    uint64_t efer = efer_of_l1 & ~EFER_LMA;
-    bool ia32e = (v->value[NVMX_F_VM_ENTRY_CONTROLS] & ENTRY_IA32E) != 0;
-
-    if ((v->value[NVMX_F_GUEST_CR0] & CR0_PG) != 0) {
-        efer &= ~EFER_LME;
-        efer |= ia32e ? EFER_LME : 0;
-    }
-    return efer | (ia32e ? EFER_LMA : 0);
-}
-
-/* L1's value of the field that L2 inherits as its i-th, as an entry loads it. */
-static inline uint64_t inherited_value(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t i) {
-    return i + 1 == v->inherited_efer ? inherited_efer(v, vcpu->l1_value[i]) : vcpu->l1_value[i];
-}
-
 /* L2 ran on these fields, or vmcs02 is new: they are written at each entry. */
 static inline void put_inherited(struct merge *m) {
     const struct vmcs12 *v = m->v;
@@ -261,9 +244,15 @@ static inline void put_guest_state(struct merge *m) {
             put_fields(m, w, v->dirty.word[w] & (copied->word[w] | v->refreshed.word[w]));
         }
     }
-    if (RARE(m->controls || v->rewrites)) {
+    if (RARE(m->controls)) {
         for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-            put_fields(m, w, v->refreshed.word[w] & ~v->known.word[w] & (m->controls ? UINT64_MAX : ~v->saved.word[w]));
+            put_fields(m, w, v->refreshed.word[w] & ~v->known.word[w]);
+        }
+        return;
+    }
+    for (uint32_t i = 0; i < v->rewritten_count; i++) {
+        if (!nvmx_set_has(&v->stale, v->rewritten[i])) {
+            merge_put(m, v->rewritten[i], v->value[v->rewritten[i]]);
         }
     }
 }
@@ -331,9 +320,18 @@ enum nvmx_status merge_write(struct merge *m, enum nvmx_status status) {
     if (status != NVMX_OK) {
         m->v->known = (struct nvmx_field_set){{0}};
         m->v->inherited_same = 0;
-        m->v->controls_merged = false;
+        m->v->controls_merged = m->v->plain = false;
     }
     return status;
+}
+
+static COLD void list_rewritten(struct vmcs12 *v) {
+    v->rewritten_count = 0;
+    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
+        for (uint64_t left = v->refreshed.word[w] & ~v->saved.word[w]; left != 0; left &= left - 1) {
+            v->rewritten[v->rewritten_count++] = (uint8_t)(w * 64 + (unsigned int)__builtin_ctzll(left));
+        }
+    }
 }
 
 static COLD enum nvmx_status collect_controls(struct merge *m) {
@@ -345,10 +343,7 @@ static COLD enum nvmx_status collect_controls(struct merge *m) {
         merge_put(m, NVMX_F_VMCS_LINK_POINTER, NVMX_NO_ADDRESS);
         merge_controls(m);
         sync_saved_fields(m->vcpu, m->v);
-        m->v->rewrites = false;
-        for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-            m->v->rewrites = m->v->rewrites || (m->v->refreshed.word[w] & ~m->v->saved.word[w]) != 0;
-        }
+        list_rewritten(m->v);
     }
     return status;
 }
@@ -464,132 +459,4 @@ enum nvmx_status merge_tables_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     }
     merge_begin(&m, vcpu, v);
     return merge_write(&m, merge_ept_root(&m));
-}
-
-/* -- an entry that needs little
- * ------------------------------------------------------------------------------------------------------------------ */
-
-#define WORD(slot) ((slot) / 64)
-#define BIT(slot)  (UINT64_C(1) << ((slot) % 64))
-#define LITTLE     (BIT(NVMX_F_GUEST_RIP) | BIT(NVMX_F_GUEST_RSP))
-_Static_assert(WORD(NVMX_F_GUEST_RIP) == WORD(NVMX_F_GUEST_RSP), "one word of the dirty set");
-
-/* Of what L2 inherits nothing becomes stale by an exit, and VPID02 stays until it is taken away (merge_pages.c). */
-bool merge_is_plain(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
-    uint64_t becomes_stale = 0;
-
-    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-        becomes_stale |= v->inherited.word[w] & (v->stale.word[w] | (v->saved.word[w] & ~v->learned.word[w]));
-    }
-    return becomes_stale == 0 && !v->rewrites && v->pages_alone && merge_pages_ready(vcpu, v);
-}
-
-/* What may be dirty at an entry that needs little. */
-static inline uint64_t little_word(unsigned int word) {
-    return (word == WORD(NVMX_F_GUEST_RIP) ? LITTLE : 0) |
-           (word == WORD(NVMX_F_VM_ENTRY_INTERRUPTION_INFO) ? BIT(NVMX_F_VM_ENTRY_INTERRUPTION_INFO) : 0) |
-           (word == WORD(NVMX_F_EPT_POINTER) ? BIT(NVMX_F_EPT_POINTER) : 0);
-}
-
-/* An event counts only while it is valid, and is written whenever it is. An EPTP has been checked when it was written. */
-bool merge_needs_little(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
-    uint64_t others = 0;
-
-#pragma GCC unroll 4
-    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-        others |= v->dirty.word[w] & ~little_word(w);
-    }
-    return others == 0 && (v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] & EVENT_VALID) == 0 &&
-           nvmx_set_has(&v->known, NVMX_F_VM_ENTRY_INTERRUPTION_INFO) && v->controls_merged && v->pages_alone &&
-           (RARE(nvmx_set_has(&v->dirty, NVMX_F_EPT_POINTER)) || merge_ept_ready(vcpu));
-}
-
-/* A batch with room for what an entry that needs little writes. */
-struct little {
-    uint32_t count;
-    uint32_t encoding[GATES_MAX + 5];
-    uint64_t value[GATES_MAX + 5];
-};
-
-static inline void little_put(struct little *l, uint32_t encoding, uint64_t value) {
-    l->encoding[l->count] = encoding;
-    l->value[l->count++] = value;
-}
-
-static inline void little_put_dirty(struct little *l, struct vmcs12 *v, unsigned int slot, uint32_t encoding) {
-    if ((v->dirty.word[WORD(slot)] & BIT(slot)) != 0) {
-        v->image[slot] = v->value[slot];
-        little_put(l, encoding, v->value[slot]);
-    }
-}
-
-/* L1's value may be the one that the last exit found in vmcs02. */
-static inline void little_put_inherited(const struct nvmx_vcpu *vcpu, struct little *l, const struct vmcs12 *v) {
-    for (uint32_t i = v->inherited_same; i < v->inherited_count; i++) {
-        unsigned int gate = v->inherited_gate[i];
-        uint64_t value = inherited_value(vcpu, v, i);
-
-        if (((v->gates_found >> gate) & 1) == 0 || v->found[gate] != value) {
-            little_put(l, v->inherited_encoding[i], value);
-        }
-    }
-}
-
-static void little_put_changed(struct little *l, struct vmcs12 *v, unsigned int slot, uint64_t value) {
-    if (!nvmx_set_has(&v->known, slot) || v->image[slot] != value) {
-        v->image[slot] = value;
-        nvmx_set_add(&v->known, slot);
-        little_put(l, field_encoding[slot], value);
-    }
-}
-
-static COLD enum nvmx_status little_put_root(struct nvmx_vcpu *vcpu, struct little *l, struct vmcs12 *v) {
-    struct merge_roots roots;
-    enum nvmx_status status = merge_root_of(vcpu, v, v->value[NVMX_F_EPT_POINTER], &roots);
-
-    if (status == NVMX_OK) {
-        little_put_changed(l, v, NVMX_F_EPT_POINTER, roots.eptp02);
-        if (roots.spp) {
-            little_put_changed(l, v, NVMX_F_SPP_TABLE_POINTER, roots.spptp02);
-        }
-    }
-    return status;
-}
-
-enum nvmx_status merge_little(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    struct little l;
-    enum nvmx_status status = NVMX_OK;
-
-    l.count = 0;
-    if (RARE(nvmx_set_has(&v->dirty, NVMX_F_EPT_POINTER))) {
-        status = little_put_root(vcpu, &l, v);
-    }
-    if (status == NVMX_OK) {
-        status = host_select_vmcs02(vcpu, (uint32_t)vcpu->current);
-    }
-    little_put_inherited(vcpu, &l, v);
-    little_put_dirty(&l, v, NVMX_F_GUEST_RIP, NVMX_VMCS_GUEST_RIP);
-    little_put_dirty(&l, v, NVMX_F_GUEST_RSP, NVMX_VMCS_GUEST_RSP);
-    if ((v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] & EVENT_VALID) != 0) {
-        v->image[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] = v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO];
-        little_put(&l, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO]);
-    }
-    v->gates_found = 0;
-    if (status == NVMX_OK && l.count != 0) {
-        status = host_write_encoded(vcpu, l.count, l.encoding, l.value);
-    }
-    vcpu->l1_value_known = false;
-    if (RARE(status != NVMX_OK)) {
-        v->known = (struct nvmx_field_set){{0}};
-        v->inherited_same = 0;
-        v->controls_merged = false;
-        return status;
-    }
-#pragma GCC unroll 4
-    for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
-        if (little_word(w) != 0) {
-            v->dirty.word[w] = 0;
-        }
-    }
-    return NVMX_OK;
 }

@@ -51,11 +51,40 @@ static inline void merge_put(struct merge *m, unsigned int slot, uint64_t value)
     }
 }
 
+/* SDM 29.3.2.1: without "load IA32_EFER" the entry sets LMA, and with paging LME, by "IA-32e mode guest". */
+static inline uint64_t inherited_efer(const struct vmcs12 *v, uint64_t efer_of_l1) {
+    uint64_t efer = efer_of_l1 & ~EFER_LMA;
+    bool ia32e = (v->value[NVMX_F_VM_ENTRY_CONTROLS] & ENTRY_IA32E) != 0;
+
+    if ((v->value[NVMX_F_GUEST_CR0] & CR0_PG) != 0) {
+        efer &= ~EFER_LME;
+        efer |= ia32e ? EFER_LME : 0;
+    }
+    return efer | (ia32e ? EFER_LMA : 0);
+}
+
+/* L1's value of the field that L2 inherits as its i-th, as an entry loads it. */
+static inline uint64_t inherited_value(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t i) {
+    return i + 1 == v->inherited_efer ? inherited_efer(v, vcpu->l1_value[i]) : vcpu->l1_value[i];
+}
+
 /* Write to the selected vmcs02 what was put. After a failure, here or before, nothing is known of it. */
 enum nvmx_status merge_write(struct merge *m, enum nvmx_status status);
 
 /* Bitmaps, APIC pages, EPT root, VPID (merge_pages.c): first, since controls depend on it. */
 enum nvmx_status merge_pages(struct merge *m);
+/* A page of L1's, used in place: pinned where `used`, its hpa in vmcs02's field; and given back. */
+enum nvmx_status merge_pin_field(struct merge *m, enum pin_index index, unsigned int slot, bool used, uint32_t access);
+void merge_unpin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int index);
+/* Of merge_pages the intercept bitmaps (merge_bitmaps.c). *bits: primary controls of vmcs02 that use them. */
+enum nvmx_status merge_msr_bitmap(struct merge *m, uint32_t *bits);
+enum nvmx_status merge_io_bitmaps(struct merge *m, uint32_t *bits);
+/* Words of the MSR bitmap follow L1's at each entry; those of a vmcs12 with v->msr_words. False: L1's page can't be had, and the merge has to be a full one. */
+static inline bool merge_has_msr_words(const struct vmcs12 *v) {
+    return (v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0 && (v->msr_bitmap.hot_count != 0 || v->msr_bitmap.has_virtual);
+}
+bool merge_msr_words(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+void merge_release_bitmaps(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* MSRs that hardware virtualizes for L2: L1 alone decides of them (merge_msrs.c). */
 struct bitmap_virtual merge_x2apic_bits(const struct vmcs12 *v);
 /* In the merged MSR bitmap those are closed for which merge_keeps_msr. */

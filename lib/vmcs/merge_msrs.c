@@ -149,17 +149,20 @@ static void keep_both(struct bitmap_overlay *overlay, uint32_t index) {
 
 void merge_keep_msrs(const struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     struct bitmap_overlay *overlay = &v->msr_bitmap;
+    const bool spec_ctrl = keeps_spec_ctrl(vcpu, v), timer = keeps_timer(vcpu), x2apic = keeps_x2apic(vcpu);
+    const bool perf_global_ctrl = keeps_perf_global_ctrl(vcpu, v);
 
-    if (keeps_spec_ctrl(vcpu, v)) {
+    v->keeps_msrs = spec_ctrl || timer || x2apic || perf_global_ctrl;
+    if (spec_ctrl) {
         keep_both(overlay, MSR_SPEC_CTRL);
     }
-    if (keeps_timer(vcpu)) {
+    if (timer) {
         keep_both(overlay, MSR_TSC_DEADLINE);
     }
-    if (keeps_perf_global_ctrl(vcpu, v)) {
+    if (perf_global_ctrl) {
         keep(overlay, MSR_PERF_GLOBAL_CTRL, true);
     }
-    for (unsigned int i = 0; keeps_x2apic(vcpu) && i < X2APIC_WORDS; i++) {
+    for (unsigned int i = 0; x2apic && i < X2APIC_WORDS; i++) {
         overlay->page[WORD_X2APIC_READ + i] |= kept_of_x2apic(v, WORD_X2APIC_READ + i);
         overlay->page[WORD_X2APIC_WRITE + i] |= kept_of_x2apic(v, WORD_X2APIC_WRITE + i);
     }

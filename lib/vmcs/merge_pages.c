@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What vmcs02 uses in memory: intercept bitmaps, APIC pages, the EPT root, and its VPID. */
+/* What vmcs02 uses in memory: pages of L1, the EPT root, and its VPID. Intercept bitmaps: merge_bitmaps.c. */
 #include "merge.h"
 
 /* -- pages of L1 used in place
@@ -10,7 +10,7 @@ static bool is_written(unsigned int index) {
     return index == PIN_VIRTUAL_APIC || index == PIN_POSTED_DESCRIPTOR;
 }
 
-static void unpin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int index) {
+void merge_unpin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int index) {
     struct pin *pin = &v->pin[index];
 
     if (pin->gpa1 != NVMX_NO_ADDRESS && pin->own) {
@@ -60,16 +60,16 @@ static enum nvmx_status repin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned
         status = index == PIN_APIC_ACCESS ? name_page(vcpu, before, &wanted) : NVMX_E_UNMAPPED;
     }
     if (status == NVMX_OK && !(before->own && wanted.page == before->page)) {
-        unpin(vcpu, v, index);
+        merge_unpin(vcpu, v, index);
         v->pin[index] = wanted;
     }
     return status;
 }
 
 /* A page pinned where `used`, its hpa in vmcs02's field. */
-static enum nvmx_status pin_field(struct merge *m, enum pin_index index, unsigned int slot, bool used, uint32_t access) {
+enum nvmx_status merge_pin_field(struct merge *m, enum pin_index index, unsigned int slot, bool used, uint32_t access) {
     if (!used) {
-        unpin(m->vcpu, m->v, index);
+        merge_unpin(m->vcpu, m->v, index);
         return NVMX_OK;
     }
     uint64_t offset = m->v->value[slot] % NVMX_PAGE_SIZE; /* of a posted-interrupt descriptor; else 0 */
@@ -87,7 +87,7 @@ static enum nvmx_status posted_interrupts(struct merge *m) {
     if (used && (m->host[NVMX_F_PIN_BASED_CONTROLS] & PIN_EXTERNAL_INTERRUPT) != 0) {
         return NVMX_E_UNSUPPORTED;
     }
-    return pin_field(m, PIN_POSTED_DESCRIPTOR, NVMX_F_POSTED_INTERRUPT_DESCRIPTOR_ADDRESS, used,
+    return merge_pin_field(m, PIN_POSTED_DESCRIPTOR, NVMX_F_POSTED_INTERRUPT_DESCRIPTOR_ADDRESS, used,
                      NVMX_ACCESS_READ | NVMX_ACCESS_WRITE);
 }
 
@@ -97,10 +97,10 @@ static enum nvmx_status virtual_apic(struct merge *m, uint32_t *bits) {
     const uint32_t users = PROC2_APIC_ACCESSES | PROC2_X2APIC | PROC2_APIC_REGISTER | PROC2_VIRTUAL_INTERRUPTS;
     uint64_t primary = m->v->value[NVMX_F_PRIMARY_CONTROLS];
     bool shadow = (primary & PROC_TPR_SHADOW) != 0;
-    enum nvmx_status status = pin_field(m, PIN_VIRTUAL_APIC, NVMX_F_VIRTUAL_APIC_ADDRESS, shadow, NVMX_ACCESS_READ | NVMX_ACCESS_WRITE);
+    enum nvmx_status status = merge_pin_field(m, PIN_VIRTUAL_APIC, NVMX_F_VIRTUAL_APIC_ADDRESS, shadow, NVMX_ACCESS_READ | NVMX_ACCESS_WRITE);
 
     if (status == NVMX_E_UNMAPPED && (primary & exits) == exits && (secondary_controls(m->v) & users) == 0) {
-        unpin(m->vcpu, m->v, PIN_VIRTUAL_APIC);
+        merge_unpin(m->vcpu, m->v, PIN_VIRTUAL_APIC);
         return NVMX_OK;
     }
     *bits |= status == NVMX_OK && shadow ? PROC_TPR_SHADOW : 0;
@@ -112,160 +112,9 @@ static enum nvmx_status apic_pages(struct merge *m, uint32_t *bits) {
     enum nvmx_status status = virtual_apic(m, bits);
 
     if (status == NVMX_OK) {
-        status = pin_field(m, PIN_APIC_ACCESS, NVMX_F_APIC_ACCESS_ADDRESS, accesses, NVMX_ACCESS_READ);
+        status = merge_pin_field(m, PIN_APIC_ACCESS, NVMX_F_APIC_ACCESS_ADDRESS, accesses, NVMX_ACCESS_READ);
     }
     return status == NVMX_OK ? posted_interrupts(m) : status;
-}
-
-/* -- intercept bitmaps
- * ---------------------------------------------------------------------------------------------------------------- */
-
-static enum nvmx_status overlay_page(struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay) {
-    uint64_t hpa;
-    void *page;
-
-    if (overlay->page != NULL) {
-        return NVMX_OK;
-    }
-    page = host_page_alloc(vcpu, &hpa);
-    if (page == NULL) {
-        return NVMX_E_NO_MEMORY;
-    }
-    bitmap_init(overlay, page, hpa);
-    return NVMX_OK;
-}
-
-static void overlay_free(struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay) {
-    if (overlay->page != NULL) {
-        host_page_free(vcpu, overlay->page, overlay->hpa);
-        overlay->page = NULL;
-    }
-}
-
-/*
- * Merge L1's bitmap at gpa1 with the host's. `virtual_bits`: as for bitmap_merge_virtual, or NULL. *exits_all: L1's
- * page has no memory behind it, whose bits then read as 1.
- */
-static enum nvmx_status overlay_merge(struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay, uint64_t gpa1, const uint64_t *host,
-                                      const struct bitmap_virtual *virtual_bits, bool *exits_all) {
-    enum nvmx_status status = overlay_page(vcpu, overlay);
-
-    *exits_all = false;
-    if (status != NVMX_OK || (overlay->hot_count == 0 && virtual_bits == NULL)) {
-        return status;
-    }
-    void *l1 = host_map(vcpu, gpa1, NVMX_ACCESS_READ, NULL);
-    if (l1 == NULL) {
-        *exits_all = true;
-        return NVMX_OK;
-    }
-    if (virtual_bits != NULL) {
-        bitmap_merge_virtual(overlay, l1, host, virtual_bits);
-    } else {
-        bitmap_merge(overlay, l1, host);
-    }
-    host_unmap(vcpu, gpa1, l1, false);
-    return NVMX_OK;
-}
-
-/* MSR bitmaps are used only if both L1 and the host use them: whoever has none intercepts every access that is its to
- * intercept. */
-static enum nvmx_status msr_bitmap(struct merge *m, uint32_t *bits) {
-    bool l1_uses = (m->v->value[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0;
-    bool host_uses = (m->host[NVMX_F_PRIMARY_CONTROLS] & PROC_MSR_BITMAPS) != 0;
-    bool x2apic = (secondary_controls(m->v) & PROC2_X2APIC) != 0;
-    const uint64_t *host = host_uses ? m->vcpu->host_msr_bitmap : NULL;
-    struct bitmap_virtual virtual_bits = merge_x2apic_bits(m->v);
-    bool exits_all;
-
-    if (!l1_uses || (host == NULL && !x2apic)) {
-        return NVMX_OK;
-    }
-    bool with_virtual = x2apic || m->v->msr_bitmap.has_virtual;
-    enum nvmx_status status = overlay_merge(m->vcpu, &m->v->msr_bitmap, m->v->value[NVMX_F_MSR_BITMAP_ADDRESS], host,
-                                            with_virtual ? &virtual_bits : NULL, &exits_all);
-    if (status == NVMX_OK && !exits_all) {
-        merge_keep_msrs(m->vcpu, m->v);
-        *bits |= PROC_MSR_BITMAPS;
-        merge_put(m, NVMX_F_MSR_BITMAP_ADDRESS, m->v->msr_bitmap.hpa);
-    }
-    return status;
-}
-
-/* The host's bitmap, if it uses it. */
-static const uint64_t *ports_of_host(const struct nvmx_vcpu *vcpu, unsigned int which) {
-    return (vcpu->host_control[NVMX_F_PRIMARY_CONTROLS] & PROC_IO_BITMAPS) != 0 ? vcpu->host_io_bitmap[which] : NULL;
-}
-
-static enum nvmx_status io_merged(struct merge *m, uint32_t *bits) {
-    for (unsigned int i = 0; i < 2; i++) {
-        struct bitmap_overlay *overlay = &m->v->io_bitmap[i];
-        bool exits_all;
-        enum nvmx_status status = overlay_merge(m->vcpu, overlay, m->v->value[NVMX_F_IO_BITMAP_A_ADDRESS + i],
-                                                ports_of_host(m->vcpu, i), NULL, &exits_all);
-
-        if (status != NVMX_OK) {
-            return status;
-        }
-        if (exits_all) {
-            bitmap_init(overlay, overlay->page, overlay->hpa);
-        }
-        merge_put(m, NVMX_F_IO_BITMAP_A_ADDRESS + i, overlay->hpa);
-    }
-    *bits |= PROC_IO_BITMAPS;
-    return NVMX_OK;
-}
-
-/* The host intercepts no port: L1's pages serve as they are. Where one has no memory, so that its ports exit, the other's still don't have to. */
-static enum nvmx_status io_in_place(struct merge *m, uint32_t *bits) {
-    for (unsigned int i = 0; i < 2; i++) {
-        enum nvmx_status status = pin_field(m, PIN_IO_A + i, NVMX_F_IO_BITMAP_A_ADDRESS + i, true, NVMX_ACCESS_READ);
-
-        if (status == NVMX_E_UNMAPPED) {
-            unpin(m->vcpu, m->v, PIN_IO_A);
-            unpin(m->vcpu, m->v, PIN_IO_B);
-            status = io_merged(m, bits);
-            *bits |= status == NVMX_OK ? 0 : PROC_UNCONDITIONAL_IO;
-            return NVMX_OK;
-        }
-        if (status != NVMX_OK) {
-            return status;
-        }
-    }
-    *bits |= PROC_IO_BITMAPS;
-    return NVMX_OK;
-}
-
-static void io_of_host(struct merge *m, uint32_t *bits) {
-    *bits |= PROC_IO_BITMAPS;
-    merge_put(m, NVMX_F_IO_BITMAP_A_ADDRESS, m->host[NVMX_F_IO_BITMAP_A_ADDRESS]);
-    merge_put(m, NVMX_F_IO_BITMAP_B_ADDRESS, m->host[NVMX_F_IO_BITMAP_B_ADDRESS]);
-}
-
-static enum nvmx_status io_bitmaps(struct merge *m, uint32_t *bits) {
-    uint64_t l1 = m->v->value[NVMX_F_PRIMARY_CONTROLS];
-    uint64_t host = m->host[NVMX_F_PRIMARY_CONTROLS];
-    bool l1_bitmaps = (l1 & PROC_IO_BITMAPS) != 0;
-    bool l1_all = !l1_bitmaps && (l1 & PROC_UNCONDITIONAL_IO) != 0;
-    bool host_bitmaps = (host & PROC_IO_BITMAPS) != 0;
-    bool host_readable = m->vcpu->host_io_bitmap[0] != NULL && m->vcpu->host_io_bitmap[1] != NULL;
-    bool host_all = (!host_bitmaps && (host & PROC_UNCONDITIONAL_IO) != 0);
-
-    if (!l1_bitmaps || host_bitmaps || host_all) {
-        unpin(m->vcpu, m->v, PIN_IO_A);
-        unpin(m->vcpu, m->v, PIN_IO_B);
-    }
-    if (l1_all || host_all || (l1_bitmaps && host_bitmaps && !host_readable)) {
-        *bits |= PROC_UNCONDITIONAL_IO;
-        return NVMX_OK;
-    }
-    if (l1_bitmaps) {
-        return host_bitmaps ? io_merged(m, bits) : io_in_place(m, bits);
-    }
-    if (host_bitmaps) {
-        io_of_host(m, bits);
-    }
-    return NVMX_OK;
 }
 
 /* -- EPT and VPID
@@ -425,7 +274,7 @@ bool merge_ept_ready(const struct nvmx_vcpu *vcpu) {
 }
 
 bool merge_pages_stand(const struct merge *m) {
-    return !m->controls && m->v->pages_alone && merge_pages_ready(m->vcpu, m->v);
+    return !m->controls && m->v->pages_alone && !m->v->msr_words && merge_pages_ready(m->vcpu, m->v);
 }
 
 /*
@@ -449,10 +298,10 @@ static enum nvmx_status all_pages(struct merge *m, uint32_t *bits) {
         status = apic_pages(m, bits);
     }
     if (status == NVMX_OK) {
-        status = msr_bitmap(m, bits);
+        status = merge_msr_bitmap(m, bits);
     }
     if (status == NVMX_OK) {
-        status = io_bitmaps(m, bits);
+        status = merge_io_bitmaps(m, bits);
     }
     if (status == NVMX_OK) {
         status = merge_ept_root(m);
@@ -472,16 +321,17 @@ enum nvmx_status merge_pages(struct merge *m) {
         status = all_pages(m, &bits);
     } else {
         status = ept_stands(m->vcpu, v) ? NVMX_OK : merge_ept_root(m);
-        if (status == NVMX_OK && v->msr_bitmap.hot_count == 0 && !v->msr_bitmap.has_virtual) {
+        if (status == NVMX_OK && !merge_has_msr_words(v)) {
             return NVMX_OK;
         }
         bits = v->bitmap_bits & ~PROC_MSR_BITMAPS;
-        status = status == NVMX_OK ? msr_bitmap(m, &bits) : status;
+        status = status == NVMX_OK ? merge_msr_bitmap(m, &bits) : status;
     }
     v->pages_merged = status == NVMX_OK;
+    v->msr_words = merge_has_msr_words(v) && (bits & PROC_MSR_BITMAPS) != 0;
     v->pages_alone = v->pages_merged && v->io_bitmap[0].hot_count == 0 && v->io_bitmap[1].hot_count == 0 &&
-                     v->msr_bitmap.hot_count == 0 && !v->msr_bitmap.has_virtual && m->vcpu->vm->host.ept02_root == NULL &&
-                     !v->pin[PIN_APIC_ACCESS].own;
+                     merge_has_msr_words(v) == v->msr_words && m->vcpu->vm->host.ept02_root == NULL && !v->pin[PIN_APIC_ACCESS].own;
+    v->plain = v->plain && v->pages_alone;
     if (status == NVMX_OK) {
         v->bitmap_bits = bits;
     }
@@ -499,47 +349,18 @@ void merge_release_pins(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     }
     for (unsigned int i = 0; i < PIN_COUNT; i++) {
         if (v->pin[i].gpa1 != NVMX_NO_ADDRESS) {
-            unpin(vcpu, v, i);
-            v->pages_merged = v->pages_alone = false;
+            merge_unpin(vcpu, v, i);
+            v->pages_merged = v->pages_alone = v->plain = false;
         }
     }
 }
 
 void merge_release(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     merge_release_pins(vcpu, v);
-    overlay_free(vcpu, &v->msr_bitmap);
-    overlay_free(vcpu, &v->io_bitmap[0]);
-    overlay_free(vcpu, &v->io_bitmap[1]);
+    merge_release_bitmaps(vcpu, v);
     if (vcpu->vm->ept != NULL) {
         nvmx_ept_release(vcpu->vm->ept, vcpu->ctx, ept_user(vcpu, v));
     }
-}
-
-/* An overlay's word is merged at once, so that the access goes through when L2 repeats it. */
-static enum nvmx_status heat(struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay, uint64_t gpa1,
-                             const uint64_t *host, const struct bitmap_virtual *virtual_bits, uint32_t bit) {
-    bool exits_all;
-
-    bitmap_heat(overlay, bit);
-    return overlay_merge(vcpu, overlay, gpa1, host, virtual_bits, &exits_all);
-}
-
-enum nvmx_status merge_heat_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t bit) {
-    struct bitmap_virtual virtual_bits = merge_x2apic_bits(v);
-
-    v->pages_alone = false;
-    enum nvmx_status status = heat(vcpu, &v->msr_bitmap, v->value[NVMX_F_MSR_BITMAP_ADDRESS], vcpu->host_msr_bitmap,
-                                   v->msr_bitmap.has_virtual ? &virtual_bits : NULL, bit);
-
-    if (status == NVMX_OK) {
-        merge_keep_msrs(vcpu, v);
-    }
-    return status;
-}
-
-enum nvmx_status merge_heat_io(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int which, uint32_t bit) {
-    v->pages_alone = false;
-    return heat(vcpu, &v->io_bitmap[which], v->value[NVMX_F_IO_BITMAP_A_ADDRESS + which], ports_of_host(vcpu, which), NULL, bit);
 }
 
 /* -- memory of L1 changed
@@ -555,8 +376,8 @@ void merge_release_range(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes, 
             bool apart = pinned >= gpa1 ? pinned - gpa1 >= bytes : gpa1 - pinned >= NVMX_PAGE_SIZE;
 
             if (pinned != NVMX_NO_ADDRESS && !apart && (!only_written || is_written(p))) {
-                unpin(vcpu, v, p);
-                v->pages_merged = v->pages_alone = false;
+                merge_unpin(vcpu, v, p);
+                v->pages_merged = v->pages_alone = v->plain = false;
                 vcpu->pages_changed = true;
             }
         }
@@ -569,7 +390,7 @@ void merge_fault_of_host(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t gpa1
 
     vcpu->host_fault_gpa1 = gpa1;
     if (RARE(pin->own) && (gpa1 ^ pin->gpa1) < NVMX_PAGE_SIZE) {
-        v->pages_merged = v->pages_alone = false;
+        v->pages_merged = v->pages_alone = v->plain = false;
         vcpu->pages_changed = true;
     }
 }

@@ -102,7 +102,7 @@ void nvmx_shadow_bitmaps(const struct nvmx_vm *vm, uint8_t *vmread_bitmap, uint8
 
 /*
  * What every entry looks at. The rest of what L1 may write stays where L1 wrote it as long as it injects no event that has an error code or a length,
- * and has no log; so L1 may write that at all times.
+ * and has no log; so L1 may write that at all times. The preemption timer stays there while it is off.
  */
 #define ENTRY_FIELDS(X)                                                                                                \
     X(PRIMARY_CONTROLS)                                                                                                \
@@ -115,7 +115,11 @@ void nvmx_shadow_bitmaps(const struct nvmx_vm *vm, uint8_t *vmread_bitmap, uint8
 #define PLACE_BIT(name)        (UINT64_C(1) << PLACE_##name)
 #define WITH_PLACE(name)       | PLACE_BIT(name)
 #define ENTRY_PLACES           (UINT64_C(0) ENTRY_FIELDS(WITH_PLACE))
-_Static_assert(SHADOW_ENTRY_FIELDS == WRITABLE_COUNT - 3, "all but the PML index, the error code and the instruction length");
+#define TIMER_PLACE            PLACE_BIT(PREEMPTION_TIMER_VALUE)
+_Static_assert(SHADOW_ENTRY_FIELDS == WRITABLE_COUNT - 4, "all but the PML index, the timer, the error code and the instruction length");
+
+/* Of these the first VMWRITE exits. */
+#define LEARNED_PLACES (ENTRY_PLACES | TIMER_PLACE)
 
 /* So many entries long L1 must leave a field as it is before its next VMWRITE of it exits again. */
 #define ENTRIES_WITHOUT_CHANGE 256u
@@ -137,22 +141,22 @@ void shadow_writes_init(struct nvmx_vcpu *vcpu, uint8_t *bitmap) {
     writes->bitmap = in_use(vcpu) ? bitmap : NULL;
     writes->entries_left = ENTRIES_WITHOUT_CHANGE;
     writes->changed = 0;
-    writes->places = ENTRY_PLACES;
+    writes->places = LEARNED_PLACES & vcpu->vm->shadowed.places;
     if (writes->bitmap != NULL) {
         fill_bitmap(vcpu->vm, writes->bitmap, vcpu->vm->shadowed.writable);
     }
-    set_writes(writes, writes->bitmap != NULL ? 0 : ENTRY_PLACES);
+    set_writes(writes, writes->bitmap != NULL ? 0 : writes->places);
 }
 
 /* Does L1's VMWRITE of a field that it may write exit now? */
 static bool writes_exit(const struct nvmx_vcpu *vcpu, unsigned int place) {
-    return (((ENTRY_PLACES & ~vcpu->shadow_writes.places) >> place) & 1) != 0;
+    return (((LEARNED_PLACES & ~vcpu->shadow_writes.places) >> place) & 1) != 0;
 }
 
 /* L1 writes it now: the next time without an exit. */
 static void writes_learn(struct nvmx_vcpu *vcpu, unsigned int place) {
     struct shadow_writes *writes = &vcpu->shadow_writes;
-    uint64_t bit = (UINT64_C(1) << place) & ENTRY_PLACES;
+    uint64_t bit = (UINT64_C(1) << place) & LEARNED_PLACES;
 
     writes->changed |= bit;
     if ((bit & ~writes->places) != 0) {
@@ -324,7 +328,7 @@ static COLD enum nvmx_status pull_listed(struct nvmx_vcpu *vcpu, struct vmcs12 *
 }
 
 /* What is as it was put there L1 has not written. */
-static inline void pulled(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int place, uint64_t value) {
+static inline __attribute__((always_inline)) void pulled(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int place, uint64_t value) {
     unsigned int slot = slot_of_place[place];
     bool checked = slot != NVMX_F_GUEST_RSP && (slot != NVMX_F_GUEST_RIP || vmcs12_rip_is_checked(v, value));
 
@@ -444,6 +448,7 @@ static __attribute__((noinline)) enum nvmx_status pull_written(struct nvmx_vcpu 
     enum nvmx_status status = NVMX_OK;
 
     ENTRY_FIELDS(PULL)
+    PULL(PREEMPTION_TIMER_VALUE)
     return status;
 }
 
@@ -470,9 +475,13 @@ enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v)
         return shadow_pull(vcpu);
     }
     enum nvmx_status status = NVMX_OK;
-    if (vcpu->shadow_writes.places == ENTRY_PLACES) {
+    const uint64_t places = vcpu->shadow_writes.places;
+    if ((places & ENTRY_PLACES) == ENTRY_PLACES) {
         status = pull_entry_fields(vcpu, v);
-    } else if (vcpu->shadow_writes.places != 0) {
+        if (status == NVMX_OK && (v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_PREEMPTION_TIMER) != 0) {
+            status = pull_written(vcpu, v, places & TIMER_PLACE);
+        }
+    } else if (places != 0) {
         status = pull_few(vcpu, v);
     }
     if (RARE(status != NVMX_OK)) {
@@ -482,8 +491,7 @@ enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v)
     return RARE((event & EVENT_VALID) != 0 && !event_is_vector_alone(event)) ? pull_event(vcpu, v) : NVMX_OK;
 }
 
-/* Of a field that has one. */
-static unsigned int place_of(unsigned int slot) {
+unsigned int shadow_place(unsigned int slot) {
     for (unsigned int place = 0; place < PLACES; place++) {
         if (slot_of_place[place] == slot) {
             return place;
@@ -499,7 +507,7 @@ enum nvmx_status shadow_follow(struct nvmx_vcpu *vcpu, unsigned int slot) {
     if (!in_use(vcpu) || !nvmx_set_has(&vcpu->vm->shadowed.fields, slot)) {
         return NVMX_OK;
     }
-    const unsigned int place = place_of(slot);
+    const unsigned int place = shadow_place(slot);
     if (place < WRITABLE_COUNT && !writes_exit(vcpu, place)) {
         return NVMX_OK; /* of a host that shadows no writes */
     }

@@ -27,6 +27,9 @@ enum {
 };
 _Static_assert(PLACES <= SHADOWED_MAX && PLACES <= BATCH_MAX && PLACES <= 64, "one batch, and bits of a word");
 
+/* Of a field that has one. */
+unsigned int shadow_place(unsigned int slot);
+
 /* vmcs12's field is `new_value` now. What the next shadow_push_exit writes are the fields where this changed anything, once `behind` is part of
  * v->shadow_behind. */
 #define SHOW(behind, v, name, new_value)                                                                               \

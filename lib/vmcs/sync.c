@@ -178,6 +178,7 @@ static COLD void make_list(const struct nvmx_vm *vm, struct vmcs12 *v) {
     CORE_FIELDS(X)
 #undef X
     list->count = 0;
+    list->shown = 0;
     list->covers_shadow = true;
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
         uint64_t extra = v->learned.word[w] & v->saved.word[w] & ~core.word[w];
@@ -187,7 +188,10 @@ static COLD void make_list(const struct nvmx_vm *vm, struct vmcs12 *v) {
         list->covers_shadow = list->covers_shadow && (list->saved_later.word[w] & vm->shadowed.fields.word[w]) == 0;
         list->lost.word[w] = vm->guest_state.word[w] & ~list->fields.word[w];
         for (uint64_t left = extra; left != 0; left &= left - 1) {
-            list_add(list, &list->count, w * 64 + (unsigned int)__builtin_ctzll(left));
+            unsigned int slot = w * 64 + (unsigned int)__builtin_ctzll(left);
+
+            list_add(list, &list->count, slot);
+            list->shown |= nvmx_set_has(&vm->shadowed.fields, slot) ? UINT64_C(1) << shadow_place(slot) : 0;
         }
     }
     list->all = list->count;
@@ -207,6 +211,7 @@ static enum nvmx_status read_extra(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
 
     if (status == NVMX_OK) {
         take(v, list->count, list->slot, value);
+        v->shadow_behind |= list->shown;
     }
     return status;
 }

@@ -7,6 +7,7 @@
 
 #define MSR_FLUSH_CMD 0x10bu
 #define ROUNDS        6u
+#define PAT           UINT64_C(0x0007040600070406)
 
 /* What L1 does with L2 stopped. */
 typedef void turn(struct sim *sim, unsigned int round);
@@ -284,4 +285,121 @@ Test(enter_patterns, an_msr_that_a_field_holds_is_loaded_over_nothing_unsaved) {
         cr_expect(cost.fields_read > plain.fields_read, "MSR %#x: %lu fields", index, cost.fields_read);
         sim_free(sim);
     }
+}
+
+/* -- what each entry writes, or merges, anew
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+/* As KVM has it: IA32_PAT and IA32_EFER loaded and not saved, the preemption timer not saved, an MSR bitmap that lets something through. */
+static struct sim *as_linux(const struct sim_options *options) {
+    struct sim *sim = l1_ready(options);
+    host_gives_bitmaps(sim);
+    memset(sim->ram + SIM_L1_MSR_BITMAP, 0, NVMX_PAGE_SIZE);
+    l1_sets(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, 1u << 14 | 1u << 15);
+    l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, 1u << 19 | 1u << 21);
+    l1_clears(sim, NVMX_VMCS_VM_EXIT_CONTROLS, 1u << 18 | 1u << 20);
+    l1_sets(sim, NVMX_VMCS_PIN_BASED_CONTROLS, PIN_PREEMPTION_TIMER);
+    l1_writes(sim, NVMX_VMCS_GUEST_PAT, PAT);
+    launch(sim);
+    return sim;
+}
+
+/* Neither wants to know of it: from now on it goes through. */
+static void l2_reads_msr(struct sim *sim, uint32_t index) {
+    sim->regs.gpr[NVMX_RCX] = index;
+    cr_assert_eq(sim_exit(sim, NVMX_EXIT_RDMSR, 0, 0, 2), NVMX_ENTER);
+    cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2, "MSR %#x", index);
+}
+
+static uint64_t merged_word(struct sim *sim, unsigned int word) {
+    const uint64_t *page = sim_page(sim, vmcs02(sim, NVMX_F_MSR_BITMAP_ADDRESS));
+    return page[word];
+}
+
+static void expect_short(struct sim *sim, unsigned int round) {
+    cr_expect(sim->vcpu->vmcs12[0].plain || round < 2, "round %u is a full entry", round);
+}
+
+static void fields_that_no_exit_saves(const struct sim_options *options) {
+    struct sim *sim = as_linux(options);
+    for (unsigned int round = 0; round < ROUNDS; round++) {
+        const uint64_t timer = vmcs02(sim, NVMX_F_PREEMPTION_TIMER_VALUE);
+        sim_set(sim, sim->selected, NVMX_F_GUEST_PAT, 0); /* L2 writes it, and vmcs02 saves it */
+        sim_set(sim, sim->selected, NVMX_F_PREEMPTION_TIMER_VALUE, 1);
+        l2_leaves(sim);
+        if (round % 2 != 0)
+            l1_writes(sim, NVMX_VMCS_PREEMPTION_TIMER_VALUE, 5000 + round);
+        resume(sim);
+        expect_short(sim, round);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_PAT), PAT, "round %u", round);
+        cr_expect_eq(vmcs02(sim, NVMX_F_PREEMPTION_TIMER_VALUE), round % 2 != 0 ? 5000 + round : timer, "round %u", round);
+    }
+    sim_free(sim);
+}
+
+Test(enter_patterns, fields_that_no_exit_saves_are_written_at_each_entry) {
+    static const struct sim_options worlds[] = {{0}, {.shadow = true}, {.shadow = true, .shadows = true, .learns_writes = true}};
+    for (size_t i = 0; i < COUNT(worlds); i++)
+        fields_that_no_exit_saves(&worlds[i]);
+}
+
+/* With "save VMX-preemption timer value" L1 finds what is left, whoever shows it. */
+Test(enter_patterns, a_timer_that_is_saved_is_found) {
+    static const struct sim_options worlds[] = {{0}, {.shadow = true}, {.shadow = true, .shadows = true, .learns_writes = true}};
+    for (size_t i = 0; i < COUNT(worlds); i++) {
+        struct sim *sim = as_linux(&worlds[i]);
+        l2_leaves(sim);
+        l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, EXIT_SAVE_TIMER);
+        resume(sim);
+        for (unsigned int round = 0; round < ROUNDS; round++) {
+            sim_set(sim, sim->selected, NVMX_F_PREEMPTION_TIMER_VALUE, 100 + round);
+            l2_leaves(sim);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_PREEMPTION_TIMER_VALUE), 100 + round, "world %zu, round %u", i, round);
+            if (round % 2 != 0)
+                l1_writes(sim, NVMX_VMCS_PREEMPTION_TIMER_VALUE, 5000 + round);
+            resume(sim);
+            cr_expect_eq(vmcs02(sim, NVMX_F_PREEMPTION_TIMER_VALUE), (round % 2 != 0 ? 5000 : 100) + round, "world %zu, round %u", i, round);
+        }
+        sim_free(sim);
+    }
+}
+
+Test(enter_patterns, words_of_the_msr_bitmap_follow_l1s_at_each_entry) {
+    struct sim *sim = as_linux(NULL);
+    l2_reads_msr(sim, 0x174);
+    for (unsigned int round = 0; round < ROUNDS; round++) {
+        const bool closed = round % 2 != 0;
+        l2_leaves(sim);
+        sim_write64(sim, SIM_L1_MSR_BITMAP + 8 * (0x174 / 64), closed ? UINT64_C(1) << 0x174 % 64 : 0);
+        resume(sim);
+        expect_short(sim, round);
+        cr_expect_eq(merged_word(sim, 0x174 / 64), closed ? UINT64_C(1) << 0x174 % 64 : 0, "round %u", round);
+    }
+    l2_leaves(sim);
+    sim_ept01(sim, SIM_L1_MSR_BITMAP, 0x1000, 0, 12, 0, 0);
+    cr_assert_eq(nvmx_memory_changed(sim->vcpu, SIM_L1_MSR_BITMAP, 0x1000), NVMX_OK);
+    resume(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_MSR_BITMAPS, 0, "it reads as all ones");
+    sim_free(sim);
+}
+
+/* With all words in use, also those are merged that L2 is not to reach whatever the two bitmaps say. */
+Test(enter_patterns, msrs_that_are_kept_stay_closed_at_each_entry) {
+    struct sim *sim = as_linux(NULL);
+    l2_leaves(sim);
+    host_sets(sim, NVMX_F_SECONDARY_CONTROLS, vmcs01(sim, NVMX_F_SECONDARY_CONTROLS) | PROC2_X2APIC);
+    memset(sim->host_msr_bitmap, 0, NVMX_PAGE_SIZE);
+    resume(sim);
+    for (uint32_t index = 0; index < 0x2000; index += 64)
+        if (index / 256 != 8)
+            l2_reads_msr(sim, index);
+    for (unsigned int round = 0; round < ROUNDS; round++) {
+        l2_leaves(sim);
+        resume(sim);
+        expect_short(sim, round);
+        for (unsigned int word = 32; word < 36; word++)
+            cr_expect_eq(merged_word(sim, word), UINT64_MAX, "round %u, word %u", round, word);
+        cr_expect_eq(merged_word(sim, 31), 0);
+    }
+    sim_free(sim);
 }

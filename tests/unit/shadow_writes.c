@@ -23,6 +23,7 @@ static const struct {
     {NVMX_VMCS_GUEST_RFLAGS, NVMX_F_GUEST_RFLAGS, {0x202, 0x246}},
     {NVMX_VMCS_GUEST_INTERRUPTIBILITY_STATE, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, {8, 0}},
     {NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, NVMX_F_VM_ENTRY_INTERRUPTION_INFO, {0x80000030, 0x80000031}},
+    {NVMX_VMCS_PREEMPTION_TIMER_VALUE, NVMX_F_PREEMPTION_TIMER_VALUE, {1000, 2000}},
 };
 
 static void both(void (*test)(const struct sim_options *options)) {
@@ -61,7 +62,7 @@ Test(shadow_writes, at_first_what_entries_look_at_exits) {
         cr_expect(exits(sim, encoding) || !always, "%#x", encoding);
         differ += exits(sim, encoding) != always;
     }
-    cr_expect_eq(differ, SHADOW_ENTRY_FIELDS);
+    cr_expect_eq(differ, SHADOW_ENTRY_FIELDS + 1, "and the timer");
     cr_expect(exits(sim, NVMX_VMCS_PRIMARY_CONTROLS));
     for (size_t i = 0; i < COUNT(fields); i++)
         cr_expect(exits(sim, fields[i].encoding), "%#x", fields[i].encoding);

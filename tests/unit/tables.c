@@ -87,6 +87,7 @@ static const struct range shadows[] = {
     {0x4002, 0x4002, NVMX_SHADOW_RW}, /* windows */
     {0x4016, 0x401a, NVMX_SHADOW_RW}, /* injection */
     {0x4824, 0x4824, NVMX_SHADOW_RW}, /* interruptibility */
+    {0x482e, 0x482e, NVMX_SHADOW_RW}, /* preemption timer */
     {0x681c, 0x6820, NVMX_SHADOW_RW}, /* RSP, RIP, RFLAGS */
     {0x2400, 0x2400, NVMX_SHADOW_RO}, /* exit information */
     {0x4402, 0x440e, NVMX_SHADOW_RO},
