@@ -500,6 +500,9 @@ struct ept_table *ept_link(struct ept_op *op, struct ept_table *parent, unsigned
                            struct ept_table *old, const struct ept_wanted *wanted);
 /* Take out what ept02 has for this address. `walk`: unless that is what this walk of ept12 has come to, or less; or NULL. */
 void ept_unmap(struct ept_op *op, uint64_t gpa2, const struct ept_walk *walk);
+/* L1 gets a violation that this walk has found. It invalidates what a CPU has for the address (SDM 31.4.3.1), as old as that may be, by whatever mode of the
+ * tables it got there: mappings are told apart by bits 51:12 of the EPTP alone. So L1 may rely on it. */
+void ept_violation_told(struct ept_op *op, uint64_t eptp12, uint64_t gpa2, const struct ept_walk *walk);
 /* How many pages to map ahead of this violation. Violations one after the other double it, others halve it. */
 unsigned int ept_stream_window(struct ept_root *root, uint64_t gpa2);
 /* Rights that a page may get in ept02 whose entries in ept12 grant `rights12`, the last one being `leaf12`: those of ept12 and of ept01, in a form that the

@@ -126,29 +126,6 @@ static uint64_t qualification12(const struct nvmx_ept *ept, const struct ept_wal
 /* -- the decision
  * -------------------------------------------------------------------------------------------------------------- */
 
-uint64_t ept_common_rights(const struct nvmx_ept *ept, const struct ept_walk *walk, uint64_t rights12, uint64_t leaf12,
-                           uint32_t access01, bool write) {
-    uint64_t rights =
-        rights12 & (EPT_RWX | NVMX_EPT_SHADOW_STACK | NVMX_EPT_SUB_PAGE | (walk->mbec ? NVMX_EPT_USER_EXECUTE : 0));
-
-    if (walk->ad && !write && (leaf12 & NVMX_EPT_DIRTY) == 0) {
-        rights &= ~EPT_WRITES; /* the first write has to come back here and set the dirty flag */
-    }
-    if ((access01 & NVMX_ACCESS_READ) == 0) {
-        rights &= ~NVMX_EPT_READ;
-    }
-    if ((access01 & NVMX_ACCESS_WRITE) == 0 || (rights & NVMX_EPT_READ) == 0) {
-        rights &= ~EPT_WRITES;
-    }
-    if ((access01 & NVMX_ACCESS_EXECUTE) == 0) {
-        rights &= ~(NVMX_EPT_EXECUTE | NVMX_EPT_USER_EXECUTE);
-    }
-    if ((rights & NVMX_EPT_READ) == 0 && (ept->machine.msr[NVMX_CAP_EPT_VPID] >> EPT_CAP_EXECUTE_ONLY & 1) == 0) {
-        rights = 0;
-    }
-    return rights;
-}
-
 static bool mapping_sound(const struct nvmx_ept01_mapping *mapping, uint64_t gpa1) {
     uint64_t offset = (UINT64_C(1) << (mapping->size_shift & 63)) - 1;
     bool size = mapping->size_shift == 12 || mapping->size_shift == 21 || mapping->size_shift == 30;
@@ -386,9 +363,8 @@ static enum nvmx_ept_verdict try_once(struct ept_op *op, const struct nvmx_ept_a
     walk.ahead_want = request->ahead;
     walk.spp = request->spp;
     enum nvmx_ept_verdict verdict = decide(ept, op->vcpu_ctx, request, &walk, fault);
-    if (verdict == NVMX_EPT_L1_VIOLATION && (request->qualification & EPT_Q_GRANTED) != 0) {
-        /* A violation invalidates what the CPU has for the address (SDM 31.4.3.1), as old as that may be: so L1 may rely on it. */
-        ept_unmap(op, access->gpa2, &walk);
+    if (verdict == NVMX_EPT_L1_VIOLATION) {
+        ept_violation_told(op, access->eptp12, access->gpa2, &walk);
     }
     return verdict;
 }
@@ -549,6 +525,14 @@ bool nvmx_ept_unmapped(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_e
     return true;
 }
 
+static void emulated_violation_told(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access, const struct ept_walk *walk) {
+    struct ept_op op;
+
+    ept_begin(&op, ept, vcpu_ctx, NULL);
+    ept_violation_told(&op, access->eptp12, access->gpa2, walk);
+    ept_end(&op);
+}
+
 enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_ept_access *access,
                                          struct nvmx_ept_fault *fault) {
     uint64_t eptp12 = access->eptp12;
@@ -581,6 +565,9 @@ enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx, c
             enum nvmx_ept_verdict verdict = eligible(&walk, &request)
                                                 ? ask_sub_page(ept, vcpu_ctx, &request, &walk, &sppt, fault)
                                                 : violation(ept, &request, &walk, fault);
+            if (verdict == NVMX_EPT_L1_VIOLATION) {
+                emulated_violation_told(ept, vcpu_ctx, access, &walk);
+            }
             if (verdict != NVMX_EPT_RETRY) {
                 return verdict;
             }

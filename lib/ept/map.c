@@ -24,6 +24,29 @@ static uint64_t type_bits(const struct nvmx_ept01_mapping *mapping, uint64_t lea
     return (uint64_t)combined_type[mapping->memory_type & 7][leaf12 >> 3 & 7] << 3 | (leaf12 & EPT_IGNORE_PAT);
 }
 
+uint64_t ept_common_rights(const struct nvmx_ept *ept, const struct ept_walk *walk, uint64_t rights12, uint64_t leaf12,
+                           uint32_t access01, bool write) {
+    uint64_t rights =
+        rights12 & (EPT_RWX | NVMX_EPT_SHADOW_STACK | NVMX_EPT_SUB_PAGE | (walk->mbec ? NVMX_EPT_USER_EXECUTE : 0));
+
+    if (walk->ad && !write && (leaf12 & NVMX_EPT_DIRTY) == 0) {
+        rights &= ~EPT_WRITES; /* the first write has to come back here and set the dirty flag */
+    }
+    if ((access01 & NVMX_ACCESS_READ) == 0) {
+        rights &= ~NVMX_EPT_READ;
+    }
+    if ((access01 & NVMX_ACCESS_WRITE) == 0 || (rights & NVMX_EPT_READ) == 0) {
+        rights &= ~EPT_WRITES;
+    }
+    if ((access01 & NVMX_ACCESS_EXECUTE) == 0) {
+        rights &= ~(NVMX_EPT_EXECUTE | NVMX_EPT_USER_EXECUTE);
+    }
+    if ((rights & NVMX_EPT_READ) == 0 && (ept->machine.msr[NVMX_CAP_EPT_VPID] >> EPT_CAP_EXECUTE_ONLY & 1) == 0) {
+        rights = 0;
+    }
+    return rights;
+}
+
 /* The largest page that both levels and the machine allow. */
 static unsigned int leaf_level(const struct nvmx_ept *ept, const struct ept_walk *walk,
                                const struct nvmx_ept01_mapping *mapping) {
@@ -287,7 +310,7 @@ static bool follows(const struct ept_walk *walk, unsigned int level, uint64_t hw
 }
 
 void ept_unmap(struct ept_op *op, uint64_t gpa2, const struct ept_walk *walk) {
-    struct ept_table *table = op->root->top;
+    struct ept_table *table = __atomic_load_n(&op->root->top, __ATOMIC_ACQUIRE);
 
     while (table != NULL) {
         unsigned int index = ept_index(gpa2, table->level);
@@ -301,4 +324,20 @@ void ept_unmap(struct ept_op *op, uint64_t gpa2, const struct ept_walk *walk) {
         }
         table = ept_child(table, index, hw);
     }
+}
+
+void ept_violation_told(struct ept_op *op, uint64_t eptp12, uint64_t gpa2, const struct ept_walk *walk) {
+    struct nvmx_ept *ept = op->ept;
+    struct ept_root *own = op->root;
+    uint32_t end = __atomic_load_n(&ept->root_end, __ATOMIC_SEQ_CST);
+
+    for (uint32_t i = 0; i < end; i++) {
+        uint64_t key = __atomic_load_n(&ept->root[i].key, __ATOMIC_SEQ_CST);
+
+        if (key != 0 && ((key ^ eptp12) & EPT_ADDRESS) == 0) {
+            op->root = &ept->root[i]; /* its translations are to be flushed */
+            ept_unmap(op, gpa2, walk);
+        }
+    }
+    op->root = own;
 }

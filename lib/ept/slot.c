@@ -109,7 +109,7 @@ void ept_slot_clear(struct ept_op *op, struct ept_table *table, unsigned int ind
             return;
         }
         ept_announce(op);
-        ept_want_flush(op, op->root != NULL ? op->root->eptp02 : EPT_FLUSH_ALL);
+        ept_want_flush(op, op->root != NULL ? ept_peek(&op->root->eptp02) : EPT_FLUSH_ALL);
         if (ept_is_claimed(hw)) {
             if ((hw & SPOILT) != 0 || swap(&table->hw[index], hw, hw | SPOILT)) {
                 return;
@@ -151,7 +151,7 @@ void ept_slot_protect(struct ept_op *op, struct ept_table *table, unsigned int i
             return;
         }
         ept_announce(op);
-        ept_want_flush(op, op->root != NULL ? op->root->eptp02 : EPT_FLUSH_ALL);
+        ept_want_flush(op, op->root != NULL ? ept_peek(&op->root->eptp02) : EPT_FLUSH_ALL);
         if (swap(&table->hw[index], hw, hw & ~EPT_WRITES)) {
             return;
         }

@@ -499,27 +499,36 @@ Test(ept, replaced_pages_are_flushed) {
     world_delete(w);
 }
 
+static enum nvmx_ept_verdict translates(struct world *w, uint64_t eptp12, uint64_t gpa2, uint32_t access,
+                                        struct nvmx_ept_fault *fault) {
+    struct nvmx_ept_access what = {.eptp12 = eptp12, .gpa2 = gpa2, .qualification = access};
+
+    return nvmx_ept_translate(w->ept, &w, &what, fault);
+}
+
+/* What L1 makes of a page of ept12 by one entry, without INVEPT, and whether that leaves a write to it forbidden only by what was so before. */
+static const struct {
+    const char *id;
+    unsigned int page, index;
+    uint64_t entry;
+    bool stays;
+} entries[] = {
+    {"not present", 3, 5, 0, false},
+    {"another page", 3, 5, UINT64_C(0x206) << 12 | 0x435, false},
+    {"fewer rights", 3, 5, UINT64_C(0x205) << 12 | 0x431, false},
+    {"another memory type", 3, 5, UINT64_C(0x205) << 12 | 0x405, false},
+    {"fewer rights above", 2, 0, 0x3401, false},
+    {"no table", 2, 0, 0, false},
+    {"another table", 2, 0, 0x4405, false},
+    {"a large page", 2, 0, 0x2004b5, false},
+    {"as it was", 3, 5, UINT64_C(0x205) << 12 | 0x435, true},
+    {"but for flags", 3, 5, UINT64_C(0x205) << 12 | 0x735, true},
+};
+#define ENTRIES (sizeof(entries) / sizeof(entries[0]))
+
 /* SDM 31.4.3.1: a violation invalidates what the CPU has cached for its address. What L1 maps there afterwards needs no INVEPT. */
 Test(ept, a_violation_of_l1_leaves_nothing_old) {
-    static const struct {
-        const char *id;
-        unsigned int page, index;
-        uint64_t entry;
-        bool stays;
-    } rows[] = {
-        {"not present", 3, 5, 0, false},
-        {"another page", 3, 5, UINT64_C(0x206) << 12 | 0x435, false},
-        {"fewer rights", 3, 5, UINT64_C(0x205) << 12 | 0x431, false},
-        {"another memory type", 3, 5, UINT64_C(0x205) << 12 | 0x405, false},
-        {"fewer rights above", 2, 0, 0x3401, false},
-        {"no table", 2, 0, 0, false},
-        {"another table", 2, 0, 0x4405, false},
-        {"a large page", 2, 0, 0x2004b5, false},
-        {"as it was", 3, 5, UINT64_C(0x205) << 12 | 0x435, true},
-        {"but for flags", 3, 5, UINT64_C(0x205) << 12 | 0x735, true},
-    };
-
-    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+    for (size_t i = 0; i < ENTRIES; i++) {
         struct world *w = simple(AD_CAPS, 0);
         struct nvmx_ept_fault fault;
         struct world_translation t;
@@ -527,15 +536,48 @@ Test(ept, a_violation_of_l1_leaves_nothing_old) {
 
         w->l1[3][5] = UINT64_C(0x205) << 12 | 0x535;
         touch(w, EPTP12, GPA2, &reading);
-        w->l1[rows[i].page][rows[i].index] = rows[i].entry;
-        cr_assert(world_cpu(w, 0, root_of(w, 0, EPTP12), GPA2, &reading, &hpa, &type, &qualification), "%s: not old", rows[i].id);
-        cr_assert(!world_cpu(w, 0, root_of(w, 0, EPTP12), GPA2, &writing, &hpa, &type, &qualification), "%s", rows[i].id);
+        w->l1[entries[i].page][entries[i].index] = entries[i].entry;
+        cr_assert(world_cpu(w, 0, root_of(w, 0, EPTP12), GPA2, &reading, &hpa, &type, &qualification), "%s: not old", entries[i].id);
+        cr_assert(!world_cpu(w, 0, root_of(w, 0, EPTP12), GPA2, &writing, &hpa, &type, &qualification), "%s", entries[i].id);
 
         struct nvmx_ept_access access = {.eptp12 = EPTP12, .gpa2 = GPA2, .qualification = qualification};
-        cr_expect(!nvmx_ept_unmapped(w->ept, &w, &access, &fault), "%s: the short way leaves it", rows[i].id);
-        cr_expect_eq(fault_at(w, EPTP12, GPA2, qualification, &fault), NVMX_EPT_L1_VIOLATION, "%s", rows[i].id);
-        cr_expect_eq(world_walk02(w, root_of(w, 0, EPTP12), GPA2, &t), rows[i].stays, "%s", rows[i].id);
-        cr_expect_eq(world_cpu(w, 0, root_of(w, 0, EPTP12), GPA2, &reading, &hpa, &type, &qualification), rows[i].stays, "%s: in the TLB", rows[i].id);
+        cr_expect(!nvmx_ept_unmapped(w->ept, &w, &access, &fault), "%s: the short way leaves it", entries[i].id);
+        cr_expect_eq(fault_at(w, EPTP12, GPA2, qualification, &fault), NVMX_EPT_L1_VIOLATION, "%s", entries[i].id);
+        cr_expect_eq(world_walk02(w, root_of(w, 0, EPTP12), GPA2, &t), entries[i].stays, "%s", entries[i].id);
+        cr_expect_eq(world_cpu(w, 0, root_of(w, 0, EPTP12), GPA2, &reading, &hpa, &type, &qualification), entries[i].stays, "%s: in the TLB", entries[i].id);
+        world_delete(w);
+    }
+}
+
+/* The same of a violation that an emulating host finds, and of what is cached by the same tables without or with accessed and dirty flags: only bits 51:12 of
+ * the EPTP tell mappings apart. */
+Test(ept, a_violation_of_l1_leaves_nothing_old_in_any_mode_however_it_is_found) {
+    for (size_t n = 0; n < 4 * ENTRIES; n++) {
+        size_t i = n / 4;
+        bool emulated = (n & 1) != 0;
+        uint64_t eptp12 = (n & 2) != 0 ? EPTP12_AD : EPTP12;
+        struct world *w = simple(AD_CAPS, 0);
+        const uint64_t eptp02[] = {root_of(w, 0, EPTP12), root_of(w, 1, EPTP12_AD)};
+        struct nvmx_ept_access write = {.eptp12 = eptp12, .gpa2 = GPA2, .qualification = 0x182};
+        struct nvmx_ept_fault fault;
+        struct world_translation t;
+        uint64_t hpa, type;
+
+        w->l1[3][5] = UINT64_C(0x205) << 12 | 0x535;
+        touch(w, EPTP12, GPA2, &reading);
+        touch(w, EPTP12_AD, GPA2, &reading);
+        w->l1[entries[i].page][entries[i].index] = entries[i].entry;
+        cr_assert(!world_cpu(w, 0, eptp02[(n & 2) / 2], GPA2, &writing, &hpa, &type, &write.qualification), "%s", entries[i].id);
+        if (emulated) {
+            cr_expect_eq(translates(w, eptp12, GPA2, NVMX_ACCESS_WRITE | 0x180, &fault), NVMX_EPT_L1_VIOLATION, "%s", entries[i].id);
+        } else {
+            cr_expect_eq(nvmx_ept_fault(w->ept, &w, &write, &fault), NVMX_EPT_L1_VIOLATION, "%s", entries[i].id);
+        }
+        for (unsigned int ad = 0; ad < 2; ad++) {
+            cr_expect_eq(world_walk02(w, eptp02[ad], GPA2, &t), entries[i].stays, "%s: flags %u, emulated %d", entries[i].id, ad, emulated);
+            cr_expect_eq(world_cpu(w, 0, eptp02[ad], GPA2, &reading, &hpa, &type, &write.qualification), entries[i].stays,
+                         "%s: flags %u in the TLB, emulated %d", entries[i].id, ad, emulated);
+        }
         world_delete(w);
     }
 }
@@ -1074,13 +1116,6 @@ Test(ept, budget_takes_the_oldest_of_any_level) {
         cr_expect(look(w, EPTP12, i << 21).valid, "%lu", (unsigned long)i);
     }
     world_delete(w);
-}
-
-static enum nvmx_ept_verdict translates(struct world *w, uint64_t eptp12, uint64_t gpa2, uint32_t access,
-                                        struct nvmx_ept_fault *fault) {
-    struct nvmx_ept_access what = {.eptp12 = eptp12, .gpa2 = gpa2, .qualification = access};
-
-    return nvmx_ept_translate(w->ept, &w, &what, fault);
 }
 
 /* SDM 31.3.3.2: with mode-based execute control the mode of the linear address decides. */
