@@ -105,9 +105,6 @@ static unsigned int physical_bits(const struct nvmx_vcpu *vcpu) {
     return bits > 52 ? 52 : bits < 32 ? 32 : bits;
 }
 
-#define QUALIFICATION_LINEAR (UINT64_C(1) << 7)
-#define QUALIFICATION_FINAL  (UINT64_C(1) << 8)
-
 /* Bits 11:9 (SDM table 30-7): what L2's own page tables say of the linear address; lib/ept drops them where L1's processor does not say it. */
 #define QUALIFICATION_USER            (UINT64_C(1) << 9)
 #define QUALIFICATION_WRITABLE        (UINT64_C(1) << 10)
@@ -118,22 +115,31 @@ static uint64_t advanced_information(uint64_t path) {
            ((path & ENTRY_XD) != 0 ? QUALIFICATION_EXECUTE_DISABLE : 0);
 }
 
+/* Without EPT what the CPU does to L2's page tables are physical accesses, which need not exit (SDM 32.4.6.2). */
+static bool to_apic_access_page(const struct l2_memory *l2, uint64_t gpa1) {
+    return (gpa1 & ~OFFSET_MASK) == l2->apic_access_gpa1 && (l2->ept || (l2->access.qualification & QUALIFICATION_FINAL) != 0);
+}
+
 /* Of an L2 the physical address becomes L1's. `access`: the kind, as in an exit qualification. */
 static inline bool to_gpa1(struct nvmx_vcpu *vcpu, const struct l1_paging *paging, uint64_t linear, uint64_t access,
                            uint64_t *address, struct l1_fault *fault) {
     struct l2_memory *l2 = paging->l2;
-    if (l2 == NULL || !l2->ept) {
+    if (l2 == NULL) {
         return true;
     }
     l2->linear = linear;
     l2->access.gpa2 = *address;
     l2->access.qualification = access | QUALIFICATION_LINEAR;
-    l2->verdict = nvmx_ept_translate(vcpu->vm->ept, vcpu->ctx, &l2->access, &l2->fault);
-    if (l2->verdict != NVMX_EPT_RETRY) {
+    l2->verdict = NVMX_EPT_RETRY;
+    if (l2->ept) {
+        l2->verdict = nvmx_ept_translate(vcpu->vm->ept, vcpu->ctx, &l2->access, &l2->fault);
+        *address = l2->verdict == NVMX_EPT_RETRY ? l2->fault.gpa1 : *address;
+    }
+    l2->apic_access = l2->verdict == NVMX_EPT_RETRY && to_apic_access_page(l2, *address);
+    if (l2->verdict != NVMX_EPT_RETRY || l2->apic_access) {
         *fault = (struct l1_fault){.vector = FAULT_OF_EPT12};
         return false;
     }
-    *address = l2->fault.gpa1;
     return true;
 }
 

@@ -8,9 +8,11 @@
 
 #include "vcpu.h"
 
-/* L2's physical memory: what ept12 makes of L1's. Afterwards: what ept12 did not allow. */
+/* L2's physical memory: what ept12 makes of L1's. Afterwards: what ept12 did not allow, or what is virtualized (SDM 32.4). */
 struct l2_memory {
-    bool ept; /* else gpa2 is gpa1 */
+    bool ept;         /* else gpa2 is gpa1 */
+    bool apic_access; /* the access that failed is one to the APIC-access page, */
+    uint64_t apic_access_gpa1; /* which is here; or NVMX_NO_ADDRESS */
     struct nvmx_ept_access access; /* what ept12_of gives; the rest is the access that failed */
     enum nvmx_ept_verdict verdict;
     struct nvmx_ept_fault fault;
@@ -33,8 +35,12 @@ struct l1_paging {
     struct l2_memory *l2; /* NULL: the addresses are L1's */
 };
 
-/* l1_fault.vector where ept12 does not allow the access: paging->l2 has it. */
+/* l1_fault.vector where ept12 does not allow the access, or it leads to the APIC-access page: paging->l2 has it. */
 #define FAULT_OF_EPT12 256
+
+/* Of l2_memory.access.qualification. */
+#define QUALIFICATION_LINEAR (UINT64_C(1) << 7)
+#define QUALIFICATION_FINAL  (UINT64_C(1) << 8)
 
 enum l1_access {
     L1_ACCESS_DONE = 0,

@@ -495,6 +495,64 @@ Test(controls_shadow, ept_violations_of_operands_exit) {
     }
 }
 
+/* SDM 32.4: an operand on the APIC-access page is an exit of L1's; so are L2's page tables there (32.4.6.1). */
+Test(controls_shadow, operands_on_the_apic_access_page_exit) {
+    static const struct {
+        const char *what;
+        uint32_t reason;
+        uint64_t page, linear; /* gpa2 of the APIC-access page, operand */
+        bool without_ept;
+        uint32_t exit; /* 0: carried out */
+        uint64_t qualification;
+    } rows[] = {
+        {"VMREAD writes", NVMX_EXIT_VMREAD, OPERAND, OPERAND + 0x318, false, 44, 0x1318},
+        {"VMWRITE reads", NVMX_EXIT_VMWRITE, OPERAND, OPERAND + 0x80, false, 44, 0x80},
+        {"VMREAD writes, no EPT", NVMX_EXIT_VMREAD, OPERAND, OPERAND + 0x318, true, 44, 0x1318},
+        {"second page of the operand", NVMX_EXIT_VMREAD, OPERAND + 0x1000, OPERAND + 0xffc, false, 44, 0x1000},
+        {"L2's page table", NVMX_EXIT_VMREAD, L2_PT, OPERAND, false, 44, 0xf000},
+        {"another page", NVMX_EXIT_VMREAD, OPERAND + 0x1000, OPERAND + 0x18, false, 0, 0},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct sim *sim = prepared(NULL);
+        uint64_t page = rows[i].without_ept ? rows[i].page : sim_gpa1_of(rows[i].page);
+        l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_APIC_ACCESSES);
+        l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, page);
+        if (rows[i].without_ept) {
+            l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_EPT);
+            l1_writes(sim, NVMX_VMCS_GUEST_CR3, SIM_L1_PML4); /* gpa2 is gpa1 */
+        }
+        launch(sim);
+        sim_write64(sim, page + 0x318, 0x99);
+        enum nvmx_next next = with_memory(sim, rows[i].reason, rows[i].linear);
+        if (rows[i].exit == 0) {
+            carried_out(sim, next, 0);
+        } else {
+            l1_gets(sim, next, rows[i].exit);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_QUALIFICATION), rows[i].qualification, "%s: %#lx", rows[i].what,
+                         l1_reads(sim, NVMX_VMCS_EXIT_QUALIFICATION));
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RIP), 0x1000, "%s", rows[i].what);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_VM_EXIT_INSTRUCTION_LENGTH), 4, "%s", rows[i].what);
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RFLAGS) & RF, RF, "%s", rows[i].what);
+        }
+        cr_expect_eq(sim_read64(sim, page + 0x318), 0x99, "%s", rows[i].what);
+        sim_free(sim);
+    }
+}
+
+/* Such an exit has a lower priority than the faults of the same access. */
+Test(controls_shadow, faults_come_before_apic_accesses) {
+    for (unsigned int ept = 0; ept < 2; ept++) {
+        struct sim *sim = prepared(NULL);
+        l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_APIC_ACCESSES);
+        l1_writes(sim, NVMX_VMCS_APIC_ACCESS_ADDRESS, sim_gpa1_of(OPERAND));
+        l1_writes(sim, NVMX_VMCS_EXCEPTION_BITMAP, 1u << 14);
+        sim_write64(sim, ept ? ept_entry(OPERAND) : l2_entry(OPERAND), ept ? sim_gpa1_of(OPERAND) | 0x35 : OPERAND | 1);
+        launch(sim);
+        l1_gets(sim, with_memory(sim, NVMX_EXIT_VMREAD, OPERAND), ept ? NVMX_EXIT_EPT_VIOLATION : NVMX_EXIT_EXCEPTION_OR_NMI);
+        sim_free(sim);
+    }
+}
+
 /* What L2's own page tables say of the operand's address (SDM table 30-7, bits 11:9), where the processor says so of its violations. */
 Test(controls_shadow, advanced_information_of_operands) {
     static const struct {
