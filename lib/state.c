@@ -289,7 +289,7 @@ static void restore_vmcs(struct nvmx_vcpu *vcpu, const struct nvmx_state_record 
 }
 
 static void restore_l2(struct nvmx_vcpu *vcpu, const struct nvmx_state_record *record) {
-    vcpu->entry_pending = (record->head[0] & NVMX_STATE_L2_ENTRY_PENDING) != 0;
+    vcpu->entry_pending = (record->head[0] & NVMX_STATE_L2_ENTRY_PENDING) != 0 ? ENTRY_RESTORED : 0;
     vcpu->launching = (record->head[0] & NVMX_STATE_L2_LAUNCHING) != 0;
     vcpu->bus_lock = (record->head[0] & NVMX_STATE_L2_BUS_LOCK) != 0;
     vcpu->restored.ia32e = (record->head[0] & NVMX_STATE_L2_IA32E) != 0;

@@ -112,6 +112,8 @@ struct violation {
     struct nvmx_ept_fault fault;
 };
 
+#define ENTRY_RESTORED 2u /* nvmx_vcpu.entry_pending */
+
 struct nvmx_vcpu {
     struct nvmx_vm *vm;
     void *ctx;
@@ -164,7 +166,7 @@ struct nvmx_vcpu {
     const uint64_t *host_io_bitmap[2];
 
     bool a20m;                    /* the host's pin: see nvmx_a20m */
-    bool entry_pending;           /* L1 executed VMLAUNCH/VMRESUME and L2 has not run since */
+    uint8_t entry_pending;        /* L1 executed VMLAUNCH/VMRESUME and L2 has not run since; ENTRY_RESTORED: so it came from elsewhere */
     bool timer_forced;            /* vmcs02's preemption timer is at 0 to make L2 exit at once (exits/event.c) */
     uint64_t saved_timer;         /* vmcs12's timer meanwhile */
     uint64_t step_rip;            /* see step_with_host */

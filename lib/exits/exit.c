@@ -209,11 +209,12 @@ enum nvmx_next nvmx_entry_refused(struct nvmx_vcpu *vcpu, uint32_t vm_instructio
     enum nvmx_status status = event_end(vcpu, v);
     entry_undone(vcpu, v);
     vcpu->mode = NVMX_MODE_ROOT;
-    vcpu->entry_pending = false;
     if (status == NVMX_OK) {
         status = host_select(vcpu, NVMX_VMCS01);
     }
-    return status == NVMX_OK ? vm_fail_valid(vcpu, vm_instruction_error) : stop(vcpu, NVMX_STOP_HOST, status);
+    enum nvmx_next next = status == NVMX_OK ? vm_fail_valid(vcpu, vm_instruction_error) : stop(vcpu, NVMX_STOP_HOST, status);
+    vcpu->entry_pending = false;
+    return next;
 }
 
 static bool is_range(uint64_t gpa1, uint64_t bytes) {

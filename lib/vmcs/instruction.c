@@ -472,6 +472,9 @@ enum nvmx_status l2_skip(struct nvmx_vcpu *vcpu) {
     return status == NVMX_OK ? l2_instruction_over(vcpu) : status;
 }
 
+/* 0FH 01H C2H or C3H, as every assembler has it: prefixes that these take do nothing. */
+#define VM_ENTRY_LENGTH 3u
+
 enum nvmx_next vm_fail_valid(struct nvmx_vcpu *vcpu, uint32_t error) {
     struct batch out;
     struct instruction in = {.out = &out};
@@ -482,6 +485,9 @@ enum nvmx_next vm_fail_valid(struct nvmx_vcpu *vcpu, uint32_t error) {
     }
     if (status != NVMX_OK) {
         return stopped(vcpu, status);
+    }
+    if (vcpu->entry_pending == ENTRY_RESTORED) {
+        in.length = VM_ENTRY_LENGTH; /* no exit of this vmcs01 was for it */
     }
     return complete_fail(&in, error);
 }

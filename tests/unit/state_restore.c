@@ -174,6 +174,31 @@ Test(state_restore, what_came_as_an_msr_goes_into_vmcs02) {
     free(blob);
 }
 
+/* Where hardware refuses an entry that was pending when it was saved, no exit of this vCPU says how long L1's VMLAUNCH is. */
+Test(state_restore, a_pending_entry_that_hardware_refuses) {
+    struct sim *source = state_world_new(world_named("an entry pending"));
+    size_t bytes;
+    uint8_t *blob = sim_save(source, &bytes);
+    struct sim *sim = sim_new(NULL);
+    copy_machine(sim, source);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_VM_EXIT_INSTRUCTION_LENGTH, 9);
+    const uint64_t rip = sim_get(sim, NVMX_VMCS01, NVMX_F_GUEST_RIP);
+    cr_assert(nvmx_state_restore(sim->vcpu, blob, bytes, NULL) == NVMX_STATE_OK);
+    cr_assert_eq(nvmx_state_complete(sim->vcpu), NVMX_OK);
+    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    cr_assert_eq(nvmx_entry_refused(sim->vcpu, 7), NVMX_ENTER);
+    cr_expect_eq(vmcs01(sim, NVMX_F_GUEST_RIP), rip + 3, "past VMLAUNCH");
+    cr_expect_eq(sim_instruction_error(sim), 7);
+    /* Of L1's next VM entry, which has a prefix, the exit says it. */
+    const uint64_t next = vmcs01(sim, NVMX_F_GUEST_RIP);
+    cr_assert_eq(sim_exit(sim, NVMX_EXIT_VMLAUNCH, 0, 0, 4), NVMX_ENTER);
+    cr_assert_eq(nvmx_entry_refused(sim->vcpu, 8), NVMX_ENTER);
+    cr_expect_eq(vmcs01(sim, NVMX_F_GUEST_RIP), next + 4);
+    sim_free(sim);
+    sim_free(source);
+    free(blob);
+}
+
 /* Saved after an instruction that the host carried out, before the entry after it: L1's monitor trap flag is due all the same. */
 Test(state_restore, a_step_that_the_host_carried_out) {
     for (unsigned int moved = 0; moved < 2; moved++) {
