@@ -172,7 +172,7 @@ struct nvmx_vcpu {
     uint64_t step_rip;            /* see step_with_host */
     uint64_t timer_deadline;      /* of a timer by deadline */
     bool launching;               /* with entry_pending: by VMLAUNCH, so that the launch state is clear again if hardware refuses */
-    uint32_t window_requested;    /* window-exiting bits that vmcs02 has beside its own primary controls */
+    uint32_t window_requested;    /* window-exiting bits, or the trap flag, that vmcs02 has beside its own primary controls */
     uint32_t gates_switched;      /* gates that vmcs01 loads on entry: the host switches them */
     uint64_t cr4_kept;            /* CR4.MCE if the host has it set behind its mask: see cr4_of_l2 */
     bool l1_value_known;

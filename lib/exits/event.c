@@ -104,13 +104,23 @@ static bool l1_exits_on(const struct vmcs12 *v, uint32_t pin) {
     return (v->value[NVMX_F_PIN_BASED_CONTROLS] & pin) != 0;
 }
 
-/* Ask vmcs02 for an exit as soon as L2 can take the event. */
+/* Ask vmcs02 for an exit as soon as L2 can take the event, or leave. */
 static enum nvmx_status request_window(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t window) {
     if ((vcpu->window_requested & window) != 0) {
         return NVMX_OK;
     }
     vcpu->window_requested |= window;
     return host_write(vcpu, NVMX_F_PRIMARY_CONTROLS, v->image[NVMX_F_PRIMARY_CONTROLS] | vcpu->window_requested);
+}
+
+/*
+ * Without a preemption timer: the monitor trap flag ends what is delivered before L2's first instruction, too (SDM 28.5.2); without that the event waits until
+ * L2 can take interrupts.
+ */
+static COLD enum nvmx_status exit_soon(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
+    bool traps = (nvmx_caps_may_be_1(&vcpu->vm->machine, NVMX_CAP_PROCBASED) & PROC_MONITOR_TRAP) != 0;
+
+    return request_window(vcpu, v, traps ? PROC_MONITOR_TRAP : PROC_INTERRUPT_WINDOW);
 }
 
 /*
@@ -122,8 +132,11 @@ static enum nvmx_status exit_at_once(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     uint32_t offered = nvmx_caps_may_be_1(&vcpu->vm->machine, NVMX_CAP_PINBASED);
     enum nvmx_status status = NVMX_OK;
 
-    if (vcpu->timer_forced || (offered & PIN_PREEMPTION_TIMER) == 0) {
-        return NVMX_OK; /* without a timer the event waits for the next exit */
+    if ((offered & PIN_PREEMPTION_TIMER) == 0) {
+        return exit_soon(vcpu, v);
+    }
+    if (vcpu->timer_forced) {
+        return NVMX_OK;
     }
     if (l1_uses) {
         status = host_read(vcpu, NVMX_F_PREEMPTION_TIMER_VALUE, &vcpu->saved_timer);
@@ -165,6 +178,7 @@ enum nvmx_status event_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t r
 
     *handled = (vcpu->timer_forced && reason == NVMX_EXIT_PREEMPTION_TIMER) ||
                (reason == NVMX_EXIT_INTERRUPT_WINDOW && (not_l1s & PROC_INTERRUPT_WINDOW) != 0) ||
+               (reason == NVMX_EXIT_MONITOR_TRAP_FLAG && (not_l1s & PROC_MONITOR_TRAP) != 0) ||
                (reason == NVMX_EXIT_NMI_WINDOW && (not_l1s & PROC_NMI_WINDOW) != 0);
     return event_end(vcpu, v);
 }
@@ -359,7 +373,7 @@ static enum nvmx_next deliver_in_order(struct nvmx_vcpu *vcpu, struct vmcs12 *v,
         return reflect_event(vcpu, v, NVMX_EXIT_BUS_LOCK, 0, 0);
     }
     if (threshold_first(vcpu, v, r)) {
-        return go_on(vcpu, exit_at_once(vcpu, v));
+        return trap_flag ? NVMX_ENTER : go_on(vcpu, exit_at_once(vcpu, v)); /* L2 leaves by the one or the other */
     }
     if (pending->init) {
         pending->init = false;

@@ -436,8 +436,51 @@ Test(enter, an_event_in_flight_goes_first) {
     sim_free(sim);
 }
 
-/* A CPU without the timer: the event waits for the next exit. */
+/*
+ * A CPU without the timer: the monitor trap flag makes L2 leave after what is injected (SDM 28.5.2). Without that either the event waits until L2 can take
+ * interrupts, or for any other exit. Where L1 asks for the same exit it is L1's, which takes nothing from the event.
+ */
 Test(enter, without_a_timer) {
+    for (unsigned int i = 0; i < 6; i++) {
+        const bool traps = i < 3, another = i % 3 == 1, l1s = i % 3 == 2;
+        const uint64_t control = traps ? PROC_MONITOR_TRAP : PROC_INTERRUPT_WINDOW;
+        const uint32_t reason = traps ? NVMX_EXIT_MONITOR_TRAP_FLAG : NVMX_EXIT_INTERRUPT_WINDOW;
+        struct nvmx_caps machine;
+        sim_machine(&machine);
+        machine.msr[NVMX_CAP_PINBASED] &= ~(UINT64_C(1) << 38);
+        machine.msr[NVMX_CAP_TRUE_PINBASED] &= ~(UINT64_C(1) << 38);
+        if (!traps) {
+            machine.msr[NVMX_CAP_PROCBASED] &= ~((uint64_t)PROC_MONITOR_TRAP << 32);
+            machine.msr[NVMX_CAP_TRUE_PROCBASED] &= ~((uint64_t)PROC_MONITOR_TRAP << 32);
+        }
+        struct sim *sim = l1_ready(&(struct sim_options){.external_interrupts = true, .machine = &machine});
+        struct nvmx_pending pending = {.interrupt = true};
+        l1_sets(sim, NVMX_VMCS_PIN_BASED_CONTROLS, PIN_EXTERNAL_INTERRUPT);
+        l1_writes(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, 0x80000306);
+        if (l1s)
+            l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, control);
+        launch(sim);
+        uint64_t primary = vmcs02(sim, NVMX_F_PRIMARY_CONTROLS);
+        cr_assert_eq(sim_enter(sim, &pending), NVMX_ENTER);
+        cr_assert(l2_still(sim));
+        cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), 0x80000306);
+        cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS), primary | control, "%u", i);
+        cr_assert_eq(sim_exit(sim, another ? NVMX_EXIT_EXTERNAL_INTERRUPT : reason, 0, 0, 0), another ? NVMX_HOST : NVMX_ENTER, "%u", i);
+        cr_assert_eq(l2_still(sim), !l1s, "%u", i);
+        if (l1s) {
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), reason);
+        } else {
+            cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS), primary, "%u", i);
+            cr_assert_eq(sim_enter(sim, &pending), NVMX_ENTER);
+            cr_assert_not(l2_still(sim));
+            cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), NVMX_EXIT_EXTERNAL_INTERRUPT);
+        }
+        sim_free(sim);
+    }
+}
+
+/* L1 injects an MTF exit (type 7): it is L1's, whatever else waits. */
+Test(enter, without_a_timer_a_pending_trap_is_l1s) {
     struct nvmx_caps machine;
     sim_machine(&machine);
     machine.msr[NVMX_CAP_PINBASED] &= ~(UINT64_C(1) << 38);
@@ -445,14 +488,11 @@ Test(enter, without_a_timer) {
     struct sim *sim = l1_ready(&(struct sim_options){.external_interrupts = true, .machine = &machine});
     struct nvmx_pending pending = {.interrupt = true};
     l1_sets(sim, NVMX_VMCS_PIN_BASED_CONTROLS, PIN_EXTERNAL_INTERRUPT);
-    l1_writes(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, 0x80000306);
+    l1_writes(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, 0x80000700);
     launch(sim);
     cr_assert_eq(sim_enter(sim, &pending), NVMX_ENTER);
-    cr_assert(l2_still(sim));
-    cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_INTERRUPTION_INFO), 0x80000306);
-    cr_assert_eq(sim_exit(sim, NVMX_EXIT_EXTERNAL_INTERRUPT, 0, 0, 0), NVMX_HOST);
-    cr_assert_eq(sim_enter(sim, &pending), NVMX_ENTER);
-    cr_assert_not(l2_still(sim));
+    cr_assert_eq(sim_exit(sim, NVMX_EXIT_MONITOR_TRAP_FLAG, 0, 0, 0), NVMX_ENTER);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), NVMX_EXIT_MONITOR_TRAP_FLAG);
     sim_free(sim);
 }
 
