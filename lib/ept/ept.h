@@ -203,6 +203,7 @@ struct nvmx_ept {
     struct ept_slab *hand; /* where the search for the least recently used goes on */
     /* Each element belongs to its user. */
     uint16_t user_root[EPT_USERS];
+    bool user_waits[EPT_USERS]; /* others held what its last root was to be made of */
     struct ept_root root[EPT_ROOTS];
 };
 
@@ -451,6 +452,8 @@ struct ept_table *ept_tree_next(struct ept_tree *tree);
  */
 
 uint64_t ept_root_key(uint64_t eptp12, bool mbec, bool spp);
+/* The user's last nvmx_ept_root gave NVMX_E_NO_MEMORY for what others take, or hold until they are done. Asked once. */
+bool ept_root_waits(struct nvmx_ept *ept, unsigned int user);
 /* The root with this key, which does not ask for sub-page permissions. NULL: there is none. */
 struct ept_root *ept_root_find(struct nvmx_ept *ept, uint64_t key);
 /* The root with this key and SPPTP12 (0 if the key does not ask for sub-page permissions); under the lock. */

@@ -205,12 +205,13 @@ static struct ept_root *root_install(struct nvmx_ept *ept, const struct purpose 
 /* Other processors may take the room that was made. */
 #define TOP_ATTEMPTS 64u
 
-static struct ept_table *new_top(struct nvmx_ept *ept, void *vcpu_ctx) {
-    unsigned int refusals = 0;
+/* *waits: there is none, but for what others take or hold until they are done; as long as nobody else is at work each attempt makes room, or is the last. */
+static struct ept_table *new_top(struct nvmx_ept *ept, void *vcpu_ctx, bool *waits) {
+    unsigned int refusals = 0, attempt;
     bool refused = false;
     struct ept_table *top = ept_table_new(ept, &refused);
 
-    for (unsigned int attempt = 0; top == NULL && attempt < TOP_ATTEMPTS; attempt++) {
+    for (attempt = 0; top == NULL && attempt < TOP_ATTEMPTS; attempt++) {
         bool others = ept_others_at_work(ept, 0);
 
         if ((refused && ++refusals == 3) || (!ept_make_room(ept, vcpu_ctx, UINT64_MAX) && !others)) {
@@ -219,6 +220,7 @@ static struct ept_table *new_top(struct nvmx_ept *ept, void *vcpu_ctx) {
         refused = false;
         top = ept_table_new(ept, &refused);
     }
+    *waits = top == NULL && attempt == TOP_ATTEMPTS;
     return top;
 }
 
@@ -232,13 +234,13 @@ static void free_tops(struct nvmx_ept *ept, const struct ept_tops *tops) {
     }
 }
 
-/* A root with one user more, that was not there when the caller looked. NULL: no memory. */
-static struct ept_root *root_new(struct nvmx_ept *ept, void *vcpu_ctx, const struct purpose *purpose) {
-    struct ept_tops tops = {.ept = new_top(ept, vcpu_ctx)}, retired = {NULL, NULL};
+/* A root with one user more, that was not there when the caller looked. NULL: no memory. *waits: see new_top. */
+static struct ept_root *root_new(struct nvmx_ept *ept, void *vcpu_ctx, const struct purpose *purpose, bool *waits) {
+    struct ept_tops tops = {.ept = new_top(ept, vcpu_ctx, waits)}, retired = {NULL, NULL};
     struct ept_root *root;
     struct ept_op op;
 
-    tops.sppt = tops.ept != NULL && purpose->spp ? new_top(ept, vcpu_ctx) : NULL;
+    tops.sppt = tops.ept != NULL && purpose->spp ? new_top(ept, vcpu_ctx, waits) : NULL;
     if (tops.ept == NULL || (purpose->spp && tops.sppt == NULL)) {
         free_tops(ept, &tops);
         return NULL;
@@ -304,7 +306,7 @@ static struct ept_root *change_root(struct nvmx_ept *ept, void *vcpu_ctx, unsign
         root->users++;
     } else {
         ept_unlock(ept);
-        root = root_new(ept, vcpu_ctx, purpose);
+        root = root_new(ept, vcpu_ctx, purpose, &ept->user_waits[user]);
         if (root == NULL) {
             return NULL;
         }
@@ -328,6 +330,13 @@ static inline struct ept_root *root_for(struct nvmx_ept *ept, void *vcpu_ctx, un
         ept_root_validate(ept, vcpu_ctx, root);
     }
     return root;
+}
+
+bool ept_root_waits(struct nvmx_ept *ept, unsigned int user) {
+    bool waits = ept->user_waits[user];
+
+    ept->user_waits[user] = false;
+    return waits;
 }
 
 static inline bool is_sound(unsigned int user, uint64_t eptp12) {

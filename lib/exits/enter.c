@@ -2,6 +2,8 @@
 /* VMLAUNCH and VMRESUME of L1 past the instruction's own checks (SDM 29.2-29.5). */
 #include "exits.h"
 
+#include "ept/ept.h"
+
 #include <string.h>
 
 /* If one of these was written, rules are checked that also look at guest state which L2 may have changed. */
@@ -81,12 +83,21 @@ static enum nvmx_next refuse(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const str
     return reflect_entry_failure(vcpu, v, failure->exit_reason, failure->qualification, false);
 }
 
+bool room_will_come(struct nvmx_vcpu *vcpu) {
+    unsigned int user = vcpu->id * NVMX_VMCS02_MAX + (unsigned int)vcpu->current;
+
+    return vcpu->vm->ept != NULL && ept_root_waits(vcpu->vm->ept, user);
+}
+
 /* What the host could not provide (a page, memory) L1 sees as a refused entry; vmcs12 is as it was, and L1 may try
- * again. */
+ * again. What other vCPUs hold for a moment it does not hear of: it executes its instruction once more. */
 static enum nvmx_next merge_failed(struct nvmx_vcpu *vcpu) {
     enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
 
-    return status == NVMX_OK ? vm_fail_valid(vcpu, 7) : stop(vcpu, NVMX_STOP_HOST, status);
+    if (status != NVMX_OK) {
+        return stop(vcpu, NVMX_STOP_HOST, status);
+    }
+    return room_will_come(vcpu) ? NVMX_ENTER : vm_fail_valid(vcpu, 7);
 }
 
 /* vmcs02 is ready: L2 is on. */

@@ -154,6 +154,9 @@ enum route route_spec_ctrl(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struc
 /* WRMSR, which L1 does not intercept, where merge_loads_msr. */
 enum route route_loaded_msr(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const struct exit_row *row, struct nvmx_l2_exit_info *info);
 
+/* A merge or a switch of the EPTP of the current vmcs12 failed only since other vCPUs hold for a moment what its root is to be made of. Asked once. */
+bool room_will_come(struct nvmx_vcpu *vcpu);
+
 /* VMFUNC of L2 (vmfunc.c). */
 enum route route_vm_function(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool hardware);
 

@@ -22,16 +22,22 @@ static bool listed_eptp(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t
            ((*eptp12 ^ v->value[NVMX_F_EPT_POINTER]) & EPTP_WALK_LENGTH) == 0;
 }
 
-/* Where no root can be had for the new EPTP, nothing changes and L1 hears of it as of an entry that can't be used. */
+/* Where no root can be had for the new EPTP, nothing changes and L1 hears of it as of an entry that can't be used; unless other vCPUs hold for a moment what
+ * it is to be made of: L2 tries again. */
 static enum route switch_eptp(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint64_t eptp12, uint16_t index) {
     uint64_t before = v->value[NVMX_F_EPT_POINTER];
 
     v->value[NVMX_F_EPT_POINTER] = eptp12;
     enum nvmx_status status = merge_switch_ept(vcpu, v);
     if (status != NVMX_OK) {
+        bool again = room_will_come(vcpu);
+
         v->value[NVMX_F_EPT_POINTER] = before;
         status = merge_switch_ept(vcpu, v);
-        return status == NVMX_OK ? ROUTE_L1 : ROUTE_FAILED;
+        if (status == NVMX_OK && again) {
+            status = l2_set_rf(vcpu);
+        }
+        return status != NVMX_OK ? ROUTE_FAILED : again ? ROUTE_DONE : ROUTE_L1;
     }
     if (nvmx_set_has(&vcpu->vm->exists, NVMX_F_EPTP_INDEX)) {
         v->value[NVMX_F_EPTP_INDEX] = index;

@@ -3,6 +3,7 @@
  * Controls that the library carries out in hardware's place, or that it composes with the host's: VM functions, page-modification logging, #VE,
  * TSC scaling, ENCLS.
  */
+#include "ept/ept.h"
 #include "machine.h"
 
 #define LIST    0x30000u /* EPTP list */
@@ -150,6 +151,37 @@ Test(controls, eptp_list_without_memory_exits) {
     l1_writes(sim, NVMX_VMCS_EPTP_LIST_ADDRESS, 0x20000000);
     launch(sim);
     l1_gets(sim, vmfunc(sim, 0, 5), NVMX_EXIT_VMFUNC);
+    sim_free(sim);
+}
+
+/* While another processor is in the middle of an operation on ept02: what is unlinked can't be freed. */
+static enum nvmx_next vmfunc_beside_another(struct sim *sim, uint64_t index) {
+    struct ept_op another;
+
+    ept_begin(&another, sim->vm->ept, sim, NULL);
+    enum nvmx_next next = vmfunc(sim, 0, index);
+    ept_end(&another);
+    return next;
+}
+
+/* No room for the new root: where another processor only holds it for a moment L2 tries again, else L1 hears of it. */
+Test(controls, eptp_switching_waits_for_room) {
+    struct sim *sim = with_vm_functions(0);
+    launch(sim);
+    uint64_t root = vmcs02(sim, NVMX_F_EPT_POINTER);
+    sim->vm->ept->page_budget = nvmx_ept_pages(sim->vm->ept);
+    l1_gets(sim, vmfunc(sim, 0, 5), NVMX_EXIT_VMFUNC);
+    sim->vm->ept->page_budget = 0;
+    resume(sim);
+    stays_in_l2(sim, violation(sim, 0x5000, Q_READ)); /* tables that can be given up, but not freed at once */
+    sim->vm->ept->page_budget = nvmx_ept_pages(sim->vm->ept);
+    stays_in_l2(sim, vmfunc_beside_another(sim, 5));
+    cr_expect_eq(vmcs02(sim, NVMX_F_EPT_POINTER), root);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RIP), 0x1000);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RFLAGS) & RFLAGS_RF, RFLAGS_RF, "a breakpoint on it is not met twice");
+    stays_in_l2(sim, vmfunc(sim, 0, 5));
+    cr_expect_neq(vmcs02(sim, NVMX_F_EPT_POINTER), root);
+    cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RIP), 0x1003);
     sim_free(sim);
 }
 

@@ -7,7 +7,9 @@
  */
 #include <criterion/criterion.h>
 
+#include "ept/ept.h"
 #include "sim.h"
+#include "vcpu.h"
 
 #define CPUID 10u
 #define EPT_VIOLATION 48u
@@ -301,5 +303,47 @@ Test(failures, misconfiguration_that_nothing_mends_stops) {
     cr_expect_eq(sim_exit_info(sim, &touch), NVMX_STOP);
     cr_expect_eq(nvmx_stop_reason(sim->vcpu), NVMX_STOP_HOST);
     cr_expect_eq(nvmx_stop_status(sim->vcpu), NVMX_E_HOST);
+    sim_free(sim);
+}
+
+/* -- room that others hold for a moment -------------------------------------------------------------------------------------------- */
+
+#define OTHER_EPT12 0x38000u /* a second root for the same tables */
+
+/* VMRESUME while another processor is in the middle of an operation on ept02: what is unlinked can't be freed. */
+static enum sim_outcome resume_beside_another(struct sim *sim) {
+    struct ept_op another;
+
+    ept_begin(&another, sim->vm->ept, sim, NULL);
+    enum sim_outcome outcome = sim_vmresume(sim);
+    ept_end(&another);
+    return outcome;
+}
+
+/* L1's VM entry finds no room for a root: L1 executes it again, as L2 does an access. It got VMfail, which no hypervisor expects. */
+Test(failures, room_that_another_processor_holds_is_waited_for) {
+    static const struct sim_options tight = {.ept_page_budget = 1 + 2 * 4};
+    struct nvmx_l2_exit_info touch = {.reason = EPT_VIOLATION, .qualification = 0x181, .guest_physical_address = 0x5000};
+    struct sim *sim = sim_new(&tight);
+    uint64_t eptp;
+
+    sim_write64(sim, OTHER_EPT12, sim_read64(sim, SIM_L1_EPT12));
+    cr_assert_eq(sim_launch(sim), SIM_L2);
+    cr_assert_eq(sim_exit_info(sim, &touch), NVMX_ENTER);
+    cr_assert_eq(sim_exit(sim, CPUID, 0, 0, 2), NVMX_ENTER);
+    cr_assert_eq(sim_vmread(sim, NVMX_VMCS_EPT_POINTER, &eptp), SIM_SUCCEED);
+    cr_assert_eq(sim_vmwrite(sim, NVMX_VMCS_EPT_POINTER, OTHER_EPT12 | (eptp & 0xfff)), SIM_SUCCEED);
+    cr_assert_eq(resume_beside_another(sim), SIM_AGAIN);
+    cr_expect_eq(sim_vmresume(sim), SIM_L2);
+    sim_free(sim);
+}
+
+/* Where nobody else is at work there is no room, and L1 is told. */
+Test(failures, room_that_nobody_holds_is_not_waited_for) {
+    static const struct sim_options none = {.ept_page_budget = 2};
+    struct sim *sim = sim_new(&none);
+
+    cr_expect_eq(sim_launch(sim), SIM_FAIL_VALID);
+    cr_expect_eq(sim_instruction_error(sim), 7);
     sim_free(sim);
 }
