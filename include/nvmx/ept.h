@@ -129,7 +129,8 @@ NVMX_API void nvmx_ept_destroy(struct nvmx_ept *ept, void *vcpu_ctx);
  * The EPTP02 that composes eptp12 (which must have passed nvmx_eptp_valid), creating an empty root if there is none.
  * The root stays in use by this vCPU until its next call for the same `user` (a small number below 256 that names the
  * vCPU and vmcs02 slot), or nvmx_ept_release. To be called before L1's every entry to L2, and after L2 has switched EPTPs: here
- * ept02 is compared with ept12 if L1 has executed INVEPT. nvmx_ept_ready: it would do nothing. NVMX_E_NO_MEMORY, NVMX_E_INVALID.
+ * ept02 is compared with ept12 if L1 has executed INVEPT. nvmx_ept_ready: it would do nothing. NVMX_E_NO_MEMORY (also where other processors hold for a
+ * moment what there is), NVMX_E_INVALID.
  */
 NVMX_API enum nvmx_status nvmx_ept_root(struct nvmx_ept *ept, void *vcpu_ctx, unsigned int user, uint64_t eptp12,
                                         bool mbec, uint64_t *eptp02);
@@ -176,7 +177,8 @@ NVMX_API void nvmx_ept_memory_protected(struct nvmx_ept *ept, void *vcpu_ctx, ui
  * Translate access->gpa2 by ept12 alone, as is done where an access of L2 is emulated; sets accessed and dirty flags in ept12 where
  * EPTP12 asks for them. Of access->qualification bits 2:0 (NVMX_ACCESS_ bits are the same), 7 and 8 count; 11:9 are what L2's page
  * tables say of the linear address, for a violation's qualification; bit 9 (a user-mode address) also decides which right a fetch needs under
- * mode-based execute control. NVMX_EPT_RETRY: allowed, at fault->gpa1. No root need be in use.
+ * mode-based execute control. NVMX_EPT_RETRY: allowed, at fault->gpa1. No root need be in use. A violation of L1's invalidates as one that a processor
+ * finds (SDM 31.4.3.1): tlb_flush may be called.
  */
 NVMX_API enum nvmx_ept_verdict nvmx_ept_translate(struct nvmx_ept *ept, void *vcpu_ctx,
                                                   const struct nvmx_ept_access *access, struct nvmx_ept_fault *fault);
