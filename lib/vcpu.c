@@ -457,16 +457,8 @@ static __attribute__((noinline)) enum nvmx_next exit_of_instruction(struct nvmx_
 }
 
 /* Most exits of L1 have nothing to do with VMX: they pass through here, and nothing else. */
-static inline enum nvmx_next exit_untraced(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
-    if (vcpu->mode == NVMX_MODE_L2) {
-        if (exit_reason == NVMX_EXIT_EPT_VIOLATION) {
-            return violation(vcpu);
-        }
-        bool msr = exit_reason == NVMX_EXIT_RDMSR || exit_reason == NVMX_EXIT_WRMSR;
-        return msr ? exit_of_l2_msr(vcpu, exit_reason) : exit_of_l2(vcpu, exit_reason);
-    }
-    vcpu->counts.exits_l1++;
-    uint8_t kind = exit_reason < sizeof(l1_exit_kind) ? l1_exit_kind[exit_reason] : (uint8_t)L1_EXIT_HOST;
+static inline __attribute__((always_inline)) enum nvmx_next exit_of_l1(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+    uint8_t kind = l1_exit_kind[exit_reason];
     if (kind == L1_EXIT_HOST) {
         return to_host(vcpu);
     }
@@ -480,6 +472,26 @@ static inline enum nvmx_next exit_untraced(struct nvmx_vcpu *vcpu, uint32_t exit
         return instruction_memory(vcpu, exit_reason);
     }
     return kind == L1_EXIT_MSR ? exit_of_msr(vcpu, exit_reason) : exit_of_instruction(vcpu, exit_reason);
+}
+
+/* SDM 27.9.1: bits beside the basic reason (26: a bus lock came before) make no other exit of it. An entry of vmcs01 that failed is the host's. */
+static COLD enum nvmx_next exit_of_l1_beside(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+    const uint32_t basic = exit_reason & 0xffff;
+    const bool failed = (exit_reason & NVMX_EXIT_ENTRY_FAILURE) != 0;
+
+    return failed || basic >= sizeof(l1_exit_kind) ? to_host(vcpu) : exit_of_l1(vcpu, basic);
+}
+
+static inline enum nvmx_next exit_untraced(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
+    if (vcpu->mode == NVMX_MODE_L2) {
+        if (exit_reason == NVMX_EXIT_EPT_VIOLATION) {
+            return violation(vcpu);
+        }
+        bool msr = exit_reason == NVMX_EXIT_RDMSR || exit_reason == NVMX_EXIT_WRMSR;
+        return msr ? exit_of_l2_msr(vcpu, exit_reason) : exit_of_l2(vcpu, exit_reason);
+    }
+    vcpu->counts.exits_l1++;
+    return RARE(exit_reason >= sizeof(l1_exit_kind)) ? exit_of_l1_beside(vcpu, exit_reason) : exit_of_l1(vcpu, exit_reason);
 }
 
 static COLD enum nvmx_next exit_traced(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
