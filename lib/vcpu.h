@@ -131,7 +131,7 @@ struct nvmx_vcpu {
             bool timer_runs;       /* a timer by deadline: timer_deadline counts */
             bool bus_lock;         /* L2 locked the bus, and L1, which wants to know, saw no exit since */
             bool step_with_host;   /* L1 has the monitor trap flag, and the host may carry out the instruction of L2 at step_rip */
-            bool tables_changed;   /* while L2 runs, vmcs01's EPTP may have become another one */
+            bool tables_changed;   /* while L2 runs, vmcs01's EPTP, or L1's TSC, may have become another one */
         };
         uint64_t care; /* 0: exits and entries need no care */
     };
@@ -391,7 +391,7 @@ enum nvmx_status merge_little(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 bool merge_is_plain(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v);
 /* Take the pages that vmcs02 uses in place again (after nvmx_memory_changed or _protected). vmcs02 is selected. */
 enum nvmx_status merge_pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
-/* The same of ept01, after nvmx_vmcs01_changed: an L2 whose L1 has no EPT runs on it. And of whatever the host composes. */
+/* The same of ept01, after nvmx_vmcs01_changed: an L2 whose L1 has no EPT runs on it. And of whatever the host composes, and of L1's TSC. */
 enum nvmx_status merge_tables_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* vmcs12's EPTP changed while L2 runs (EPTP switching): vmcs02 follows. vmcs02 is selected. */
 enum nvmx_status merge_switch_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v);

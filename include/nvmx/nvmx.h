@@ -296,7 +296,8 @@ NVMX_API void nvmx_a20m(struct nvmx_vcpu *vcpu, bool asserted);
 /*
  * The host changed control fields of vmcs01, or guest fields behind the library's back. A merge reads the controls again: where L2 runs, its vmcs02 follows
  * with L1's next VM entry; but where L2 runs on EPTP01, as its L1 has no EPT, with the next nvmx_enter. So it does where ept02 is the host's and has another
- * root: ept02_root is asked again. "Load ..." VM-entry controls that vmcs01 gets while L2 runs are of MSRs that vmcs01's exits saved before.
+ * root: ept02_root is asked again. And so L2's TSC follows vmcs01's TSC offset and multiplier (not the controls that activate them). "Load ..." VM-entry
+ * controls that vmcs01 gets while L2 runs are of MSRs that vmcs01's exits saved before.
  * vmcs02 has vmcs01's intercepts, but nothing that is about L1's own events and pages: interrupt and NMI windows, the monitor trap flag, the VMX-preemption
  * timer, posted interrupts, TPR shadow and virtual APIC, page-modification log, #VE. A host that uses them for itself does without while L2 runs.
  */

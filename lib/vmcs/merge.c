@@ -427,12 +427,18 @@ enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const ui
 }
 
 /* Of vmcs01 nothing else is taken before L1's next entry, so that all that was merged stays what belongs together. */
-static COLD enum nvmx_status read_tables(struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
-    static const uint8_t slots[] = {NVMX_F_EPT_POINTER, NVMX_F_SPP_TABLE_POINTER};
-    const uint32_t count = nvmx_set_has(&vcpu->vm->machine_fields, NVMX_F_SPP_TABLE_POINTER) ? 2 : 1;
-    uint64_t value[2] = {0};
+static COLD enum nvmx_status read_again(struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+    static const uint8_t fields[] = {NVMX_F_EPT_POINTER, NVMX_F_TSC_OFFSET, NVMX_F_TSC_MULTIPLIER, NVMX_F_SPP_TABLE_POINTER};
+    uint8_t slots[sizeof(fields)];
+    uint64_t value[sizeof(fields)] = {0};
+    uint32_t count = 0;
     enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
 
+    for (unsigned int i = 0; i < sizeof(fields); i++) {
+        if (nvmx_set_has(&vcpu->vm->machine_fields, fields[i])) {
+            slots[count++] = fields[i];
+        }
+    }
     if (status == NVMX_OK) {
         status = host_read_many(vcpu, count, slots, value);
     }
@@ -447,16 +453,14 @@ static COLD enum nvmx_status read_tables(struct nvmx_vcpu *vcpu, const struct vm
 }
 
 enum nvmx_status merge_tables_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    const bool host_composes = vcpu->vm->host.ept02_root != NULL;
+    const bool stands = (secondary_controls(v) & PROC2_EPT) != 0 && vcpu->vm->host.ept02_root == NULL;
+    enum nvmx_status status = read_again(vcpu, v);
     struct merge m;
 
-    if ((secondary_controls(v) & PROC2_EPT) != 0 && !host_composes) {
-        return NVMX_OK;
-    }
-    enum nvmx_status status = host_composes ? NVMX_OK : read_tables(vcpu, v);
     if (status != NVMX_OK) {
         return status;
     }
     merge_begin(&m, vcpu, v);
-    return merge_write(&m, merge_ept_root(&m));
+    merge_tsc(&m);
+    return merge_write(&m, stands ? NVMX_OK : merge_ept_root(&m));
 }

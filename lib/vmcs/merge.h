@@ -110,6 +110,8 @@ bool merge_pages_ready(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v);
 bool merge_ept_ready(const struct nvmx_vcpu *vcpu);
 /* All control fields (merge_controls.c). */
 void merge_controls(struct merge *m);
+/* Of them TSC offset and multiplier. */
+void merge_tsc(struct merge *m);
 /* Those of them that say which bitmaps are used. */
 void merge_primary_controls(struct merge *m);
 /* Those that depend on written fields of vm->lone_controls. */

@@ -277,7 +277,7 @@ static uint64_t scaled_offset(uint64_t offset, uint64_t multiplier) {
 }
 
 /* ((TSC * a / 2^48 + o) * b / 2^48 + p) = TSC * (a * b / 2^48) / 2^48 + (o * b / 2^48 + p), but for a tick of rounding. */
-static void put_tsc(struct merge *m) {
+void merge_tsc(struct merge *m) {
     struct tsc l1 = l1_tsc(m);
     struct tsc host = host_tsc(m);
 
@@ -347,7 +347,7 @@ void merge_controls(struct merge *m) {
     put_entry_controls(m);
     put_exceptions(m);
     put_cr3_targets(m);
-    put_tsc(m);
+    merge_tsc(m);
     put_apic(m);
     put_masks(m);
 }
@@ -360,7 +360,7 @@ enum lone { LONE_NOT = 0, LONE_EXCEPTIONS, LONE_TSC, LONE_MASKS, LONE_CR3_TARGET
 
 static void (*const lone_put[LONE_COUNT])(struct merge *m) = {
     [LONE_EXCEPTIONS] = put_exceptions,
-    [LONE_TSC] = put_tsc,
+    [LONE_TSC] = merge_tsc,
     [LONE_MASKS] = put_masks,
     [LONE_CR3_TARGETS] = put_cr3_targets,
     [LONE_APIC] = put_apic,

@@ -23,3 +23,21 @@ Test(host_side, an_exit_of_l1_is_known_by_its_basic_reason) {
         sim_free(sim);
     }
 }
+
+/* SDM 28.3: L2's TSC is L1's and vmcs12's offset. The host moves L1's, as for a WRMSR of L2 that L1 lets through. */
+Test(host_side, l2_has_the_tsc_that_l1_has_now) {
+    struct sim *sim = l1_ready(NULL);
+    l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_TSC_OFFSETTING);
+    l1_writes(sim, NVMX_VMCS_TSC_OFFSET, 1000);
+    host_sets(sim, NVMX_F_PRIMARY_CONTROLS, vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) | PROC_TSC_OFFSETTING);
+    host_sets(sim, NVMX_F_TSC_OFFSET, 50000);
+    launch(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_TSC_OFFSET), 51000);
+    host_sets(sim, NVMX_F_TSC_OFFSET, 70000);
+    cr_expect_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    cr_expect_eq(vmcs02(sim, NVMX_F_TSC_OFFSET), 71000);
+    l2_leaves(sim);
+    resume(sim);
+    cr_expect_eq(vmcs02(sim, NVMX_F_TSC_OFFSET), 71000);
+    sim_free(sim);
+}
