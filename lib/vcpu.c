@@ -126,6 +126,12 @@ static void host_limits(const struct nvmx_vm *vm, const struct nvmx_vm_config *c
         deny(mask, NVMX_CAP_ENTRY, 52); /* load CET state */
         deny(mask, NVMX_CAP_EXIT, 60);
     }
+    /* What has no place in L1's region would be lost with each VMCS that leaves the cache. */
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        if (vm->layout.offset[slot] == 0) {
+            field_deny(slot, mask);
+        }
+    }
     /* A host that composes ept02 is told EPTP12 and nothing else, and what L2 does to ept12's pages is not seen here.
      */
     if (vm->host.ept02_root != NULL) {

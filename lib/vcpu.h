@@ -201,6 +201,9 @@ void vcpu_forget(struct nvmx_vcpu *vcpu);
 
 #include "host.h"
 
+/* vmcs/fields.c: take away the capabilities that make a field exist, if any do. */
+void field_deny(unsigned int slot, struct nvmx_caps *mask);
+
 /* -- vmcs/memory.c: L1's memory ------------------------------------------------------------------------------------ */
 
 /* A fault that an instruction of L1 gets instead of its effect. vector < 0: none. */

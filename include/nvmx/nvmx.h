@@ -41,7 +41,10 @@ struct nvmx_vcpu;
  */
 #define NVMX_STACK_BYTES 4096
 
-/* Where vmcs12 fields lie in L1's VMCS regions. A host with a layout of its own (a migration ABI) gives it; else NULL: ours. */
+/*
+ * Where vmcs12 fields lie in L1's VMCS regions. A host with a layout of its own (a migration ABI) gives it; else NULL: ours. What has no place there is lost
+ * when L1's VMCS leaves the cache: L1 is not offered what makes such a field exist.
+ */
 struct nvmx_vmcs12_layout {
     uint32_t revision;                  /* VMCS revision identifier, bit 31 = 0 */
     uint16_t launch_state;              /* byte offset of a dword: 0 clear, 1 launched */

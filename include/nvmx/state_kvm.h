@@ -5,7 +5,7 @@
  *
  * KVM keeps a part of the same state elsewhere (MSRs, events, L2's registers): struct nvmx_kvm_elsewhere is that part, and what has no
  * place on the other side at all is named. A VM whose L1 is to move to or from KVM must be made with nvmx_kvm_layout: L1's VMCS regions in
- * its memory are then KVM's too.
+ * its memory are then KVM's too, and L1 is not offered what KVM has no place for.
  */
 #ifndef NVMX_STATE_KVM_H
 #define NVMX_STATE_KVM_H

@@ -96,3 +96,11 @@ void nvmx_fields_existing(const struct nvmx_caps *caps, struct nvmx_field_set *o
         }
     }
 }
+
+void field_deny(unsigned int slot, struct nvmx_caps *mask) {
+    const struct existence *e = &existence[fields[slot].exists];
+
+    for (unsigned int i = 0; i < 2 && fields[slot].exists != EXISTS_ALWAYS; i++) {
+        mask->msr[e->msr[i] - NVMX_MSR_VMX_FIRST] &= ~(UINT64_C(1) << e->bit[i]);
+    }
+}

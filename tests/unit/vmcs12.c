@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* VMCS regions of L1 and the cache of them: what L1 writes it reads back, wherever the VMCS has been meanwhile
  * (SDM 27.2, 27.11). */
+#include <nvmx/state_kvm.h>
 #include <string.h>
 
 #include "machine.h"
@@ -440,6 +441,27 @@ Test(vmcs12, a_layout_of_the_hosts) {
             cr_expect_eq(l1_reads(sim, nvmx_field_info(slot)->encoding), layout.offset[slot] ? pattern(0, slot) : 0,
                          "%s", nvmx_field_info(slot)->name);
     sim_free(sim);
+}
+
+/* SDM 27.11.1: what VMCLEAR has written VMPTRLD finds. L1 has no field without a place but those that every processor has. */
+Test(vmcs12, what_has_no_place_is_not_offered) {
+    for (unsigned int kvm = 0; kvm < 2; kvm++) {
+        struct nvmx_vmcs12_layout layout;
+        if (kvm)
+            nvmx_kvm_layout(&layout);
+        else
+            pack(&layout);
+        struct sim *sim = with_regions(1, false, &layout);
+        fill_region(sim, 0);
+        cr_assert(sim_vmclear(sim, REGION(0)) == SIM_SUCCEED);
+        make_current(sim, REGION(0));
+        for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+            const struct nvmx_field_info *info = nvmx_field_info(slot);
+            if (free_field(sim, slot) && info->exists != 0)
+                cr_expect_eq(l1_reads(sim, info->encoding), pattern(0, slot), "KVM's layout %u: %s", kvm, info->name);
+        }
+        sim_free(sim);
+    }
 }
 
 Test(vmcs12, bad_layouts_are_refused) {
