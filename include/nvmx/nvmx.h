@@ -273,11 +273,20 @@ NVMX_API bool nvmx_a20m_blocked(const struct nvmx_vcpu *vcpu);
 /*
  * Does L1 intercept this exit of L2, by vmcs12's controls and L1's bitmaps? For a host that emulates an instruction for L2: `info` as the
  * exit would have it (reason, qualification, for VMREAD and VMWRITE the instruction information; RCX, RDX and RAX are in the registers).
- * EPT violations and misconfigurations: false; what an access meets in ept12 nvmx_ept_translate tells (ept.h).
+ * EPT violations and misconfigurations: false; what an access meets in ept12 nvmx_l2_translate tells.
  * So too of an exception that the host is about to inject into L2 (reason 0, its interruption information and error code): an event that is injected makes
  * no exit by itself. What is L1's goes to nvmx_l2_exit.
  */
 NVMX_API bool nvmx_l1_intercepts(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exit_info *info);
+
+/*
+ * Where an access of L2 that the host emulates leads: nvmx_ept_translate (ept.h) with what vmcs12 has of EPT, its page-modification log included.
+ * `qualification` and `bytes`: as in struct nvmx_ept_access. NVMX_EPT_RETRY: allowed, at fault->gpa1 (which is gpa2 where L1 has no EPT). NVMX_EPT_L1_: an
+ * exit for nvmx_l2_exit, with fault->qualification where it has one. NVMX_EPT_FAILED outside NVMX_MODE_L2 (NVMX_E_INVALID), and where the host composes ept02
+ * (NVMX_E_UNSUPPORTED): it has been told EPTP12, and makes a composition of its own for nvmx_ept_translate, which takes no page.
+ */
+NVMX_API enum nvmx_ept_verdict nvmx_l2_translate(struct nvmx_vcpu *vcpu, uint64_t gpa2, uint64_t qualification, uint32_t bytes,
+                                                 struct nvmx_ept_fault *fault);
 
 /*
  * The architectural answer to a VMCALL by L1 that the host does not know as a hypercall: nvmx_exit leaves VMCALL of L1 to the host

@@ -196,6 +196,34 @@ bool nvmx_l1_intercepts(struct nvmx_vcpu *vcpu, const struct nvmx_l2_exit_info *
     return exit_route_asked(vcpu, vmcs12_current(vcpu), info->reason & 0xffff, row, &copy) == ROUTE_L1;
 }
 
+enum nvmx_ept_verdict nvmx_l2_translate(struct nvmx_vcpu *vcpu, uint64_t gpa2, uint64_t qualification, uint32_t bytes,
+                                        struct nvmx_ept_fault *fault) {
+    struct vmcs12 *v = vmcs12_current(vcpu);
+    struct nvmx_ept_log log;
+
+    *fault = (struct nvmx_ept_fault){.gpa1 = gpa2};
+    if (vcpu->mode != NVMX_MODE_L2) {
+        fault->status = NVMX_E_INVALID;
+        return NVMX_EPT_FAILED;
+    }
+    if ((secondary_controls(v) & PROC2_EPT) == 0) {
+        return NVMX_EPT_RETRY;
+    }
+    if (vcpu->vm->ept == NULL) {
+        fault->status = NVMX_E_UNSUPPORTED;
+        return NVMX_EPT_FAILED;
+    }
+    struct nvmx_ept_access access = ept12_of(v, &log);
+    access.gpa2 = gpa2;
+    access.qualification = qualification;
+    access.bytes = bytes;
+    enum nvmx_ept_verdict verdict = nvmx_ept_translate(vcpu->vm->ept, vcpu->ctx, &access, fault);
+    if (access.log != NULL) {
+        v->value[NVMX_F_PML_INDEX] = log.index;
+    }
+    return verdict;
+}
+
 enum nvmx_next nvmx_entry_refused(struct nvmx_vcpu *vcpu, uint32_t vm_instruction_error) {
     struct vmcs12 *v = vmcs12_current(vcpu);
 

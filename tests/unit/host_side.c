@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What nvmx.h and host.h promise a host, seen from its side. */
+#include <stdlib.h>
+
 #include "machine.h"
 
 #define BUS_LOCK (1u << 26)
@@ -39,5 +41,77 @@ Test(host_side, l2_has_the_tsc_that_l1_has_now) {
     l2_leaves(sim);
     resume(sim);
     cr_expect_eq(vmcs02(sim, NVMX_F_TSC_OFFSET), 71000);
+    sim_free(sim);
+}
+
+/* -- accesses of L2 that the host emulates ---------------------------------------------------------------------------------------- */
+
+#define LOG 0x30000u
+#define Q_LINEAR 0x180u
+
+static enum nvmx_ept_verdict translate(struct sim *sim, uint64_t gpa2, uint64_t access, struct nvmx_ept_fault *fault) {
+    return nvmx_l2_translate(sim->vcpu, gpa2, access | Q_LINEAR, 4, fault);
+}
+
+/* SDM 31.3.3.2: ept12 decides, and what it does not allow is L1's. */
+Test(host_side, an_emulated_access_of_l2_goes_through_ept12) {
+    struct sim *sim = l2_running(NULL);
+    struct nvmx_ept_fault fault;
+
+    cr_expect_eq(translate(sim, 0x5123, NVMX_ACCESS_READ, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(fault.gpa1, sim_gpa1_of(0x5123));
+    sim_write64(sim, SIM_L1_EPT12 + 0x3000 + 5 * 8, sim_read64(sim, SIM_L1_EPT12 + 0x3000 + 5 * 8) & ~NVMX_EPT_WRITE);
+    cr_expect_eq(translate(sim, 0x5123, NVMX_ACCESS_READ, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(translate(sim, 0x5123, NVMX_ACCESS_WRITE, &fault), NVMX_EPT_L1_VIOLATION);
+    cr_expect_eq(fault.qualification, NVMX_ACCESS_WRITE | Q_LINEAR | 5u << 3);
+    const struct nvmx_l2_exit_info info = {
+        .reason = NVMX_EXIT_EPT_VIOLATION, .qualification = fault.qualification, .guest_physical_address = 0x5123, .guest_linear_address = 0x7123};
+    cr_expect_eq(nvmx_l2_exit(sim->vcpu, &info), NVMX_ENTER);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_QUALIFICATION), fault.qualification);
+    cr_expect_eq(translate(sim, 0x5123, NVMX_ACCESS_READ, &fault), NVMX_EPT_FAILED, "L2 does not run");
+    cr_expect_eq(fault.status, NVMX_E_INVALID);
+    sim_free(sim);
+}
+
+/* SDM 31.3.6. */
+Test(host_side, an_emulated_access_of_l2_is_logged) {
+    struct sim *sim = l1_ready(NULL);
+    struct nvmx_ept_fault fault;
+    l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_PML);
+    l1_writes(sim, NVMX_VMCS_EPT_POINTER, l1_reads(sim, NVMX_VMCS_EPT_POINTER) | NVMX_EPTP_AD);
+    l1_writes(sim, NVMX_VMCS_PML_ADDRESS, LOG);
+    l1_writes(sim, NVMX_VMCS_PML_INDEX, 0);
+    launch(sim);
+    cr_expect_eq(translate(sim, 0x5123, NVMX_ACCESS_WRITE, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(sim_read64(sim, LOG), 0x5000);
+    cr_expect_eq(translate(sim, 0x6123, NVMX_ACCESS_WRITE, &fault), NVMX_EPT_L1_LOG_FULL);
+    l2_leaves(sim);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_PML_INDEX), 0xffff);
+    sim_free(sim);
+}
+
+/* Without EPT L2's physical addresses are L1's; a host that composes ept02 asks by itself, with what it was told. */
+Test(host_side, an_emulated_access_without_ept_or_where_the_host_composes) {
+    struct nvmx_ept_fault fault;
+    struct sim *sim = l1_ready(NULL);
+    l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_EPT | PROC2_UNRESTRICTED);
+    launch(sim);
+    cr_expect_eq(translate(sim, 0x5123, NVMX_ACCESS_WRITE, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(fault.gpa1, 0x5123);
+    sim_free(sim);
+
+    sim = l2_running(&(struct sim_options){.host_composes = true});
+    cr_expect_eq(translate(sim, 0x5123, NVMX_ACCESS_READ, &fault), NVMX_EPT_FAILED);
+    cr_expect_eq(fault.status, NVMX_E_UNSUPPORTED);
+    const struct nvmx_ept_config config = {.size = sizeof(config), .l1 = nvmx_l1_caps(sim->vm), .machine = &sim->machine};
+    void *memory = aligned_alloc(16, (nvmx_ept_size() + 15) / 16 * 16);
+    struct nvmx_ept *ept = NULL;
+    cr_assert_eq(nvmx_ept_init(memory, nvmx_ept_size(), &sim->host, &sim->vm_context, &config, &ept), NVMX_OK);
+    const struct nvmx_ept_access access = {.eptp12 = sim->eptp12_asked, .gpa2 = 0x5123, .qualification = NVMX_ACCESS_READ | Q_LINEAR};
+    cr_expect_eq(nvmx_ept_translate(ept, &sim->vcpu_context, &access, &fault), NVMX_EPT_RETRY);
+    cr_expect_eq(fault.gpa1, sim_gpa1_of(0x5123));
+    cr_expect_eq(nvmx_ept_pages(ept), 0);
+    nvmx_ept_destroy(ept, NULL);
+    free(memory);
     sim_free(sim);
 }
