@@ -60,7 +60,8 @@ struct nvmx_host {
     /*
      * Map the page of L1's memory at gpa1 (aligned to 4 KiB) for the given access and pin it until unmap_page. Stores its hpa in
      * *hpa. Returns a pointer to 4096 bytes, or NULL: there is no memory there (a device, a hole, L0's own memory), or not with
-     * that access. The bytes may change at any time; the library reads each one once.
+     * that access. The bytes may change at any time; the library reads each one once. A page may be mapped more than once at a time, for one vCPU
+     * too: each mapping has its own unmap_page.
      */
     void *(*map_page)(void *ctx, uint64_t gpa1, uint32_t access, uint64_t *hpa);
 
@@ -69,8 +70,8 @@ struct nvmx_host {
 
     /*
      * Optional. Translate a linear address of L1 (in its current mode, as a supervisor access unless NVMX_ACCESS_USER is set) to gpa1.
-     * Returns NVMX_OK; NVMX_E_DENIED and *error_code for a page fault; or another status. Without it the library walks L1's page
-     * tables through map_page.
+     * Returns NVMX_OK, with accessed and dirty flags set as by the access; NVMX_E_DENIED and *error_code for a page fault; or another status, for
+     * which L1 gets #GP(0). Without it the library walks L1's page tables through map_page.
      */
     enum nvmx_status (*translate)(void *ctx, uint64_t linear, uint32_t access, uint64_t *gpa1, uint32_t *error_code);
 
@@ -94,14 +95,19 @@ struct nvmx_host {
 
     /* -- real VMCSs (ctx of the vCPU) ------------------------------------------------------------------------------------- */
 
-    /* Make VMCS `which` the one that vmcs_read and vmcs_write work on and that the next entry runs. What was written to a shadow VMCS is in its region
-     * (VMCLEAR: SDM 27.11.1) before vmcs01 is entered. */
+    /* Make VMCS `which` the one that vmcs_read and vmcs_write work on and that the next entry runs, until the next call; if this one fails the VMCS before
+     * stays that. A host that loads another one in between (of another vCPU, or on another processor) loads it again before it enters or calls for the vCPU.
+     * What was written to a shadow VMCS is in its region (VMCLEAR: SDM 27.11.1) before vmcs01 is entered. */
     enum nvmx_status (*vmcs_select)(void *ctx, uint32_t which);
     /* Make vmcs02 `which` fresh: all fields zero or undefined, not launched, host-state area and the host's MSR lists set up
-     * by the host as for vmcs01. It need not stay selected. */
+     * by the host as for vmcs01. The VMCS that was selected still is when it returns. */
     enum nvmx_status (*vmcs_reset)(void *ctx, uint32_t which);
     /* Read or write `count` fields of the selected VMCS, by SDM encoding. All or nothing is not required: after a failure the
      * library treats what it was going to change as unknown.
+     * Of vmcs01 the library writes the guest-state area, the VM-entry control "IA-32e mode guest", the read shadows of CR0 and CR4, the link pointer, and the
+     * VM-entry interruption information and error code. A host with copies of them drops these where nvmx_exit or nvmx_vmcall answers NVMX_ENTER, and where
+     * another call ends NVMX_MODE_L2. Of a vmcs02 it writes all but the host-state area and the MSR lists. While the host deals with an exit of L2 it may
+     * change vmcs02's guest-state area, read shadows, "IA-32e mode guest", and the VM-entry fields of an event; what else it changes there it puts back.
      * Guest CR0 and CR4 are written as the guest has them, L1 after an exit of L2 as well as L2, but that CR4.MCE stays set where vmcs01 has it set behind its
      * mask. A host that keeps other bits otherwise in the processor (CR0.CD off) and masks them in vmcs01 puts them so as it writes, and gives back what was
      * written as it reads: no guest changes them without an exit to the host or to L1. What VMX itself fixes (CR0.NE, CR4.VMXE) an accepted vmcs12 has set. */
@@ -118,7 +124,8 @@ struct nvmx_host {
     /* -- MSRs as L1 sees them (ctx of the vCPU) --------------------------------------------------------------------------- */
 
     /* RDMSR/WRMSR at CPL 0 by the guest that is current, checked as for the instruction. NVMX_E_DENIED: it would give #GP. Used for MSR-load and
-     * MSR-store lists, for MSRs that no VMCS field switches, and for L2's WRMSR of what vmcs02 loads for L1 and vmcs01 does not. */
+     * MSR-store lists, for MSRs that no VMCS field switches, and for L2's WRMSR of what vmcs02 loads for L1 and vmcs01 does not. Where L1's VM-exit controls
+     * load an MSR that vmcs01's entries don't, a msr_write that fails stops the vCPU: of an MSR that L1 lacks the host's mask takes the controls away. */
     enum nvmx_status (*msr_read)(void *ctx, uint32_t index, uint64_t *value);
     enum nvmx_status (*msr_write)(void *ctx, uint32_t index, uint64_t value);
 
@@ -138,8 +145,9 @@ struct nvmx_host {
 
     /*
      * Give both or neither. With them the library composes nothing: ept02_root is told L2's EPTP12 before L2 runs on it (NVMX_NO_ADDRESS:
-     * vmcs12 has no EPT, L2 runs on L1's memory) and answers with the EPTP02 to use, until it is asked again: at L1's next VM entry, or after
-     * nvmx_vmcs01_changed. ept02_invalidate is told what L1 invalidated: an INVEPT (NVMX_FLUSH_EPT with EPTP12, or _EPT_ALL), a reset or a restored
+     * vmcs12 has no EPT, L2 runs on L1's memory) and answers with the EPTP02 to use, until it is asked again: at L1's next VM entry, when L2 switches EPTPs
+     * (VMFUNC), or after nvmx_vmcs01_changed. VMCS shadowing, PML, #VE, mode-based execute control and sub-page permissions are not offered to L1 then.
+     * ept02_invalidate is told what L1 invalidated: an INVEPT (NVMX_FLUSH_EPT with EPTP12, or _EPT_ALL), a reset or a restored
      * state (_EPT_ALL). EPT violations of L2 then all go to the host, which reports those that are L1's through nvmx_l2_exit.
      */
     enum nvmx_status (*ept02_root)(void *ctx, uint64_t eptp12, uint64_t *eptp02);
@@ -162,7 +170,7 @@ struct nvmx_host {
      * Give both or neither. With them L1 is offered the timer on a processor that lacks it: the library counts the TSC itself. tsc reads
      * the processor's TSC, without any offset or scaling. deadline asks for an exit of this vCPU, and then nvmx_enter, as soon as that TSC has reached
      * `tsc`; it replaces the deadline before it, and UINT64_MAX means none. Can't fail. A deadline that comes late makes the
-     * timer late, one that is not wanted any more (the vCPU was reset) does no harm.
+     * timer late, one that is not wanted any more (the vCPU was reset) does no harm. The host's mask, if there is one, must grant the timer too.
      */
     uint64_t (*tsc)(void *ctx);
     void (*deadline)(void *ctx, uint64_t tsc);

@@ -56,7 +56,7 @@ struct nvmx_vm_config {
     uint32_t size;               /* sizeof(struct nvmx_vm_config) */
     uint32_t ept_page_budget;    /* as nvmx_ept_config.page_budget */
     void *ctx;                   /* for the VM's callbacks */
-    struct nvmx_caps machine;    /* the real CPU */
+    struct nvmx_caps machine;    /* the real CPU; it has EPT, which vmcs01 uses and every vmcs02 */
     /*
      * Most that the host grants L1, or NULL; read during the call only. What L1 has a VM entry load (IA32_EFER, IA32_PAT, IA32_PERF_GLOBAL_CTRL, ...) the
      * processor still has when L2 leaves to L0: vmcs02 has vmcs01's VM-exit controls. They load what L0 itself depends on, or the mask takes
@@ -123,13 +123,15 @@ struct nvmx_vcpu_config {
 
 /*
  * What waits for L1 while L2 runs (and only then; while L1 runs the host delivers as to any guest). A host that passes physical
- * interrupts and NMIs through to L1 (vmcs01 without the exiting controls) leaves all of it 0.
+ * interrupts and NMIs through to L1 (vmcs01 without the exiting controls) leaves all of it 0. What can't be delivered now stays set, and L2 leaves as soon as
+ * it can be, by a window or the preemption timer. Where vmcs02 has no virtual NMIs, or the processor no timer, what waits for the end of blocking by NMI, or
+ * behind an event that L2 is about to get, is delivered after L2's next exit: a host in a hurry makes one.
  */
 struct nvmx_pending {
     bool interrupt;    /* L1's interrupt controller has an interrupt that is not masked by its TPR */
     bool nmi;          /* an NMI for L1; the library clears it when it delivers it */
     bool init;         /* INIT for L1's processor; cleared when delivered */
-    bool sipi;         /* start-up IPI; cleared when delivered */
+    bool sipi;         /* start-up IPI; cleared when delivered, or dropped as L2 does not wait for one */
     uint8_t sipi_vector;
 };
 
@@ -165,24 +167,27 @@ NVMX_API size_t nvmx_vcpu_size(void);
 
 /*
  * Make a VM. `host` must outlive it. NVMX_E_SIZE: memory too small or an unknown size member; NVMX_E_INVALID: a mandatory callback is
- * missing or a value is out of range; NVMX_E_UNSUPPORTED: the machine has no VMX and expose is set; NVMX_E_DENIED: config->exact is
+ * missing or a value is out of range; NVMX_E_UNSUPPORTED: expose is set, and nvmx_caps_for_l1 says so of the machine; NVMX_E_DENIED: config->exact is
  * no valid subset of what can be offered here (nvmx_caps_check_subset says where).
  */
 NVMX_API enum nvmx_status nvmx_vm_init(void *memory, size_t bytes, const struct nvmx_host *host,
                                        const struct nvmx_vm_config *config, struct nvmx_vm **out);
-/* All vCPUs must be destroyed first. Frees every page. */
+/* All vCPUs must be destroyed first. Frees every page, and flushes nothing: before the pages have another use the host drops what processors have cached of the
+ * VM's EPTP02s (as for NVMX_FLUSH_EPT_ALL). */
 NVMX_API void nvmx_vm_destroy(struct nvmx_vm *vm);
 
 /*
  * Make a vCPU outside VMX operation, as after power-up: what ept02 has is compared with ept12 before an L2 of it runs (tlb_flush, if there is any).
+ * vmcs01 counts as selected.
  * NVMX_E_SIZE: memory too small or an unknown size member; NVMX_E_INVALID: memory not aligned, or a value is out of range or missing (regs, a shadow VMCS).
  */
 NVMX_API enum nvmx_status nvmx_vcpu_init(void *memory, size_t bytes, struct nvmx_vm *vm,
                                          const struct nvmx_vcpu_config *config, struct nvmx_vcpu **out);
-/* Unmap and free all that it holds, in whatever state it is. */
+/* Unmap and free all that it holds, in whatever state it is. No VMCS is selected: a vmcs02 that still is must not run. */
 NVMX_API void nvmx_vcpu_destroy(struct nvmx_vcpu *vcpu);
 /* INIT or RESET of L1's processor (not INIT in VMX operation, which is blocked: SDM 25.3): VMX off, nothing current, no translation of L2 cached.
- * vmcs01 is selected, with its own shadow VMCS; where the host's callbacks can't do that the vCPU has stopped (NVMX_STOP_HOST, NVMX_E_HOST). */
+ * A vCPU that had stopped goes on. vmcs01 is selected, with its own shadow VMCS; where the host's callbacks can't do that the vCPU has stopped (NVMX_STOP_HOST,
+ * NVMX_E_HOST). IA32_FEATURE_CONTROL, which a power-up alone clears (SDM 25.7), stays: what firmware finds there the host writes (nvmx_wrmsr). */
 NVMX_API void nvmx_vcpu_reset(struct nvmx_vcpu *vcpu);
 
 /* -- the hot path ----------------------------------------------------------------------------------------------------------- */
@@ -199,7 +204,8 @@ NVMX_API enum nvmx_next nvmx_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason);
 
 /*
  * Before every entry, after nvmx_exit or after the host did its own work. Delivers what is pending for L1 while L2 runs. Never returns
- * NVMX_HOST. `pending` may be NULL if nothing is.
+ * NVMX_HOST. `pending` may be NULL if nothing is. Where the mode is no longer NVMX_MODE_L2 then, L1 is about to run, and what is left is delivered as to any
+ * guest.
  */
 NVMX_API enum nvmx_next nvmx_enter(struct nvmx_vcpu *vcpu, struct nvmx_pending *pending);
 
@@ -233,7 +239,7 @@ NVMX_API enum nvmx_status nvmx_stop_status(const struct nvmx_vcpu *vcpu);
 
 /*
  * gpa1 where the last exit to NVMX_HOST with reason 48, 49 or 66 missed ept01. NVMX_NO_ADDRESS after an exit with one of them: page_alloc
- * had no page or another callback failed; the host makes room and enters again, and L2 repeats the access.
+ * had no page or another callback failed; the host makes room and enters again, and L2 repeats the access. Or the host composes ept02, and L1 has EPT.
  */
 NVMX_API uint64_t nvmx_host_fault_gpa1(const struct nvmx_vcpu *vcpu);
 
@@ -241,8 +247,9 @@ NVMX_API uint64_t nvmx_host_fault_gpa1(const struct nvmx_vcpu *vcpu);
 NVMX_API const struct nvmx_caps *nvmx_l1_caps(const struct nvmx_vm *vm);
 
 /*
- * RDMSR/WRMSR by L1 of IA32_FEATURE_CONTROL and 480H-493H. nvmx_exit answers them itself when they exit; this is for hosts that emulate
- * instructions or save MSRs. `by_host` in nvmx_wrmsr: the firmware or a restore writes, the lock bit does not refuse.
+ * RDMSR/WRMSR by L1 of IA32_FEATURE_CONTROL and 480H-493H. vmcs01 intercepts them, and nvmx_exit answers them itself; this is for hosts that emulate
+ * instructions or save MSRs. `by_host` in nvmx_wrmsr: the firmware or a restore writes, the lock bit does not refuse. IA32_FEATURE_CONTROL has bits 0
+ * and 2 alone: a host that gives L1 SMX, SGX or LMCE answers L1's accesses to it itself, before it calls nvmx_exit.
  */
 NVMX_API enum nvmx_msr_result nvmx_rdmsr(const struct nvmx_vcpu *vcpu, uint32_t index, uint64_t *value);
 NVMX_API enum nvmx_msr_result nvmx_wrmsr(struct nvmx_vcpu *vcpu, uint32_t index, uint64_t value, bool by_host);
@@ -311,7 +318,8 @@ NVMX_API void nvmx_a20m(struct nvmx_vcpu *vcpu, bool asserted);
  * root: ept02_root is asked again. And so L2's TSC follows vmcs01's TSC offset and multiplier (not the controls that activate them). "Load ..." VM-entry
  * controls that vmcs01 gets while L2 runs are of MSRs that vmcs01's exits saved before.
  * vmcs02 has vmcs01's intercepts, but nothing that is about L1's own events and pages: interrupt and NMI windows, the monitor trap flag, the VMX-preemption
- * timer, posted interrupts, TPR shadow and virtual APIC, page-modification log, #VE. A host that uses them for itself does without while L2 runs.
+ * timer, posted interrupts, TPR shadow and virtual APIC, page-modification log, #VE. A host that uses them for itself does without while L2 runs; where it
+ * changes them in vmcs01, but for TPR shadow and virtual APIC, no call is needed.
  */
 NVMX_API void nvmx_vmcs01_changed(struct nvmx_vcpu *vcpu);
 
@@ -324,9 +332,11 @@ NVMX_API void nvmx_msrs_changed(struct nvmx_vcpu *vcpu);
 /*
  * ept01 changed for [gpa1, gpa1 + bytes), and ept01_lookup and map_page answer accordingly: unmapped, moved, protected or made accessible. Before this
  * returns ept02 follows for all vCPUs, whether or not they run (tlb_flush reaches them), and the pages that `vcpu` holds there for its vmcs02s (bitmaps, APIC
- * pages, posted-interrupt descriptors) are released; its next nvmx_enter takes them anew. So it is called for every vCPU of the VM, for each as any other call
- * for it: while it is out of L1 and L2, before it is entered again. When it has returned for all, nothing of the range is used any more as it was. Pages
- * that are mapped for a moment only are no concern: the host keeps them until unmap_page, as always. NVMX_E_INVALID: an empty range, or one past the end.
+ * pages, posted-interrupt descriptors) are released; its next nvmx_enter takes them anew (NVMX_STOP where L2 uses a virtual-APIC page or descriptor that is
+ * gone). So it is called for every vCPU of the VM, for each as any other call for it: while it is out of L1 and L2, before it is entered again. When it has
+ * returned for all, nothing of the range is used any more as it was. A host that can't have the vCPUs to itself at once (an MMU notifier) calls it for one that
+ * was made for that and never runs, which does for ept02, and keeps what the others hold until it has called it for them, too. Pages that are mapped for a
+ * moment only are no concern: the host keeps them until unmap_page, as always. NVMX_E_INVALID: an empty range, or one past the end.
  */
 NVMX_API enum nvmx_status nvmx_memory_changed(struct nvmx_vcpu *vcpu, uint64_t gpa1, uint64_t bytes);
 

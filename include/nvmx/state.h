@@ -5,7 +5,8 @@
  *
  * A blob holds what L1 can't find in its own memory: whether it is in VMX operation, the VMCSs that are active on its processor, and, if
  * L2 runs, L2's state as the processor has it. All else is the host's to carry: L1's memory, general registers, CR2, MSRs, FPU, the TSC,
- * pending events, and vmcs01's guest state (of which VMCS link pointer and vmcs02s are the library's).
+ * pending events (that of vmcs01's VM-entry fields, too; what vmcs02 is to inject is in the blob), and vmcs01's guest state (of which VMCS link pointer and
+ * vmcs02s are the library's).
  *
  * An SMI takes L1's processor out of VMX operation, or out of L2, until RSM (SDM 34.14): a host that gives L1 SMM saves, calls nvmx_vcpu_reset, which is
  * neither INIT nor RESET then, runs the handler in vmcs01, and restores with RSM.

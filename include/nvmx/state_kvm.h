@@ -19,7 +19,7 @@
 /* What nested state holds on our side and other ioctls carry on KVM's. Read by nvmx_state_from_kvm, filled by nvmx_state_to_kvm. */
 struct nvmx_kvm_elsewhere {
     struct nvmx_caps caps;      /* what L1 sees: KVM_GET_MSRS of 480H-493H, CPUID */
-    uint64_t feature_control;   /* KVM_GET_MSRS of 3AH */
+    uint64_t feature_control;   /* KVM_GET_MSRS of 3AH: bits 0 and 2, the others are 0 here and the host's to carry */
     uint64_t l1_tsc;            /* read by both: L1's TSC at the moment of the blob, for KVM's timer deadline */
     /* Of L2, in guest mode only: */
     uint64_t efer;              /* KVM_GET_SREGS */

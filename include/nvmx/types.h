@@ -51,7 +51,7 @@ enum nvmx_status {
 enum nvmx_next {
     NVMX_ENTER = 0, /* enter the selected VMCS (again); the library dealt with the exit */
     NVMX_HOST,      /* the exit is the host's own business; the VMCS that exited is selected */
-    NVMX_STOP,      /* the vCPU must not run any more; nvmx_stop_reason says why */
+    NVMX_STOP,      /* the vCPU must not run any more, until it is reset or restored; nvmx_stop_reason says why */
 };
 
 /* Why a vCPU stopped (nvmx_stop_reason). */

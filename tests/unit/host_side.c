@@ -115,3 +115,30 @@ Test(host_side, an_emulated_access_without_ept_or_where_the_host_composes) {
     free(memory);
     sim_free(sim);
 }
+
+/* -- memory of L1 changes where no vCPU can be had ------------------------------------------------------------------------------- */
+
+/* A vCPU that never runs tells of it for all: ept02 follows at once. What the others hold stays until it is told for them. */
+Test(host_side, a_vcpu_that_never_runs_tells_of_memory) {
+    struct sim *sim = l1_ready(NULL);
+    const struct nvmx_vcpu_config config = {
+        .size = sizeof(config), .id = 31, .ctx = &sim->vcpu_context, .regs = &sim->regs, .shadow_hpa = NVMX_NO_ADDRESS, .vmcs02_slots = 1};
+    void *memory = aligned_alloc(16, (nvmx_vcpu_size() + 15) / 16 * 16);
+    struct nvmx_vcpu *idle = NULL;
+    cr_assert_eq(nvmx_vcpu_init(memory, nvmx_vcpu_size(), sim->vm, &config, &idle), NVMX_OK);
+    l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_TPR_SHADOW);
+    l1_writes(sim, NVMX_VMCS_VIRTUAL_APIC_ADDRESS, sim_gpa1_of(0x5000));
+    launch(sim);
+    cr_assert_eq(sim_exit_info(sim, &(struct nvmx_l2_exit_info){.reason = NVMX_EXIT_EPT_VIOLATION, .qualification = 0x181, .guest_physical_address = 0x5000}),
+                 NVMX_ENTER);
+    cr_expect_neq(ept02_leaf(sim, 0x5000), 0);
+    const uint64_t mapped = sim->mapped;
+    cr_expect_eq(nvmx_memory_changed(idle, sim_gpa1_of(0x5000), 4096), NVMX_OK);
+    cr_expect_eq(ept02_leaf(sim, 0x5000), 0);
+    cr_expect_eq(sim->mapped, mapped);
+    cr_expect_eq(nvmx_memory_changed(sim->vcpu, sim_gpa1_of(0x5000), 4096), NVMX_OK);
+    cr_expect_eq(sim->mapped, mapped - 1);
+    nvmx_vcpu_destroy(idle);
+    free(memory);
+    sim_free(sim);
+}
