@@ -123,9 +123,12 @@ struct nvmx_host {
 
     /* -- MSRs as L1 sees them (ctx of the vCPU) --------------------------------------------------------------------------- */
 
-    /* RDMSR/WRMSR at CPL 0 by the guest that is current, checked as for the instruction. NVMX_E_DENIED: it would give #GP. Used for MSR-load and
-     * MSR-store lists, for MSRs that no VMCS field switches, and for L2's WRMSR of what vmcs02 loads for L1 and vmcs01 does not. Where L1's VM-exit controls
-     * load an MSR that vmcs01's entries don't, a msr_write that fails stops the vCPU: of an MSR that L1 lacks the host's mask takes the controls away. */
+    /* RDMSR/WRMSR at CPL 0 by the guest whose VMCS is selected, checked as for the instruction. NVMX_E_DENIED: it would give #GP. Used for MSR-load and
+     * MSR-store lists, for MSRs that no VMCS field switches, and for L2's WRMSR of what vmcs02 loads for L1 and vmcs01 does not. An MSR that a field of the
+     * selected VMCS holds for its guest (IA32_EFER, IA32_PAT, FS and GS base, ...) is read and written there: in vmcs02 while the list of a VM
+     * entry is loaded, before the mode is NVMX_MODE_L2, and that of an exit stored; in vmcs01 while that of an exit is loaded. IA32_TIME_STAMP_COUNTER is
+     * L1's, always. Where L1's VM-exit controls load an MSR that vmcs01's entries don't, a msr_write that fails stops the vCPU: of an MSR that L1 lacks the
+     * host's mask takes the controls away. */
     enum nvmx_status (*msr_read)(void *ctx, uint32_t index, uint64_t *value);
     enum nvmx_status (*msr_write)(void *ctx, uint32_t index, uint64_t value);
 

@@ -196,9 +196,9 @@ NVMX_API void nvmx_vcpu_reset(struct nvmx_vcpu *vcpu);
  * After every hardware exit of this vCPU, whether it ran L1 or L2. `exit_reason` is the whole field 4402H (bit 31: VM-entry failure).
  * The VMCS that exited must be selected. See enum nvmx_next for what to do then; where that is NVMX_ENTER, the right VMCS is selected.
  * What L1 intercepts is L1's, whether the host intercepts it too or not; but for physical interrupts and NMIs that the host owns, machine checks that
- * it intercepts, and alignment checks that it intercepts and L2 did not ask for by CR0.AM, RFLAGS.AC and CPL 3: split locks, of which it has the
- * processor tell. If L1 has such detection from the host, the host gives it the exit (nvmx_l2_exit). A debugger of the host's gets no #DB or #BP of L2 that
- * L1 intercepts: L1 takes them for L2's.
+ * it intercepts, instruction timeouts by its own window if that is shorter, and alignment checks that it intercepts and L2 did not ask for by CR0.AM,
+ * RFLAGS.AC and CPL 3: split locks, of which it has the processor tell. If L1 has such detection from the host, the host gives it the exit (nvmx_l2_exit).
+ * A debugger of the host's gets no #DB or #BP of L2 that L1 intercepts: L1 takes them for L2's.
  */
 NVMX_API enum nvmx_next nvmx_exit(struct nvmx_vcpu *vcpu, uint32_t exit_reason);
 

@@ -28,7 +28,8 @@ struct nvmx_kvm_elsewhere {
     uint64_t perf_global_ctrl;  /* 38FH */
     uint64_t dr7;               /* KVM_GET_DEBUGREGS */
     uint64_t pdpte[4];          /* PAE paging without EPT: KVM_GET_SREGS2 */
-    uint32_t event_info;        /* what waits to be injected (KVM_GET_VCPU_EVENTS), as VM-entry interruption information */
+    uint32_t event_info;        /* what is to be injected, as VM-entry interruption information: of KVM_GET_VCPU_EVENTS what is "injected"; an
+                                   exception that is "pending" L1 may intercept (nvmx_l1_intercepts) */
     uint32_t event_error_code;
     uint32_t event_length;
     uint32_t reserved;          /* 0 */
