@@ -160,6 +160,13 @@ static enum nvmx_status vmcs_read(void *ctx, uint32_t count, const uint32_t *enc
     return NVMX_OK;
 }
 
+/* What nvmx/host.h names: hosts keep copies of all other fields of vmcs01. */
+static bool may_be_written_in_vmcs01(uint32_t encoding) {
+    bool guest_state = ((encoding >> 10) & 3) == 2;
+    return guest_state || encoding == NVMX_VMCS_VM_ENTRY_CONTROLS || encoding == NVMX_VMCS_CR0_READ_SHADOW || encoding == NVMX_VMCS_CR4_READ_SHADOW ||
+           encoding == NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO || encoding == NVMX_VMCS_VM_ENTRY_EXCEPTION_ERROR_CODE;
+}
+
 static enum nvmx_status vmcs_write(void *ctx, uint32_t count, const uint32_t *encoding, const uint64_t *value) {
     struct sim *sim = sim_of_vcpu(ctx);
     bool write_all = (sim->machine.msr[NVMX_CAP_MISC] >> 29) & 1;
@@ -179,6 +186,10 @@ static enum nvmx_status vmcs_write(void *ctx, uint32_t count, const uint32_t *en
         if (!is_shadow(sim->selected) && fields[slot].host_state)
             sim_broken("the library writes %#x, a field of the real host-state area", encoding[i]);
         struct sim_vmcs *vmcs = &sim->vmcs[sim->selected];
+        if (sim->selected == NVMX_VMCS01 && !may_be_written_in_vmcs01(encoding[i]))
+            sim_broken("the library writes %#x to vmcs01", encoding[i]);
+        if (sim->selected == NVMX_VMCS01 && encoding[i] == NVMX_VMCS_VM_ENTRY_CONTROLS && ((vmcs->value[slot] ^ value[i]) & ~UINT64_C(0x200)) != 0)
+            sim_broken("the library changes vmcs01's VM-entry controls from %#lx to %#lx", vmcs->value[slot], value[i]);
         vmcs->value[slot] = value[i] & width_mask((unsigned int)slot);
         nvmx_set_add(&vmcs->written, (unsigned int)slot);
     }
