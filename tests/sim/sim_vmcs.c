@@ -264,6 +264,20 @@ static void save_nonregister_state(struct sim_vmcs *vmcs, uint32_t reason) {
         vmcs->value[NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS] = 0;
 }
 
+/* What exited is the host's to deal with as the exit left it, but for an event that is to be injected again, and the end of what nvmx_enter asked for. */
+static void check_host_exit(const struct sim *sim, uint32_t which, const struct sim_vmcs *before) {
+    const struct sim_vmcs *vmcs = &sim->vmcs[which];
+    if (sim->selected != which)
+        sim_broken("NVMX_HOST, and not VMCS %u, which exited, is selected but %u", which, sim->selected);
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        bool asked = slot == NVMX_F_VM_ENTRY_INTERRUPTION_INFO || slot == NVMX_F_VM_ENTRY_EXCEPTION_ERROR_CODE ||
+                     slot == NVMX_F_VM_ENTRY_INSTRUCTION_LENGTH || slot == NVMX_F_GUEST_INTERRUPTIBILITY_STATE ||
+                     slot == NVMX_F_PIN_BASED_CONTROLS || slot == NVMX_F_PRIMARY_CONTROLS || slot == NVMX_F_PREEMPTION_TIMER_VALUE;
+        if (vmcs->value[slot] != before->value[slot] && (which == NVMX_VMCS01 || !asked))
+            sim_broken("NVMX_HOST, and %s of VMCS %u has changed", nvmx_field_info(slot)->name, which);
+    }
+}
+
 enum nvmx_next sim_exit_info(struct sim *sim, const struct nvmx_l2_exit_info *info) {
     stop_a_test_that_enters_a_stopped_vcpu(sim);
     check_entry(sim);
@@ -275,9 +289,13 @@ enum nvmx_next sim_exit_info(struct sim *sim, const struct nvmx_l2_exit_info *in
         vmcs->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO] &= 0x7fffffff;
     sim->queued_vector = -1;
     set_information(sim, info);
+    const uint32_t which = sim->selected;
+    const struct sim_vmcs before = *vmcs;
     enum nvmx_next next = nvmx_exit(sim->vcpu, info->reason);
     if (next == NVMX_ENTER)
         check_entry(sim);
+    if (next == NVMX_HOST)
+        check_host_exit(sim, which, &before);
     return next;
 }
 
