@@ -142,3 +142,35 @@ Test(host_side, a_vcpu_that_never_runs_tells_of_memory) {
     free(memory);
     sim_free(sim);
 }
+
+/* -- what the host changes while it deals with an exit of L2 ------------------------------------------------------------------------ */
+
+/* It is L2's from there on, and L1 reads it after the next exit, whether it had read it after earlier ones or not. */
+Test(host_side, what_the_host_changes_in_l2_l1_reads) {
+    for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++) {
+        const struct nvmx_field_info *info = nvmx_field_info(slot);
+        for (unsigned int learned = 0; ((info->encoding >> 10) & 3) == 2 && info->merge == NVMX_MERGE_COPY && learned < 2; learned++) {
+            struct sim *sim = l2_running(NULL);
+            if (!nvmx_set_has(&sim->vcpu->vm->exists, slot) || slot == NVMX_F_GUEST_INTERRUPT_STATUS || slot == NVMX_F_PREEMPTION_TIMER_VALUE ||
+                slot == NVMX_F_GUEST_ACTIVITY_STATE || slot == NVMX_F_GUEST_PENDING_DEBUG_EXCEPTIONS) { /* an exit by an instruction decides of them */
+                sim_free(sim);
+                continue;
+            }
+            for (unsigned int i = 0; i < 3; i++) {
+                l2_leaves(sim);
+                if (learned)
+                    (void)l1_reads(sim, info->encoding);
+                resume(sim);
+            }
+            cr_assert_eq(sim_exit(sim, NVMX_EXIT_RDTSC, 0, 0, 2), NVMX_HOST);
+            const uint64_t value = vmcs02(sim, (enum nvmx_field)slot) ^ (slot == NVMX_F_GUEST_RFLAGS ? 1 : 0x10);
+            sim_set(sim, sim->selected, (enum nvmx_field)slot, value);
+            cr_expect_eq(sim_enter(sim, NULL), NVMX_ENTER);
+            l2_leaves(sim);
+            cr_expect_eq(l1_reads(sim, info->encoding), value, "%s, learned %u", info->name, learned);
+            resume(sim);
+            cr_expect_eq(vmcs02(sim, (enum nvmx_field)slot), value, "%s, learned %u", info->name, learned);
+            sim_free(sim);
+        }
+    }
+}
