@@ -174,3 +174,29 @@ Test(host_side, what_the_host_changes_in_l2_l1_reads) {
         }
     }
 }
+
+/* -- a vCPU that stopped ------------------------------------------------------------------------------------------------------------ */
+
+/* A reset brings it back, wherever a callback failed. */
+Test(host_side, what_stopped_goes_on_after_a_reset) {
+    unsigned int stopped = 0;
+    for (uint64_t at = 1; at < 12; at++) {
+        struct sim *sim = l2_running(&(struct sim_options){.shadow = (at & 1) != 0});
+        sim->calls = 0;
+        sim->fail.at = at;
+        enum nvmx_next next = sim_exit(sim, NVMX_EXIT_CPUID, 0, 0, 2);
+        sim->fail.at = 0;
+        stopped += next == NVMX_STOP;
+        nvmx_vcpu_reset(sim->vcpu);
+        cr_expect(nvmx_stop_reason(sim->vcpu) == NVMX_STOP_NONE && nvmx_stop_status(sim->vcpu) == NVMX_OK, "callback %lu", at);
+        cr_expect_eq(nvmx_enter(sim->vcpu, NULL), NVMX_ENTER, "callback %lu", at);
+        sim_repair(sim);
+        cr_assert_eq(sim_vmxon_ready(sim), SIM_SUCCEED, "callback %lu", at);
+        cr_assert_eq(sim_vmcs12(sim), 0);
+        launch(sim);
+        l2_leaves(sim);
+        resume(sim);
+        sim_free(sim);
+    }
+    cr_expect_gt(stopped, 2);
+}
