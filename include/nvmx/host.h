@@ -80,7 +80,8 @@ struct nvmx_host {
     /*
      * Look up gpa1 in ept01. Returns NVMX_OK and the mapping; NVMX_E_UNMAPPED if nothing is mapped now (the access then becomes
      * NVMX_HOST: the host resolves it and enters again, or emulates it). Must never answer with memory that L1 may not touch.
-     * So it doesn't with vmcs01's APIC-access page, which vmcs02 has not: L2 would find memory there instead of L1's local APIC.
+     * So it doesn't with vmcs01's APIC-access page, which vmcs02 has not: L2 would find memory there instead of L1's local APIC. (An L2 whose L1 has no EPT
+     * runs on EPTP01, and finds what that has there.)
      * A page whose sub-pages the host protects itself (SDM 31.3.4, in vmcs01) can't be written here; L1 has that feature apart from the host.
      */
     enum nvmx_status (*ept01_lookup)(void *ctx, uint64_t gpa1, struct nvmx_ept01_mapping *out);

@@ -211,7 +211,8 @@ NVMX_API enum nvmx_next nvmx_enter(struct nvmx_vcpu *vcpu, struct nvmx_pending *
 
 /*
  * VMLAUNCH/VMRESUME of a vmcs02 gave VMfail instead of an entry (a real CPU refused controls that the model accepted). L1 gets
- * VMfailValid with the same number, and runs on. Where L2 has run on that vmcs02 since L1's VM entry, or L1 was to be entered, nobody can be told: NVMX_STOP.
+ * VMfailValid with the same number, and runs on; what its MSR-load list has loaded stays. Where L2 has run on that vmcs02 since L1's VM entry, or L1 was
+ * to be entered, nobody can be told: NVMX_STOP.
  */
 NVMX_API enum nvmx_next nvmx_entry_refused(struct nvmx_vcpu *vcpu, uint32_t vm_instruction_error);
 
@@ -313,10 +314,10 @@ NVMX_API uint16_t nvmx_last_check(const struct nvmx_vcpu *vcpu);
 NVMX_API void nvmx_a20m(struct nvmx_vcpu *vcpu, bool asserted);
 
 /*
- * The host changed control fields of vmcs01, or guest fields behind the library's back. A merge reads the controls again: where L2 runs, its vmcs02 follows
- * with L1's next VM entry; but where L2 runs on EPTP01, as its L1 has no EPT, with the next nvmx_enter. So it does where ept02 is the host's and has another
- * root: ept02_root is asked again. And so L2's TSC follows vmcs01's TSC offset and multiplier (not the controls that activate them). "Load ..." VM-entry
- * controls that vmcs01 gets while L2 runs are of MSRs that vmcs01's exits saved before.
+ * The host changed control fields of vmcs01, or guest fields behind the library's back (where a callback did: after the call that made it). A merge reads
+ * the controls again: where L2 runs, its vmcs02 follows with L1's next VM entry; but where L2 runs on EPTP01, as its L1 has no EPT, with the next nvmx_enter.
+ * So it does where ept02 is the host's and has another root: ept02_root is asked again. And so L2's TSC follows vmcs01's TSC offset and multiplier (not the
+ * controls that activate them). "Load ..." VM-entry controls that vmcs01 gets while L2 runs are of MSRs that vmcs01's exits saved before.
  * vmcs02 has vmcs01's intercepts, but nothing that is about L1's own events and pages: interrupt and NMI windows, the monitor trap flag, the VMX-preemption
  * timer, posted interrupts, TPR shadow and virtual APIC, page-modification log, #VE. A host that uses them for itself does without while L2 runs; where it
  * changes them in vmcs01, but for TPR shadow and virtual APIC, no call is needed.
