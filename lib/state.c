@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "exits/exits.h"
 #include "vcpu.h"
 
 #define RECORD_BYTES(items) (STATE_RECORD_HEAD + 16 + (size_t)(items)*STATE_ITEM_BYTES)
@@ -446,10 +447,13 @@ static enum nvmx_status complete_l2(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     }
     if (status != NVMX_OK) {
         begin_again(v);
-    } else {
-        timer_start(vcpu, v, timer);
+        return status;
     }
-    return status;
+    timer_start(vcpu, v, timer);
+    if (has_apic_page_on_ept01(v)) {
+        entry_forgets_ept01(vcpu, v);
+    }
+    return NVMX_OK;
 }
 
 static enum nvmx_status complete(struct nvmx_vcpu *vcpu) {

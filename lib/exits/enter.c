@@ -201,7 +201,7 @@ static inline bool little_to_do(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool l
  * SDM 32.4.5: an EPTP that was used without this APIC-access page needs an INVEPT before it is used with it. Of an L1 without EPT it is EPTP01, on which L1
  * itself runs; and L1, which does not know, executes INVVPID at most.
  */
-static COLD void forget_ept01(struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
+COLD void entry_forgets_ept01(struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
     if (vcpu->vm->host.ept02_root == NULL) {
         host_flush(vcpu, NVMX_FLUSH_EPT_HERE, v->image[NVMX_F_EPT_POINTER], 0);
     }
@@ -229,8 +229,8 @@ static __attribute__((noinline)) enum nvmx_next enter_anew(struct nvmx_vcpu *vcp
     if (status != NVMX_OK) {
         return merge_failed(vcpu);
     }
-    if (RARE((secondary_controls(v) & (PROC2_EPT | PROC2_APIC_ACCESSES)) == PROC2_APIC_ACCESSES)) {
-        forget_ept01(vcpu, v);
+    if (RARE(has_apic_page_on_ept01(v))) {
+        entry_forgets_ept01(vcpu, v);
     }
     v->plain = plain(vcpu, v);
     v->writes_more = v->rewritten_count != 0 || v->msr_words;

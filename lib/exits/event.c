@@ -443,6 +443,9 @@ static enum nvmx_status catch_up(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool 
     if (status == NVMX_OK && vcpu->tables_changed) {
         status = merge_tables_again(vcpu, v);
         vcpu->tables_changed = status != NVMX_OK;
+        if (status == NVMX_OK && has_apic_page_on_ept01(v)) {
+            entry_forgets_ept01(vcpu, v);
+        }
     }
     if (status == NVMX_OK && vcpu->pages_changed) {
         status = pages_again(vcpu, v);

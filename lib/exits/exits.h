@@ -187,6 +187,12 @@ enum nvmx_status violation_information(struct nvmx_vcpu *vcpu, struct nvmx_l2_ex
 /* A bus lock that came with this exit, or before with one that L1 did not see: the exit reason as L1 would get it. */
 uint32_t bus_lock_noted(struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t reason);
 
+/* L1 has no EPT, and an APIC-access page: before L2 runs on an EPTP01 with it that this processor may have used without it (enter.c). */
+static inline bool has_apic_page_on_ept01(const struct vmcs12 *v) {
+    return (secondary_controls(v) & (PROC2_EPT | PROC2_APIC_ACCESSES)) == PROC2_APIC_ACCESSES;
+}
+void entry_forgets_ept01(struct nvmx_vcpu *vcpu, const struct vmcs12 *v);
+
 /* Give L1 an exit (reflect.c). vmcs02 is selected. */
 enum nvmx_next reflect(struct nvmx_vcpu *vcpu, struct vmcs12 *v, uint32_t information,
                        const struct nvmx_l2_exit_info *info);

@@ -2,6 +2,8 @@
 /* L2's virtual APIC: pages that vmcs02 uses in place, x2APIC MSRs, posted interrupts (SDM 32). */
 #include "machine.h"
 
+#include <nvmx/state.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define DESCRIPTOR 0x33040u
@@ -200,6 +202,29 @@ Test(controls_apic, access_page_on_the_hosts_tables) {
         }
         sim_free(sim);
     }
+}
+
+/* So it is with an EPTP01 that L2 did not run on before: the host has made it anew, or the state comes from elsewhere. */
+Test(controls_apic, access_page_on_other_tables_of_the_host) {
+    const uint64_t other = SIM_EPTP01 + 0x10000000;
+    size_t bytes;
+    struct sim *sim = with_apic(NULL, PROC2_APIC_ACCESSES);
+    l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_EPT | PROC2_UNRESTRICTED);
+    launch(sim);
+    host_sets(sim, NVMX_F_EPT_POINTER, other);
+    sim->count[SIM_TLB_FLUSH] = 0;
+    cr_expect_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    cr_expect_eq(vmcs02(sim, NVMX_F_EPT_POINTER), other);
+    cr_expect_eq(flushes_of(sim, NVMX_FLUSH_EPT_HERE, other), 1);
+    uint8_t *blob = sim_save(sim, &bytes);
+    const struct sim_vmcs l1 = sim->vmcs[NVMX_VMCS01];
+    cr_assert_eq(nvmx_state_restore(sim->vcpu, blob, bytes, NULL), NVMX_STATE_OK);
+    memcpy(sim->vmcs[NVMX_VMCS01].value, l1.value, sizeof(l1.value));
+    sim->count[SIM_TLB_FLUSH] = 0;
+    cr_expect_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    cr_expect_eq(flushes_of(sim, NVMX_FLUSH_EPT_HERE, other), 1);
+    free(blob);
+    sim_free(sim);
 }
 
 /* ept01 moves the device while L2 runs: vmcs02 names its new place. */
