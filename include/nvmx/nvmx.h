@@ -92,7 +92,8 @@ struct nvmx_vcpu_config {
     uint16_t vmcs02_slots;    /* 1..NVMX_VMCS02_MAX: how many vmcs02 the host keeps */
     /* First of the VPIDs that the host gives for L2 on this vCPU; 0: no VPIDs (hardware flushes). Their translations are kept from one exit to a
      * later entry, and L1's INVVPID flushes where it is executed: a host that lets the vCPU go on on another processor drops there what it has of them. So
-     * it does with what that has of the VM's EPTP02s, with VPIDs or without: L1's INVEPT flushes where it is executed, too (NVMX_FLUSH_EPT_HERE). */
+     * it does with what that has of the VM's EPTP02s, with VPIDs or without: L1's INVEPT flushes where it is executed, too (NVMX_FLUSH_EPT_HERE). And of
+     * EPTP01, where L2 runs on it with an APIC-access page: there also where another vCPU of the VM has run on the processor meanwhile (SDM 32.4.5). */
     uint16_t vpid02_first;
     uint16_t vpid02_count;    /* how many, from vpid02_first on: at most 16 */
     uint16_t reserved;        /* 0 */
