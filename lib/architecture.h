@@ -44,6 +44,7 @@
 #define PROC2_PML (1u << 17)
 #define PROC2_VE (1u << 18)
 #define PROC2_XSAVES (1u << 20)
+#define PROC2_PASID (1u << 21)
 #define PROC2_MBEC (1u << 22)
 #define PROC2_SPP (1u << 23)
 #define PROC2_TSC_SCALING (1u << 25)

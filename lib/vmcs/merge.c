@@ -35,6 +35,8 @@ static const uint8_t host_control_fields[] = {
     NVMX_F_PCONFIG_EXITING_BITMAP,
     NVMX_F_ENCLV_EXITING_BITMAP,
     NVMX_F_INSTRUCTION_TIMEOUT_CONTROL,
+    NVMX_F_LOW_PASID_DIRECTORY_ADDRESS,
+    NVMX_F_HIGH_PASID_DIRECTORY_ADDRESS,
 };
 
 COLD enum nvmx_status host_controls_read(struct nvmx_vcpu *vcpu) {

@@ -34,7 +34,7 @@ static const struct origin secondary_origin = {
 };
 
 /* What the host has in vmcs01 that must never reach a vmcs02 as it is: it concerns L1's own pages and events. */
-#define SECONDARY_NEVER ((1u << 14) | (1u << 17) | (1u << 18) | (1u << 21))
+#define SECONDARY_NEVER ((1u << 14) | (1u << 17) | (1u << 18))
 
 /* IA32_SPEC_CTRL is virtualized by exits (exits/spec_ctrl.c). All else that the host has there concerns L1's own pages and MSRs. */
 static const struct origin tertiary_origin = {
@@ -140,6 +140,11 @@ static void put_secondary(struct merge *m) {
         secondary &= ~PROC2_VPID;
     }
     merge_put(m, NVMX_F_SECONDARY_CONTROLS, secondary);
+    /* Of devices that L1 has L2 may have some, too: the PASIDs are L1's, and what the host makes of them. */
+    if ((secondary & PROC2_PASID) != 0) {
+        put_if_exists(m, NVMX_F_LOW_PASID_DIRECTORY_ADDRESS, m->host[NVMX_F_LOW_PASID_DIRECTORY_ADDRESS]);
+        put_if_exists(m, NVMX_F_HIGH_PASID_DIRECTORY_ADDRESS, m->host[NVMX_F_HIGH_PASID_DIRECTORY_ADDRESS]);
+    }
     put_if_exists(m, NVMX_F_PLE_GAP,
                   pick((l1 & PROC2_PLE) != 0, m->v->value[NVMX_F_PLE_GAP], m->host[NVMX_F_PLE_GAP]));
     put_if_exists(m, NVMX_F_PLE_WINDOW,

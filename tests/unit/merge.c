@@ -62,7 +62,7 @@ static const struct origins origins[] = {
         .either = B(2) | B(6) | B(10) | B(11) | B(15) | B(16) | B(25) /* TSC scaling */ | B(28) |
                   B(30) /* bus locks */ | B(31) /* timeout */,
         .both = B(27) /* PCONFIG */,
-        .never = B(14) /* shadowing */ | B(17) /* PML */ | B(18) /* #VE */ | B(21) /* PASID */,
+        .never = B(14) /* shadowing */ | B(17) /* PML */ | B(18) /* #VE */,
         .always = B(1) /* EPT */,
         .own = B(5) /* VPID */,
     },
