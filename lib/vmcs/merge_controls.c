@@ -36,12 +36,17 @@ static const struct origin secondary_origin = {
 /* What the host has in vmcs01 that must never reach a vmcs02 as it is: it concerns L1's own pages and events. */
 #define SECONDARY_NEVER ((1u << 14) | (1u << 17) | (1u << 18))
 
-/* IA32_SPEC_CTRL is virtualized by exits (exits/spec_ctrl.c). All else that the host has there concerns L1's own pages and MSRs. */
+/*
+ * IA32_SPEC_CTRL is virtualized by exits (exits/spec_ctrl.c). All else that the host has there concerns L1's own pages and MSRs; but for what keeps PEBS, which
+ * L1 may have on while L2 runs, behind EPT.
+ */
 static const struct origin tertiary_origin = {
     .either = PROC3_LOADIWKEY,
     .both = PROC3_MSR_LIST | PROC3_PBNDKB,
 };
-#define TERTIARY_NEVER (~(uint32_t)(PROC3_LOADIWKEY | PROC3_MSR_LIST | PROC3_PBNDKB))
+#define TERTIARY_OF_HOST ((uint64_t)(PROC3_LOADIWKEY | PROC3_MSR_LIST | PROC3_PBNDKB | PROC3_PEBS_GPA))
+/* What says how the host's own tables are read. */
+#define TERTIARY_OF_EPT01 ((uint64_t)(PROC3_PAGING_WRITE | PROC3_PAGING_VERIFIED))
 
 static uint32_t combine(const struct origin *origin, uint64_t l1, uint64_t host) {
     uint32_t host_bits = (uint32_t)host & ~(origin->l1 | origin->both);
@@ -67,7 +72,9 @@ static void put_if_exists(struct merge *m, unsigned int slot, uint64_t value) {
 }
 
 static uint64_t put_tertiary(struct merge *m) {
-    uint64_t tertiary = combine(&tertiary_origin, tertiary_controls(m->v), host_tertiary(m->host) & ~(uint64_t)TERTIARY_NEVER);
+    bool on_ept01 = (secondary_controls(m->v) & PROC2_EPT) == 0;
+    uint64_t host = host_tertiary(m->host) & (TERTIARY_OF_HOST | (on_ept01 ? TERTIARY_OF_EPT01 : 0));
+    uint64_t tertiary = combine(&tertiary_origin, tertiary_controls(m->v), host);
 
     put_if_exists(m, NVMX_F_TERTIARY_CONTROLS, tertiary);
     return tertiary;

@@ -2,13 +2,17 @@
 /* Controls of vmcs01 by which the processor follows what L1 puts into registers and memory: L1 gets past none of them by an L2. */
 #include "machine.h"
 
+#define PROC3_PAGING   (PROC3_PAGING_WRITE | PROC3_PAGING_VERIFIED)
 #define LOW_DIRECTORY  UINT64_C(0x712345000)
 #define HIGH_DIRECTORY UINT64_C(0x712346000)
 
 static struct nvmx_caps capable_machine(void) {
     struct nvmx_caps machine;
     sim_machine(&machine);
+    machine.msr[NVMX_CAP_PROCBASED] |= (uint64_t)PROC_TERTIARY << 32;
+    machine.msr[NVMX_CAP_TRUE_PROCBASED] |= (uint64_t)PROC_TERTIARY << 32;
     machine.msr[NVMX_CAP_PROCBASED2] |= (uint64_t)PROC2_PASID << 32;
+    machine.msr[NVMX_CAP_PROCBASED3] = PROC3_PEBS_GPA | PROC3_PAGING;
     return machine;
 }
 
@@ -40,4 +44,38 @@ Test(controls_host, pasids_of_l2_are_translated_as_l1s) {
     resume(sim);
     cr_expect_eq(vmcs02(sim, NVMX_F_SECONDARY_CONTROLS) & PROC2_PASID, 0);
     sim_free(sim);
+}
+
+static struct sim *with_tertiary(uint64_t host, bool l1_ept) {
+    const struct nvmx_caps machine = capable_machine();
+    struct sim *sim = l1_ready(&(struct sim_options){.machine = &machine});
+    host_adds_bits(sim, NVMX_F_PRIMARY_CONTROLS, PROC_TERTIARY);
+    host_sets(sim, NVMX_F_TERTIARY_CONTROLS, host);
+    if (!l1_ept)
+        l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_EPT | PROC2_UNRESTRICTED);
+    launch(sim);
+    return sim;
+}
+
+/*
+ * SDM 27.6.2, 22.9: the addresses of L1's PEBS buffers are guest-physical ones by this control; without it the processor would write L2's records to the host's
+ * memory at these addresses.
+ */
+Test(controls_host, pebs_of_l2_stays_behind_ept) {
+    for (unsigned int l1_ept = 0; l1_ept < 2; l1_ept++) {
+        struct sim *sim = with_tertiary(PROC3_PEBS_GPA, l1_ept);
+        cr_expect_neq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_TERTIARY, 0);
+        cr_expect_eq(vmcs02(sim, NVMX_F_TERTIARY_CONTROLS), PROC3_PEBS_GPA);
+        sim_free(sim);
+    }
+}
+
+/* SDM 31.3.3.2: bits 57 and 58 of the host's own tables mean to an L2 without ept12 what they mean to L1. ept02 has none. */
+Test(controls_host, ept01_means_the_same_to_an_l2_without_ept12) {
+    for (unsigned int l1_ept = 0; l1_ept < 2; l1_ept++) {
+        struct sim *sim = with_tertiary(PROC3_PAGING, l1_ept);
+        cr_expect_eq(vmcs02(sim, NVMX_F_TERTIARY_CONTROLS), l1_ept ? 0 : PROC3_PAGING, "%#lx", vmcs02(sim, NVMX_F_TERTIARY_CONTROLS));
+        cr_expect_eq((vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_TERTIARY) != 0, !l1_ept);
+        sim_free(sim);
+    }
 }
