@@ -14,6 +14,7 @@
 #define FEATURE_CONTROL_VALID UINT64_C(5) /* lock, VMXON outside SMX: the others L1 can't have set */
 #define VTPR_HIGHEST 0xff
 #define SHADOW_INDICATOR 0x80000000u
+#define RTIT_TRACE_EN UINT64_C(1)
 
 /* A check in progress. */
 struct check {
@@ -406,6 +407,7 @@ static enum nvmx_state_reason check_entry(struct check *c, const struct nvmx_cap
     };
 
     allow_gates(&caps, entry12);
+    caps.rtit_ctl_valid &= ~RTIT_TRACE_EN; /* no Intel PT in VMX operation: where vmcs02 loads it, the output would go where the host has its own */
     if ((field[NVMX_F_PRIMARY_CONTROLS] & PROC_SECONDARY) != 0 &&
         (field[NVMX_F_SECONDARY_CONTROLS] & PROC2_VMCS_SHADOWING) != 0) {
         in.link_revision |= SHADOW_INDICATOR;

@@ -403,3 +403,33 @@ Test(state_restore, no_load_that_the_mask_takes_away) {
     sim_free(sim);
     free(blob);
 }
+
+#define RTIT_TRACE_EN UINT64_C(1)
+
+/* L1 has no Intel PT in VMX operation, nor has its L2: where vmcs01 loads IA32_RTIT_CTL, the processor would trace to where the host's buffers are. */
+Test(state_restore, no_blob_makes_l2_trace) {
+    static struct doc doc;
+    static uint8_t changed[65536];
+    const uint32_t load = 1u << 18;
+    struct nvmx_state_error error;
+    struct nvmx_caps machine;
+    sim_machine(&machine);
+    machine.msr[NVMX_CAP_ENTRY] |= (uint64_t)load << 32;
+    machine.msr[NVMX_CAP_TRUE_ENTRY] |= (uint64_t)load << 32;
+    machine.rtit_ctl_valid = 0x2fff;
+    for (unsigned int traces = 0; traces < 2; traces++) {
+        struct sim *sim = l2_running(&(struct sim_options){.machine = &machine, .loads_on_entry = load});
+        size_t bytes;
+        uint8_t *blob = sim_save(sim, &bytes);
+        doc_read(&doc, blob, bytes);
+        cr_assert(doc_has(doc_find(&doc, NVMX_STATE_TAG_L2, 0), NVMX_VMCS_GUEST_RTIT_CTL), "vmcs02 loads it, as vmcs01 does");
+        doc_set(doc_find(&doc, NVMX_STATE_TAG_L2, 0), NVMX_VMCS_GUEST_RTIT_CTL, 0x2000 | (traces ? RTIT_TRACE_EN : 0));
+        bytes = doc_write(&doc, changed, sizeof(changed));
+        cr_expect_eq(nvmx_state_restore(sim->vcpu, changed, bytes, &error), traces ? NVMX_STATE_ENTRY_CHECK : NVMX_STATE_OK);
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RTIT_CTL) & RTIT_TRACE_EN, 0);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RTIT_CTL), traces ? 0 : 0x2000);
+        sim_free(sim);
+        free(blob);
+    }
+}
