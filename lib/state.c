@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "exits/exits.h"
-#include "vcpu.h"
+#include "vmcs/merge.h"
 
 #define RECORD_BYTES(items) (STATE_RECORD_HEAD + 16 + (size_t)(items)*STATE_ITEM_BYTES)
 #define PROFILE_ITEMS       (NVMX_CAP_MSRS + 7)
@@ -355,6 +355,11 @@ static enum nvmx_status all_have_places(const struct nvmx_vcpu *vcpu, const stru
     return NVMX_OK;
 }
 
+/* vmcs01 protects bits of it, and vmcs02's field has them as vmcs01's: L2's own WRMSR of it would go to the host, too. */
+static bool is_protected(const struct nvmx_vcpu *vcpu, const struct gate *gate) {
+    return gate->guest == NVMX_F_GUEST_SPEC_CTRL && (host_tertiary(vcpu->host_control) & PROC3_SPEC_CTRL) != 0;
+}
+
 /* A value that hardware does not switch here goes into the MSR itself, and one that is not in the blob is there
  * already. */
 static enum nvmx_status complete_gate(struct nvmx_vcpu *vcpu, const struct gate *gate, bool switched) {
@@ -363,6 +368,9 @@ static enum nvmx_status complete_gate(struct nvmx_vcpu *vcpu, const struct gate 
 
     enum nvmx_status status = NVMX_OK;
 
+    if (is_protected(vcpu, gate)) {
+        switched = false;
+    }
     if (has && !switched) {
         status = gate->msr != 0 ? host_msr_write(vcpu, gate->msr, r->value[gate->guest]) : NVMX_OK;
         if (status == NVMX_OK) {

@@ -433,3 +433,46 @@ Test(state_restore, no_blob_makes_l2_trace) {
         free(blob);
     }
 }
+
+/* Bits of IA32_SPEC_CTRL that vmcs01 protects are the host's here, whatever they were where L2 comes from: the host's WRMSR puts what L2 had behind them. */
+Test(state_restore, protected_spec_ctrl_stays_the_hosts) {
+    static struct doc doc;
+    static uint8_t changed[65536];
+    const uint32_t load = 1u << 24;
+    struct nvmx_caps machine;
+    sim_machine(&machine);
+    machine.msr[NVMX_CAP_ENTRY] |= (uint64_t)load << 32;
+    machine.msr[NVMX_CAP_TRUE_ENTRY] |= (uint64_t)load << 32;
+    machine.msr[NVMX_CAP_PROCBASED] |= (uint64_t)PROC_TERTIARY << 32;
+    machine.msr[NVMX_CAP_TRUE_PROCBASED] |= (uint64_t)PROC_TERTIARY << 32;
+    machine.msr[NVMX_CAP_PROCBASED3] = PROC3_SPEC_CTRL;
+    machine.spec_ctrl_valid = 7;
+    for (unsigned int how = 0; how < 4; how++) {
+        const bool protects = (how & 1) != 0, there = (how & 2) != 0;
+        struct sim *sim = sim_new(&(struct sim_options){.machine = &machine, .loads_on_entry = load});
+        sim_set(sim, NVMX_VMCS01, NVMX_F_GUEST_SPEC_CTRL, 5);
+        sim_msr(sim, 0x48)->value = 0; /* what L2 reads */
+        if (protects) {
+            host_sets(sim, NVMX_F_PRIMARY_CONTROLS, sim_get(sim, NVMX_VMCS01, NVMX_F_PRIMARY_CONTROLS) | PROC_TERTIARY);
+            host_sets(sim, NVMX_F_TERTIARY_CONTROLS, PROC3_SPEC_CTRL);
+        }
+        cr_assert_eq(sim_launch(sim), SIM_L2);
+        size_t bytes;
+        uint8_t *blob = sim_save(sim, &bytes);
+        doc_read(&doc, blob, bytes);
+        cr_assert_eq(doc_value(doc_find(&doc, NVMX_STATE_TAG_L2, 0), NVMX_VMCS_GUEST_SPEC_CTRL), 5);
+        if (there)
+            doc_set(doc_find(&doc, NVMX_STATE_TAG_L2, 0), NVMX_VMCS_GUEST_SPEC_CTRL, 2);
+        else
+            doc_remove(doc_find(&doc, NVMX_STATE_TAG_L2, 0), NVMX_VMCS_GUEST_SPEC_CTRL);
+        bytes = doc_write(&doc, changed, sizeof(changed));
+        cr_assert_eq(nvmx_state_restore(sim->vcpu, changed, bytes, NULL), NVMX_STATE_OK);
+        cr_assert_eq(nvmx_state_complete(sim->vcpu), NVMX_OK);
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_SPEC_CTRL), protects ? 5 : there ? 2 : 0, "%u: %#lx", how, vmcs02(sim, NVMX_F_GUEST_SPEC_CTRL));
+        cr_expect_eq(sim_msr(sim, 0x48)->writes, protects && there);
+        cr_expect_eq(sim_msr(sim, 0x48)->value, protects && there ? 2 : 0);
+        sim_free(sim);
+        free(blob);
+    }
+}
