@@ -456,6 +456,6 @@ void sync_msrs_lost(const struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
 
     for (unsigned int w = 0; w < NVMX_FIELD_SET_WORDS; w++) {
         v->known.word[w] &= ~vm->msr_fields.word[w];
-        v->dirty.word[w] |= vm->msr_fields.word[w] & vm->copied.word[w] & ~v->stale.word[w];
+        v->dirty.word[w] |= vm->msr_fields.word[w] & (vm->copied.word[w] | v->refreshed.word[w]) & ~v->stale.word[w];
     }
 }

@@ -30,6 +30,35 @@ Test(enter_msr_list, what_a_failed_list_loaded_does_not_reach_the_next_entry) {
     sim_free(sim);
 }
 
+/* The same where L1 changes nothing but its list, and what the entry loads its exits save: no control field is written, and no entry writes it by itself. */
+Test(enter_msr_list, what_a_failed_list_loaded_does_not_stay_in_a_field_that_is_saved) {
+    static const uint64_t good[] = {0x174, 8, 0x174, 8}, bad[] = {0x277, 0x0404, 0xc0000100, 0};
+    for (unsigned int host = 0; host < 2; host++) {
+        struct sim *sim = l1_ready(&(struct sim_options){.msrs_in_fields = true});
+        if (!host)
+            host_sets(sim, NVMX_F_VM_ENTRY_CONTROLS, vmcs01(sim, NVMX_F_VM_ENTRY_CONTROLS) & ~(UINT64_C(1) << 14));
+        l1_sets(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, 1u << 2 | 1u << 14);
+        l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, 1u << 2 | 1u << 18);
+        l1_clears(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, 1u << 15);
+        l1_writes(sim, NVMX_VMCS_GUEST_PAT, 0x0606);
+        l1_writes(sim, NVMX_VMCS_VM_ENTRY_MSR_LOAD_ADDRESS, SIM_L1_MSR_LISTS);
+        l1_writes(sim, NVMX_VMCS_VM_ENTRY_MSR_LOAD_COUNT, 2);
+        sim_msr(sim, 0x174);
+        sim_msr(sim, 0x277);
+        sim_write(sim, SIM_L1_MSR_LISTS, good, sizeof(good));
+        launch(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_PAT), 0x0606);
+        l2_leaves(sim);
+        sim_write(sim, SIM_L1_MSR_LISTS, bad, sizeof(bad));
+        cr_assert_eq(sim_vmresume(sim), SIM_ENTRY_FAILED);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_PAT), 0x0606);
+        sim_write(sim, SIM_L1_MSR_LISTS, good, sizeof(good));
+        resume(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_PAT), 0x0606, "%u: %#lx", host, vmcs02(sim, NVMX_F_GUEST_PAT));
+        sim_free(sim);
+    }
+}
+
 /* L1 has a list now. Written to the slots: a VMWRITE of controls would have all of vmcs02's state fetched. */
 static void set_list(struct sim *sim, uint64_t count) {
     struct vmcs12 *v = &sim->vcpu->vmcs12[0];
