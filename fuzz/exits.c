@@ -226,7 +226,7 @@ static enum wants l1_wants(const struct l2 *s) {
     case 54:
         return yes_if(BIT(s->secondary, 6));
     case 56:
-        return yes_if(BIT(s->secondary, 8) || BIT(s->secondary, 9));
+        return yes_if(BIT(s->primary, 21) || BIT(s->secondary, 8) || BIT(s->secondary, 9)); /* the first for SENDUIPI */
     case 57:
         return yes_if(BIT(s->secondary, 11));
     case 59: /* the library carries out EPTP switching */

@@ -90,6 +90,7 @@
 #define CR4_PCIDE (UINT64_C(1) << 17)
 #define CR4_SMAP (UINT64_C(1) << 21)
 #define CR4_PKS (UINT64_C(1) << 24)
+#define CR4_UINTR (UINT64_C(1) << 25)
 #define CR4_LAM_SUP (UINT64_C(1) << 28)
 #define CR3_LAM_U57 (UINT64_C(1) << 61)
 #define CR3_LAM_U48 (UINT64_C(1) << 62)
@@ -112,6 +113,9 @@
 
 /* DR7 after a reset and after a VM exit (SDM 30.5.1). */
 #define DR7_RESET 0x400u
+
+/* Of VTPR on the virtual-APIC page (SDM 32.1.1): bits 7:4 of the byte are compared with the TPR threshold. */
+#define VTPR_OFFSET 0x80u
 
 /* Interruptibility state (SDM 27.4.2). */
 #define BLOCKING_MOV_SS 2u

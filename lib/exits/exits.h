@@ -34,9 +34,6 @@
 #define QUALIFICATION_NMI_UNBLOCKING (1u << 12)
 #define QUALIFICATION_ASYNCHRONOUS (1u << 16)
 
-/* Of VTPR on the virtual-APIC page (SDM 32.1.1): bits 7:4 of the byte are compared with the TPR threshold. */
-#define VTPR_OFFSET 0x80u
-
 /* What violation_of_l2 reads, in struct violation. */
 enum {
     VIOLATION_QUALIFICATION,

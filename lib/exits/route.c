@@ -552,7 +552,7 @@ static inline __attribute__((always_inline)) enum route by_row(struct nvmx_vcpu 
     case WHO_PAUSE:
         return l1_if(bit_of(primary, 30) || (secondary_controls(v) & PROC2_PLE) != 0);
     case WHO_APIC_WRITE:
-        return l1_if((secondary_controls(v) & (PROC2_APIC_REGISTER | PROC2_VIRTUAL_INTERRUPTS)) != 0);
+        return l1_if((primary & PROC_TPR_SHADOW) != 0 || (secondary_controls(v) & (PROC2_APIC_REGISTER | PROC2_VIRTUAL_INTERRUPTS)) != 0);
     case WHO_MONITOR_TRAP:
         return l1_if(monitor_trap_wanted(v));
     case WHO_SHADOW_VMCS:

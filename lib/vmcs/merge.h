@@ -73,8 +73,11 @@ enum nvmx_status merge_write(struct merge *m, enum nvmx_status status);
 
 /* Bitmaps, APIC pages, EPT root, VPID (merge_pages.c): first, since controls depend on it. */
 enum nvmx_status merge_pages(struct merge *m);
-/* A page of L1's, used in place: pinned where `used`, its hpa in vmcs02's field; and given back. */
+/* Of that the APIC's (merge_apic.c). *bits: PROC_TPR_SHADOW where vmcs02 has one. */
+enum nvmx_status merge_apic_pages(struct merge *m, uint32_t *bits);
+/* A page of L1 pinned where `used`, its hpa in vmcs02's field; or one of the library's, zeroed when it is new; and given back. */
 enum nvmx_status merge_pin_field(struct merge *m, enum pin_index index, unsigned int slot, bool used, uint32_t access);
+enum nvmx_status merge_pin_own(struct merge *m, enum pin_index index, unsigned int slot);
 void merge_unpin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned int index);
 /* Of merge_pages the intercept bitmaps (merge_bitmaps.c). *bits: primary controls of vmcs02 that use them. */
 enum nvmx_status merge_msr_bitmap(struct merge *m, uint32_t *bits);

@@ -66,7 +66,6 @@ static enum nvmx_status repin(struct nvmx_vcpu *vcpu, struct vmcs12 *v, unsigned
     return status;
 }
 
-/* A page pinned where `used`, its hpa in vmcs02's field. */
 enum nvmx_status merge_pin_field(struct merge *m, enum pin_index index, unsigned int slot, bool used, uint32_t access) {
     if (!used) {
         merge_unpin(m->vcpu, m->v, index);
@@ -80,41 +79,21 @@ enum nvmx_status merge_pin_field(struct merge *m, enum pin_index index, unsigned
     return status;
 }
 
-/* Hardware acknowledges the interrupt that arrives, and compares its vector with vmcs12's: right only while physical interrupts are L1's own. */
-static enum nvmx_status posted_interrupts(struct merge *m) {
-    bool used = (m->v->value[NVMX_F_PIN_BASED_CONTROLS] & PIN_POSTED_INTERRUPTS) != 0;
+/* Of L1's memory it has no place. */
+enum nvmx_status merge_pin_own(struct merge *m, enum pin_index index, unsigned int slot) {
+    struct pin *pin = &m->v->pin[index];
+    struct pin own = {.gpa1 = 0, .own = true};
 
-    if (used && (m->host[NVMX_F_PIN_BASED_CONTROLS] & PIN_EXTERNAL_INTERRUPT) != 0) {
-        return NVMX_E_UNSUPPORTED;
+    if (pin->gpa1 == NVMX_NO_ADDRESS || !pin->own) {
+        own.page = host_page_alloc(m->vcpu, &own.hpa);
+        if (own.page == NULL) {
+            return NVMX_E_NO_MEMORY;
+        }
+        merge_unpin(m->vcpu, m->v, index);
+        *pin = own;
     }
-    return merge_pin_field(m, PIN_POSTED_DESCRIPTOR, NVMX_F_POSTED_INTERRUPT_DESCRIPTOR_ADDRESS, used,
-                     NVMX_ACCESS_READ | NVMX_ACCESS_WRITE);
-}
-
-/* Where CR8 exits and nothing else of L2 comes to the virtual-APIC page a TPR shadow makes no difference: without memory there vmcs02 does without. */
-static enum nvmx_status virtual_apic(struct merge *m, uint32_t *bits) {
-    const uint32_t exits = PROC_CR8_LOAD | PROC_CR8_STORE;
-    const uint32_t users = PROC2_APIC_ACCESSES | PROC2_X2APIC | PROC2_APIC_REGISTER | PROC2_VIRTUAL_INTERRUPTS;
-    uint64_t primary = m->v->value[NVMX_F_PRIMARY_CONTROLS];
-    bool shadow = (primary & PROC_TPR_SHADOW) != 0;
-    enum nvmx_status status = merge_pin_field(m, PIN_VIRTUAL_APIC, NVMX_F_VIRTUAL_APIC_ADDRESS, shadow, NVMX_ACCESS_READ | NVMX_ACCESS_WRITE);
-
-    if (status == NVMX_E_UNMAPPED && (primary & exits) == exits && (secondary_controls(m->v) & users) == 0) {
-        merge_unpin(m->vcpu, m->v, PIN_VIRTUAL_APIC);
-        return NVMX_OK;
-    }
-    *bits |= status == NVMX_OK && shadow ? PROC_TPR_SHADOW : 0;
-    return status;
-}
-
-static enum nvmx_status apic_pages(struct merge *m, uint32_t *bits) {
-    bool accesses = (secondary_controls(m->v) & PROC2_APIC_ACCESSES) != 0;
-    enum nvmx_status status = virtual_apic(m, bits);
-
-    if (status == NVMX_OK) {
-        status = merge_pin_field(m, PIN_APIC_ACCESS, NVMX_F_APIC_ACCESS_ADDRESS, accesses, NVMX_ACCESS_READ);
-    }
-    return status == NVMX_OK ? posted_interrupts(m) : status;
+    merge_put(m, slot, pin->hpa);
+    return NVMX_OK;
 }
 
 /* -- EPT and VPID
@@ -295,7 +274,7 @@ static enum nvmx_status all_pages(struct merge *m, uint32_t *bits) {
     enum nvmx_status status = spec_ctrl(m);
 
     if (status == NVMX_OK) {
-        status = apic_pages(m, bits);
+        status = merge_apic_pages(m, bits);
     }
     if (status == NVMX_OK) {
         status = merge_msr_bitmap(m, bits);

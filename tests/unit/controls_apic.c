@@ -172,6 +172,55 @@ Test(controls_apic, virtual_apic_page_may_be_nowhere_if_nobody_uses_it) {
     }
 }
 
+/*
+ * SDM 28.3 SENDUIPI: without a TPR shadow L2 would send any vector to any processor of the host, where vmcs01's TPR shadow keeps L1 from it. L1's own, or a
+ * page that nobody else uses: CR8 exits as it did, and no TPR threshold is met.
+ */
+Test(controls_apic, user_ipis_of_l2_are_not_the_processors) {
+    for (unsigned int how = 0; how < 4; how++) {
+        const bool uintr = (how & 1) != 0, host = (how & 2) != 0;
+        struct nvmx_caps machine;
+        sim_machine(&machine);
+        machine.msr[NVMX_CAP_CR4_FIXED1] |= uintr ? CR4_UINTR : 0;
+        struct sim *sim = l1_ready(&(struct sim_options){.machine = &machine});
+        const uint64_t primary = vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) & ~(uint64_t)PROC_TPR_SHADOW;
+        host_sets(sim, NVMX_F_PRIMARY_CONTROLS, primary | (host ? PROC_TPR_SHADOW : 0));
+        launch(sim);
+        const uint32_t used = sim->pages_used;
+        cr_expect_eq((vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_TPR_SHADOW) != 0, uintr && host, "%u", how);
+        if (uintr && host) {
+            const uint8_t *page = sim_page(sim, vmcs02(sim, NVMX_F_VIRTUAL_APIC_ADDRESS));
+            cr_assert(page != NULL, "no page of the library's");
+            cr_expect(page[VTPR_OFFSET] == 0xff && vmcs02(sim, NVMX_F_TPR_THRESHOLD) == 0);
+            cr_expect_eq(~vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & (PROC_CR8_LOAD | PROC_CR8_STORE), 0);
+            cr_expect_eq(sim_exit(sim, NVMX_EXIT_APIC_WRITE, 0x300, 0, 0), NVMX_HOST);
+            cr_expect_eq(nvmx_memory_changed(sim->vcpu, 0, NVMX_PAGE_SIZE), NVMX_OK);
+            cr_expect_eq(sim_enter(sim, NULL), NVMX_ENTER);
+            cr_assert(sim_page(sim, vmcs02(sim, NVMX_F_VIRTUAL_APIC_ADDRESS)) != NULL, "it was given back");
+            cr_expect_neq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_TPR_SHADOW, 0);
+        }
+        l2_leaves(sim);
+        l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_TPR_SHADOW);
+        l1_writes(sim, NVMX_VMCS_VIRTUAL_APIC_ADDRESS, SIM_L1_VIRTUAL_APIC);
+        resume(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_VIRTUAL_APIC_ADDRESS), SIM_HPA_OFFSET + SIM_L1_VIRTUAL_APIC);
+        cr_expect_eq(sim->pages_used, used - (uintr && host));
+        cr_expect_eq(sim_exit(sim, NVMX_EXIT_APIC_WRITE, 0x300, 0, 0), NVMX_ENTER);
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_EXIT_REASON), NVMX_EXIT_APIC_WRITE);
+        l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_CR8_LOAD | PROC_CR8_STORE);
+        l1_writes(sim, NVMX_VMCS_VIRTUAL_APIC_ADDRESS, HOLE);
+        l1_writes(sim, NVMX_VMCS_TPR_THRESHOLD, 15);
+        resume(sim);
+        cr_expect_eq((vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_TPR_SHADOW) != 0, uintr && host, "no memory: %u", how);
+        cr_expect_eq(sim->pages_used, used);
+        l2_leaves(sim);
+        l1_clears(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_TPR_SHADOW | PROC_CR8_LOAD | PROC_CR8_STORE);
+        resume(sim);
+        cr_expect_eq((vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_TPR_SHADOW) != 0, uintr && host, "again: %u", how);
+        sim_free(sim);
+    }
+}
+
 static unsigned int flushes_of(const struct sim *sim, enum nvmx_flush kind, uint64_t value) {
     unsigned int count = 0;
     for (uint64_t i = 0; i < sim->count[SIM_TLB_FLUSH] && i < SIM_LOG; i++)
