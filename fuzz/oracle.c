@@ -188,6 +188,9 @@ static void check_control_register(const struct three *t, unsigned int cr, enum 
 #define PRIMARY_L1 (BIT(2) | BIT(21) | BIT(22) | BIT(27))
 #define SECONDARY_EITHER (BIT(2) | BIT(6) | BIT(10) | BIT(11) | BIT(15) | BIT(16) | BIT(28) | BIT(30) | BIT(31))
 #define TERTIARY_EITHER BIT(0)
+/* What keeps L1's PASIDs and addresses from the processor and from devices. */
+#define SECONDARY_HOST BIT(21)
+#define TERTIARY_HOST BIT(12)
 #define SECONDARY_NEVER (BIT(14) | BIT(17) | BIT(18))
 #define SECONDARY_L1 (BIT(0) | BIT(3) | BIT(4) | BIT(7) | BIT(8) | BIT(9) | BIT(12) | BIT(20))
 
@@ -200,6 +203,12 @@ static bool uses_virtual_apic(const struct view *l1) {
     return (~l1->field[NVMX_F_PRIMARY_CONTROLS] & (BIT(19) | BIT(20))) != 0 || (secondary(l1) & (BIT(0) | BIT(4) | BIT(8) | BIT(9))) != 0;
 }
 
+/* vmcs02 has a TPR shadow that is nobody's: for user IPIs of L2, which the host's keeps L1 from. */
+static bool keeps_user_ipis(const struct three *t) {
+    bool uintr = t->l1.m->sim->machine.msr[NVMX_CAP_CR4_FIXED1] & BIT(25), host = t->host.field[NVMX_F_PRIMARY_CONTROLS] & BIT(21);
+    return uintr && host && (!(t->l1.field[NVMX_F_PRIMARY_CONTROLS] & BIT(21)) || !uses_virtual_apic(&t->l1));
+}
+
 static void check_controls(const struct three *t) {
     const uint64_t *l1 = t->l1.field, *host = t->host.field, *l2 = t->l2.field;
     uint64_t primary = l2[NVMX_F_PRIMARY_CONTROLS], second = secondary(&t->l2);
@@ -210,6 +219,7 @@ static void check_controls(const struct three *t) {
     uint64_t wishes = l1[NVMX_F_PRIMARY_CONTROLS];
     if (wishes & ~primary & BIT(21) && !uses_virtual_apic(&t->l1)) /* its page may be nowhere */
         wishes &= ~BIT(21);
+    wishes |= keeps_user_ipis(t) ? BIT(21) : 0;
     FUZZ_HOLD(((primary ^ wishes) & PRIMARY_L1) == 0, "primary %#llx, L1's %#llx", U(primary), U(l1[NVMX_F_PRIMARY_CONTROLS]));
     if (!(l1[NVMX_F_PRIMARY_CONTROLS] & BIT(21)) && host[NVMX_F_PRIMARY_CONTROLS] & BIT(21))
         check_lost("CR8 without L1's TPR shadow", BIT(19) | BIT(20), primary);
@@ -217,6 +227,8 @@ static void check_controls(const struct three *t) {
     FUZZ_HOLD((second & SECONDARY_NEVER) == 0, "secondary %#llx has what L1 alone may have", U(second));
     FUZZ_HOLD(((second ^ secondary(&t->l1)) & SECONDARY_L1) == 0, "secondary %#llx, L1's %#llx", U(second), U(secondary(&t->l1)));
     check_lost("tertiary", (tertiary(&t->l1) | tertiary(&t->host)) & TERTIARY_EITHER, tertiary(&t->l2));
+    check_lost("secondary", secondary(&t->host) & SECONDARY_HOST, second);
+    check_lost("tertiary", tertiary(&t->host) & TERTIARY_HOST, tertiary(&t->l2));
     FUZZ_HOLD(second & BIT(1), "L2 runs without EPT");
     if (host[NVMX_F_PRIMARY_CONTROLS] & BIT(15))
         FUZZ_HOLD(l2[NVMX_F_CR3_TARGET_COUNT] == 0, "CR3 targets though the host wants every MOV to CR3");
@@ -256,7 +268,7 @@ static void check_access_page(const struct three *t) {
 static void check_pages(const struct three *t) {
     const uint64_t *l1 = t->l1.field, *l2 = t->l2.field;
     uint64_t second = secondary(&t->l2), eptp02 = l2[NVMX_F_EPT_POINTER];
-    check_in_place(t, (l2[NVMX_F_PRIMARY_CONTROLS] & BIT(21)) != 0, NVMX_F_VIRTUAL_APIC_ADDRESS);
+    check_in_place(t, (l2[NVMX_F_PRIMARY_CONTROLS] & BIT(21)) != 0 && !keeps_user_ipis(t), NVMX_F_VIRTUAL_APIC_ADDRESS);
     check_access_page(t);
     check_in_place(t, (l1[NVMX_F_PIN_BASED_CONTROLS] & BIT(7)) != 0, NVMX_F_POSTED_INTERRUPT_DESCRIPTOR_ADDRESS);
     if (t->l1.m->options.host_composes) {
