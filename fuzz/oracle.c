@@ -192,7 +192,8 @@ static void check_control_register(const struct three *t, unsigned int cr, enum 
 #define SECONDARY_HOST BIT(21)
 #define TERTIARY_HOST BIT(12)
 #define SECONDARY_NEVER (BIT(14) | BIT(17) | BIT(18))
-#define SECONDARY_L1 (BIT(0) | BIT(3) | BIT(4) | BIT(7) | BIT(8) | BIT(9) | BIT(12) | BIT(20))
+#define SECONDARY_L1 (BIT(0) | BIT(3) | BIT(4) | BIT(7) | BIT(8) | BIT(9) | BIT(12))
+#define SECONDARY_BOTH (BIT(20) | BIT(27))
 
 static void check_lost(const char *what, uint64_t wanted, uint64_t has) {
     FUZZ_HOLD((wanted & ~has) == 0, "%s: %#llx are lost (vmcs02 has %#llx)", what, U(wanted & ~has), U(has));
@@ -225,6 +226,8 @@ static void check_controls(const struct three *t) {
         check_lost("CR8 without L1's TPR shadow", BIT(19) | BIT(20), primary);
     check_lost("secondary", (secondary(&t->l1) | secondary(&t->host)) & SECONDARY_EITHER, second);
     FUZZ_HOLD((second & SECONDARY_NEVER) == 0, "secondary %#llx has what L1 alone may have", U(second));
+    FUZZ_HOLD(((second ^ (secondary(&t->l1) & secondary(&t->host))) & SECONDARY_BOTH) == 0, "secondary %#llx, L1's %#llx, the host's %#llx", U(second),
+              U(secondary(&t->l1)), U(secondary(&t->host)));
     FUZZ_HOLD(((second ^ secondary(&t->l1)) & SECONDARY_L1) == 0, "secondary %#llx, L1's %#llx", U(second), U(secondary(&t->l1)));
     check_lost("tertiary", (tertiary(&t->l1) | tertiary(&t->host)) & TERTIARY_EITHER, tertiary(&t->l2));
     check_lost("secondary", secondary(&t->host) & SECONDARY_HOST, second);

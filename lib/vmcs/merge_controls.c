@@ -27,10 +27,9 @@ static const struct origin primary_origin = {
 static const struct origin secondary_origin = {
     .either = (1u << 2) | (1u << 6) | PROC2_PLE | (1u << 11) | PROC2_ENCLS | (1u << 16) | PROC2_TSC_SCALING |
               PROC2_ENCLV | PROC2_BUS_LOCK | PROC2_TIMEOUT,
-    .both = PROC2_PCONFIG,
+    .both = PROC2_XSAVES | PROC2_PCONFIG,
     .l1 = PROC2_APIC_ACCESSES | PROC2_RDTSCP | PROC2_X2APIC | PROC2_UNRESTRICTED | PROC2_APIC_REGISTER |
-          PROC2_VIRTUAL_INTERRUPTS | PROC2_INVPCID | PROC2_VM_FUNCTIONS | PROC2_XSAVES | PROC2_MBEC | PROC2_SPP |
-          PROC2_USER_WAIT,
+          PROC2_VIRTUAL_INTERRUPTS | PROC2_INVPCID | PROC2_VM_FUNCTIONS | PROC2_MBEC | PROC2_SPP | PROC2_USER_WAIT,
 };
 
 /* What the host has in vmcs01 that must never reach a vmcs02 as it is: it concerns L1's own pages and events. */

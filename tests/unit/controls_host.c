@@ -46,6 +46,29 @@ Test(controls_host, pasids_of_l2_are_translated_as_l1s) {
     sim_free(sim);
 }
 
+/*
+ * SDM 27.6.2, XSAVE feature set: XRSTORS loads what IA32_XSS has on. A host that keeps it from L1 need not have put the MSR in order for L1: its own
+ * supervisor state would be L2's to load.
+ */
+Test(controls_host, supervisor_state_is_not_l2s_where_it_is_not_l1s) {
+    for (unsigned int who = 0; who < 4; who++) {
+        const bool l1 = (who & 1) != 0, host = (who & 2) != 0;
+        struct nvmx_caps machine;
+        sim_machine(&machine);
+        machine.msr[NVMX_CAP_PROCBASED2] |= (uint64_t)PROC2_XSAVES << 32;
+        struct sim *sim = l1_ready(&(struct sim_options){.machine = &machine});
+        host_sets(sim, NVMX_F_SECONDARY_CONTROLS, (vmcs01(sim, NVMX_F_SECONDARY_CONTROLS) & ~(uint64_t)PROC2_XSAVES) | (host ? PROC2_XSAVES : 0));
+        host_sets(sim, NVMX_F_XSS_EXITING_BITMAP, 2);
+        if (l1)
+            l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_XSAVES);
+        l1_writes(sim, NVMX_VMCS_XSS_EXITING_BITMAP, 4);
+        launch(sim);
+        cr_expect_eq((vmcs02(sim, NVMX_F_SECONDARY_CONTROLS) & PROC2_XSAVES) != 0, l1 && host, "%u", who);
+        cr_expect(!(l1 && host) || vmcs02(sim, NVMX_F_XSS_EXITING_BITMAP) == 6, "%#lx", vmcs02(sim, NVMX_F_XSS_EXITING_BITMAP));
+        sim_free(sim);
+    }
+}
+
 static struct sim *with_tertiary(uint64_t host, bool l1_ept) {
     const struct nvmx_caps machine = capable_machine();
     struct sim *sim = l1_ready(&(struct sim_options){.machine = &machine});

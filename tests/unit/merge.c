@@ -58,10 +58,10 @@ static const struct origins origins[] = {
     {
         .slot = NVMX_F_SECONDARY_CONTROLS,
         .l1 = B(0) | B(3) /* RDTSCP */ | B(4) | B(7) /* unrestricted */ | B(8) | B(9) | B(12) /* INVPCID */ |
-              B(13) /* VMFUNC */ | B(20) /* XSAVES */ | B(22) /* MBEC */ | B(23) /* SPP */ | B(26) /* user wait */,
+              B(13) /* VMFUNC */ | B(22) /* MBEC */ | B(23) /* SPP */ | B(26) /* user wait */,
         .either = B(2) | B(6) | B(10) | B(11) | B(15) | B(16) | B(25) /* TSC scaling */ | B(28) |
                   B(30) /* bus locks */ | B(31) /* timeout */,
-        .both = B(27) /* PCONFIG */,
+        .both = B(20) /* XSAVES */ | B(27) /* PCONFIG */,
         .never = B(14) /* shadowing */ | B(17) /* PML */ | B(18) /* #VE */,
         .always = B(1) /* EPT */,
         .own = B(5) /* VPID */,
