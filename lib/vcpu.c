@@ -271,7 +271,7 @@ static void power_up(struct nvmx_vcpu *vcpu) {
     vcpu->bus_lock = false;
     vcpu->step_with_host = false;
     vcpu->pages_changed = false;
-    vcpu->tables_changed = false;
+    vcpu->vmcs01_changed = false;
     vcpu->restore_pending = false;
 }
 
@@ -570,7 +570,7 @@ void nvmx_vmcs01_changed(struct nvmx_vcpu *vcpu) {
     vcpu->l1_shadows_known = false;
     vcpu->l1_left.valid = false;
     vcpu->link_known = false;
-    vcpu->tables_changed = vcpu->mode == NVMX_MODE_L2 && !vcpu->restore_pending;
+    vcpu->vmcs01_changed = vcpu->mode == NVMX_MODE_L2 && !vcpu->restore_pending;
     watched_forget(vcpu);
 }
 

@@ -131,7 +131,7 @@ struct nvmx_vcpu {
             bool timer_runs;       /* a timer by deadline: timer_deadline counts */
             bool bus_lock;         /* L2 locked the bus, and L1, which wants to know, saw no exit since */
             bool step_with_host;   /* L1 has the monitor trap flag, and the host may carry out the instruction of L2 at step_rip */
-            bool tables_changed;   /* while L2 runs, vmcs01's EPTP, or L1's TSC, may have become another one */
+            bool vmcs01_changed;   /* while L2 runs, and vmcs02 has not followed */
         };
         uint64_t care; /* 0: exits and entries need no care */
     };
@@ -394,8 +394,9 @@ enum nvmx_status merge_little(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 bool merge_is_plain(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v);
 /* Take the pages that vmcs02 uses in place again (after nvmx_memory_changed or _protected). vmcs02 is selected. */
 enum nvmx_status merge_pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
-/* The same of ept01, after nvmx_vmcs01_changed: an L2 whose L1 has no EPT runs on it. And of whatever the host composes, and of L1's TSC. */
-enum nvmx_status merge_tables_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
+/* The same of vmcs01's intercepts, after nvmx_vmcs01_changed, of ept01, if an L2 whose L1 has no EPT runs on it, and of what the host composes
+ * (merge_again.c). */
+enum nvmx_status merge_vmcs01_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* vmcs12's EPTP changed while L2 runs (EPTP switching): vmcs02 follows. vmcs02 is selected. */
 enum nvmx_status merge_switch_ept(struct nvmx_vcpu *vcpu, struct vmcs12 *v);
 /* Release pages of L1 in [gpa1, gpa1 + bytes): all, or those that the processor writes to. */

@@ -98,7 +98,8 @@ struct nvmx_vcpu_config {
     uint16_t vpid02_count;    /* how many, from vpid02_first on: at most 16 */
     uint16_t reserved;        /* 0 */
     /* The bitmap pages (4096 bytes each) that vmcs01 uses, as the host reads them; they may change between calls, and vmcs02 follows with L1's next VM
-     * entry. NULL: vmcs01 uses none (if its controls say that it does, every access of L2 exits). MSRs that vmcs01 virtualizes for L1 (the x2APIC's,
+     * entry, or with the next nvmx_enter after nvmx_vmcs01_changed, whichever comes first: what is taken back while L2 runs needs the latter.
+     * NULL: vmcs01 uses none (if its controls say that it does, every access of L2 exits). MSRs that vmcs01 virtualizes for L1 (the x2APIC's,
      * IA32_TSC_DEADLINE, IA32_SPEC_CTRL) exit from L2 whatever the bitmap says. */
     const uint64_t *msr_bitmap;
     const uint64_t *io_bitmap[2];
@@ -315,10 +316,11 @@ NVMX_API uint16_t nvmx_last_check(const struct nvmx_vcpu *vcpu);
 NVMX_API void nvmx_a20m(struct nvmx_vcpu *vcpu, bool asserted);
 
 /*
- * The host changed control fields of vmcs01, or guest fields behind the library's back (where a callback did: after the call that made it). A merge reads
- * the controls again: where L2 runs, its vmcs02 follows with L1's next VM entry; but where L2 runs on EPTP01, as its L1 has no EPT, with the next nvmx_enter.
- * So it does where ept02 is the host's and has another root: ept02_root is asked again. And so L2's TSC follows vmcs01's TSC offset and multiplier (not the
- * controls that activate them). "Load ..." VM-entry controls that vmcs01 gets while L2 runs are of MSRs that vmcs01's exits saved before.
+ * The host changed control fields of vmcs01, its bitmaps, or guest fields behind the library's back (where a callback did: after the call that made it).
+ * Where L2 runs, its vmcs02 follows with the next nvmx_enter in what says what L2 may do without an exit (processor-based controls and their bitmaps,
+ * exceptions, the TSC), and in EPTP01, where L2 runs on it, as its L1 has no EPT; and where ept02 is the host's, ept02_root is asked again. In the rest,
+ * pin-based, VM-exit and VM-entry controls and the masks of CR0 and CR4, it follows with L1's next VM entry. "Load ..." VM-entry controls that vmcs01 gets
+ * while L2 runs are of MSRs that vmcs01's exits saved before.
  * vmcs02 has vmcs01's intercepts, but nothing that is about L1's own events and pages: interrupt and NMI windows, the monitor trap flag, the VMX-preemption
  * timer, posted interrupts, TPR shadow and virtual APIC, page-modification log, #VE. A host that uses them for itself does without while L2 runs; where it
  * changes them in vmcs01, but for TPR shadow and virtual APIC, no call is needed.

@@ -426,30 +426,24 @@ static COLD enum nvmx_status end_step(struct nvmx_vcpu *vcpu) {
     return status;
 }
 
-/* The windows that were requested since L2's last exit stay so: vmcs02's primary controls may be written anew. */
-static enum nvmx_status pages_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    enum nvmx_status status = merge_pages_again(vcpu, v);
-
-    if (status == NVMX_OK && vcpu->window_requested != 0) {
-        status = host_write(vcpu, NVMX_F_PRIMARY_CONTROLS, v->image[NVMX_F_PRIMARY_CONTROLS] | vcpu->window_requested);
-    }
-    return status;
-}
-
-/* What the host did since L2's exit, before L2 goes on. */
+/* What the host did since L2's exit, before L2 goes on. The windows that were requested since stay so, should vmcs02's primary controls be written anew. */
 static enum nvmx_status catch_up(struct nvmx_vcpu *vcpu, struct vmcs12 *v, bool step_with_host) {
+    const bool merges = vcpu->vmcs01_changed || vcpu->pages_changed;
     enum nvmx_status status = step_with_host ? end_step(vcpu) : NVMX_OK;
 
-    if (status == NVMX_OK && vcpu->tables_changed) {
-        status = merge_tables_again(vcpu, v);
-        vcpu->tables_changed = status != NVMX_OK;
+    if (status == NVMX_OK && vcpu->vmcs01_changed) {
+        status = merge_vmcs01_again(vcpu, v);
+        vcpu->vmcs01_changed = status != NVMX_OK;
         if (status == NVMX_OK && has_apic_page_on_ept01(v)) {
             entry_forgets_ept01(vcpu, v);
         }
     }
     if (status == NVMX_OK && vcpu->pages_changed) {
-        status = pages_again(vcpu, v);
+        status = merge_pages_again(vcpu, v);
         vcpu->pages_changed = status != NVMX_OK;
+    }
+    if (status == NVMX_OK && merges && vcpu->window_requested != 0) {
+        status = host_write(vcpu, NVMX_F_PRIMARY_CONTROLS, v->image[NVMX_F_PRIMARY_CONTROLS] | vcpu->window_requested);
     }
     return status;
 }
@@ -467,7 +461,7 @@ static COLD enum nvmx_next enter_with_care(struct nvmx_vcpu *vcpu, struct nvmx_p
     bool step_with_host = vcpu->step_with_host;
     vcpu->step_with_host = false;
     if (vcpu->mode != NVMX_MODE_L2) {
-        vcpu->tables_changed = false; /* L1's next entry reads vmcs01 */
+        vcpu->vmcs01_changed = false; /* L1's next entry reads vmcs01 */
         return NVMX_ENTER;
     }
     status = catch_up(vcpu, v, step_with_host);

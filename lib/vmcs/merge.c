@@ -39,7 +39,7 @@ static const uint8_t host_control_fields[] = {
     NVMX_F_HIGH_PASID_DIRECTORY_ADDRESS,
 };
 
-COLD enum nvmx_status host_controls_read(struct nvmx_vcpu *vcpu) {
+COLD enum nvmx_status merge_read_controls(struct nvmx_vcpu *vcpu) {
     uint8_t slots[sizeof(host_control_fields)];
     uint64_t value[sizeof(host_control_fields)];
     uint32_t count = 0;
@@ -60,9 +60,15 @@ COLD enum nvmx_status host_controls_read(struct nvmx_vcpu *vcpu) {
     if (RARE((vcpu->host_control[NVMX_F_SECONDARY_CONTROLS] & PROC2_SPP) != 0) &&
         nvmx_set_has(&vcpu->vm->machine_fields, NVMX_F_SPP_TABLE_POINTER)) {
         status = host_read(vcpu, NVMX_F_SPP_TABLE_POINTER, &vcpu->host_control[NVMX_F_SPP_TABLE_POINTER]);
-        if (status != NVMX_OK) {
-            return status;
-        }
+    }
+    return status;
+}
+
+COLD enum nvmx_status host_controls_read(struct nvmx_vcpu *vcpu) {
+    enum nvmx_status status = merge_read_controls(vcpu);
+
+    if (status != NVMX_OK) {
+        return status;
     }
     vcpu->cr4_kept = 0;
     if (RARE((vcpu->host_control[NVMX_F_CR4_GUEST_HOST_MASK] & CR4_MCE) != 0)) {
@@ -424,45 +430,6 @@ enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const ui
         }
     }
     vcpu->pages_changed = vcpu->pages_changed && status != NVMX_OK; /* all of vmcs02's pages were taken just now */
-    vcpu->tables_changed = false;
+    vcpu->vmcs01_changed = false;
     return status;
-}
-
-/* Of vmcs01 nothing else is taken before L1's next entry, so that all that was merged stays what belongs together. */
-static COLD enum nvmx_status read_again(struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
-    static const uint8_t fields[] = {NVMX_F_EPT_POINTER, NVMX_F_TSC_OFFSET, NVMX_F_TSC_MULTIPLIER, NVMX_F_SPP_TABLE_POINTER};
-    uint8_t slots[sizeof(fields)];
-    uint64_t value[sizeof(fields)] = {0};
-    uint32_t count = 0;
-    enum nvmx_status status = host_select(vcpu, NVMX_VMCS01);
-
-    for (unsigned int i = 0; i < sizeof(fields); i++) {
-        if (nvmx_set_has(&vcpu->vm->machine_fields, fields[i])) {
-            slots[count++] = fields[i];
-        }
-    }
-    if (status == NVMX_OK) {
-        status = host_read_many(vcpu, count, slots, value);
-    }
-    enum nvmx_status back = host_select(vcpu, vmcs02_of(vcpu, v));
-    if (status != NVMX_OK || back != NVMX_OK) {
-        return status != NVMX_OK ? status : back;
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        vcpu->host_control[slots[i]] = value[i];
-    }
-    return NVMX_OK;
-}
-
-enum nvmx_status merge_tables_again(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
-    const bool stands = (secondary_controls(v) & PROC2_EPT) != 0 && vcpu->vm->host.ept02_root == NULL;
-    enum nvmx_status status = read_again(vcpu, v);
-    struct merge m;
-
-    if (status != NVMX_OK) {
-        return status;
-    }
-    merge_begin(&m, vcpu, v);
-    merge_tsc(&m);
-    return merge_write(&m, stands ? NVMX_OK : merge_ept_root(&m));
 }

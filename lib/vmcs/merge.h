@@ -67,12 +67,16 @@ static inline uint64_t inherited_efer(const struct vmcs12 *v, uint64_t efer_of_l
 static inline uint64_t inherited_value(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t i) {
     return i + 1 == v->inherited_efer ? inherited_efer(v, vcpu->l1_value[i]) : vcpu->l1_value[i];
 }
+/* vmcs01's control fields into vcpu->host_control; vmcs01 is selected. host_controls_read does more. */
+enum nvmx_status merge_read_controls(struct nvmx_vcpu *vcpu);
 
 /* Write to the selected vmcs02 what was put. After a failure, here or before, nothing is known of it. */
 enum nvmx_status merge_write(struct merge *m, enum nvmx_status status);
 
 /* Bitmaps, APIC pages, EPT root, VPID (merge_pages.c): first, since controls depend on it. */
 enum nvmx_status merge_pages(struct merge *m);
+/* Of that the MSR bitmap and the I/O bitmaps, of a vmcs12 whose pages are merged. */
+enum nvmx_status merge_bitmaps(struct merge *m);
 /* Of that the APIC's (merge_apic.c). *bits: PROC_TPR_SHADOW where vmcs02 has one. */
 enum nvmx_status merge_apic_pages(struct merge *m, uint32_t *bits);
 /* A page of L1 pinned where `used`, its hpa in vmcs02's field; or one of the library's, zeroed when it is new; and given back. */
@@ -113,8 +117,8 @@ bool merge_pages_ready(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v);
 bool merge_ept_ready(const struct nvmx_vcpu *vcpu);
 /* All control fields (merge_controls.c). */
 void merge_controls(struct merge *m);
-/* Of them TSC offset and multiplier. */
-void merge_tsc(struct merge *m);
+/* Those of them that say what L2 may do without an exit; but for the pin-based ones, which go with the VM-exit controls, and the masks. */
+void merge_intercepts(struct merge *m);
 /* Those of them that say which bitmaps are used. */
 void merge_primary_controls(struct merge *m);
 /* Those that depend on written fields of vm->lone_controls. */

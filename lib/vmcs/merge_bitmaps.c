@@ -179,6 +179,17 @@ enum nvmx_status merge_io_bitmaps(struct merge *m, uint32_t *bits) {
     return NVMX_OK;
 }
 
+enum nvmx_status merge_bitmaps(struct merge *m) {
+    uint32_t bits = m->v->bitmap_bits & PROC_TPR_SHADOW;
+    enum nvmx_status status = merge_msr_bitmap(m, &bits);
+
+    if (status == NVMX_OK) {
+        status = merge_io_bitmaps(m, &bits);
+    }
+    m->v->bitmap_bits = status == NVMX_OK ? bits : m->v->bitmap_bits;
+    return status;
+}
+
 /* An overlay's word is merged at once, so that the access goes through when L2 repeats it. */
 static enum nvmx_status heat(struct nvmx_vcpu *vcpu, struct bitmap_overlay *overlay, uint64_t gpa1,
                              const uint64_t *host, const struct bitmap_virtual *virtual_bits, uint32_t bit) {

@@ -288,7 +288,7 @@ static uint64_t scaled_offset(uint64_t offset, uint64_t multiplier) {
 }
 
 /* ((TSC * a / 2^48 + o) * b / 2^48 + p) = TSC * (a * b / 2^48) / 2^48 + (o * b / 2^48 + p), but for a tick of rounding. */
-void merge_tsc(struct merge *m) {
+static void put_tsc(struct merge *m) {
     struct tsc l1 = l1_tsc(m);
     struct tsc host = host_tsc(m);
 
@@ -349,16 +349,20 @@ void merge_read_shadows(struct merge *m) {
     put_read_shadow(m, NVMX_F_CR4_READ_SHADOW, NVMX_F_CR4_GUEST_HOST_MASK, NVMX_F_GUEST_CR4);
 }
 
+void merge_intercepts(struct merge *m) {
+    merge_primary_controls(m);
+    put_secondary(m);
+    put_exceptions(m);
+    put_cr3_targets(m);
+    put_tsc(m);
+}
+
 void merge_controls(struct merge *m) {
     merge_put(m, NVMX_F_PIN_BASED_CONTROLS,
               combine(&pin_origin, pin_wishes(m), m->host[NVMX_F_PIN_BASED_CONTROLS]));
-    merge_primary_controls(m);
-    put_secondary(m);
+    merge_intercepts(m);
     put_exit_controls(m);
     put_entry_controls(m);
-    put_exceptions(m);
-    put_cr3_targets(m);
-    merge_tsc(m);
     put_apic(m);
     put_masks(m);
 }
@@ -371,7 +375,7 @@ enum lone { LONE_NOT = 0, LONE_EXCEPTIONS, LONE_TSC, LONE_MASKS, LONE_CR3_TARGET
 
 static void (*const lone_put[LONE_COUNT])(struct merge *m) = {
     [LONE_EXCEPTIONS] = put_exceptions,
-    [LONE_TSC] = merge_tsc,
+    [LONE_TSC] = put_tsc,
     [LONE_MASKS] = put_masks,
     [LONE_CR3_TARGETS] = put_cr3_targets,
     [LONE_APIC] = put_apic,

@@ -431,7 +431,7 @@ Test(controls_apic, x2apic_that_vmcs01_virtualizes_is_not_reached_by_l2) {
     }
 }
 
-/* Also where the host changes vmcs01 so while L2 runs, whose vmcs02 follows with L1's next entry only. */
+/* Also where the host changes vmcs01 so while L2 runs, before its vmcs02 has followed. */
 Test(controls_apic, x2apic_that_vmcs01_begins_to_virtualize) {
     for (unsigned int neighbour = 0; neighbour < 2; neighbour++) {
         struct sim *sim = with_apic(NULL, 0);

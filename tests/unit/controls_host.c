@@ -2,6 +2,8 @@
 /* Controls of vmcs01 by which the processor follows what L1 puts into registers and memory: L1 gets past none of them by an L2. */
 #include "machine.h"
 
+#include <string.h>
+
 #define PROC3_PAGING   (PROC3_PAGING_WRITE | PROC3_PAGING_VERIFIED)
 #define LOW_DIRECTORY  UINT64_C(0x712345000)
 #define HIGH_DIRECTORY UINT64_C(0x712346000)
@@ -99,6 +101,89 @@ Test(controls_host, ept01_means_the_same_to_an_l2_without_ept12) {
         struct sim *sim = with_tertiary(PROC3_PAGING, l1_ept);
         cr_expect_eq(vmcs02(sim, NVMX_F_TERTIARY_CONTROLS), l1_ept ? 0 : PROC3_PAGING, "%#lx", vmcs02(sim, NVMX_F_TERTIARY_CONTROLS));
         cr_expect_eq((vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_TERTIARY) != 0, !l1_ept);
+        sim_free(sim);
+    }
+}
+
+/* -- taken back while L2 runs ------------------------------------------------------------------------------------------------------------- */
+
+#define PORT     0x3f8u
+#define PORT_IN  (PORT << 16 | 8) /* of one byte */
+#define SOME_MSR 0x1a0u
+
+static bool is_set(const uint64_t *page, uint32_t bit) {
+    return (page[bit / 64] >> (bit % 64) & 1) != 0;
+}
+
+/* L2 has the port and the MSR, of which nobody wants to hear. */
+static struct sim *with_open_bitmaps(void) {
+    struct sim *sim = l1_ready(NULL);
+    host_gives_bitmaps(sim);
+    memset(sim->host_msr_bitmap, 0, NVMX_PAGE_SIZE);
+    memset(sim->host_io_bitmap[0], 0, NVMX_PAGE_SIZE);
+    memset(sim->host_io_bitmap[1], 0, NVMX_PAGE_SIZE);
+    host_adds_bits(sim, NVMX_F_PRIMARY_CONTROLS, PROC_IO_BITMAPS | PROC_MSR_BITMAPS);
+    l1_writes(sim, NVMX_VMCS_IO_BITMAP_A_ADDRESS, SIM_L1_IO_BITMAP_A);
+    l1_writes(sim, NVMX_VMCS_IO_BITMAP_B_ADDRESS, SIM_L1_IO_BITMAP_B);
+    l1_writes(sim, NVMX_VMCS_MSR_BITMAP_ADDRESS, SIM_L1_MSR_BITMAP);
+    l1_sets(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_IO_BITMAPS | PROC_MSR_BITMAPS);
+    launch(sim);
+    sim->regs.gpr[NVMX_RCX] = SOME_MSR;
+    cr_assert_eq(sim_exit(sim, NVMX_EXIT_IO_INSTRUCTION, PORT_IN, 0, 1), NVMX_ENTER);
+    cr_assert_eq(sim_exit(sim, NVMX_EXIT_WRMSR, 0, 0, 2), NVMX_ENTER);
+    cr_assert_not(is_set(sim_page(sim, vmcs02(sim, NVMX_F_IO_BITMAP_A_ADDRESS)), PORT));
+    cr_assert_not(is_set(sim_page(sim, vmcs02(sim, NVMX_F_MSR_BITMAP_ADDRESS)), bitmap_msr_bit(SOME_MSR, true)));
+    return sim;
+}
+
+/* L1 need not let its next VM entry come: the host can't wait for it. */
+Test(controls_host, what_is_taken_back_l2_loses_before_it_goes_on) {
+    struct sim *sim = with_open_bitmaps();
+    const uint32_t l2 = sim->selected;
+    sim->host_io_bitmap[0][PORT / 8] |= 1u << PORT % 8;
+    const uint32_t bit = bitmap_msr_bit(SOME_MSR, true);
+    sim->host_msr_bitmap[bit / 8] |= (uint8_t)(1u << bit % 8);
+    nvmx_vmcs01_changed(sim->vcpu);
+    cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+    cr_assert_eq(sim->selected, l2);
+    cr_expect(is_set(sim_page(sim, vmcs02(sim, NVMX_F_IO_BITMAP_A_ADDRESS)), PORT), "L2 has the port still");
+    cr_expect(is_set(sim_page(sim, vmcs02(sim, NVMX_F_MSR_BITMAP_ADDRESS)), bit), "L2 has the MSR still");
+    cr_expect_eq(sim_exit(sim, NVMX_EXIT_IO_INSTRUCTION, PORT_IN, 0, 1), NVMX_HOST);
+    cr_expect_eq(sim_exit(sim, NVMX_EXIT_WRMSR, 0, 0, 2), NVMX_HOST);
+    l2_leaves(sim);
+    resume(sim);
+    cr_expect(is_set(sim_page(sim, vmcs02(sim, NVMX_F_IO_BITMAP_A_ADDRESS)), PORT));
+    sim_free(sim);
+}
+
+Test(controls_host, intercepts_follow_before_l2_goes_on) {
+    for (unsigned int on = 0; on < 2; on++) {
+        struct sim *sim = l1_ready(NULL);
+        const uint64_t primary = vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) & ~(uint64_t)(PROC_IO_BITMAPS | PROC_UNCONDITIONAL_IO | 1u << 7);
+        const uint64_t secondary = vmcs01(sim, NVMX_F_SECONDARY_CONTROLS) & ~UINT64_C(0x40);
+        const uint64_t more = PROC_UNCONDITIONAL_IO | 1u << 7;
+        host_sets(sim, NVMX_F_PRIMARY_CONTROLS, primary | (on ? 0 : more));
+        host_sets(sim, NVMX_F_SECONDARY_CONTROLS, secondary | (on ? 0 : 0x40));
+        host_sets(sim, NVMX_F_EXCEPTION_BITMAP, on ? 0 : 1u << 6);
+        l1_clears(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_IO_BITMAPS | more);
+        l1_clears(sim, NVMX_VMCS_SECONDARY_CONTROLS, 0x40);
+        launch(sim);
+        const uint64_t entry = vmcs02(sim, NVMX_F_VM_ENTRY_CONTROLS) & ~UINT64_C(0x200); /* L2 leaves IA-32e mode */
+        sim_set(sim, sim->selected, NVMX_F_VM_ENTRY_CONTROLS, entry);
+        cr_assert_eq(sim_enter(sim, &(struct nvmx_pending){.interrupt = true}), NVMX_ENTER);
+        const uint64_t window = vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_INTERRUPT_WINDOW;
+        host_sets(sim, NVMX_F_PRIMARY_CONTROLS, primary | (on ? more : 0));
+        host_sets(sim, NVMX_F_SECONDARY_CONTROLS, secondary | (on ? 0x40 : 0));
+        host_sets(sim, NVMX_F_EXCEPTION_BITMAP, on ? 1u << 6 : 0);
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & more, on ? more : 0, "%#lx", vmcs02(sim, NVMX_F_PRIMARY_CONTROLS));
+        cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_INTERRUPT_WINDOW, window);
+        cr_expect_eq((vmcs02(sim, NVMX_F_SECONDARY_CONTROLS) & 0x40) != 0, on);
+        cr_expect_eq((vmcs02(sim, NVMX_F_EXCEPTION_BITMAP) & 1u << 6) != 0, on);
+        cr_expect_eq(vmcs02(sim, NVMX_F_VM_ENTRY_CONTROLS), entry);
+        struct cost before = cost_now(sim);
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        costs(sim, "nvmx_enter", before, (struct cost){0});
         sim_free(sim);
     }
 }

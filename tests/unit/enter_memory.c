@@ -223,7 +223,7 @@ Test(enter_memory, the_hosts_tables_are_made_anew) {
     }
     l2_leaves(sim);
     cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
-    cr_expect_not(sim->vcpu->tables_changed, "every exit would be taken with care");
+    cr_expect_not(sim->vcpu->vmcs01_changed, "every exit would be taken with care");
     resume(sim);
     cr_expect_eq(vmcs02(sim, NVMX_F_EPT_POINTER), SIM_EPTP01);
     sim_free(sim);
