@@ -313,8 +313,8 @@ static void check_guest_state(const struct three *t) {
         bool pdpte = slot >= NVMX_F_GUEST_PDPTE0 && slot <= NVMX_F_GUEST_PDPTE3;
         if (info->merge != NVMX_MERGE_COPY || !nvmx_set_has(exists, slot) || (pdpte && pae_without_ept))
             continue;
-        if (slot == NVMX_F_PREEMPTION_TIMER_VALUE && t->l1.m->options.deadline)
-            continue; /* the host counts, the processor has no such field */
+        if (slot == NVMX_F_PREEMPTION_TIMER_VALUE && (t->l1.m->options.deadline || !(t->l2.field[NVMX_F_PIN_BASED_CONTROLS] & BIT(6))))
+            continue; /* the host counts, the processor has no such field; or it is off, so that no entry loads it (SDM 29.7.4) */
         uint64_t differs = slot == NVMX_F_GUEST_INTERRUPTIBILITY_STATE && unblocks_for_nmi(t) ? BIT(3) : 0;
         FUZZ_HOLD((t->l1.field[slot] & ~differs) == t->l2.field[slot], "%s: vmcs12 %#llx, vmcs02 %#llx", info->name, U(t->l1.field[slot]),
                   U(t->l2.field[slot]));
