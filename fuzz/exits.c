@@ -430,6 +430,19 @@ static void check_step(const struct l2 *s) {
     FUZZ_HOLD(nvmx_mode(sim->vcpu) != NVMX_MODE_L2 || (event == 0x80000700) == traps, "after the host's instruction L2 is entered with event %#llx", U(event));
 }
 
+/* Before it the host has emulated an access of L2, which ept12 leads where it leads a processor. */
+static void check_emulated(const struct l2 *s, uint64_t bits) {
+    struct sim *sim = s->m->sim;
+    struct nvmx_ept_fault fault;
+    const bool ept = BIT(s->secondary, 1), usual = (s->f[NVMX_F_EPT_POINTER] & ~UINT64_C(0xfff)) == SIM_L1_EPT12;
+    const uint64_t gpa2 = bits >> 8 & 0x3ffff8;
+    enum nvmx_ept_verdict verdict = nvmx_l2_translate(sim->vcpu, gpa2, UINT64_C(1) << bits % 3, 8, &fault);
+    fuzz_log("an access to %#llx is emulated: %d, %#llx", U(gpa2), (int)verdict, U(fault.gpa1));
+    FUZZ_HOLD(verdict != NVMX_EPT_FAILED || (ept && s->m->options.host_composes), "%s", nvmx_status_text(fault.status));
+    FUZZ_HOLD(verdict != NVMX_EPT_RETRY || (ept && !usual) || fault.gpa1 == (ept ? sim_gpa1_of(gpa2) : gpa2), "%#llx leads to %#llx", U(gpa2), U(fault.gpa1));
+    FUZZ_HOLD(nvmx_mode(sim->vcpu) == NVMX_MODE_L2, "L2 does not run on");
+}
+
 static void check_exit(struct l2 *s) {
     static const char *const said[] = {"is not L1's", "is L1's", "is anybody's"};
     struct sim *sim = s->m->sim;
@@ -517,6 +530,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     bool reads = s.exit.reason == 23 || s.exit.reason == 25;
     if (reads)
         fuzz_keep_l1_memory(m->sim, kept, false);
+    uint64_t digest = fuzz_digest(data, size);
+    if (digest >> 61 == 0)
+        check_emulated(&s, digest);
     if (fails != 0)
         check_failing(&s, fails);
     else

@@ -22,6 +22,8 @@ struct fuzz_input {
 /* An input, from its beginning. */
 struct fuzz_input fuzz_start(const uint8_t *data, size_t size);
 bool fuzz_more(const struct fuzz_input *in);
+/* 64 bits that follow from the whole input, for what has no place in it. */
+uint64_t fuzz_digest(const uint8_t *data, size_t size);
 uint8_t fuzz_u8(struct fuzz_input *in);
 uint16_t fuzz_u16(struct fuzz_input *in);
 uint32_t fuzz_u32(struct fuzz_input *in);
@@ -84,6 +86,9 @@ struct fuzz_machine *fuzz_machine(uint8_t profile);
 
 /* Random controls for the host's own vmcs01, and bits in its bitmaps. */
 void fuzz_host_controls(struct fuzz_machine *m, struct fuzz_input *in);
+
+/* The host changes what vmcs01 says of L1's instructions, ports, MSRs and exceptions, as `bits` have it, while L2 runs: it may take something back. */
+void fuzz_host_takes_back(struct fuzz_machine *m, uint64_t bits);
 
 /* Put a vmcs12 into the region at SIM_L1_VMCS_A: VMXON if need be, VMCLEAR, the fields, VMPTRLD. */
 void fuzz_load_vmcs12(struct fuzz_machine *m, const uint64_t *field);

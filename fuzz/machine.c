@@ -321,6 +321,22 @@ void fuzz_host_controls(struct fuzz_machine *m, struct fuzz_input *in) {
     nvmx_vmcs01_changed(sim->vcpu);
 }
 
+/* Not the TPR shadow, which goes with pages of L1, nor the x2APIC. */
+#define TAKEN_PRIMARY   (HOST_PRIMARY & ~(1u << 21))
+#define TAKEN_SECONDARY (HOST_SECONDARY & ~HOST_X2APIC)
+
+void fuzz_host_takes_back(struct fuzz_machine *m, uint64_t bits) {
+    struct sim *sim = m->sim;
+    uint8_t *page[] = {sim->host_msr_bitmap, sim->host_io_bitmap[0], sim->host_io_bitmap[1]};
+    toggle(sim, NVMX_F_PRIMARY_CONTROLS, NVMX_CAP_PROCBASED, bits & TAKEN_PRIMARY);
+    if (sim_get(sim, NVMX_VMCS01, NVMX_F_PRIMARY_CONTROLS) >> 31 & 1)
+        toggle(sim, NVMX_F_SECONDARY_CONTROLS, NVMX_CAP_PROCBASED2, bits >> 32 & TAKEN_SECONDARY);
+    sim_set(sim, NVMX_VMCS01, NVMX_F_EXCEPTION_BITMAP, sim_get(sim, NVMX_VMCS01, NVMX_F_EXCEPTION_BITMAP) ^ (bits >> 29 & 0xffffffff));
+    m->bitmaps_changed = true;
+    memset(page[bits % 3] + (bits >> 8) % (NVMX_PAGE_SIZE - 64), bits >> 40 & 1 ? 0xff : 0, 64);
+    nvmx_vmcs01_changed(sim->vcpu);
+}
+
 /* -- vmcs12 ------------------------------------------------------------------------------------------------------------------------------ */
 
 static void must_succeed(const char *what, enum sim_outcome outcome) {

@@ -23,6 +23,14 @@ bool fuzz_more(const struct fuzz_input *in) {
     return in->left != 0;
 }
 
+/* FNV-1a. */
+uint64_t fuzz_digest(const uint8_t *data, size_t size) {
+    uint64_t digest = UINT64_C(0xcbf29ce484222325);
+    for (size_t i = 0; i < size; i++)
+        digest = (digest ^ data[i]) * UINT64_C(0x100000001b3);
+    return digest ^ digest >> 32;
+}
+
 uint8_t fuzz_u8(struct fuzz_input *in) {
     if (in->left == 0)
         return 0;
