@@ -16,6 +16,7 @@
 #define CR4_PAE UINT64_C(0x20)
 #define CR4_PCIDE UINT64_C(0x20000)
 #define LONG_MODE UINT64_C(0x500) /* EFER.LMA, EFER.LME */
+#define WINDOWS (UINT64_C(1) << 2 | UINT64_C(1) << 22 | UINT64_C(1) << 27) /* for interrupts, NMIs; monitor trap flag */
 #define PAE_TABLE 0x29020u /* in a page of L1 that nothing else uses */
 
 static uint64_t read_field(struct sim *sim, enum nvmx_field slot) {
@@ -132,7 +133,11 @@ static bool goes_on(struct fuzz_machine *m, const uint64_t *field, uint64_t bits
     FUZZ_HOLD(next == NVMX_ENTER, "L2 does not go on");
     if (nvmx_mode(m->sim->vcpu) != NVMX_MODE_L2)
         return false;
-    fuzz_check_vmcs02(m, field);
+    const struct sim_vmcs *vmcs02 = &m->sim->vmcs[m->sim->selected];
+    bool window = vmcs02->value[NVMX_F_PRIMARY_CONTROLS] & ~field[NVMX_F_PRIMARY_CONTROLS] & WINDOWS;
+    bool timer = vmcs02->value[NVMX_F_PIN_BASED_CONTROLS] & 0x40 && vmcs02->value[NVMX_F_PREEMPTION_TIMER_VALUE] == 0;
+    if (!window && !timer) /* with which L2 is to leave again as soon as it has taken its event */
+        fuzz_check_vmcs02(m, field);
     return true;
 }
 
