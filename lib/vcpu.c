@@ -490,11 +490,10 @@ static COLD enum nvmx_next exit_of_l1_beside(struct nvmx_vcpu *vcpu, uint32_t ex
 
 static inline enum nvmx_next exit_untraced(struct nvmx_vcpu *vcpu, uint32_t exit_reason) {
     if (vcpu->mode == NVMX_MODE_L2) {
-        if (exit_reason == NVMX_EXIT_EPT_VIOLATION) {
-            return violation(vcpu);
+        if (exit_reason == NVMX_EXIT_RDMSR || exit_reason == NVMX_EXIT_WRMSR) {
+            return exit_of_l2_msr(vcpu, exit_reason);
         }
-        bool msr = exit_reason == NVMX_EXIT_RDMSR || exit_reason == NVMX_EXIT_WRMSR;
-        return msr ? exit_of_l2_msr(vcpu, exit_reason) : exit_of_l2(vcpu, exit_reason);
+        return exit_reason == NVMX_EXIT_EPT_VIOLATION ? violation(vcpu) : exit_of_l2(vcpu, exit_reason);
     }
     vcpu->counts.exits_l1++;
     return RARE(exit_reason >= sizeof(l1_exit_kind)) ? exit_of_l1_beside(vcpu, exit_reason) : exit_of_l1(vcpu, exit_reason);
