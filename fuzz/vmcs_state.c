@@ -130,8 +130,10 @@ static bool goes_on(struct fuzz_machine *m, const uint64_t *field, uint64_t bits
     fuzz_host_takes_back(m, bits);
     enum nvmx_next next = sim_enter(m->sim, NULL);
     fuzz_log("the host changes vmcs01 by %#llx: %d", U(bits), (int)next);
-    FUZZ_HOLD(next == NVMX_ENTER, "L2 does not go on");
-    if (nvmx_mode(m->sim->vcpu) != NVMX_MODE_L2)
+    if (next == NVMX_STOP) /* it has left: its timer was over, and L1 is as leave() says */
+        FUZZ_HOLD(nvmx_stop_reason(m->sim->vcpu) == NVMX_STOP_VMX_ABORT, "vmcs01 changes, and the vCPU stops, reason %d", (int)nvmx_stop_reason(m->sim->vcpu));
+    FUZZ_HOLD(next == NVMX_ENTER || next == NVMX_STOP, "L2 does not go on");
+    if (next == NVMX_STOP || nvmx_mode(m->sim->vcpu) != NVMX_MODE_L2)
         return false;
     const struct sim_vmcs *vmcs02 = &m->sim->vmcs[m->sim->selected];
     bool window = vmcs02->value[NVMX_F_PRIMARY_CONTROLS] & ~field[NVMX_F_PRIMARY_CONTROLS] & WINDOWS;
