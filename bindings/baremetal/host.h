@@ -326,7 +326,7 @@ bool exit_is_nmi(void);
 void handle_exit(struct cpu *cpu);
 /* Leave the instruction that exited behind: RIP, interruptibility, a pending single step. */
 void skip_instruction(void);
-/* The current guest executes the instruction that exited once more. */
+/* The current guest executes the instruction that exited once more, at once or after the fault that it gets. */
 void set_resume_flag(void);
 #define VECTOR_NMI 2
 #define VECTOR_UD  6

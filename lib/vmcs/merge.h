@@ -67,6 +67,7 @@ static inline uint64_t inherited_efer(const struct vmcs12 *v, uint64_t efer_of_l
 static inline uint64_t inherited_value(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v, uint32_t i) {
     return i + 1 == v->inherited_efer ? inherited_efer(v, vcpu->l1_value[i]) : vcpu->l1_value[i];
 }
+
 /* vmcs01's control fields into vcpu->host_control; vmcs01 is selected. host_controls_read does more. */
 enum nvmx_status merge_read_controls(struct nvmx_vcpu *vcpu);
 
