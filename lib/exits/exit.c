@@ -237,6 +237,9 @@ enum nvmx_next nvmx_entry_refused(struct nvmx_vcpu *vcpu, uint32_t vm_instructio
     enum nvmx_status status = event_end(vcpu, v);
     entry_undone(vcpu, v);
     vcpu->mode = NVMX_MODE_ROOT;
+    if (status == NVMX_OK && v->shadow->unknown) { /* the entry came by nvmx_state_restore: L1 has not run with it yet */
+        status = shadow_push(vcpu);
+    }
     if (status == NVMX_OK) {
         status = host_select(vcpu, NVMX_VMCS01);
     }

@@ -199,6 +199,32 @@ Test(state_restore, a_pending_entry_that_hardware_refuses) {
     free(blob);
 }
 
+/* The same with VMCS shadowing: L1 finds its vmcs12 in this vCPU's shadow VMCS, and its next VM entry takes nothing else from there. */
+Test(state_restore, after_a_refused_entry_the_shadow_vmcs_is_filled) {
+    static const struct sim_options options[] = {{.shadow = true}, {.shadow = true, .shadows = true}, {.shadow = true, .learns_writes = true}};
+    for (size_t i = 0; i < COUNT(options); i++) {
+        struct sim *source = l2_running(&options[i]), *sim = sim_new(&options[i]);
+        size_t bytes;
+        uint8_t *blob = sim_save(source, &bytes);
+        copy_machine(sim, source);
+        sim_set(sim, NVMX_VMCS01, NVMX_F_VMCS_LINK_POINTER, NVMX_NO_ADDRESS);
+        cr_assert(nvmx_state_restore(sim->vcpu, blob, bytes, NULL) == NVMX_STATE_OK);
+        cr_assert_eq(nvmx_state_complete(sim->vcpu), NVMX_OK);
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        cr_assert_eq(nvmx_entry_refused(sim->vcpu, 7), NVMX_ENTER);
+        const uint64_t exits = nvmx_counts(sim->vcpu)->exits_l1;
+        cr_expect_eq(l1_reads(sim, NVMX_VMCS_GUEST_RIP), 0x1000);
+        cr_expect_eq(nvmx_counts(sim->vcpu)->exits_l1, exits, "the test needs a shadowed field");
+        cr_expect_eq(sim_instruction_error(sim), 7);
+        launch(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_RIP), 0x1000);
+        l2_leaves(sim);
+        sim_free(sim);
+        sim_free(source);
+        free(blob);
+    }
+}
+
 /* Saved after an instruction that the host carried out, before the entry after it: L1's monitor trap flag is due all the same. */
 Test(state_restore, a_step_that_the_host_carried_out) {
     for (unsigned int moved = 0; moved < 2; moved++) {
