@@ -373,7 +373,8 @@ static enum nvmx_status complete_gate(struct nvmx_vcpu *vcpu, const struct gate 
     }
     if (has && !switched) {
         status = gate->msr != 0 ? host_msr_write(vcpu, gate->msr, r->value[gate->guest]) : NVMX_OK;
-        if (status == NVMX_OK) {
+        if (status == NVMX_OK || (status == NVMX_E_DENIED && r->value[gate->guest] == 0)) { /* guests have no such MSR here, and L2 nothing in it */
+            status = NVMX_OK;
             nvmx_set_remove(&r->has, gate->guest);
         }
     } else if (!has && switched && gate->msr != 0) {
@@ -383,6 +384,8 @@ static enum nvmx_status complete_gate(struct nvmx_vcpu *vcpu, const struct gate 
 
             r->value[gate->guest] = gate->guest == NVMX_F_GUEST_EFER ? efer_of_l2(r, value) : value;
             nvmx_set_add(&r->has, gate->guest);
+        } else if (status == NVMX_E_DENIED) { /* guests have no such MSR: what vmcs02 loads is the host's, and it is merged already */
+            status = NVMX_OK;
         }
     }
     return status;

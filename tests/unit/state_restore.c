@@ -174,6 +174,44 @@ Test(state_restore, what_came_as_an_msr_goes_into_vmcs02) {
     free(blob);
 }
 
+#define LOAD_BNDCFGS (UINT64_C(1) << 16)
+#define MSR_BNDCFGS 0xd90
+
+/*
+ * IA32_BNDCFGS, which L1 does not have, vmcs01 loads on one of two machines only: where it does to keep the host's own from guests, or the processor lacks
+ * it, a guest's access to the MSR gives #GP. L2 has nothing in it, and goes on.
+ */
+Test(state_restore, an_msr_that_one_of_two_machines_lacks) {
+    for (unsigned int there = 0; there < 2; there++) {
+        struct nvmx_caps machine, mask;
+        sim_machine(&machine);
+        mask = machine;
+        machine.msr[NVMX_CAP_ENTRY] |= LOAD_BNDCFGS << 32;
+        machine.msr[NVMX_CAP_TRUE_ENTRY] |= LOAD_BNDCFGS << 32;
+        machine.msr[NVMX_CAP_EXIT] |= UINT64_C(1) << 55;
+        machine.msr[NVMX_CAP_TRUE_EXIT] |= UINT64_C(1) << 55;
+        mask.msr[NVMX_CAP_ENTRY] &= ~(LOAD_BNDCFGS << 32);
+        mask.msr[NVMX_CAP_TRUE_ENTRY] &= ~(LOAD_BNDCFGS << 32);
+        mask.msr[NVMX_CAP_EXIT] &= ~(UINT64_C(1) << 55);
+        mask.msr[NVMX_CAP_TRUE_EXIT] &= ~(UINT64_C(1) << 55);
+        struct sim_options with = {.machine = &machine, .mask = &mask, .loads_on_entry = LOAD_BNDCFGS}, without = {.mask = &mask};
+        struct sim *source = l2_running(there ? &with : &without), *sim = sim_new(there ? &without : &with);
+        size_t bytes;
+        uint8_t *blob = sim_save(source, &bytes);
+        copy_machine(sim, source);
+        sim_set(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS, sim_get(sim, NVMX_VMCS01, NVMX_F_VM_ENTRY_CONTROLS) ^ LOAD_BNDCFGS);
+        sim_msr(sim, MSR_BNDCFGS)->refuse_read = sim_msr(sim, MSR_BNDCFGS)->refuse_write = true;
+        cr_assert_eq(nvmx_state_restore(sim->vcpu, blob, bytes, NULL), NVMX_STATE_OK);
+        cr_expect_eq(nvmx_state_complete(sim->vcpu), NVMX_OK, "%u: %s", there, nvmx_status_text(nvmx_state_complete(sim->vcpu)));
+        cr_expect_eq(sim_enter(sim, NULL), NVMX_ENTER, "%u", there);
+        if (!there)
+            cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_BNDCFGS), vmcs01(sim, NVMX_F_GUEST_BNDCFGS));
+        sim_free(sim);
+        sim_free(source);
+        free(blob);
+    }
+}
+
 /* Where hardware refuses an entry that was pending when it was saved, no exit of this vCPU says how long L1's VMLAUNCH is. */
 Test(state_restore, a_pending_entry_that_hardware_refuses) {
     struct sim *source = state_world_new(world_named("an entry pending"));
