@@ -67,6 +67,7 @@ static void fetch_timer(const struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
         nvmx_set_has(&v->stale, NVMX_F_PREEMPTION_TIMER_VALUE)) {
         v->value[NVMX_F_PREEMPTION_TIMER_VALUE] = vcpu->saved_timer;
         nvmx_set_remove(&v->stale, NVMX_F_PREEMPTION_TIMER_VALUE);
+        v->settled = false; /* the next exit makes it stale again */
     }
 }
 

@@ -404,6 +404,37 @@ Test(state_restore, too_little_memory_for_saving) {
     free(blob);
 }
 
+/* What L2 leaves of its timer after the vCPU was saved L1 finds, also where it is all that an exit does not read at once. */
+Test(state_restore, saving_keeps_the_timer_with_l2) {
+    struct sim *sim = l1_ready(&(struct sim_options){.external_interrupts = true});
+    struct nvmx_pending pending = {.interrupt = true};
+    size_t bytes;
+    l1_sets(sim, NVMX_VMCS_PIN_BASED_CONTROLS, PIN_PREEMPTION_TIMER);
+    l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, EXIT_SAVE_TIMER);
+    l1_writes(sim, NVMX_VMCS_PREEMPTION_TIMER_VALUE, 5000);
+    l1_writes(sim, NVMX_VMCS_GUEST_RFLAGS, 0x202);
+    launch(sim);
+    for (unsigned int i = 0; i < NVMX_FIELD_COUNT; i++) { /* a field is learned with each exit */
+        l2_leaves(sim);
+        for (unsigned int slot = 0; slot < NVMX_FIELD_COUNT; slot++)
+            if (nvmx_set_has(&sim->vm->guest_state, slot) && nvmx_set_has(&sim->vm->exists, slot) && slot != NVMX_F_PREEMPTION_TIMER_VALUE)
+                l1_reads(sim, nvmx_field_info(slot)->encoding);
+        l1_writes(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, i == NVMX_FIELD_COUNT - 1 ? 0x80000030 : 0);
+        resume(sim);
+    }
+    sim_set(sim, sim->selected, NVMX_F_PREEMPTION_TIMER_VALUE, 1234);
+    cr_assert_eq(sim_enter(sim, &pending), NVMX_ENTER);
+    cr_assert_eq(vmcs02(sim, NVMX_F_PREEMPTION_TIMER_VALUE), 0, "the timer is not forced");
+    free(sim_save(sim, &bytes));
+    cr_assert_eq(sim_exit(sim, NVMX_EXIT_PREEMPTION_TIMER, 0, 0, 0), NVMX_ENTER);
+    cr_assert_eq(nvmx_mode(sim->vcpu), NVMX_MODE_L2);
+    cr_assert_eq(vmcs02(sim, NVMX_F_PREEMPTION_TIMER_VALUE), 1234);
+    sim_set(sim, sim->selected, NVMX_F_PREEMPTION_TIMER_VALUE, 1000);
+    l2_leaves(sim);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_PREEMPTION_TIMER_VALUE), 1000);
+    sim_free(sim);
+}
+
 /* Saving fails where a callback does, and L2 goes on. */
 Test(state_restore, saving_with_failures) {
     struct sim *sim = state_world_new(world_named("L2 resumed"));
