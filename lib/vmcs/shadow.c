@@ -471,7 +471,7 @@ enum nvmx_status shadow_pull_for_entry(struct nvmx_vcpu *vcpu, struct vmcs12 *v)
     if (RARE(--vcpu->shadow_writes.entries_left == 0)) {
         writes_forget(vcpu);
     }
-    if (RARE(v->shadow->take_all != 0 || (secondary_controls(v) & PROC2_PML) != 0)) {
+    if (RARE(v->shadow->take_all != 0 || (v->value[NVMX_F_SECONDARY_CONTROLS] & PROC2_PML) != 0)) {
         return shadow_pull(vcpu);
     }
     enum nvmx_status status = NVMX_OK;

@@ -381,3 +381,35 @@ Test(shadow, vmxoff_that_fails_shows_nothing_elsewhere) {
     }
     cr_expect(failed > 6, "%u", failed);
 }
+
+#define PML_LOG 0x200000u
+#define EPTP12_AD ((uint64_t)SIM_L1_EPT12 | 0x5e)
+
+static void l1_logs(struct sim *sim) {
+    l1_sets(sim, NVMX_VMCS_SECONDARY_CONTROLS, PROC2_PML);
+    l1_writes(sim, NVMX_VMCS_EPT_POINTER, EPTP12_AD);
+    l1_writes(sim, NVMX_VMCS_PML_ADDRESS, PML_LOG);
+    l1_writes(sim, NVMX_VMCS_PML_INDEX, 511);
+    launch(sim);
+}
+
+static void l2_writes_to(struct sim *sim, uint64_t gpa2) {
+    cr_assert_eq(sim_exit_info(sim, &(struct nvmx_l2_exit_info){
+                                        .reason = NVMX_EXIT_EPT_VIOLATION, .qualification = 0x182, .guest_physical_address = gpa2}),
+                 NVMX_ENTER);
+}
+
+/* L1 has written the index there, and what says that the index counts: the primary controls. */
+static void the_first_entry_takes_the_index_of_the_log(const struct sim_options *options) {
+    struct sim *sim = l1_ready(options);
+    l1_logs(sim);
+    l2_writes_to(sim, 0x5000);
+    cr_expect_eq(sim_read64(sim, PML_LOG + 511 * 8), 0x5000);
+    l2_leaves(sim);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_PML_INDEX), 510);
+    sim_free(sim);
+}
+
+Test(shadow, the_first_entry_takes_the_index_of_the_log) {
+    both(the_first_entry_takes_the_index_of_the_log);
+}
