@@ -310,15 +310,17 @@ enum nvmx_status shadow_push_exit(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     return push_exit(vcpu, v);
 }
 
-/* By the list: the processor lacks some of the fields, or what the shadow VMCS held is not known. */
+/* By the list: the processor or L1 lacks some of the fields, or what the shadow VMCS held is not known. */
 static COLD enum nvmx_status pull_listed(struct nvmx_vcpu *vcpu, struct vmcs12 *v) {
     const struct shadow_list *list = &vcpu->vm->shadowed;
     uint64_t value[SHADOWED_MAX];
     enum nvmx_status status = host_read_encoded(vcpu, list->writable, list->encoding, value);
 
     for (uint32_t i = 0; status == NVMX_OK && i < list->writable; i++) {
+        const bool written = v->shadow->unknown || value[i] != v->shadow->holds[list->place[i]];
+
         v->shadow->holds[list->place[i]] = value[i]; /* hardware cuts a value to the field's width */
-        if (value[i] != v->value[list->slot[i]]) {
+        if (written && value[i] != v->value[list->slot[i]]) {
             vcpu->shadow_writes.changed |= UINT64_C(1) << list->place[i];
             vmcs12_write_to(vcpu, v, list->slot[i], value[i]);
         }

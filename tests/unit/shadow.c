@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Hardware VMCS shadowing for L1: what its VMREAD and VMWRITE do without an exit must be what they would do with one
  * (SDM 27.10). */
+#include <stdlib.h>
 #include <string.h>
 
 #include "machine.h"
@@ -412,4 +413,32 @@ static void the_first_entry_takes_the_index_of_the_log(const struct sim_options 
 
 Test(shadow, the_first_entry_takes_the_index_of_the_log) {
     both(the_first_entry_takes_the_index_of_the_log);
+}
+
+/* L1 has no preemption timer, so that it has fewer fields there than others. What L2 logs while the state is saved stays logged: L1 did not write the index. */
+static void saving_keeps_the_index_of_the_log(const struct sim_options *given) {
+    struct sim_options options = *given;
+    struct nvmx_caps mask;
+    size_t bytes;
+    sim_machine(&mask);
+    mask.msr[NVMX_CAP_PINBASED] &= ~((uint64_t)PIN_PREEMPTION_TIMER << 32);
+    mask.msr[NVMX_CAP_TRUE_PINBASED] &= ~((uint64_t)PIN_PREEMPTION_TIMER << 32);
+    mask.msr[NVMX_CAP_EXIT] &= ~((uint64_t)EXIT_SAVE_TIMER << 32);
+    mask.msr[NVMX_CAP_TRUE_EXIT] &= ~((uint64_t)EXIT_SAVE_TIMER << 32);
+    options.mask = &mask;
+    struct sim *sim = l1_ready(&options);
+    l1_logs(sim);
+    for (unsigned int i = 0; i < 2; i++) {
+        l2_writes_to(sim, 0x5000 + i * 0x1000);
+        free(sim_save(sim, &bytes));
+    }
+    cr_expect_eq(sim_read64(sim, PML_LOG + 511 * 8), 0x5000);
+    cr_expect_eq(sim_read64(sim, PML_LOG + 510 * 8), 0x6000);
+    l2_leaves(sim);
+    cr_expect_eq(l1_reads(sim, NVMX_VMCS_PML_INDEX), 509);
+    sim_free(sim);
+}
+
+Test(shadow, saving_keeps_the_index_of_the_log) {
+    both(saving_keeps_the_index_of_the_log);
 }
