@@ -358,7 +358,7 @@ static enum nvmx_status all_have_places(const struct nvmx_vcpu *vcpu, const stru
 
 /* vmcs01 protects bits of it, and vmcs02's field has them as vmcs01's: L2's own WRMSR of it would go to the host, too. */
 static bool is_protected(const struct nvmx_vcpu *vcpu, const struct gate *gate) {
-    return gate->guest == NVMX_F_GUEST_SPEC_CTRL && (host_tertiary(vcpu->host_control) & PROC3_SPEC_CTRL) != 0;
+    return gate->guest == NVMX_F_GUEST_SPEC_CTRL && host_protects_spec_ctrl(vcpu);
 }
 
 /* A value that hardware does not switch here goes into the MSR itself, and one that is not in the blob is there

@@ -2,7 +2,7 @@
 /*
  * vmcs12's host-state area -> vmcs01's guest-state area: how L1 finds its processor after an exit of L2 (SDM 30.5).
  */
-#include "vcpu.h"
+#include "merge.h"
 
 #include <string.h>
 
@@ -150,8 +150,20 @@ static void append(struct vmcs12 *v, unsigned int slot, uint64_t value) {
     v->l1_state[v->l1_count++] = value;
 }
 
+/* Gates that the exit loads from vmcs12. */
+static uint32_t loaded_by_exit(const struct vmcs12 *v) {
+    uint64_t controls = exit_controls(v);
+    uint32_t set = 0;
+
+    for (unsigned int i = 0; i < GATE_COUNT; i++) {
+        bool loads = gates[i].exit_load < 64 && ((controls >> gates[i].exit_load) & 1) != 0;
+        set |= loads ? 1u << i : 0;
+    }
+    return set;
+}
+
 /* The MSRs that may be watched: last, and if they are, in the order of vcpu->watched. */
-static void set_msrs(const struct load *l, uint32_t watched) {
+static void set_msrs(const struct load *l, uint32_t watched, uint32_t exit_loads) {
     struct vmcs12 *v = l->v;
     const uint32_t before = v->l1_count;
 
@@ -159,43 +171,60 @@ static void set_msrs(const struct load *l, uint32_t watched) {
     append(v, NVMX_F_GUEST_SYSENTER_ESP, host_field(l, NVMX_F_HOST_SYSENTER_ESP));
     append(v, NVMX_F_GUEST_SYSENTER_EIP, host_field(l, NVMX_F_HOST_SYSENTER_EIP));
     FOR_EACH_GATE(i, watched) {
-        append(v, gates[i].guest, ((v->gates_exit_loads >> i) & 1) != 0 ? gate_value(l, i) : 0);
+        append(v, gates[i].guest, ((exit_loads >> i) & 1) != 0 ? gate_value(l, i) : 0);
     }
     v->l1_watched = l->vcpu->watched.on ? before : v->l1_count;
-    v->l1_watched_kept = watched & ~v->gates_exit_loads;
+    v->l1_watched_kept = watched & ~exit_loads;
     v->watched_stand = false;
     v->inherited_same = 0;
 }
 
-/* The gates that vmcs01 loads: those with a value of their own, those where L1 keeps what L2 left, and those that are watched. */
+/*
+ * The gates that vmcs01 loads: those with a value of their own, those where L1 keeps what L2 left, and those that are watched. A register of which vmcs01
+ * protects bits the host writes: no entry leads here from there, but the protection may have begun while L2 ran.
+ */
 static void set_gates(const struct load *l) {
     struct vmcs12 *v = l->v;
-    uint64_t controls = exit_controls(v);
+    uint32_t exit_loads = loaded_by_exit(v);
     uint32_t watched = gates_watched(l->vcpu);
+    uint32_t shielded = host_protects_spec_ctrl(l->vcpu) ? 1u << GATE_SPEC_CTRL : 0;
+    uint32_t inherited = l->vcpu->gates_switched & ~watched & ~exit_loads & ~GATES_FIXED;
 
-    v->gates_exit_loads = 0;
-    for (unsigned int i = 0; i < GATE_COUNT; i++) {
-        bool loads = gates[i].exit_load < 64 && ((controls >> gates[i].exit_load) & 1) != 0;
-        v->gates_exit_loads |= loads ? 1u << i : 0;
-    }
-    uint32_t inherited = l->vcpu->gates_switched & ~watched & ~v->gates_exit_loads & ~GATES_FIXED;
-    FOR_EACH_GATE(i, l->vcpu->gates_switched & ~watched & ~inherited) {
+    v->gates_by_msr = exit_loads & (~l->vcpu->gates_switched | shielded);
+    FOR_EACH_GATE(i, l->vcpu->gates_switched & ~watched & ~inherited & ~v->gates_by_msr) {
         append(v, gates[i].guest, gate_value(l, i));
     }
     v->l1_inherited = v->l1_count;
-    v->l1_inherited_efer = 0;
+    v->l1_inherited_efer = v->l1_inherited_protected = 0;
     FOR_EACH_GATE(i, inherited) {
         v->l1_gate[v->l1_count - v->l1_inherited] = (uint8_t)i;
-        v->l1_inherited_efer = i == GATE_EFER ? v->l1_count : v->l1_inherited_efer;
+        v->l1_inherited_efer = i == GATE_EFER ? (uint16_t)v->l1_count : v->l1_inherited_efer;
+        v->l1_inherited_protected = ((shielded >> i) & 1) != 0 ? (uint16_t)v->l1_count : v->l1_inherited_protected;
         append(v, gates[i].guest, 0);
     }
     v->l1_inherited_count = v->l1_count - v->l1_inherited;
-    set_msrs(l, watched);
+    set_msrs(l, watched, exit_loads);
 }
 
 static inline void found(struct vmcs12 *v, unsigned int gate, uint64_t value) {
     v->found[gate] = value;
     v->gates_found |= 1u << gate;
+}
+
+/* SDM 27.6.2: bits that vmcs01 protects stay as it has them, and L2 may have written them before it did. */
+static COLD enum nvmx_status keep_protected(const struct load *l) {
+    static const uint8_t slots[] = {NVMX_F_GUEST_SPEC_CTRL, NVMX_F_SPEC_CTRL_MASK};
+    uint64_t *to = &l->v->l1_state[l->v->l1_inherited_protected];
+    const uint32_t before = l->vcpu->selected;
+    uint64_t of_vmcs01[2] = {0};
+    enum nvmx_status status = host_select(l->vcpu, NVMX_VMCS01);
+
+    if (status == NVMX_OK) {
+        status = host_read_many(l->vcpu, 2, slots, of_vmcs01);
+    }
+    *to = (of_vmcs01[0] & of_vmcs01[1]) | (*to & ~of_vmcs01[1]);
+    enum nvmx_status back = host_select(l->vcpu, before);
+    return status != NVMX_OK ? status : back;
 }
 
 /* L1 keeps L2's value of an MSR that the exit does not load; where the host switches it, that value is in the VMCS that
@@ -213,6 +242,9 @@ static inline enum nvmx_status read_inherited(const struct load *l, bool loaded)
     }
     if (v->l1_inherited_efer != 0) {
         v->l1_state[v->l1_inherited_efer] = efer_for_l1(l, v->l1_state[v->l1_inherited_efer]);
+    }
+    if (RARE(v->l1_inherited_protected != 0) && status == NVMX_OK) {
+        status = keep_protected(l);
     }
     return status;
 }
@@ -288,9 +320,9 @@ static COLD void watched_written(const struct load *l, bool loaded, bool all) {
     v->inherited_same = loaded && has && (inherited & (1u << GATE_EFER)) == 0 ? v->inherited_watched : 0;
 }
 
-/* What the host does not switch by VMCS fields it switches by MSR writes. */
+/* What the host does not switch by VMCS fields it switches by MSR writes, and what it protects. */
 static enum nvmx_status write_msrs(const struct load *l) {
-    FOR_EACH_GATE(i, l->v->gates_exit_loads & ~l->vcpu->gates_switched) {
+    FOR_EACH_GATE(i, l->v->gates_by_msr) {
         enum nvmx_status status =
             gates[i].msr != 0 ? host_msr_write(l->vcpu, gates[i].msr, gate_value(l, i)) : NVMX_E_UNSUPPORTED;
         if (status != NVMX_OK) {

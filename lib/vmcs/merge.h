@@ -44,6 +44,11 @@ static inline uint64_t host_tertiary(const uint64_t *host) {
     return (host[NVMX_F_PRIMARY_CONTROLS] & PROC_TERTIARY) != 0 ? host[NVMX_F_TERTIARY_CONTROLS] : 0;
 }
 
+/* Bits of IA32_SPEC_CTRL are the host's by vmcs01's mask (SDM 27.6.2). */
+static inline bool host_protects_spec_ctrl(const struct nvmx_vcpu *vcpu) {
+    return (host_tertiary(vcpu->host_control) & PROC3_SPEC_CTRL) != 0;
+}
+
 /* vmcs02's field shall hold `value`. Nothing happens if it is known to. */
 static inline void merge_put(struct merge *m, unsigned int slot, uint64_t value) {
     if (!nvmx_set_has(&m->v->known, slot) || m->v->image[slot] != value) {

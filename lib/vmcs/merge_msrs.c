@@ -96,7 +96,7 @@ static bool keeps_perf_global_ctrl(const struct nvmx_vcpu *vcpu, const struct vm
 
 /* Where vmcs01 or vmcs12 protects bits of IA32_SPEC_CTRL by a mask, in which vmcs02 has no part, L2 does not reach the MSR itself. */
 static bool keeps_spec_ctrl(const struct nvmx_vcpu *vcpu, const struct vmcs12 *v) {
-    return ((host_tertiary(vcpu->host_control) | tertiary_controls(v)) & PROC3_SPEC_CTRL) != 0;
+    return host_protects_spec_ctrl(vcpu) || (tertiary_controls(v) & PROC3_SPEC_CTRL) != 0;
 }
 
 /* What vmcs01's bitmap then lets through is L1's virtual timer; of L2 it would be the processor's. While L2 runs the host may have changed vmcs01. */

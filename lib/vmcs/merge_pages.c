@@ -267,7 +267,7 @@ static enum nvmx_status spec_ctrl(const struct merge *m) {
     uint64_t l1 = tertiary_controls(m->v);
     bool lists = (l1 & host & PROC3_MSR_LIST) != 0 && (l1 & PROC3_SPEC_CTRL) != 0;
 
-    return (loads && (host & PROC3_SPEC_CTRL) != 0) || lists ? NVMX_E_UNSUPPORTED : NVMX_OK;
+    return (loads && host_protects_spec_ctrl(m->vcpu)) || lists ? NVMX_E_UNSUPPORTED : NVMX_OK;
 }
 
 static enum nvmx_status all_pages(struct merge *m, uint32_t *bits) {

@@ -57,7 +57,7 @@ struct vmcs12 {
     uint32_t bitmap_bits;      /* primary controls of vmcs02 about I/O and MSR bitmaps and the TPR shadow */
     uint64_t shadow_behind;    /* places (vmcs/shadow.h) where it changed since its shadow VMCS was filled: bits */
     uint32_t gates_loaded;     /* gates (bits 1 << GATE_) that the entry loads from vmcs12 */
-    uint32_t gates_exit_loads; /* gates that the exit loads from vmcs12; with l1_state_ready */
+    uint32_t gates_by_msr;     /* gates that the exit loads from vmcs12 by MSR writes; with l1_state_ready */
     uint32_t checked; /* groups (1 << enum nvmx_field_group) whose checks passed and that L1 has not written since */
     struct nvmx_field_set dirty;   /* written by L1 since the last entry */
     struct nvmx_field_set stale;   /* the truth is in vmcs02 */
@@ -85,12 +85,13 @@ struct vmcs12 {
     struct sync_list sync;
     uint64_t value[NVMX_FIELD_COUNT];
     uint64_t image[NVMX_FIELD_COUNT];
-    uint32_t l1_count;          /* fields in l1_state */
-    uint32_t l1_inherited;      /* from here on: those where L1 keeps what L2 left, and that may have changed */
+    uint32_t l1_count;               /* fields in l1_state */
+    uint32_t l1_inherited;           /* from here on: those where L1 keeps what L2 left, and that may have changed */
     uint32_t l1_inherited_count;
-    uint32_t l1_inherited_efer; /* IA32_EFER among them; 0: not */
-    uint32_t l1_watched;        /* from here on: what is in nvmx_vcpu.watched, in its order; l1_count: nothing is watched */
-    uint32_t l1_watched_kept;   /* gates (bits) among them where L1 keeps what L2 left */
+    uint16_t l1_inherited_efer;      /* IA32_EFER among them; 0: not */
+    uint16_t l1_inherited_protected; /* IA32_SPEC_CTRL among them, of which vmcs01 protects bits; 0: not */
+    uint32_t l1_watched;             /* from here on: what is in nvmx_vcpu.watched, in its order; l1_count: nothing is watched */
+    uint32_t l1_watched_kept;        /* gates (bits) among them where L1 keeps what L2 left */
     uint32_t l1_encoding[L1_STATE_FIELDS];
     uint8_t l1_gate[GATES_MAX]; /* of those from l1_inherited on */
     uint64_t l1_state[L1_STATE_FIELDS];

@@ -187,3 +187,77 @@ Test(controls_host, intercepts_follow_before_l2_goes_on) {
         sim_free(sim);
     }
 }
+
+/* -- protected while L2 runs -------------------------------------------------------------------------------------------------------------- */
+
+/* Bits of IA32_SPEC_CTRL. */
+#define IBRS  1u
+#define STIBP 2u
+#define SSBD  4u
+
+/* A machine where vmcs01 may protect the MSR, and every VM entry and exit can load it. */
+static struct sim *with_spec_ctrl(struct nvmx_caps *machine) {
+    *machine = capable_machine();
+    for (unsigned int i = 0; i < 2; i++) {
+        machine->msr[i ? NVMX_CAP_TRUE_EXIT : NVMX_CAP_EXIT] |= (uint64_t)EXIT_SECONDARY << 32;
+        machine->msr[i ? NVMX_CAP_TRUE_ENTRY : NVMX_CAP_ENTRY] |= (uint64_t)ENTRY_SPEC_CTRL << 32;
+    }
+    machine->msr[NVMX_CAP_PROCBASED3] |= PROC3_SPEC_CTRL;
+    machine->msr[NVMX_CAP_EXIT2] = EXIT2_SPEC_CTRL;
+    machine->spec_ctrl_valid = IBRS | STIBP | SSBD;
+    return l1_ready(&(struct sim_options){.machine = machine, .loads_on_entry = ENTRY_SPEC_CTRL});
+}
+
+/* IBRS is the host's now, and on. */
+static void host_protects(struct sim *sim) {
+    host_adds_bits(sim, NVMX_F_PRIMARY_CONTROLS, PROC_TERTIARY);
+    host_sets(sim, NVMX_F_TERTIARY_CONTROLS, PROC3_SPEC_CTRL);
+    host_sets(sim, NVMX_F_SPEC_CTRL_MASK, IBRS);
+    host_sets(sim, NVMX_F_GUEST_SPEC_CTRL, IBRS);
+}
+
+/*
+ * SDM 27.6.2: a WRMSR of L1 can't change the protected bits. Neither can the exit of an L2 whose VM entry came before the protection: what the exit loads the
+ * host writes, as it does WRMSRs that exit.
+ */
+Test(controls_host, an_exit_does_not_load_what_is_protected_since) {
+    for (unsigned int protects = 0; protects < 2; protects++) {
+        struct nvmx_caps machine;
+        struct sim *sim = with_spec_ctrl(&machine);
+        sim_msr(sim, 0x48)->value = 0;
+        l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, EXIT_SECONDARY);
+        l1_writes(sim, NVMX_VMCS_SECONDARY_VM_EXIT_CONTROLS, EXIT2_SPEC_CTRL);
+        l1_writes(sim, NVMX_VMCS_HOST_SPEC_CTRL, SSBD);
+        launch(sim);
+        if (protects)
+            host_protects(sim);
+        cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        l2_leaves(sim);
+        cr_expect_eq(vmcs01(sim, NVMX_F_GUEST_SPEC_CTRL), protects ? IBRS : SSBD, "%#lx", vmcs01(sim, NVMX_F_GUEST_SPEC_CTRL));
+        cr_expect_eq(sim_msr(sim, 0x48)->writes, protects);
+        cr_expect_eq(sim_msr(sim, 0x48)->value, protects ? SSBD : 0);
+        sim_free(sim);
+    }
+}
+
+/* What L1 keeps of L2 it keeps of the other bits alone. */
+Test(controls_host, an_exit_does_not_hand_on_what_is_protected_since) {
+    for (unsigned int how = 0; how < 4; how++) {
+        const bool protects = (how & 1) != 0, enters = (how & 2) != 0;
+        struct nvmx_caps machine;
+        struct sim *sim = with_spec_ctrl(&machine);
+        launch(sim);
+        sim_set(sim, sim->selected, NVMX_F_GUEST_SPEC_CTRL, STIBP); /* by WRMSR */
+        if (protects)
+            host_protects(sim);
+        if (enters)
+            cr_assert_eq(sim_enter(sim, NULL), NVMX_ENTER);
+        l2_leaves(sim);
+        cr_expect_eq(vmcs01(sim, NVMX_F_GUEST_SPEC_CTRL), protects ? IBRS | STIBP : STIBP, "%u: %#lx", how, vmcs01(sim, NVMX_F_GUEST_SPEC_CTRL));
+        resume(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_SPEC_CTRL), protects ? IBRS | STIBP : STIBP);
+        l2_leaves(sim);
+        cr_expect_eq(vmcs01(sim, NVMX_F_GUEST_SPEC_CTRL), protects ? IBRS | STIBP : STIBP);
+        sim_free(sim);
+    }
+}
