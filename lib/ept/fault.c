@@ -512,7 +512,10 @@ bool nvmx_ept_unmapped(struct nvmx_ept *ept, void *vcpu_ctx, const struct nvmx_e
         step = plain_step(&walk, 5);
     }
 #pragma GCC unroll 4
-    for (unsigned int level = 4; level >= 1 && step == PLAIN_TABLE; level--) {
+    for (unsigned int level = 4; level >= 1; level--) {
+        if (step != PLAIN_TABLE) {
+            break;
+        }
         step = plain_step(&walk, level);
     }
     if (step != PLAIN_NOT_PRESENT) {
