@@ -110,6 +110,13 @@ static void inherit(struct vmcs12 *v, uint32_t gates_of_l1) {
     }
 }
 
+/* Until now vmcs02 had something else there, or not what L1 has written since. */
+static void forget_gates(struct vmcs12 *v, uint32_t not_loaded) {
+    for (uint32_t left = not_loaded; left != 0; left &= left - 1) {
+        nvmx_set_remove(&v->known, gates[__builtin_ctz(left)].guest);
+    }
+}
+
 /*
  * What follows from the controls of both: which gates L2 gets loaded from vmcs12, which it inherits from L1 (switched
  * by the host, and not loaded), and which fields of vmcs02 must hold vmcs12's value at each entry, whatever L2 did to
@@ -120,6 +127,7 @@ static COLD void follow_controls(struct merge *m) {
     uint64_t entry_controls = v->value[NVMX_F_VM_ENTRY_CONTROLS];
     bool own_pdptes = (secondary_controls(v) & PROC2_EPT) != 0;
     uint32_t inherited = m->vcpu->gates_switched;
+    const uint32_t loaded_before = v->gates_loaded;
 
     v->gates_loaded = 0;
     v->watched_stand = false;
@@ -141,6 +149,7 @@ static COLD void follow_controls(struct merge *m) {
             nvmx_set_add(&v->refreshed, gates[i].guest);
         }
     }
+    forget_gates(v, v->gates_loaded & ~loaded_before);
     inherit(v, inherited & gates_watched(m->vcpu));
     v->inherited_watched = v->inherited_count;
     inherit(v, inherited & ~gates_watched(m->vcpu));

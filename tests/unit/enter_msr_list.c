@@ -59,6 +59,40 @@ Test(enter_msr_list, what_a_failed_list_loaded_does_not_stay_in_a_field_that_is_
     }
 }
 
+/*
+ * SDM 29.3.2.1: without "load debug controls" vmcs12's DR7 is not loaded, and vmcs02 has L1's, or what was there. No exit tells of it where the list fails; nor
+ * does the list load DR7, which is no MSR.
+ */
+Test(enter_msr_list, what_an_entry_did_not_load_the_next_one_does) {
+    static const uint64_t good[] = {0x174, 8, 0x174, 8};
+    for (unsigned int host = 0; host < 2; host++) {
+        struct sim *sim = l1_ready(NULL);
+        if (!host)
+            host_sets(sim, NVMX_F_VM_ENTRY_CONTROLS, vmcs01(sim, NVMX_F_VM_ENTRY_CONTROLS) & ~(UINT64_C(1) << 2));
+        l1_clears(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, 1u << 2);
+        l1_sets(sim, NVMX_VMCS_VM_EXIT_CONTROLS, 1u << 2);
+        l1_writes(sim, NVMX_VMCS_VM_ENTRY_MSR_LOAD_ADDRESS, SIM_L1_MSR_LISTS);
+        l1_writes(sim, NVMX_VMCS_VM_ENTRY_MSR_LOAD_COUNT, 2);
+        sim_msr(sim, 0x174);
+        for (unsigned int turn = 0; turn < 2; turn++) {
+            sim_write(sim, SIM_L1_MSR_LISTS, good, sizeof(good));
+            enters(sim, turn == 0 ? sim_vmlaunch(sim) : sim_vmresume(sim));
+            sim_set(sim, sim->selected, NVMX_F_GUEST_DR7, 0x401);
+            sim_set(sim, sim->selected, NVMX_F_GUEST_DEBUGCTL, 0);
+            l2_leaves(sim);
+            cr_assert_eq(l1_reads(sim, NVMX_VMCS_GUEST_DR7), 0x401);
+        }
+        l1_writes(sim, NVMX_VMCS_GUEST_DR7, 0x403);
+        sim_write(sim, SIM_L1_MSR_LISTS, bad_list, sizeof(bad_list));
+        cr_assert_eq(sim_vmresume(sim), SIM_ENTRY_FAILED);
+        sim_write(sim, SIM_L1_MSR_LISTS, good, sizeof(good));
+        l1_sets(sim, NVMX_VMCS_VM_ENTRY_CONTROLS, 1u << 2);
+        resume(sim);
+        cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_DR7), 0x403, "%u: %#lx", host, vmcs02(sim, NVMX_F_GUEST_DR7));
+        sim_free(sim);
+    }
+}
+
 /* L1 has a list now. Written to the slots: a VMWRITE of controls would have all of vmcs02's state fetched. */
 static void set_list(struct sim *sim, uint64_t count) {
     struct vmcs12 *v = &sim->vcpu->vmcs12[0];
