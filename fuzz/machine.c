@@ -553,7 +553,10 @@ bool fuzz_host_in_the_way(const struct fuzz_machine *m, const uint64_t *field) {
     bool second_exit = field[NVMX_F_VM_EXIT_CONTROLS] >> 31 & 1;
     bool loads = (field[NVMX_F_VM_ENTRY_CONTROLS] >> 24 & 1) || (second_exit && (field[NVMX_F_SECONDARY_VM_EXIT_CONTROLS] >> 2 & 1));
     uint64_t tertiary = field[NVMX_F_PRIMARY_CONTROLS] >> 17 & 1 ? field[NVMX_F_TERTIARY_CONTROLS] : 0;
-    return m->demanding && (loads || (tertiary & 0xc0) == 0xc0);
+    /* User IPIs of L2 ask for a TPR shadow, and L1's APIC-access page for none. */
+    bool uintr = m->sim->machine.msr[NVMX_CAP_CR4_FIXED1] >> 25 & 1, host_shadow = sim_get(m->sim, NVMX_VMCS01, NVMX_F_PRIMARY_CONTROLS) >> 21 & 1;
+    bool accesses = field[NVMX_F_PRIMARY_CONTROLS] >> 31 & 1 && field[NVMX_F_SECONDARY_CONTROLS] & 1 && !(field[NVMX_F_PRIMARY_CONTROLS] >> 21 & 1);
+    return (m->demanding && (loads || (tertiary & 0xc0) == 0xc0)) || (uintr && host_shadow && accesses);
 }
 
 /* -- L2 -------------------------------------------------------------------------------------------------------------------------------- */

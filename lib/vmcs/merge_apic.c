@@ -22,10 +22,16 @@ static bool keeps_user_ipis(const struct merge *m) {
            (m->vcpu->vm->caps.msr[NVMX_CAP_CR4_FIXED1] & CR4_UINTR) != 0;
 }
 
-/* CR8 exits, so that nothing else comes to the page; its VTPR is below no threshold (SDM 29.2.1.1). */
+/*
+ * CR8 exits, so that nothing else comes to the page; its VTPR is below no threshold (SDM 29.2.1.1). Accesses to the TPR on an APIC-access page would (32.4.2,
+ * 32.4.3), while without a TPR shadow they are L1's exits.
+ */
 static enum nvmx_status without_virtual_apic(struct merge *m, uint32_t *bits) {
     if (!keeps_user_ipis(m)) {
         return merge_pin_field(m, PIN_VIRTUAL_APIC, NVMX_F_VIRTUAL_APIC_ADDRESS, false, 0);
+    }
+    if ((secondary_controls(m->v) & PROC2_APIC_ACCESSES) != 0) {
+        return NVMX_E_UNSUPPORTED;
     }
     enum nvmx_status status = merge_pin_own(m, PIN_VIRTUAL_APIC, NVMX_F_VIRTUAL_APIC_ADDRESS);
     if (status == NVMX_OK) {

@@ -221,6 +221,26 @@ Test(controls_apic, user_ipis_of_l2_are_not_the_processors) {
     }
 }
 
+/*
+ * SDM 32.4.2, 32.4.3: with a TPR shadow L2's accesses to the TPR on its APIC-access page go to the virtual-APIC page. With L1's virtualization of APIC accesses
+ * alone they are L1's exits, so that a TPR shadow of the library's is none that L1 could have there.
+ */
+Test(controls_apic, no_tpr_shadow_of_the_librarys_behind_an_access_page) {
+    for (unsigned int how = 0; how < 4; how++) {
+        const bool uintr = (how & 1) != 0, host = (how & 2) != 0;
+        struct nvmx_caps machine;
+        sim_machine(&machine);
+        machine.msr[NVMX_CAP_CR4_FIXED1] |= uintr ? CR4_UINTR : 0;
+        struct sim *sim = with_apic(&(struct sim_options){.machine = &machine}, PROC2_APIC_ACCESSES);
+        l1_clears(sim, NVMX_VMCS_PRIMARY_CONTROLS, PROC_TPR_SHADOW);
+        host_sets(sim, NVMX_F_PRIMARY_CONTROLS, (vmcs01(sim, NVMX_F_PRIMARY_CONTROLS) & ~(uint64_t)PROC_TPR_SHADOW) | (host ? PROC_TPR_SHADOW : 0));
+        cr_expect_eq(sim_vmlaunch(sim), uintr && host ? SIM_FAIL_VALID : SIM_L2, "%u", how);
+        if (nvmx_mode(sim->vcpu) == NVMX_MODE_L2)
+            cr_expect_eq(vmcs02(sim, NVMX_F_PRIMARY_CONTROLS) & PROC_TPR_SHADOW, 0, "%u: what L2 does to its TPR L1 does not see", how);
+        sim_free(sim);
+    }
+}
+
 static unsigned int flushes_of(const struct sim *sim, enum nvmx_flush kind, uint64_t value) {
     unsigned int count = 0;
     for (uint64_t i = 0; i < sim->count[SIM_TLB_FLUSH] && i < SIM_LOG; i++)
