@@ -279,8 +279,9 @@ static COLD void put_nmi_unblocked(struct merge *m) {
     uint64_t entered = interruptibility_with_event(m->v, m->v->value[NVMX_F_VM_ENTRY_INTERRUPTION_INFO], own);
 
     m->unblocked = entered != own;
-    if (m->unblocked) {
+    if (m->unblocked) { /* should the entry not come about, the next one puts it right */
         merge_put(m, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, entered);
+        nvmx_set_add(&m->v->dirty, NVMX_F_GUEST_INTERRUPTIBILITY_STATE);
     }
 }
 
@@ -434,7 +435,7 @@ enum nvmx_status merge_vmcs02(struct nvmx_vcpu *vcpu, struct vmcs12 *v, const ui
     if (status == NVMX_OK) {
         v->dirty = (struct nvmx_field_set){{0}};
         v->controls_merged = true;
-        if (RARE(m.unblocked)) { /* should the entry not come about, the next one puts it right */
+        if (RARE(m.unblocked)) {
             nvmx_set_add(&v->dirty, NVMX_F_GUEST_INTERRUPTIBILITY_STATE);
         }
     }

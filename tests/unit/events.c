@@ -171,6 +171,33 @@ Test(events, nmi_that_is_not_injected_unblocks_nothing) {
     sim_free(sim);
 }
 
+/* The same where the host fails while vmcs02 is written, which may be half done (nvmx/host.h), and L1 takes the event back. */
+Test(events, nmi_that_was_half_written_unblocks_nothing) {
+    unsigned int half_written = 0;
+    for (uint64_t k = 1, failed = 1; failed != 0; k++) {
+        struct sim *sim = blocked_nmi(0);
+        l1_writes(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, 0);
+        launch(sim);
+        const uint32_t l2 = sim->selected;
+        l2_leaves(sim);
+        l1_writes(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, NMI);
+        sim->calls = sim->failed = 0;
+        sim->fail.at = k;
+        const enum sim_outcome outcome = sim_vmresume(sim);
+        failed = sim->failed;
+        sim->fail.at = 0;
+        if (failed != 0 && sim->last_failed == SIM_VMCS_WRITE && outcome == SIM_FAIL_VALID) {
+            half_written++;
+            sim_set(sim, l2, NVMX_F_GUEST_INTERRUPTIBILITY_STATE, 0);
+            l1_writes(sim, NVMX_VMCS_VM_ENTRY_INTERRUPTION_INFO, 0);
+            resume(sim);
+            cr_expect_eq(vmcs02(sim, NVMX_F_GUEST_INTERRUPTIBILITY_STATE), BLOCKING_BY_NMI);
+        }
+        sim_free(sim);
+    }
+    cr_expect_eq(half_written, 1);
+}
+
 /* Without virtual NMIs the processor takes vmcs02 as it is. */
 Test(events, blocking_stays_where_nobody_has_virtual_nmis) {
     struct sim *sim = l1_ready(NULL);
