@@ -105,7 +105,7 @@ void fuzz_gather(const struct fuzz_machine *m, struct nvmx_check_input *check);
 
 /*
  * May the library refuse this good vmcs12 for what the host's vmcs01 uses itself? IA32_SPEC_CTRL behind the host's mask can't be loaded from vmcs12 too, nor
- * lists of MSRs be carried out past L1's mask.
+ * lists of MSRs be carried out past L1's mask; nor can an APIC-access page without a TPR shadow be had where user IPIs of L2 need one.
  */
 bool fuzz_host_in_the_way(const struct fuzz_machine *m, const uint64_t *field);
 

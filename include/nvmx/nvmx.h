@@ -61,7 +61,8 @@ struct nvmx_vm_config {
      * Most that the host grants L1, or NULL; read during the call only. What L1 has a VM entry load (IA32_EFER, IA32_PAT, IA32_PERF_GLOBAL_CTRL, ...) the
      * processor still has when L2 leaves to L0: vmcs02 has vmcs01's VM-exit controls. They load what L0 itself depends on, or the mask takes
      * the VM-entry control away (and with it goes the VM-exit control that loads or clears the same: L1 has both or none). XSAVES and XRSTORS, PCONFIG,
-     * MSR-list instructions and PBNDKB L2 has only where vmcs01 enables them too: if it does not, the mask takes them away.
+     * MSR-list instructions and PBNDKB L2 has only where vmcs01 enables them too: if it does not, the mask takes them away. So it does with RDTSCP and user
+     * wait, which L2 has wherever L1 gives them: it would read the IA32_TSC_AUX that the processor has.
      */
     const struct nvmx_caps *mask;
     const struct nvmx_caps *exact; /* what L1 saw where it comes from, or NULL; it sees just that, if machine and mask allow it */
