@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Nor has the compiler anything to say where it does not optimize, as in a Debug build: it drops what it warns of otherwise, and warns of what it drops.
+# lib/ compiles without a warning with -O0, too, as in a user's Debug build: there gcc warns of annotations that it ignores.
 #   unoptimized.sh SOURCE CC
 set -u
 source=$1 cc=$2 failed=0 seen=0

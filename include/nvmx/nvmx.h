@@ -356,7 +356,8 @@ NVMX_API enum nvmx_status nvmx_memory_protected(struct nvmx_vcpu *vcpu, uint64_t
 
 /*
  * The two bitmaps for VMCS shadowing (4096 bytes each): bit clear = L1's VMREAD/VMWRITE of that encoding does not exit. `vmwrite_bitmap` may be NULL where
- * each vCPU has its own (nvmx_vcpu_config.vmwrite_bitmap).
+ * each vCPU has its own (nvmx_vcpu_config.vmwrite_bitmap). vmcs01 uses them as they are: a VMWRITE that a bit set by the host makes exit does not reach the
+ * shadow VMCS, where L1's VMREAD finds the old value.
  */
 NVMX_API void nvmx_shadow_bitmaps(const struct nvmx_vm *vm, uint8_t *vmread_bitmap, uint8_t *vmwrite_bitmap);
 
