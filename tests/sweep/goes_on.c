@@ -40,7 +40,15 @@ static const char *launches(struct sim *sim) {
 /* -- the VMCS that was current is not spoilt
  * ----------------------------------------------------------------------------------------------- */
 
+/* A failed entry the simulated L1 knows by where its exit leads; a state of another hypervisor has its own handler. */
+static bool is_its_own(const struct sim *sim) {
+    const struct vmcs12 *v = vmcs12_current(sim->vcpu);
+    return nvmx_stop_reason(sim->vcpu) == NVMX_STOP_NONE && v && v->value[NVMX_F_HOST_RIP] == SIM_L1_EXIT_HANDLER;
+}
+
 static bool enters_l2(struct sim *sim) {
+    if (!is_its_own(sim))
+        return false;
     return sim_vmresume(sim) == SIM_L2 ||
            (nvmx_mode(sim->vcpu) == NVMX_MODE_ROOT && vmcs12_current(sim->vcpu) && sim_vmlaunch(sim) == SIM_L2);
 }
@@ -137,6 +145,8 @@ const char *puts_in_order(struct sim *sim) {
 }
 
 const char *goes_on(struct sim *sim) {
+    if (nvmx_stop_reason(sim->vcpu) != NVMX_STOP_NONE)
+        return "is stopped";
     const char *wrong = nvmx_mode(sim->vcpu) == NVMX_MODE_L2 ? "can't leave L2" : NULL;
     if (!wrong && nvmx_mode(sim->vcpu) == NVMX_MODE_ROOT && sim_vmxoff(sim) != SIM_SUCCEED)
         wrong = "can't leave VMX operation";

@@ -37,8 +37,8 @@ static void wrong(const char *what) {
 
 /*
  * A vCPU may stop only where neither L1 nor L2 can be told: the real VMCSs can't be used; memory that L2 needs can't be
- * had, or not again at an entry after the host moved it; an MSR of L1 can't be loaded at an exit; or the SDM has a VMX
- * abort for it (30.7: MSR lists, PDPTEs).
+ * had, or not again at an entry after the host moved it; an MSR of L1 can't be loaded at an exit, or one of L2 not be read where an entry completes a
+ * restored state (nvmx/state.h); or the SDM has a VMX abort for it (30.7: MSR lists, PDPTEs).
  */
 static bool may_stop(enum sim_call call, enum nvmx_stop reason) {
     static const bool may[SIM_CALLS] = {
@@ -47,7 +47,7 @@ static bool may_stop(enum sim_call call, enum nvmx_stop reason) {
     };
     if (reason == NVMX_STOP_VMX_ABORT)
         return true;
-    return reason == NVMX_STOP_HOST && (may[call] || (call == SIM_MAP_PAGE && sim_sweep.at_entry));
+    return reason == NVMX_STOP_HOST && (may[call] || ((call == SIM_MAP_PAGE || call == SIM_MSR_READ) && sim_sweep.at_entry));
 }
 
 static void look_at_stop(const struct sim *sim) {
