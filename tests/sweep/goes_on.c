@@ -47,10 +47,8 @@ static bool is_its_own(const struct sim *sim) {
 }
 
 static bool enters_l2(struct sim *sim) {
-    if (!is_its_own(sim))
-        return false;
-    return sim_vmresume(sim) == SIM_L2 ||
-           (nvmx_mode(sim->vcpu) == NVMX_MODE_ROOT && vmcs12_current(sim->vcpu) && sim_vmlaunch(sim) == SIM_L2);
+    return is_its_own(sim) &&
+           (sim_vmresume(sim) == SIM_L2 || (nvmx_mode(sim->vcpu) == NVMX_MODE_ROOT && is_its_own(sim) && sim_vmlaunch(sim) == SIM_L2));
 }
 
 static bool l1_has_it(struct sim *sim) {

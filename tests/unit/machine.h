@@ -34,6 +34,15 @@ static inline void l1_clears(struct sim *sim, uint32_t encoding, uint64_t bits) 
     l1_writes(sim, encoding, l1_reads(sim, encoding) & ~bits);
 }
 
+/* All that a machine has but the VMX-preemption timer: a host's mask. */
+static inline void mask_without_timer(struct nvmx_caps *mask) {
+    sim_machine(mask);
+    for (unsigned int i = 0; i < 2; i++) {
+        mask->msr[i ? NVMX_CAP_TRUE_PINBASED : NVMX_CAP_PINBASED] &= ~((uint64_t)PIN_PREEMPTION_TIMER << 32);
+        mask->msr[i ? NVMX_CAP_TRUE_EXIT : NVMX_CAP_EXIT] &= ~((uint64_t)EXIT_SAVE_TIMER << 32);
+    }
+}
+
 /* L1 in VMX root operation with a good vmcs12 that is current and not launched. */
 static inline struct sim *l1_ready(const struct sim_options *options) {
     struct sim *sim = sim_new(options);

@@ -354,11 +354,7 @@ Test(state_lockstep, with_a_shadow_vmcs_for_each) {
 /* L1 has no preemption timer, and so fewer fields that are shadowed. */
 Test(state_lockstep, with_shadowing_and_no_timer) {
     struct nvmx_caps mask;
-    sim_machine(&mask);
-    mask.msr[NVMX_CAP_PINBASED] &= ~((uint64_t)PIN_PREEMPTION_TIMER << 32);
-    mask.msr[NVMX_CAP_TRUE_PINBASED] &= ~((uint64_t)PIN_PREEMPTION_TIMER << 32);
-    mask.msr[NVMX_CAP_EXIT] &= ~((uint64_t)EXIT_SAVE_TIMER << 32);
-    mask.msr[NVMX_CAP_TRUE_EXIT] &= ~((uint64_t)EXIT_SAVE_TIMER << 32);
+    mask_without_timer(&mask);
     runs(&(struct sim_options){.shadow = true, .mask = &mask});
 }
 
